@@ -1,0 +1,1 @@
+//! Thermocline: an embedded four-tier cache store.

@@ -1,0 +1,477 @@
+//! Containers: what every disk tier appends items to and drops whole, and the table of all of them.
+//!
+//! Invariants:
+//! - a container's id is never reused; its number is, but only after its drop is durable and nobody holds the
+//!   entry any more ([`Containers::release`], [`Containers::reserve`]);
+//! - whoever keeps a [`Place`](crate::Place) across an unlock holds the `Arc<Entry>` of its container, so a place
+//!   that is held never names another record than it did;
+//! - a container is announced to the journal ([`Containers::on_publish`]) before any place in it is handed out.
+
+use crate::clock::Clock;
+use crate::error::{Error, Result};
+use crate::ident::Ident;
+use crate::item::{Head, Item};
+use crate::types::{ContainerNo, Place, Tier, Version};
+use crate::vfs::Vfs;
+use parking_lot::{Mutex, RwLock};
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+
+/// A record as a container lists it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listed {
+    /// Its position in the container.
+    pub position: u32,
+    /// Whose it is.
+    pub ident: Ident,
+    /// The order of the write.
+    pub version: Version,
+    /// Milliseconds since the epoch; 0 means never.
+    pub expires_at: u64,
+    /// Bytes on disk.
+    pub bytes: u32,
+}
+
+/// The stored bytes of one record, as they are, for the quarantine.
+#[derive(Debug, Clone)]
+pub struct RawRecord {
+    /// The file.
+    pub path: PathBuf,
+    /// Where in it.
+    pub offset: u64,
+    /// What stands there.
+    pub bytes: Vec<u8>,
+}
+
+/// A container that can be read. Reads take no lock that a writer holds while it waits for the disk.
+pub trait Container: Send + Sync + fmt::Debug + 'static {
+    /// The item at a position, with key, header and payload verified. `Corrupt` if the bytes are wrong, `Io` if
+    /// they cannot be reached, `Busy` if the container is still opening and the wait of 5 s is over.
+    fn read(&self, position: u32) -> Result<Item>;
+    /// The head alone; may be cheaper. Verified as far as the header goes.
+    fn head(&self, position: u32) -> Result<Head>;
+    /// Every record that can be found, in order of position. A damaged footer or index is made good by a scan;
+    /// records whose headers cannot be read are left out.
+    fn list(&self) -> Result<Vec<Listed>>;
+    /// What stands on disk at a position (at most 64 MiB of it), unverified.
+    fn raw(&self, position: u32) -> Option<RawRecord>;
+    /// Bytes that the container occupies on disk, preallocation, dead records and indexes included.
+    fn occupied(&self) -> u64;
+}
+
+/// One container in the table.
+#[derive(Debug)]
+pub struct Entry {
+    /// Its number in slots and frames.
+    pub no: ContainerNo,
+    /// Its id, never reused.
+    pub id: u64,
+    /// The tier it belongs to.
+    pub tier: Tier,
+    /// The number of the store's directory it lies in.
+    pub dir: u16,
+    /// When it was made, in milliseconds of the engine's clock.
+    pub created_ms: u64,
+    /// How to read it.
+    pub container: Arc<dyn Container>,
+    /// Records that the catalog points at: exact.
+    pub live: AtomicI64,
+    /// Records written to it so far.
+    pub records: AtomicU64,
+    /// No record of it expires before this (milliseconds; `u64::MAX`: none expires).
+    pub earliest_expiry: AtomicU64,
+    /// No further record is appended to it.
+    pub sealed: AtomicBool,
+}
+
+impl Entry {
+    /// Live records; never negative in what it returns.
+    pub fn live(&self) -> u64 {
+        u64::try_from(self.live.load(Ordering::Acquire)).unwrap_or(0)
+    }
+
+    /// Estimate of the live bytes: the share of live records of the bytes occupied.
+    pub fn live_bytes(&self) -> u64 {
+        let records = self.records.load(Ordering::Relaxed).max(1);
+        let live = self.live().min(records);
+        u64::try_from(u128::from(self.container.occupied()) * u128::from(live) / u128::from(records))
+            .unwrap_or(0)
+    }
+
+    /// Notes that a record expires at `ms` (0: never).
+    pub fn note_expiry(&self, ms: u64) {
+        if ms != 0 {
+            self.earliest_expiry.fetch_min(ms, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A container as the catalog remembers it across a restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Known {
+    /// Its number.
+    pub no: ContainerNo,
+    /// Its id.
+    pub id: u64,
+    /// Its tier.
+    pub tier: Tier,
+    /// The number of the store's directory it lies in.
+    pub dir: u16,
+    /// When it was made.
+    pub created_ms: u64,
+    /// Records written to it, as far as the catalog knows.
+    pub records: u64,
+    /// See [`Entry::earliest_expiry`].
+    pub earliest_expiry: u64,
+}
+
+/// A number and an id taken for a container that is being made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reserved {
+    /// The number.
+    pub no: ContainerNo,
+    /// The id, which goes into the container's header and name.
+    pub id: u64,
+}
+
+type PublishHook = Box<dyn Fn(&Entry) + Send + Sync>;
+
+/// The table of all containers of a store.
+pub struct Containers {
+    table: RwLock<Vec<Option<Arc<Entry>>>>,
+    numbers: Mutex<Numbers>,
+    next_id: AtomicU64,
+    hook: OnceLock<PublishHook>,
+}
+
+#[derive(Debug, Default)]
+struct Numbers {
+    /// One past the largest number ever taken.
+    high: u32,
+    /// Numbers that may be taken at once.
+    free: Vec<ContainerNo>,
+    /// Numbers whose drop is durable but whose entry somebody may still hold.
+    resting: Vec<(ContainerNo, Weak<Entry>)>,
+}
+
+impl fmt::Debug for Containers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Containers").field("count", &self.all().len()).finish_non_exhaustive()
+    }
+}
+
+impl Containers {
+    /// An empty table. Ids count up from the open counter's first, so that none recurs.
+    pub fn new(open_counter: u64) -> Containers {
+        Containers {
+            table: RwLock::new(Vec::new()),
+            numbers: Mutex::default(),
+            next_id: AtomicU64::new(Version::first_of(open_counter).0 | 1),
+            hook: OnceLock::new(),
+        }
+    }
+
+    /// What is called with each new container before any place in it is handed out. Set once.
+    pub fn on_publish(&self, hook: impl Fn(&Entry) + Send + Sync + 'static) {
+        let _ = self.hook.set(Box::new(hook));
+    }
+
+    /// Takes a number and an id for a container about to be made. `Busy` when all 65,535 numbers are in use.
+    pub fn reserve(&self) -> Result<Reserved> {
+        let mut numbers = self.numbers.lock();
+        if numbers.free.is_empty() {
+            let (rested, resting): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut numbers.resting).into_iter().partition(|(_, w)| w.strong_count() == 0);
+            numbers.resting = resting;
+            numbers.free.extend(rested.into_iter().map(|(no, _)| no));
+        }
+        let no = match numbers.free.pop() {
+            Some(no) => no,
+            None => {
+                let no = ContainerNo::try_from(numbers.high)
+                    .map_err(|_| Error::Busy("all 65,535 container numbers are in use"))?;
+                numbers.high += 1;
+                no
+            }
+        };
+        Ok(Reserved { no, id: self.next_id.fetch_add(1, Ordering::Relaxed) })
+    }
+
+    /// Gives back a reservation whose container was not made.
+    pub fn abandon(&self, reserved: Reserved) {
+        self.numbers.lock().free.push(reserved.no);
+    }
+
+    /// Enters a new container whose file and directory entry are durable, and announces it to the journal.
+    pub fn publish(
+        &self,
+        reserved: Reserved,
+        tier: Tier,
+        dir: u16,
+        created_ms: u64,
+        container: Arc<dyn Container>,
+    ) -> Arc<Entry> {
+        let known = Known {
+            no: reserved.no,
+            id: reserved.id,
+            tier,
+            dir,
+            created_ms,
+            records: 0,
+            earliest_expiry: u64::MAX,
+        };
+        let entry = self.enter(known, container, false);
+        if let Some(hook) = self.hook.get() {
+            hook(&entry);
+        }
+        entry
+    }
+
+    /// Enters a container that was there before this open; it is sealed. Not announced: the catalog knows it.
+    pub fn attach(&self, known: Known, container: Arc<dyn Container>) -> Arc<Entry> {
+        {
+            let mut numbers = self.numbers.lock();
+            let high = u32::from(known.no) + 1;
+            while numbers.high < high {
+                let no = numbers.high;
+                numbers.high += 1;
+                if let Ok(no) = ContainerNo::try_from(no) {
+                    numbers.free.push(no);
+                }
+            }
+            numbers.free.retain(|n| *n != known.no);
+        }
+        self.enter(known, container, true)
+    }
+
+    fn enter(&self, k: Known, container: Arc<dyn Container>, sealed: bool) -> Arc<Entry> {
+        let entry = Arc::new(Entry {
+            no: k.no,
+            id: k.id,
+            tier: k.tier,
+            dir: k.dir,
+            created_ms: k.created_ms,
+            container,
+            live: AtomicI64::new(0),
+            records: AtomicU64::new(k.records),
+            earliest_expiry: AtomicU64::new(k.earliest_expiry),
+            sealed: AtomicBool::new(sealed),
+        });
+        let mut table = self.table.write();
+        let at = usize::from(k.no);
+        if table.len() <= at {
+            table.resize(at + 1, None);
+        }
+        if let Some(slot) = table.get_mut(at) {
+            *slot = Some(entry.clone());
+        }
+        entry
+    }
+
+    /// The container with this number.
+    pub fn get(&self, no: ContainerNo) -> Option<Arc<Entry>> {
+        self.table.read().get(usize::from(no)).and_then(Clone::clone)
+    }
+
+    /// The container with this id.
+    pub fn by_id(&self, id: u64) -> Option<Arc<Entry>> {
+        self.table.read().iter().flatten().find(|e| e.id == id).cloned()
+    }
+
+    /// All containers, by number.
+    pub fn all(&self) -> Vec<Arc<Entry>> {
+        self.table.read().iter().flatten().cloned().collect()
+    }
+
+    /// All containers of a tier, by number.
+    pub fn of_tier(&self, tier: Tier) -> Vec<Arc<Entry>> {
+        self.table.read().iter().flatten().filter(|e| e.tier == tier).cloned().collect()
+    }
+
+    /// Takes a container out of the table, so that no new reader finds it. Its number stays taken until
+    /// [`release`](Self::release).
+    pub fn remove(&self, no: ContainerNo) -> Option<Arc<Entry>> {
+        self.table.write().get_mut(usize::from(no)).and_then(Option::take)
+    }
+
+    /// Declares the removal of a container durable: its number may be reused once `entry` is held by nobody.
+    pub fn release(&self, entry: &Arc<Entry>) {
+        self.numbers.lock().resting.push((entry.no, Arc::downgrade(entry)));
+    }
+
+    /// Live records of a container change by `delta`; unknown numbers are ignored (the container is missing).
+    pub fn add_live(&self, place: Place, delta: i64) {
+        if let Some(Some(e)) = self.table.read().get(usize::from(place.container())) {
+            e.live.fetch_add(delta, Ordering::AcqRel);
+        }
+    }
+}
+
+/// Who writes, which decides whether the tier's reserve may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Callers' writes and promotions: refused while only the reserve is left.
+    Write,
+    /// Reclaim and demotion, which free more than they take: may use the reserve.
+    Reclaim,
+}
+
+/// Where an item came to stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// The place.
+    pub place: Place,
+    /// Bytes on disk.
+    pub bytes: u32,
+}
+
+/// How full a tier is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Bytes on disk: live, dead, preallocated, indexes and quarantine.
+    pub occupied: u64,
+    /// The tier's limit in bytes; `None`: unlimited.
+    pub limit: Option<u64>,
+    /// Bytes appended since the tier was opened.
+    pub written: u64,
+}
+
+/// One directory of a tier.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TierDir {
+    /// The store's number for it.
+    pub no: u16,
+    /// The path. Containers lie in a folder below it, which the tier makes.
+    pub path: PathBuf,
+    /// Bytes that the tier may occupy in it; `None`: unlimited.
+    pub limit: Option<u64>,
+}
+
+/// What a tier does at opening with containers that the catalog does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Unknown {
+    /// They are leftovers of a crash: delete them.
+    #[default]
+    Delete,
+    /// The catalog is being rebuilt: attach each under a fresh number.
+    Attach,
+    /// Look at nothing, change nothing (a read-only check).
+    Ignore,
+}
+
+/// What every tier is opened with.
+#[derive(Debug, Clone)]
+pub struct TierContext {
+    /// The file system.
+    pub vfs: Arc<dyn Vfs>,
+    /// The time, for [`Entry::created_ms`] and deadlines.
+    pub clock: Arc<dyn Clock>,
+    /// The store's id, which every container's header carries.
+    pub store: [u8; 16],
+    /// The table that containers are entered in.
+    pub containers: Arc<Containers>,
+    /// The tier's directories that are present; at least one. They exist and are locked by this process.
+    pub dirs: Vec<TierDir>,
+    /// The containers of this tier that the catalog knows, in the directories that are present.
+    pub known: Vec<Known>,
+    /// What to do with others.
+    pub unknown: Unknown,
+}
+
+/// What a tier found at opening.
+#[derive(Debug, Default)]
+pub struct OpenReport {
+    /// Containers that the catalog knows and the disk does not have.
+    pub missing: Vec<Known>,
+    /// Containers moved to the quarantine, and why.
+    pub quarantined: Vec<(PathBuf, String)>,
+    /// Leftovers deleted.
+    pub deleted: u64,
+}
+
+/// A tier on disk: the writing side. Reading goes through the [`Entry`] of a place's container.
+pub trait DiskTier: Send + Sync + fmt::Debug + 'static {
+    /// Which tier.
+    fn tier(&self) -> Tier;
+    /// Largest record in bytes (header, key and stored payload) that it can take.
+    fn max_record(&self) -> u64;
+    /// Appends items and makes them durable: when this returns `Ok`, records, container headers and directory
+    /// entries are all on stable storage, in the order given. On an error none of them may be pointed at (some
+    /// may stand on disk: garbage). After a failed sync the container is sealed at its last synced offset, and
+    /// the batch is tried once in a new one. `NoSpace` when the limit does not allow it.
+    fn write(&self, items: &[Item], purpose: Purpose) -> Result<Vec<Written>>;
+    /// Seals the container being appended to, if it has records, so that reclaim can have it.
+    fn seal(&self) -> Result<()>;
+    /// Deletes a container's files and makes that durable. Readers that hold it may go on.
+    fn drop_container(&self, entry: &Entry) -> Result<()>;
+    /// How full it is.
+    fn usage(&self) -> Usage;
+    /// Copies the bytes at a position that failed verification to the quarantine, with a report.
+    fn quarantine_record(&self, entry: &Entry, position: u32, why: &str);
+    /// Housekeeping, about once a second: ageing of residency bits, health of dependencies, quarantine cap.
+    fn maintain(&self) {}
+    /// Seals, syncs and lets go of everything.
+    fn close(&self) -> Result<()>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Nothing;
+    impl Container for Nothing {
+        fn read(&self, _: u32) -> Result<Item> {
+            Err(Error::Gone(0))
+        }
+        fn head(&self, _: u32) -> Result<Head> {
+            Err(Error::Gone(0))
+        }
+        fn list(&self) -> Result<Vec<Listed>> {
+            Ok(Vec::new())
+        }
+        fn raw(&self, _: u32) -> Option<RawRecord> {
+            None
+        }
+        fn occupied(&self) -> u64 {
+            1000
+        }
+    }
+
+    #[test]
+    fn a_number_is_reused_only_when_nobody_holds_the_entry() {
+        let c = Containers::new(1);
+        let r = c.reserve().unwrap();
+        let held = c.publish(r, Tier::Ssd, 0, 0, Arc::new(Nothing));
+        let entry = c.remove(r.no).unwrap();
+        c.release(&entry);
+        drop(entry);
+        assert_ne!(c.reserve().unwrap().no, r.no, "a reader still holds it");
+        drop(held);
+        let again = c.reserve().unwrap();
+        assert_eq!(again.no, r.no);
+        assert_ne!(again.id, r.id, "ids are never reused");
+    }
+
+    #[test]
+    fn attached_numbers_are_not_handed_out() {
+        let c = Containers::new(2);
+        let known = Known {
+            no: 3,
+            id: 9,
+            tier: Tier::Hdd,
+            dir: 0,
+            created_ms: 0,
+            records: 4,
+            earliest_expiry: u64::MAX,
+        };
+        c.attach(known, Arc::new(Nothing));
+        let mut seen: Vec<_> = (0..4).map(|_| c.reserve().unwrap().no).collect();
+        seen.sort_unstable();
+        assert_eq!(seen, [0, 1, 2, 4]);
+        c.add_live(Place::new(3, 0).unwrap(), 2);
+        assert_eq!(c.get(3).unwrap().live_bytes(), 500);
+    }
+}

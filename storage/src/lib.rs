@@ -1,0 +1,27 @@
+//! The mechanism of the Thermocline cache store.
+//!
+//! This crate can hold, find, move and drop items in four tiers; *when* something moves and *what* moves
+//! is decided by the `thermocline` crate. The words used here (tier, container, place, catalog, version)
+//! and the invariants are those of `docs/design.md`.
+//!
+//! Linux only.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!(
+    "thermocline-storage supports Linux only: it relies on posix_fallocate, flock and Linux's page cache"
+);
+
+pub mod clock;
+pub mod container;
+pub mod error;
+pub mod ident;
+pub mod item;
+pub mod quarantine;
+pub mod record;
+pub mod types;
+pub mod vfs;
+
+pub use error::{Error, Result};
+pub use ident::{Hasher, Ident};
+pub use item::Item;
+pub use types::{Codec, ContainerNo, ContentType, Place, Tier, Version};

@@ -1,0 +1,66 @@
+//! A read-only memory map of which only published bytes can be seen.
+//!
+//! This module holds the crate's `unsafe` for maps. The argument:
+//!
+//! - *Losses*: a `&[u8]` over bytes that somebody changes is undefined behaviour; a `&[u8]` over a page that the
+//!   file no longer has is a SIGBUS.
+//! - *Hazards*: the writer of the same file appending with `pwrite`; another process changing or truncating it.
+//! - *Constraints*: a slice is formed only below `published`, which the writer raises after it wrote those bytes
+//!   and below which it never writes again (containers are append-only and are never truncated, punched or
+//!   reused: they are freed by unlink, which leaves mapped pages alone). `allocate` has reserved every block
+//!   before the map is made, so no page is beyond the end of the file. Other processes are kept out by mode 0700
+//!   and the directory's lock; one that ignores both can equally write to this process's memory through /proc.
+
+use memmap2::{MmapOptions, MmapRaw};
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A shared read-only map of a file.
+#[derive(Debug)]
+pub struct Map {
+    raw: MmapRaw,
+    published: AtomicU64,
+}
+
+impl Map {
+    /// Maps the first `len` bytes of a file whose blocks are allocated.
+    pub(super) fn new(file: &File, len: u64) -> io::Result<Map> {
+        let have = file.metadata()?.len();
+        if have < len {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                format!("file has {have} of {len} bytes"),
+            ));
+        }
+        let len = usize::try_from(len).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        let raw = MmapOptions::new().len(len).map_raw_read_only(file)?;
+        Ok(Map { raw, published: AtomicU64::new(0) })
+    }
+
+    /// Declares the first `len` bytes immutable from now on. Never lowers what was published.
+    ///
+    /// The caller must have written them and must never write to them again.
+    pub(crate) fn publish(&self, len: u64) {
+        self.published.fetch_max(len.min(self.raw.len() as u64), Ordering::Release);
+    }
+
+    /// Bytes published so far.
+    pub fn published(&self) -> u64 {
+        self.published.load(Ordering::Acquire)
+    }
+
+    /// The bytes of a range, or `None` if not all of it is published.
+    pub fn slice(&self, range: Range<u64>) -> Option<&[u8]> {
+        if range.start > range.end || range.end > self.published() {
+            return None;
+        }
+        let start = usize::try_from(range.start).ok()?;
+        let len = usize::try_from(range.end - range.start).ok()?;
+        // SAFETY: `start + len` is at most `published`, which `publish` caps at the length of the map; the bytes
+        // below `published` are immutable and backed by the file for the life of the map (see the module's
+        // constraints), and the returned borrow ends before the map does.
+        Some(unsafe { std::slice::from_raw_parts(self.raw.as_ptr().add(start), len) })
+    }
+}
