@@ -54,3 +54,31 @@ impl Clock for ManualClock {
         self.0.load(Ordering::Relaxed)
     }
 }
+
+/// The engine's clock: it never goes back, across restarts included. It starts at the later of the wall clock and
+/// the newest time in the journal, and runs on boot time from there.
+#[derive(Debug)]
+pub struct EngineClock {
+    source: std::sync::Arc<dyn Clock>,
+    base: AtomicU64,
+    boot: u64,
+}
+
+impl EngineClock {
+    /// A clock that has read nothing from a journal yet.
+    pub fn new(source: std::sync::Arc<dyn Clock>) -> EngineClock {
+        let (base, boot) = (AtomicU64::new(source.wall_ms()), source.boot_ms());
+        EngineClock { source, base, boot }
+    }
+
+    /// Sees to it that the clock shows at least this from now on: the newest time of the journal.
+    pub fn at_least(&self, ms: u64) {
+        self.base.fetch_max(ms, Ordering::Relaxed);
+    }
+
+    /// Milliseconds since the epoch.
+    pub fn now(&self) -> u64 {
+        let passed = self.source.boot_ms().saturating_sub(self.boot);
+        self.base.load(Ordering::Relaxed).saturating_add(passed)
+    }
+}

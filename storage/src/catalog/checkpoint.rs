@@ -1,0 +1,372 @@
+//! Checkpoints: the whole catalog in one file, in two copies.
+//!
+//! ```text
+//! file header, 64 bytes: u32 magic "TCCP" · u32 format · [16] store id · u64 sequence number · u64 open counter ·
+//!                        u64 time, ms · u64 zero · u64 checksum of 0..56
+//! then blocks:           u32 magic "TCCB" · u32 kind · u64 number · u64 payload length · u64 last frame ·
+//!                        u64 checksum of the 32 bytes before and the payload; then the payload
+//! kinds                  1 containers (42 bytes each) · 2 shard (number = which; u64 entries, u64 expiries, then
+//!                        11-byte entries and 19-byte expiries) · 3 heat (opaque) · 4 end (number = blocks before)
+//! ```
+//!
+//! It is fuzzy: each shard's block carries the number of the last frame about that shard which it contains, and
+//! replay skips that shard's frames up to it. Order of writing, with what a crash after each step leaves:
+//!
+//! 1. a new journal pair with the checkpoint's number: recovery replays old and new journals on the old checkpoint;
+//! 2. both copies written under temporary names and synced: the same (the temporary files are removed);
+//! 3. the new journal synced up to the highest frame that a block contains: the same;
+//! 4. renamed and the folder synced, first copy, then second: recovery uses the new one;
+//! 5. older checkpoints and journals removed: the same.
+
+use super::frame::seed;
+use super::journal::{COPIES, Journal, journal_path};
+use super::recovery::{Copy, numbered, open_twins};
+use super::shard::Shard;
+use super::{Catalog, SHARDS};
+use crate::container::Known;
+use crate::error::{Error, IoContext, Result};
+use crate::ident::Ident;
+use crate::record::{checksum, le16, le32, le64};
+use crate::types::{Place, Tier};
+use crate::vfs::{OpenMode, Vfs, VfsFile};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The newest checkpoint format known here.
+const FORMAT: u32 = 1;
+const FILE_MAGIC: u32 = u32::from_le_bytes(*b"TCCP");
+const BLOCK_MAGIC: u32 = u32::from_le_bytes(*b"TCCB");
+const HEAD: usize = 64;
+const BLOCK_HEAD: usize = 40;
+const CONTAINERS: u32 = 1;
+const SHARD: u32 = 2;
+const HEAT: u32 = 3;
+const END: u32 = 4;
+const CONTAINER_BYTES: usize = 42;
+const ENTRY_BYTES: usize = 11;
+const EXPIRY_BYTES: usize = 19;
+
+/// The path of a checkpoint file.
+pub(crate) fn checkpoint_path(dir: &Path, copy: &str, seq: u64) -> PathBuf {
+    dir.join(copy).join(format!("checkpoint-{seq:016x}"))
+}
+
+/// Writes the same bytes to both copies.
+struct Twin {
+    pair: Vec<(PathBuf, Arc<dyn VfsFile>)>,
+    at: u64,
+    seed: u64,
+    blocks: u64,
+}
+
+impl Twin {
+    fn create(cat: &Catalog, seq: u64) -> Result<Twin> {
+        let mut pair = Vec::new();
+        for copy in COPIES {
+            let path = checkpoint_path(&cat.dir, copy, seq).with_extension("tmp");
+            if cat.vfs.kind(&path).at("look at", &path)?.is_some() {
+                cat.vfs.remove_file(&path).at("remove", &path)?;
+            }
+            let file = cat.vfs.open(&path, OpenMode::CreateNew).at("create", &path)?;
+            pair.push((path, file));
+        }
+        let mut head = Vec::with_capacity(HEAD);
+        head.extend_from_slice(&FILE_MAGIC.to_le_bytes());
+        head.extend_from_slice(&FORMAT.to_le_bytes());
+        head.extend_from_slice(&cat.store);
+        for n in [seq, cat.open, cat.now(), 0] {
+            head.extend_from_slice(&n.to_le_bytes());
+        }
+        let seed = seed(&cat.store, seq);
+        head.extend_from_slice(&checksum(seed, &head).to_le_bytes());
+        let mut twin = Twin { pair, at: 0, seed, blocks: 0 };
+        twin.append(&head)?;
+        Ok(twin)
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        for (path, file) in &self.pair {
+            file.write_all_at(bytes, self.at).at("write", path)?;
+        }
+        self.at += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn block(&mut self, kind: u32, number: u64, last_frame: u64, payload: &[u8]) -> Result<()> {
+        let mut out = Vec::with_capacity(BLOCK_HEAD + payload.len());
+        out.extend_from_slice(&BLOCK_MAGIC.to_le_bytes());
+        out.extend_from_slice(&kind.to_le_bytes());
+        for n in [number, payload.len() as u64, last_frame] {
+            out.extend_from_slice(&n.to_le_bytes());
+        }
+        let sum = checksum(checksum(self.seed, &out), payload);
+        out.extend_from_slice(&sum.to_le_bytes());
+        out.extend_from_slice(payload);
+        self.blocks += 1;
+        self.append(&out)
+    }
+}
+
+impl Catalog {
+    /// Writes a checkpoint and publishes it, together with the heat of the items. Also mends a journal that
+    /// failed. On an error the catalog is as durable as it was before.
+    pub fn checkpoint(&self) -> Result<()> {
+        let Some(journal) = &self.journal else { return Ok(()) };
+        let mut count = self.checkpointing.lock();
+        self.checkpoint_locked(journal, &mut count)
+    }
+
+    /// Replaces a journal that failed, unless somebody else has by now; then syncs what is queued.
+    pub(super) fn mend(&self, journal: &Journal) -> Result<()> {
+        let mut count = self.checkpointing.lock();
+        if journal.broken() {
+            return self.checkpoint_locked(journal, &mut count);
+        }
+        drop(count);
+        journal.sync(self.now()).map(|durable| self.release_dropped(durable))
+    }
+
+    fn checkpoint_locked(&self, journal: &Journal, count: &mut u64) -> Result<()> {
+        let (seq, _) = journal.rotate(self.now())?;
+        let heat = self.heat.get().map(|heat| heat()).unwrap_or_default();
+        match self.write_checkpoint(journal, seq, &heat) {
+            Ok(newest) => {
+                journal.mend(newest);
+                *count += 1;
+                self.release_dropped(newest);
+                Ok(())
+            }
+            Err(e) => {
+                for copy in COPIES {
+                    let _ =
+                        self.vfs.remove_file(&checkpoint_path(&self.dir, copy, seq).with_extension("tmp"));
+                }
+                Err(e)
+            }
+        }
+    }
+
+    fn write_checkpoint(&self, journal: &Journal, seq: u64, heat: &[u8]) -> Result<u64> {
+        let mut twin = Twin::create(self, seq)?;
+        // Containers before shards: a container named by a shard's block was published before, or its frame is in
+        // the new journal.
+        twin.block(CONTAINERS, 0, 0, &self.encode_containers())?;
+        let mut newest = journal.durable();
+        for no in 0..SHARDS {
+            let (payload, last_frame) = encode_shard(&self.shard(no).read());
+            newest = newest.max(last_frame);
+            twin.block(SHARD, no as u64, last_frame, &payload)?;
+        }
+        twin.block(HEAT, 0, 0, heat)?;
+        let blocks = twin.blocks;
+        twin.block(END, blocks, newest, &[])?;
+        for (path, file) in &twin.pair {
+            file.sync().at("sync", path)?;
+        }
+        // What the blocks contain must be in the new journal before the old one may go.
+        let newest = journal.sync_unmended(self.now())?.max(newest);
+        for (copy, (tmp, _)) in COPIES.iter().zip(&twin.pair) {
+            let path = checkpoint_path(&self.dir, copy, seq);
+            self.vfs.rename(tmp, &path).at("publish", &path)?;
+            let folder = self.dir.join(copy);
+            self.vfs.sync_dir(&folder).at("sync", &folder)?;
+        }
+        remove_older(&*self.vfs, &self.dir, seq);
+        Ok(newest)
+    }
+
+    fn encode_containers(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        for e in self.containers.all() {
+            out.extend_from_slice(&e.no.to_le_bytes());
+            out.extend_from_slice(&e.id.to_le_bytes());
+            out.push(e.tier as u8);
+            out.push(0);
+            out.extend_from_slice(&e.dir.to_le_bytes());
+            out.extend_from_slice(&e.created_ms.to_le_bytes());
+            out.extend_from_slice(&e.records.load(std::sync::atomic::Ordering::Relaxed).to_le_bytes());
+            out.extend_from_slice(
+                &e.earliest_expiry.load(std::sync::atomic::Ordering::Relaxed).to_le_bytes(),
+            );
+            out.extend_from_slice(&[0; 4]);
+        }
+        out
+    }
+}
+
+fn encode_shard(shard: &Shard) -> (Vec<u8>, u64) {
+    let mut out =
+        Vec::with_capacity(16 + shard.index.len() * ENTRY_BYTES + shard.expiries.len() * EXPIRY_BYTES);
+    out.extend_from_slice(&(shard.index.len() as u64).to_le_bytes());
+    out.extend_from_slice(&(shard.expiries.len() as u64).to_le_bytes());
+    let pair = |ident: Ident, place: Place, out: &mut Vec<u8>| {
+        out.extend_from_slice(ident.bits().to_le_bytes().get(..6).unwrap_or_default());
+        out.extend_from_slice(place.to_bits().to_le_bytes().get(..5).unwrap_or_default());
+    };
+    for (ident, place) in shard.index.iter() {
+        pair(ident, place, &mut out);
+    }
+    for (ident, ms) in &shard.expiries {
+        // An expiry without a place cannot be: both go together.
+        let place = shard.index.get(*ident).unwrap_or(Place::from_bits(0));
+        pair(*ident, place, &mut out);
+        out.extend_from_slice(&ms.to_le_bytes());
+    }
+    (out, shard.last_frame)
+}
+
+/// Removes what a published checkpoint replaces. Failing only leaves files that the next one removes.
+pub(crate) fn remove_older(vfs: &dyn Vfs, dir: &Path, seq: u64) {
+    for copy in COPIES {
+        let folder = dir.join(copy);
+        for (name, number) in numbered(vfs, &folder, "checkpoint-") {
+            if number < seq {
+                let _ = vfs.remove_file(&folder.join(name));
+            }
+        }
+        for (_, number) in numbered(vfs, &folder, "journal-") {
+            if number < seq {
+                let _ = vfs.remove_file(&journal_path(dir, copy, number));
+            }
+        }
+    }
+}
+
+/// A checkpoint as it was read.
+#[derive(Debug, Default)]
+pub(crate) struct Loaded {
+    pub(crate) shards: Vec<Shard>,
+    pub(crate) containers: Vec<Known>,
+    pub(crate) heat: Vec<u8>,
+    pub(crate) newest: u64,
+    pub(crate) time: u64,
+    /// Blocks that were damaged in one copy.
+    pub(crate) mended: u64,
+}
+
+/// Reads a checkpoint, each block from the first copy in which it verifies. `CatalogLost` if it does in neither.
+pub(crate) fn load(vfs: &dyn Vfs, dir: &Path, store: &[u8; 16], seq: u64) -> Result<Loaded> {
+    let lost = |why: String| Error::CatalogLost { path: dir.to_path_buf(), why };
+    let copies = open_twins(vfs, &COPIES.map(|copy| checkpoint_path(dir, copy, seq)))?;
+    let seed = seed(store, seq);
+    let mut loaded = Loaded { shards: (0..SHARDS).map(|_| Shard::default()).collect(), ..Loaded::default() };
+    let mut found = None;
+    for copy in &copies {
+        match read_head(copy, seed)? {
+            Some(time) => found = Some(time),
+            None => loaded.mended += 1,
+        }
+    }
+    loaded.time = found.ok_or_else(|| lost(format!("checkpoint {seq} has no readable header")))?;
+    let mut at = HEAD as u64;
+    let mut blocks = 0;
+    loop {
+        let block = copies.iter().find_map(|copy| {
+            let block = read_block(copy, at, seed);
+            loaded.mended += u64::from(block.is_none());
+            block
+        });
+        let b =
+            block.ok_or_else(|| lost(format!("checkpoint {seq} is damaged at byte {at} in both copies")))?;
+        at += (BLOCK_HEAD + b.payload.len()) as u64;
+        match b.kind {
+            CONTAINERS => loaded.containers = decode_containers(&b.payload),
+            SHARD => {
+                if let Some(shard) = loaded.shards.get_mut(usize::try_from(b.number).unwrap_or(SHARDS)) {
+                    decode_shard(&b.payload, shard);
+                    shard.last_frame = b.last_frame;
+                }
+            }
+            HEAT => loaded.heat = b.payload,
+            END if b.number == blocks => {
+                loaded.newest = b.last_frame;
+                return Ok(loaded);
+            }
+            _ => return Err(lost(format!("checkpoint {seq} has an unknown block before byte {at}"))),
+        }
+        blocks += 1;
+    }
+}
+
+fn read_head(copy: &Copy, seed: u64) -> Result<Option<u64>> {
+    let mut b = [0; HEAD];
+    if copy.file.read_exact_at(&mut b, 0).is_err() {
+        return Ok(None);
+    }
+    if le32(&b, 0) != FILE_MAGIC || checksum(seed, b.get(..56).unwrap_or_default()) != le64(&b, 56) {
+        return Ok(None);
+    }
+    let format = le32(&b, 4);
+    if format > FORMAT {
+        return Err(Error::NewerFormat { path: copy.path.clone(), found: format, supported: FORMAT });
+    }
+    Ok(Some(le64(&b, 40)))
+}
+
+struct Block {
+    kind: u32,
+    number: u64,
+    last_frame: u64,
+    payload: Vec<u8>,
+}
+
+/// The block at a byte, if it verifies. A length is believed no further than the file reaches.
+fn read_block(copy: &Copy, at: u64, seed: u64) -> Option<Block> {
+    let mut head = [0; BLOCK_HEAD];
+    copy.file.read_exact_at(&mut head, at).ok()?;
+    let len = le64(&head, 16);
+    let begin = at + BLOCK_HEAD as u64;
+    if le32(&head, 0) != BLOCK_MAGIC || begin.checked_add(len)? > copy.len {
+        return None;
+    }
+    let mut payload = vec![0; usize::try_from(len).ok()?];
+    copy.file.read_exact_at(&mut payload, begin).ok()?;
+    if checksum(checksum(seed, head.get(..32)?), &payload) != le64(&head, 32) {
+        return None;
+    }
+    Some(Block { kind: le32(&head, 4), number: le64(&head, 8), last_frame: le64(&head, 24), payload })
+}
+
+fn decode_containers(payload: &[u8]) -> Vec<Known> {
+    payload
+        .chunks_exact(CONTAINER_BYTES)
+        .filter_map(|b| {
+            Some(Known {
+                no: le16(b, 0),
+                id: le64(b, 2),
+                tier: Tier::from_u8(*b.get(10)?)?,
+                dir: le16(b, 12),
+                created_ms: le64(b, 14),
+                records: le64(b, 22),
+                earliest_expiry: le64(b, 30),
+            })
+        })
+        .collect()
+}
+
+fn pair_at(b: &[u8]) -> (Ident, Place) {
+    let mut place = [0; 8];
+    for (to, from) in place.iter_mut().zip(b.get(6..11).unwrap_or_default()) {
+        *to = *from;
+    }
+    let mut ident = [0; 8];
+    for (to, from) in ident.iter_mut().zip(b.get(..6).unwrap_or_default()) {
+        *to = *from;
+    }
+    (Ident::from_bits(u64::from_le_bytes(ident)), Place::from_bits(u64::from_le_bytes(place)))
+}
+
+/// The checksum was right, so the counts are; they still bound nothing but what the payload holds.
+fn decode_shard(payload: &[u8], shard: &mut Shard) {
+    let entries = usize::try_from(le64(payload, 0)).unwrap_or(0);
+    let split = entries.saturating_mul(ENTRY_BYTES).min(payload.len().saturating_sub(16));
+    let (index, expiries) = payload.get(16..).unwrap_or_default().split_at(split);
+    for b in index.chunks_exact(ENTRY_BYTES) {
+        let (ident, place) = pair_at(b);
+        shard.index.insert(ident, place);
+    }
+    for b in expiries.chunks_exact(EXPIRY_BYTES) {
+        let (ident, _) = pair_at(b);
+        shard.expiries.insert(ident, le64(b, 11));
+    }
+}

@@ -1,0 +1,181 @@
+//! Dirty values: writes that no frame names yet, the write buffer that bounds them, and their queue.
+//!
+//! Invariants:
+//! - a dirty value is charged to the write buffer from the moment it is queued to be written until the last
+//!   reference to it is gone, in flight included;
+//! - an identity stands in the queue at most once, and exactly if its `Dirty::queued` is set.
+
+use crate::ident::Ident;
+use crate::types::{ContentType, Version};
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+/// What a dirty value takes beyond its key and value, in bytes: its nodes in the tables.
+const OVERHEAD: u64 = 192;
+
+/// One value that was put and is not journaled yet.
+#[derive(Debug)]
+pub struct DirtyValue {
+    /// The full key.
+    pub key: Bytes,
+    /// The value as it was put.
+    pub value: Bytes,
+    /// Never `Auto`.
+    pub content_type: ContentType,
+    /// Milliseconds since the epoch; 0 means never.
+    pub expires_at: u64,
+    /// The order of the write.
+    pub version: Version,
+    charge: Charge,
+}
+
+impl DirtyValue {
+    pub(crate) fn new(
+        buffer: &Arc<WriteBuffer>,
+        key: Bytes,
+        value: Bytes,
+        content_type: ContentType,
+        expires_at: u64,
+        version: Version,
+    ) -> DirtyValue {
+        let bytes = key.len() as u64 + value.len() as u64 + OVERHEAD;
+        let charge = Charge { buffer: buffer.clone(), bytes, on: AtomicBool::new(false) };
+        DirtyValue { key, value, content_type, expires_at, version, charge }
+    }
+
+    /// Bytes that the value takes of the write buffer.
+    pub fn bytes(&self) -> u64 {
+        self.charge.bytes
+    }
+
+    pub(crate) fn charge(&self) {
+        if !self.charge.on.swap(true, Ordering::AcqRel) {
+            self.charge.buffer.bytes.fetch_add(self.charge.bytes, Ordering::AcqRel);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Charge {
+    buffer: Arc<WriteBuffer>,
+    bytes: u64,
+    on: AtomicBool,
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        if *self.on.get_mut() {
+            self.buffer.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
+            self.buffer.changed.notify_all();
+        }
+    }
+}
+
+/// What one identity has under way. Kept until nothing of it is in flight.
+#[derive(Debug, Default)]
+pub(crate) struct Dirty {
+    /// The newest value, if it is not in a frame yet.
+    pub(crate) newest: Option<Arc<DirtyValue>>,
+    pub(crate) queued: bool,
+    /// Batches that carry a value of this identity.
+    pub(crate) in_flight: u32,
+    /// The newest version that a batch carries, so that nothing is written twice.
+    pub(crate) flying: Version,
+    /// The version of the newest frame of this identity since this record exists: what comes back from a batch
+    /// with a lower one is garbage.
+    pub(crate) last_frame: Version,
+}
+
+impl Dirty {
+    pub(crate) fn is_idle(&self) -> bool {
+        self.newest.is_none() && self.in_flight == 0
+    }
+}
+
+/// The write buffer: how much is dirty, and in which order it is to be written.
+#[derive(Debug, Default)]
+pub struct WriteBuffer {
+    bytes: AtomicU64,
+    queue: Mutex<Queue>,
+    changed: Condvar,
+    /// Pairs with `changed`; holds nothing.
+    gate: Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    idents: VecDeque<(Ident, u64)>,
+    /// When the oldest of the batch in flight was queued.
+    in_flight_since: Option<u64>,
+}
+
+impl WriteBuffer {
+    /// Bytes charged.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Acquire)
+    }
+
+    /// Identities waiting to be written.
+    pub fn queued(&self) -> usize {
+        self.queue.lock().idents.len()
+    }
+
+    /// When the oldest value not yet journaled was queued, in milliseconds of the engine's clock.
+    pub fn oldest_ms(&self) -> Option<u64> {
+        let q = self.queue.lock();
+        match (q.in_flight_since, q.idents.front()) {
+            (Some(a), Some((_, b))) => Some(a.min(*b)),
+            (a, b) => a.or(b.map(|(_, at)| *at)),
+        }
+    }
+
+    pub(crate) fn push(&self, ident: Ident, now: u64) {
+        self.queue.lock().idents.push_back((ident, now));
+    }
+
+    pub(crate) fn push_front(&self, ident: Ident, at: u64) {
+        self.queue.lock().idents.push_front((ident, at));
+    }
+
+    pub(crate) fn pop(&self) -> Option<(Ident, u64)> {
+        let mut q = self.queue.lock();
+        let popped = q.idents.pop_front();
+        if let Some((_, at)) = popped {
+            q.in_flight_since = Some(q.in_flight_since.map_or(at, |s| s.min(at)));
+        }
+        popped
+    }
+
+    /// Declares that nothing is in flight any more and wakes who waits for room.
+    pub fn landed(&self) {
+        self.queue.lock().in_flight_since = None;
+        self.wake();
+    }
+
+    /// Wakes everybody who waits in [`wait`](Self::wait).
+    pub fn wake(&self) {
+        let _gate = self.gate.lock();
+        self.changed.notify_all();
+    }
+
+    /// Waits until `ready` holds or the deadline is over; says whether it holds. Woken by changes, and every
+    /// 50 ms at the latest, because age is part of what callers wait for.
+    pub fn wait(&self, deadline: Instant, ready: impl Fn() -> bool) -> bool {
+        loop {
+            if ready() {
+                return true;
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                return false;
+            }
+            let mut gate = self.gate.lock();
+            let _ =
+                self.changed.wait_until(&mut gate, deadline.min(now + std::time::Duration::from_millis(50)));
+        }
+    }
+}

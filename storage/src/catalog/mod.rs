@@ -1,0 +1,478 @@
+//! The catalog: the one index that says which place, if any, is the live copy of a key.
+//!
+//! A record that the catalog does not point at is garbage, whatever file it stands in. The catalog is kept in RAM
+//! (256 shards by identity), changed under a shard's lock, made durable by the [`journal`](self) in two copies and,
+//! from time to time, by a checkpoint in two copies.
+//!
+//! What a crash leaves (each step is on stable storage before the next begins):
+//!
+//! | after | recovery finds | and does |
+//! |---|---|---|
+//! | data synced, frame not queued or not synced | records that no frame names | garbage; the key's older copy lives |
+//! | frame in one copy only | the batch in one copy | the union is synced into both before the first answer |
+//! | new journal pair made, checkpoint not published | old checkpoint, both journals | replays both |
+//! | checkpoint in one copy's folder | it, complete | uses it; journals from its number on are there |
+//! | checkpoint in both, older files not removed | both | uses the newest; removes the older |
+//!
+//! Lock order: a shard, then (memory tier, journal files, journal queue, write buffer). No two shards at once.
+
+mod checkpoint;
+mod dirty;
+mod frame;
+mod index;
+mod journal;
+mod recovery;
+mod shard;
+
+pub use dirty::{DirtyValue, WriteBuffer};
+pub use recovery::{Recovered, Setup};
+pub use shard::{Found, Guard, Located, NewValue, Taken};
+
+use crate::clock::EngineClock;
+use crate::container::{Containers, Entry, Listed};
+use crate::error::{Error, Result};
+use crate::ident::Ident;
+use crate::types::{Place, Version};
+use crate::vfs::Vfs;
+use frame::Frame;
+use journal::Journal;
+use parking_lot::{Condvar, Mutex, RwLock};
+use shard::Shard;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+/// Number of shards.
+pub const SHARDS: usize = 256;
+
+/// How a hidden write ended; later writes of the key wait for it.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    done: Mutex<Option<Result<(), Arc<Error>>>>,
+    changed: Condvar,
+}
+
+impl Outcome {
+    /// Tells everybody who waits.
+    pub fn set(&self, result: Result<(), Arc<Error>>) {
+        *self.done.lock() = Some(result);
+        self.changed.notify_all();
+    }
+
+    /// Waits for the end, at most this long; `None` if it has not come.
+    pub fn wait(&self, timeout: std::time::Duration) -> Option<Result<(), Arc<Error>>> {
+        let deadline = std::time::Instant::now() + timeout;
+        let mut done = self.done.lock();
+        while done.is_none() {
+            if self.changed.wait_until(&mut done, deadline).timed_out() {
+                break;
+            }
+        }
+        done.clone()
+    }
+}
+
+/// A value taken from the write buffer to be written.
+#[derive(Debug)]
+pub struct Flying {
+    /// Whose it is.
+    pub ident: Ident,
+    /// The value.
+    pub value: Arc<DirtyValue>,
+    /// When it was queued.
+    pub since: u64,
+}
+
+/// What a walk sees of an identity.
+#[derive(Debug)]
+pub struct Seen {
+    /// Whose it is.
+    pub ident: Ident,
+    /// What readers see.
+    pub found: Found,
+}
+
+/// Counts over all shards.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct CatalogStats {
+    /// Identities with a record on disk.
+    pub indexed: u64,
+    /// Identities whose newest value is not on disk yet.
+    pub dirty: u64,
+    /// Bytes of RAM that index and side tables take, roughly.
+    pub bytes: u64,
+    /// Frames queued and not yet written.
+    pub queued_frames: u64,
+    /// Bytes written to both copies of the journal since the store was opened.
+    pub journal_written: u64,
+    /// Bytes in one copy of the newest journal file.
+    pub journal_len: u64,
+    /// Checkpoints published since the store was opened.
+    pub checkpoints: u64,
+}
+
+/// Marks a batch between its write to a tier and its commit; see [`Catalog::try_drop`].
+#[derive(Debug)]
+pub struct Batch<'a> {
+    cat: &'a Catalog,
+    no: u64,
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        self.cat.batches.lock().active.remove(&self.no);
+    }
+}
+
+#[derive(Debug, Default)]
+struct Batches {
+    next: u64,
+    active: BTreeSet<u64>,
+    /// Containers seen empty, with the number that every batch still active then is below.
+    empty: Vec<(u64, u64)>,
+}
+
+/// The catalog of an open store.
+pub struct Catalog {
+    shards: Vec<RwLock<Shard>>,
+    /// The containers that places lie in.
+    pub containers: Arc<Containers>,
+    /// The write buffer.
+    pub buffer: Arc<WriteBuffer>,
+    journal: Option<Journal>,
+    clock: Arc<EngineClock>,
+    next_version: AtomicU64,
+    vfs: Arc<dyn Vfs>,
+    dir: PathBuf,
+    store: [u8; 16],
+    open: u64,
+    batches: Mutex<Batches>,
+    /// Containers whose removal is queued, with the frame that says so.
+    dropping: Mutex<Vec<(u64, Arc<Entry>)>>,
+    /// Serialises checkpoints, and counts them.
+    checkpointing: Mutex<u64>,
+    heat: OnceLock<HeatSource>,
+}
+
+type HeatSource = Box<dyn Fn() -> Vec<u8> + Send + Sync>;
+
+impl std::fmt::Debug for Catalog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Catalog").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+impl Catalog {
+    /// Where checkpoints get the heat of the items from (opaque bytes). Set once.
+    pub fn on_checkpoint(&self, heat: impl Fn() -> Vec<u8> + Send + Sync + 'static) {
+        let _ = self.heat.set(Box::new(heat));
+    }
+
+    /// A catalog without disks: it gives versions and orders writes.
+    pub fn in_memory(vfs: Arc<dyn Vfs>, clock: Arc<EngineClock>) -> Catalog {
+        Catalog::assemble(
+            vfs,
+            PathBuf::new(),
+            [0; 16],
+            1,
+            clock,
+            Arc::new(Containers::new(1)),
+            None,
+            Vec::new(),
+        )
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one private constructor for the two ways in")]
+    fn assemble(
+        vfs: Arc<dyn Vfs>,
+        dir: PathBuf,
+        store: [u8; 16],
+        open: u64,
+        clock: Arc<EngineClock>,
+        containers: Arc<Containers>,
+        journal: Option<Journal>,
+        mut shards: Vec<Shard>,
+    ) -> Catalog {
+        shards.resize_with(SHARDS, Shard::default);
+        Catalog {
+            shards: shards.into_iter().map(RwLock::new).collect(),
+            containers,
+            buffer: Arc::default(),
+            journal,
+            clock,
+            next_version: AtomicU64::new(Version::first_of(open).0 + 1),
+            vfs,
+            dir,
+            store,
+            open,
+            batches: Mutex::default(),
+            dropping: Mutex::default(),
+            checkpointing: Mutex::new(0),
+            heat: OnceLock::new(),
+        }
+    }
+
+    /// The shard of an identity: its upper eight bits.
+    pub const fn shard_of(ident: Ident) -> usize {
+        (ident.bits() >> (Ident::BITS - 8)) as usize
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "the number of a shard is eight bits, and there are 256")]
+    fn shard(&self, no: usize) -> &RwLock<Shard> {
+        &self.shards[no & 0xff]
+    }
+
+    /// Milliseconds since the epoch on the engine's clock, which never goes back.
+    pub fn now(&self) -> u64 {
+        self.clock.now()
+    }
+
+    /// Locks the shard of an identity for writing.
+    pub fn lock(&self, ident: Ident) -> Guard<'_> {
+        Guard { shard: self.shard(Self::shard_of(ident)).write(), cat: self }
+    }
+
+    /// What readers see of an identity.
+    pub fn find(&self, ident: Ident) -> Found {
+        self.shard(Self::shard_of(ident)).read().find(self, ident)
+    }
+
+    pub(crate) fn next_version(&self) -> Version {
+        Version(self.next_version.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(crate) fn push(&self, frame: Frame) -> u64 {
+        self.journal.as_ref().map_or(0, |j| j.push(frame))
+    }
+
+    pub(crate) fn dirty_value(&self, new: NewValue, version: Version) -> DirtyValue {
+        DirtyValue::new(&self.buffer, new.key, new.value, new.content_type, new.expires_at, version)
+    }
+
+    /// Queues a dirty value that waits for eviction to be written.
+    pub fn enqueue(&self, ident: Ident) {
+        let mut guard = self.lock(ident);
+        self.enqueue_locked(&mut guard.shard, ident);
+    }
+
+    /// Queues every dirty value (flush, close).
+    pub fn enqueue_all(&self) {
+        for shard in &self.shards {
+            let mut shard = shard.write();
+            let idents: Vec<Ident> = shard
+                .dirty
+                .iter()
+                .filter(|(_, d)| d.newest.is_some() && !d.queued)
+                .map(|(i, _)| *i)
+                .collect();
+            for ident in idents {
+                self.enqueue_locked(&mut shard, ident);
+            }
+        }
+    }
+
+    fn enqueue_locked(&self, shard: &mut Shard, ident: Ident) {
+        if let Some(d) = shard.dirty.get_mut(&ident)
+            && !d.queued
+            && let Some(v) = &d.newest
+            && v.version != d.flying
+        {
+            v.charge();
+            d.queued = true;
+            self.buffer.push(ident, self.now());
+        }
+    }
+
+    /// Takes dirty values to be written, oldest first, until either limit is reached (at least one, if any).
+    pub fn take_dirty(&self, max_items: usize, max_bytes: u64) -> Vec<Flying> {
+        let mut out = Vec::new();
+        let mut bytes = 0;
+        while out.len() < max_items && (out.is_empty() || bytes < max_bytes) {
+            let Some((ident, since)) = self.buffer.pop() else { break };
+            let mut guard = self.lock(ident);
+            let Some(d) = guard.shard.dirty.get_mut(&ident) else { continue };
+            d.queued = false;
+            match &d.newest {
+                Some(v) if v.version != d.flying => {
+                    d.in_flight += 1;
+                    d.flying = v.version;
+                    bytes += v.bytes();
+                    out.push(Flying { ident, value: v.clone(), since });
+                }
+                _ if d.is_idle() => {
+                    guard.shard.dirty.remove(&ident);
+                }
+                _ => {}
+            }
+        }
+        out
+    }
+
+    /// Starts a batch: held from before the write to a tier until the last of it is committed.
+    pub fn batch(&self) -> Batch<'_> {
+        let mut b = self.batches.lock();
+        let no = b.next;
+        b.next += 1;
+        b.active.insert(no);
+        Batch { cat: self, no }
+    }
+
+    /// Makes everything queued durable. If a copy fails, a checkpoint replaces the pair before this returns `Ok`.
+    pub fn sync(&self) -> Result<()> {
+        let Some(journal) = &self.journal else { return Ok(()) };
+        match journal.sync(self.now()) {
+            Ok(durable) => {
+                self.release_dropped(durable);
+                Ok(())
+            }
+            Err(e) if journal.broken() => {
+                if !matches!(e, Error::Busy(_)) {
+                    tracing::warn!(error = %e, "the journal failed; a checkpoint replaces it");
+                }
+                self.mend(journal)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    fn release_dropped(&self, durable: u64) {
+        let mut dropping = self.dropping.lock();
+        let (done, rest): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut *dropping).into_iter().partition(|(frame, _)| *frame <= durable);
+        *dropping = rest;
+        for (_, entry) in done {
+            self.containers.release(&entry);
+        }
+    }
+
+    /// Whether a sealed container may be dropped: nothing points at it, and no batch that may have written to it
+    /// is still to be committed. The first call that finds it empty only notes so; a later one answers.
+    pub fn may_drop(&self, entry: &Entry) -> bool {
+        let mut b = self.batches.lock();
+        if !entry.sealed.load(Ordering::Acquire) || entry.live() > 0 {
+            b.empty.retain(|(id, _)| *id != entry.id);
+            return false;
+        }
+        let next = b.next;
+        let oldest = b.active.first().copied().unwrap_or(next);
+        match b.empty.iter().position(|(id, _)| *id == entry.id) {
+            None => {
+                b.empty.push((entry.id, next));
+                // With nothing active there is nobody to wait for: batches to come do not write to it.
+                let free = oldest == next && entry.live() == 0;
+                if free {
+                    b.empty.retain(|(id, _)| *id != entry.id);
+                }
+                free
+            }
+            Some(at) => {
+                let free = b.empty.get(at).is_some_and(|(_, seen)| oldest >= *seen) && entry.live() == 0;
+                if free {
+                    b.empty.swap_remove(at);
+                }
+                free
+            }
+        }
+    }
+
+    /// Takes a container out of the table and queues the frame that says so. The caller has synced every frame
+    /// that took a record from it, and has deleted its files.
+    pub fn forget(&self, entry: &Arc<Entry>) {
+        self.containers.remove(entry.no);
+        let frame = self.push(Frame::Dropped { no: entry.no, id: entry.id });
+        self.dropping.lock().push((frame, entry.clone()));
+    }
+
+    /// Takes everything out of the catalog, one frame a shard; `under_lock` is called with each shard's number
+    /// while it is locked. Gives how many identities were visible.
+    pub fn clear(&self, mut under_lock: impl FnMut(usize)) -> u64 {
+        let mut count = 0;
+        for no in 0..SHARDS {
+            let mut guard = Guard { shard: self.shard(no).write(), cat: self };
+            count += guard.clear(no as u64);
+            under_lock(no);
+        }
+        self.buffer.wake();
+        count
+    }
+
+    /// What readers see of every identity in a shard, in order of place (dirty ones last).
+    pub fn walk(&self, no: usize) -> Vec<Seen> {
+        let shard = self.shard(no).read();
+        let mut seen: Vec<Seen> = Vec::with_capacity(shard.index.len());
+        let only_dirty =
+            shard.dirty.iter().filter(|(i, d)| d.newest.is_some() && shard.index.get(**i).is_none());
+        let idents = shard.index.iter().map(|(i, _)| i).chain(only_dirty.map(|(i, _)| *i));
+        for ident in idents {
+            match shard.find(self, ident) {
+                Found::Absent => {}
+                found => seen.push(Seen { ident, found }),
+            }
+        }
+        drop(shard);
+        seen.sort_by_key(|s| match &s.found {
+            Found::At(l) => l.place.to_bits(),
+            _ => u64::MAX,
+        });
+        seen
+    }
+
+    /// Which of a container's records the catalog points at.
+    pub fn live_in(&self, entry: &Entry, listed: Vec<Listed>) -> Vec<Listed> {
+        listed.into_iter().filter(|l| self.is_live(entry, l)).collect()
+    }
+
+    /// Whether the catalog points at this record.
+    pub fn is_live(&self, entry: &Entry, l: &Listed) -> bool {
+        let place = Place::new(entry.no, l.position);
+        place.is_some() && self.shard(Self::shard_of(l.ident)).read().index.get(l.ident) == place
+    }
+
+    /// The expiry in force of the record at a place, if it was changed since it was written.
+    pub fn changed_expiry(&self, ident: Ident, place: Place) -> Option<u64> {
+        let shard = self.shard(Self::shard_of(ident)).read();
+        (shard.index.get(ident) == Some(place)).then(|| shard.expiries.get(&ident).copied()).flatten()
+    }
+
+    /// Counts over all shards.
+    pub fn stats(&self) -> CatalogStats {
+        let mut s = CatalogStats::default();
+        for shard in &self.shards {
+            let shard = shard.read();
+            s.indexed += shard.index.len() as u64;
+            s.dirty += shard.dirty.values().filter(|d| d.newest.is_some()).count() as u64;
+            s.bytes += shard.index.bytes() as u64
+                + (shard.dirty.capacity() * 64
+                    + shard.expiries.capacity() * 18
+                    + shard.hidden.capacity() * 48) as u64;
+        }
+        if let Some(j) = &self.journal {
+            s.queued_frames = j.queued() as u64;
+            s.journal_written = j.written();
+            s.journal_len = j.len();
+        }
+        s.checkpoints = *self.checkpointing.lock();
+        s
+    }
+
+    /// Housekeeping, about once a second: sets the disk reserve aside again.
+    pub fn maintain(&self) {
+        if let Some(journal) = &self.journal {
+            journal.restore_reserve();
+        }
+    }
+
+    /// Frames queued and not yet written.
+    pub fn queued_frames(&self) -> usize {
+        self.journal.as_ref().map_or(0, Journal::queued)
+    }
+
+    /// Bytes in one copy of the newest journal file.
+    pub fn journal_len(&self) -> u64 {
+        self.journal.as_ref().map_or(0, Journal::len)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,413 @@
+//! One shard of the catalog and what can be done to it under its lock.
+//!
+//! Invariants:
+//! - every change of the durable place (`index`) queues its frame in the same section;
+//! - a version is taken under the lock of the key's shard;
+//! - live counts of containers follow `index`, change by change.
+
+use super::dirty::{Dirty, DirtyValue};
+use super::frame::Frame;
+use super::index::{IdentMap, Index};
+use super::{Catalog, Outcome};
+use crate::container::Entry;
+use crate::ident::Ident;
+use crate::types::{ContentType, Place, Version};
+use bytes::Bytes;
+use parking_lot::RwLockWriteGuard;
+use std::sync::Arc;
+
+/// The state of one shard.
+#[derive(Debug, Default)]
+pub(crate) struct Shard {
+    pub(crate) index: Index,
+    pub(crate) dirty: IdentMap<Dirty>,
+    /// Writes that are not visible before they are durable (`Persistence::Always`).
+    pub(crate) hidden: IdentMap<Hidden>,
+    /// Expiries changed since the record was written; valid for the place in the index.
+    pub(crate) expiries: IdentMap<u64>,
+    /// The newest frame about this shard.
+    pub(crate) last_frame: u64,
+}
+
+/// A write on its way to stable storage, and what readers see until it is there.
+#[derive(Debug, Clone)]
+pub(crate) struct Hidden {
+    pub(crate) beneath: Option<Located>,
+    pub(crate) outcome: Arc<Outcome>,
+    pub(crate) version: Version,
+}
+
+/// The live copy of an identity on disk, with its container held.
+#[derive(Debug, Clone)]
+pub struct Located {
+    /// Where.
+    pub place: Place,
+    /// The container, so that the place stays what it is.
+    pub entry: Arc<Entry>,
+    /// The expiry in force, where it was changed after the record was written.
+    pub expires_at: Option<u64>,
+}
+
+/// What the catalog knows of an identity.
+#[derive(Debug, Clone)]
+pub enum Found {
+    /// Nothing.
+    Absent,
+    /// A value that is not on disk yet.
+    Dirty(Arc<DirtyValue>),
+    /// A record on disk.
+    At(Located),
+}
+
+/// What a removal took away.
+#[derive(Debug)]
+pub struct Taken {
+    /// What readers saw before.
+    pub found: Found,
+    /// The version of the removal.
+    pub version: Version,
+    /// The frame that records it, if anything was on disk.
+    pub frame: Option<u64>,
+}
+
+/// What is to be put.
+#[derive(Debug)]
+pub struct NewValue {
+    /// The full key.
+    pub key: Bytes,
+    /// The value.
+    pub value: Bytes,
+    /// Never `Auto`.
+    pub content_type: ContentType,
+    /// Milliseconds since the epoch; 0 means never.
+    pub expires_at: u64,
+}
+
+impl Shard {
+    pub(crate) fn locate(&self, cat: &Catalog, ident: Ident) -> Option<Located> {
+        let place = self.index.get(ident)?;
+        let entry = cat.containers.get(place.container())?;
+        Some(Located { place, entry, expires_at: self.expiries.get(&ident).copied() })
+    }
+
+    /// What readers see.
+    pub(crate) fn find(&self, cat: &Catalog, ident: Ident) -> Found {
+        if !self.hidden.is_empty()
+            && let Some(h) = self.hidden.get(&ident)
+        {
+            return h.beneath.clone().map_or(Found::Absent, Found::At);
+        }
+        if let Some(value) = self.dirty.get(&ident).and_then(|d| d.newest.as_ref()) {
+            return Found::Dirty(value.clone());
+        }
+        self.locate(cat, ident).map_or(Found::Absent, Found::At)
+    }
+}
+
+/// A shard, locked for writing.
+#[derive(Debug)]
+pub struct Guard<'a> {
+    pub(crate) shard: RwLockWriteGuard<'a, Shard>,
+    pub(crate) cat: &'a Catalog,
+}
+
+impl Guard<'_> {
+    /// What readers see of an identity.
+    pub fn find(&self, ident: Ident) -> Found {
+        self.shard.find(self.cat, ident)
+    }
+
+    /// The outcome that later writes of this identity have to wait for, if one is under way.
+    pub fn pending(&self, ident: Ident) -> Option<Arc<Outcome>> {
+        self.shard.hidden.get(&ident).map(|h| h.outcome.clone())
+    }
+
+    /// Takes a version without writing anything (a store without disks).
+    pub fn version(&self) -> Version {
+        self.cat.next_version()
+    }
+
+    /// Puts a dirty value, visible at once. `queue` says whether it is to be written soon; if not, it waits for
+    /// [`Catalog::enqueue`].
+    pub fn put(&mut self, ident: Ident, new: NewValue, queue: bool) -> Arc<DirtyValue> {
+        let version = self.cat.next_version();
+        let value = Arc::new(self.cat.dirty_value(new, version));
+        let now = self.cat.now();
+        let dirty = self.shard.dirty.entry(ident).or_default();
+        dirty.newest = Some(value.clone());
+        if queue || dirty.queued {
+            value.charge();
+            if !dirty.queued {
+                dirty.queued = true;
+                self.cat.buffer.push(ident, now);
+            }
+        }
+        value
+    }
+
+    /// Puts a value that stays hidden until [`Guard::settle_hidden`]. The caller has checked
+    /// [`pending`](Self::pending).
+    pub fn put_hidden(&mut self, ident: Ident, new: NewValue) -> (Arc<DirtyValue>, Arc<Outcome>) {
+        let beneath = self.shard.locate(self.cat, ident);
+        let value = self.put(ident, new, true);
+        let outcome = Arc::new(Outcome::default());
+        let hidden = Hidden { beneath, outcome: outcome.clone(), version: value.version };
+        self.shard.hidden.insert(ident, hidden);
+        (value, outcome)
+    }
+
+    /// Puts a value that its caller writes itself: visible at once, in flight from the start.
+    pub fn put_in_flight(&mut self, ident: Ident, new: NewValue) -> Arc<DirtyValue> {
+        let version = self.cat.next_version();
+        let value = Arc::new(self.cat.dirty_value(new, version));
+        let dirty = self.shard.dirty.entry(ident).or_default();
+        dirty.newest = Some(value.clone());
+        dirty.in_flight += 1;
+        dirty.flying = version;
+        value
+    }
+
+    /// Hides a write of [`put_in_flight`](Self::put_in_flight) or a removal until it is settled.
+    pub fn hide(&mut self, ident: Ident, beneath: Option<Located>, version: Version) -> Arc<Outcome> {
+        let outcome = Arc::new(Outcome::default());
+        self.shard.hidden.insert(ident, Hidden { beneath, outcome: outcome.clone(), version });
+        outcome
+    }
+
+    /// What is on disk beneath anything dirty.
+    pub fn durable(&self, ident: Ident) -> Option<Located> {
+        self.shard.locate(self.cat, ident)
+    }
+
+    /// Makes a hidden write visible, if it is still the one under way; gives the value it made visible.
+    pub fn reveal(&mut self, ident: Ident, version: Version) -> bool {
+        match self.shard.hidden.get(&ident) {
+            Some(h) if h.version == version => {
+                self.shard.hidden.remove(&ident);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Withdraws a hidden write that failed: readers go on seeing what was beneath it.
+    pub fn withdraw(&mut self, ident: Ident, version: Version) {
+        let Some(h) = self.shard.hidden.get(&ident) else { return };
+        if h.version != version {
+            return;
+        }
+        let beneath = h.beneath.clone();
+        self.shard.hidden.remove(&ident);
+        if let Some(d) = self.shard.dirty.get_mut(&ident) {
+            if d.newest.as_ref().is_some_and(|v| v.version == version) {
+                d.newest = None;
+            }
+            // A batch of it that still comes back is garbage.
+            d.last_frame = d.last_frame.max(Version(version.0 + 1));
+        }
+        let now_at = self.shard.index.get(ident);
+        if now_at != beneath.as_ref().map(|b| b.place) {
+            match beneath {
+                Some(b) => {
+                    let expires_at = b.expires_at.unwrap_or(0);
+                    self.point(ident, version, b.place, expires_at);
+                    if let Some(ms) = b.expires_at {
+                        self.set_durable_expiry(ident, version, ms);
+                    }
+                }
+                None => {
+                    self.unpoint(ident, version);
+                }
+            }
+        }
+        self.tidy(ident);
+    }
+
+    fn tidy(&mut self, ident: Ident) {
+        if self.shard.dirty.get(&ident).is_some_and(|d| d.is_idle() && !d.queued) {
+            self.shard.dirty.remove(&ident);
+        }
+    }
+
+    fn frame(&mut self, frame: Frame) -> u64 {
+        let n = self.cat.push(frame);
+        self.shard.last_frame = n.max(self.shard.last_frame);
+        n
+    }
+
+    /// Points an identity at a place and queues the frame.
+    fn point(&mut self, ident: Ident, version: Version, place: Place, expires_at: u64) -> u64 {
+        let old = self.shard.index.insert(ident, place);
+        self.shard.expiries.remove(&ident);
+        self.cat.containers.add_live(place, 1);
+        if let Some(old) = old {
+            self.cat.containers.add_live(old, -1);
+        }
+        if let Some(entry) = self.cat.containers.get(place.container()) {
+            entry.note_expiry(expires_at);
+        }
+        self.frame(Frame::Put { ident, version, place, expires_at })
+    }
+
+    /// Takes an identity out of the index and queues the frame, if it is there.
+    fn unpoint(&mut self, ident: Ident, version: Version) -> Option<u64> {
+        let old = self.shard.index.remove(ident)?;
+        self.shard.expiries.remove(&ident);
+        self.cat.containers.add_live(old, -1);
+        Some(self.frame(Frame::Dead { ident, version }))
+    }
+
+    /// A batch that carried this value is durable at `place`. It becomes the durable place even if a newer value
+    /// waits; it is garbage if a later frame came first. Says which.
+    pub fn commit(&mut self, ident: Ident, value: &DirtyValue, place: Place) -> bool {
+        let Some(d) = self.shard.dirty.get_mut(&ident) else { return false };
+        d.in_flight = d.in_flight.saturating_sub(1);
+        let current = value.version > d.last_frame;
+        if current {
+            d.last_frame = value.version;
+            if d.newest.as_ref().is_some_and(|n| n.version == value.version) {
+                d.newest = None;
+            }
+            self.point(ident, value.version, place, value.expires_at);
+        }
+        self.tidy(ident);
+        current
+    }
+
+    /// A batch that carried this value failed: it goes back to the front of the queue, unless something newer
+    /// replaced it.
+    pub fn requeue(&mut self, ident: Ident, value: &DirtyValue, since: u64) {
+        let Some(d) = self.shard.dirty.get_mut(&ident) else { return };
+        d.in_flight = d.in_flight.saturating_sub(1);
+        if d.flying == value.version {
+            d.flying = Version(0);
+        }
+        if !d.queued && d.newest.as_ref().is_some_and(|n| n.version == value.version) {
+            d.queued = true;
+            self.cat.buffer.push_front(ident, since);
+        }
+        self.tidy(ident);
+    }
+
+    /// A value that its caller wrote itself could not be written: the key is as it was on disk.
+    pub fn abort(&mut self, ident: Ident, value: &DirtyValue) {
+        if let Some(d) = self.shard.dirty.get_mut(&ident) {
+            d.in_flight = d.in_flight.saturating_sub(1);
+            if d.newest.as_ref().is_some_and(|n| n.version == value.version) {
+                d.newest = None;
+            }
+        }
+        self.tidy(ident);
+    }
+
+    /// Removes an identity: from now on readers find nothing. Batches in flight come back as garbage.
+    pub fn remove(&mut self, ident: Ident) -> Taken {
+        let found = self.find(ident);
+        let version = self.cat.next_version();
+        if let Some(d) = self.shard.dirty.get_mut(&ident) {
+            d.newest = None;
+            d.last_frame = version;
+        }
+        let frame = self.unpoint(ident, version);
+        self.tidy(ident);
+        Taken { found, version, frame }
+    }
+
+    /// Kills the record at a place, if the identity still points there: it expired, was evicted, is damaged.
+    pub fn kill(&mut self, ident: Ident, place: Place) -> bool {
+        if self.shard.index.get(ident) != Some(place) {
+            return false;
+        }
+        let version = self.cat.next_version();
+        self.unpoint(ident, version).is_some()
+    }
+
+    /// Drops a dirty value that expired before it was written, if it is still the newest.
+    pub fn drop_dirty(&mut self, ident: Ident, version: Version) -> bool {
+        let now = self.cat.next_version();
+        let Some(d) = self.shard.dirty.get_mut(&ident) else { return false };
+        if d.newest.as_ref().is_none_or(|n| n.version != version) {
+            return false;
+        }
+        d.newest = None;
+        d.last_frame = now;
+        // What is beneath was overwritten before it expired; it is dead too.
+        self.unpoint(ident, now);
+        self.tidy(ident);
+        true
+    }
+
+    /// The end of a move: the record at `old` was copied to `new`, durably, with expiry `folded`. Fails if a put,
+    /// a removal or another move came first; then the copy is garbage.
+    pub fn swap(&mut self, ident: Ident, old: Place, new: Place, version: Version, folded: u64) -> bool {
+        if self.shard.index.get(ident) != Some(old) {
+            return false;
+        }
+        let changed = self.shard.expiries.get(&ident).copied().filter(|ms| *ms != folded);
+        self.point(ident, version, new, folded);
+        if let Some(ms) = changed {
+            self.set_durable_expiry(ident, version, ms);
+        }
+        if let Some(h) = self.shard.hidden.get_mut(&ident)
+            && h.beneath.as_ref().is_some_and(|b| b.place == old)
+            && let Some(entry) = self.cat.containers.get(new.container())
+        {
+            h.beneath = Some(Located { place: new, entry, expires_at: changed });
+        }
+        true
+    }
+
+    /// Changes the expiry of what is visible (0: never). Gives the new version, or `None` if nothing is there.
+    pub fn set_expiry(&mut self, ident: Ident, expires_at: u64) -> Option<Version> {
+        if let Some(d) = self.shard.dirty.get(&ident)
+            && let Some(n) = d.newest.clone()
+        {
+            let new = NewValue {
+                key: n.key.clone(),
+                value: n.value.clone(),
+                content_type: n.content_type,
+                expires_at,
+            };
+            let queue = d.queued || d.in_flight > 0;
+            return Some(self.put(ident, new, queue).version);
+        }
+        let place = self.shard.index.get(ident)?;
+        let version = self.cat.next_version();
+        self.set_durable_expiry(ident, version, expires_at);
+        debug_assert_eq!(self.shard.index.get(ident), Some(place));
+        Some(version)
+    }
+
+    fn set_durable_expiry(&mut self, ident: Ident, version: Version, expires_at: u64) {
+        let Some(place) = self.shard.index.get(ident) else { return };
+        self.shard.expiries.insert(ident, expires_at);
+        if let Some(entry) = self.cat.containers.get(place.container()) {
+            entry.note_expiry(expires_at);
+        }
+        self.frame(Frame::Expire { ident, version, place, expires_at });
+    }
+
+    /// Removes everything in the shard with one frame; gives how many identities were visible.
+    pub(crate) fn clear(&mut self, shard_no: u64) -> u64 {
+        let version = self.cat.next_version();
+        let mut count = 0;
+        let index = self.shard.index.take();
+        for (_, place) in index.iter() {
+            self.cat.containers.add_live(place, -1);
+            count += 1;
+        }
+        let mut only_dirty = 0;
+        for (ident, d) in &mut self.shard.dirty {
+            if d.newest.take().is_some() && index.get(*ident).is_none() {
+                only_dirty += 1;
+            }
+            d.last_frame = version;
+        }
+        self.shard.dirty.retain(|_, d| !d.is_idle() || d.queued);
+        self.shard.expiries.clear();
+        if count > 0 {
+            self.frame(Frame::Clear { shard: shard_no, version });
+        }
+        count + only_dirty
+    }
+}
