@@ -238,6 +238,12 @@ impl Catalog {
         self.shard(Self::shard_of(ident)).read().find(self, ident)
     }
 
+    /// Calls `f` with what readers see of an identity, while nobody can change it.
+    pub fn with<R>(&self, ident: Ident, f: impl FnOnce(Found) -> R) -> R {
+        let shard = self.shard(Self::shard_of(ident)).read();
+        f(shard.find(self, ident))
+    }
+
     pub(crate) fn next_version(&self) -> Version {
         Version(self.next_version.fetch_add(1, Ordering::Relaxed))
     }
@@ -385,13 +391,14 @@ impl Catalog {
     }
 
     /// Takes everything out of the catalog, one frame a shard; `under_lock` is called with each shard's number
-    /// while it is locked. Gives how many identities were visible.
-    pub fn clear(&self, mut under_lock: impl FnMut(usize)) -> u64 {
+    /// and the identities that went, while the shard is locked. Gives how many identities were visible.
+    pub fn clear(&self, mut under_lock: impl FnMut(usize, &[Ident])) -> u64 {
         let mut count = 0;
         for no in 0..SHARDS {
             let mut guard = Guard { shard: self.shard(no).write(), cat: self };
-            count += guard.clear(no as u64);
-            under_lock(no);
+            let gone = guard.clear(no as u64);
+            under_lock(no, &gone);
+            count += gone.len() as u64;
         }
         self.buffer.wake();
         count

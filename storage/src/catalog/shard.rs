@@ -387,27 +387,27 @@ impl Guard<'_> {
         self.frame(Frame::Expire { ident, version, place, expires_at });
     }
 
-    /// Removes everything in the shard with one frame; gives how many identities were visible.
-    pub(crate) fn clear(&mut self, shard_no: u64) -> u64 {
+    /// Removes everything in the shard with one frame; gives the identities that were visible.
+    pub(crate) fn clear(&mut self, shard_no: u64) -> Vec<Ident> {
         let version = self.cat.next_version();
-        let mut count = 0;
         let index = self.shard.index.take();
-        for (_, place) in index.iter() {
+        let mut gone = Vec::with_capacity(index.len());
+        for (ident, place) in index.iter() {
             self.cat.containers.add_live(place, -1);
-            count += 1;
+            gone.push(ident);
         }
-        let mut only_dirty = 0;
+        let on_disk = gone.len();
         for (ident, d) in &mut self.shard.dirty {
             if d.newest.take().is_some() && index.get(*ident).is_none() {
-                only_dirty += 1;
+                gone.push(*ident);
             }
             d.last_frame = version;
         }
         self.shard.dirty.retain(|_, d| !d.is_idle() || d.queued);
         self.shard.expiries.clear();
-        if count > 0 {
+        if on_disk > 0 {
             self.frame(Frame::Clear { shard: shard_no, version });
         }
-        count + only_dirty
+        gone
     }
 }
