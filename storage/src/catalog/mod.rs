@@ -32,7 +32,7 @@ use crate::clock::EngineClock;
 use crate::container::{Containers, Entry, Listed};
 use crate::error::{Error, Result};
 use crate::ident::Ident;
-use crate::types::{Place, Version};
+use crate::types::{ContainerNo, Place, Version};
 use crate::vfs::Vfs;
 use frame::Frame;
 use journal::Journal;
@@ -100,6 +100,8 @@ pub struct CatalogStats {
     pub indexed: u64,
     /// Identities whose newest value is not on disk yet.
     pub dirty: u64,
+    /// Of these, identities with nothing on disk.
+    pub only_dirty: u64,
     /// Bytes of RAM that index and side tables take, roughly.
     pub bytes: u64,
     /// Frames queued and not yet written.
@@ -442,13 +444,30 @@ impl Catalog {
         (shard.index.get(ident) == Some(place)).then(|| shard.expiries.get(&ident).copied()).flatten()
     }
 
+    /// Identities with a record on disk.
+    pub fn indexed(&self) -> u64 {
+        self.shards.iter().map(|s| s.read().index.len() as u64).sum()
+    }
+
+    /// Everything that points into a container: what reclaim looks at when a listing lacks something.
+    pub fn pointing_at(&self, no: ContainerNo) -> Vec<(Ident, Place)> {
+        let mut out = Vec::new();
+        for shard in &self.shards {
+            out.extend(shard.read().index.iter().filter(|(_, p)| p.container() == no));
+        }
+        out
+    }
+
     /// Counts over all shards.
     pub fn stats(&self) -> CatalogStats {
         let mut s = CatalogStats::default();
         for shard in &self.shards {
             let shard = shard.read();
             s.indexed += shard.index.len() as u64;
-            s.dirty += shard.dirty.values().filter(|d| d.newest.is_some()).count() as u64;
+            for (ident, _) in shard.dirty.iter().filter(|(_, d)| d.newest.is_some()) {
+                s.dirty += 1;
+                s.only_dirty += u64::from(shard.index.get(*ident).is_none());
+            }
             s.bytes += shard.index.bytes() as u64
                 + (shard.dirty.capacity() * 64
                     + shard.expiries.capacity() * 18

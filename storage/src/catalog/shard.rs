@@ -156,15 +156,16 @@ impl Guard<'_> {
         (value, outcome)
     }
 
-    /// Puts a value that its caller writes itself: visible at once, in flight from the start.
-    pub fn put_in_flight(&mut self, ident: Ident, new: NewValue) -> Arc<DirtyValue> {
+    /// Puts a value that its caller writes itself: visible at once, in flight from the start. Also gives the value
+    /// that was the newest before and is not written yet, for [`abort`](Self::abort).
+    pub fn put_in_flight(&mut self, ident: Ident, new: NewValue) -> (Arc<DirtyValue>, Option<Arc<DirtyValue>>) {
         let version = self.cat.next_version();
         let value = Arc::new(self.cat.dirty_value(new, version));
         let dirty = self.shard.dirty.entry(ident).or_default();
-        dirty.newest = Some(value.clone());
+        let previous = dirty.newest.replace(value.clone());
         dirty.in_flight += 1;
         dirty.flying = version;
-        value
+        (value, previous)
     }
 
     /// Hides a write of [`put_in_flight`](Self::put_in_flight) or a removal until it is settled.
@@ -203,7 +204,7 @@ impl Guard<'_> {
                 d.newest = None;
             }
             // A batch of it that still comes back is garbage.
-            d.last_frame = d.last_frame.max(Version(version.0 + 1));
+            d.last_frame = d.last_frame.max(version);
         }
         let now_at = self.shard.index.get(ident);
         if now_at != beneath.as_ref().map(|b| b.place) {
@@ -289,12 +290,22 @@ impl Guard<'_> {
         self.tidy(ident);
     }
 
-    /// A value that its caller wrote itself could not be written: the key is as it was on disk.
-    pub fn abort(&mut self, ident: Ident, value: &DirtyValue) {
+    /// A value that its caller wrote itself could not be written: the one before it is the newest again, if it is
+    /// still to be written.
+    pub fn abort(&mut self, ident: Ident, value: &DirtyValue, previous: Option<Arc<DirtyValue>>) {
+        let now = self.cat.now();
         if let Some(d) = self.shard.dirty.get_mut(&ident) {
             d.in_flight = d.in_flight.saturating_sub(1);
             if d.newest.as_ref().is_some_and(|n| n.version == value.version) {
-                d.newest = None;
+                d.newest = previous.filter(|p| p.version > d.last_frame);
+                if let Some(p) = &d.newest {
+                    d.flying = Version(0);
+                    if !d.queued {
+                        p.charge();
+                        d.queued = true;
+                        self.cat.buffer.push(ident, now);
+                    }
+                }
             }
         }
         self.tidy(ident);
