@@ -1,0 +1,302 @@
+//! The write buffer's way to stable storage.
+//!
+//! One committer at a time takes the oldest dirty values, encodes them, appends them to the highest disk tier that
+//! can hold them (one sync), commits their places under the shards' locks, and syncs the journal. What a crash
+//! leaves after each step: nothing; garbage records; garbage records; the values.
+
+use super::Engine;
+use super::write::What;
+use crate::config::Persistence;
+use crate::error::{Error, Result};
+use crate::stats::Counters;
+use bytes::Bytes;
+use std::sync::Arc;
+use thermocline_storage::catalog::{Batch, DirtyValue, Flying};
+use thermocline_storage::codec::{self, Compression};
+use thermocline_storage::container::{DiskTier, Purpose, Written};
+use thermocline_storage::{Codec, ContentType, Error as StorageError, Ident, Item, Tier, record};
+
+/// Most items and bytes of one batch.
+const BATCH_ITEMS: usize = 65_536;
+const BATCH_BYTES: u64 = 16 << 20;
+
+/// How a step ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Committed {
+    /// Values taken from the write buffer.
+    pub(crate) taken: usize,
+    /// Of these, values that could not be written and wait again.
+    pub(crate) failed: usize,
+}
+
+impl Engine {
+    /// Writes one batch of dirty values, and syncs the journal.
+    pub(crate) fn commit_step(&self) -> Result<Committed> {
+        let _one = self.committing.lock();
+        self.commit_locked()
+    }
+
+    fn commit_locked(&self) -> Result<Committed> {
+        if !self.has_disk() {
+            return Ok(Committed { taken: 0, failed: 0 });
+        }
+        let flying = self.catalog.take_dirty(BATCH_ITEMS, BATCH_BYTES.min(self.settings.write_buffer / 2).max(1));
+        let taken = flying.len();
+        let (landed, failed) = self.write_batch(flying);
+        let synced = self.catalog.sync().map_err(Arc::new);
+        if let Err(e) = &synced {
+            Counters::bump(&self.counters.write_failures);
+            self.fail(e);
+        }
+        for f in &landed {
+            self.finish(f, &synced);
+        }
+        self.catalog.buffer.landed();
+        if synced.is_ok() && failed == 0 {
+            *self.last_failure.lock() = None;
+        }
+        synced?;
+        Ok(Committed { taken, failed })
+    }
+
+    /// Writes values to the tiers and commits their places; gives those that were committed, and how many were not.
+    fn write_batch(&self, flying: Vec<Flying>) -> (Vec<Flying>, usize) {
+        let mut landed = Vec::with_capacity(flying.len());
+        let mut failed = 0;
+        for (tier, group) in self.by_tier(flying) {
+            let Some(tier) = tier else {
+                failed += group.len();
+                continue;
+            };
+            let items = self.encode(tier, &group);
+            match self.append_down(tier.tier(), &items) {
+                Ok((written, _batch)) => {
+                    for (f, w) in group.iter().zip(written) {
+                        self.catalog.lock(f.ident).commit(f.ident, &f.value, w.place);
+                    }
+                    landed.extend(group);
+                }
+                Err(e) => {
+                    Counters::bump(&self.counters.write_failures);
+                    failed += group.len();
+                    self.give_back(group, &Arc::new(e));
+                }
+            }
+        }
+        (landed, failed)
+    }
+
+    /// The values in groups by the highest tier in service that can hold each.
+    fn by_tier(&self, flying: Vec<Flying>) -> Vec<(Option<&Arc<dyn DiskTier>>, Vec<Flying>)> {
+        let mut groups: Vec<(Option<&Arc<dyn DiskTier>>, Vec<Flying>)> = Vec::new();
+        for f in flying {
+            let size = record::size(f.value.key.len(), f.value.value.len());
+            let tier = self.tiers.iter().find(|t| t.max_record() >= size);
+            match groups.iter_mut().find(|(t, _)| t.map(|t| t.tier()) == tier.map(|t| t.tier())) {
+                Some((_, group)) => group.push(f),
+                None => groups.push((tier, vec![f])),
+            }
+        }
+        groups
+    }
+
+    /// How a tier compresses.
+    pub(super) fn compression(&self, tier: &Arc<dyn DiskTier>) -> Option<&Compression> {
+        let on = self.settings.compress.get(tier.tier() as usize).copied().unwrap_or(false);
+        on.then_some(&self.settings.compression)
+    }
+
+    fn encode(&self, tier: &Arc<dyn DiskTier>, group: &[Flying]) -> Vec<Item> {
+        let values: Vec<(ContentType, Bytes)> =
+            group.iter().map(|f| (f.value.content_type, f.value.value.clone())).collect();
+        let encoded = match self.compression(tier) {
+            Some(policy) => codec::encode_all(policy, values),
+            None => values.into_iter().map(|(_, v)| (Codec::None, v)).collect(),
+        };
+        group
+            .iter()
+            .zip(encoded)
+            .map(|(f, (codec, payload))| {
+                self.count_type(&f.value, payload.len());
+                item(f.ident, &f.value, codec, payload)
+            })
+            .collect()
+    }
+
+    fn count_type(&self, v: &DirtyValue, stored: usize) {
+        let c = self.counters.content(v.content_type);
+        Counters::bump(&c.items);
+        Counters::add(&c.original, v.value.len() as u64);
+        Counters::add(&c.stored, stored as u64);
+    }
+
+    /// Appends to a tier, making room if its limit is reached. The mark that comes with the places is held until
+    /// they are committed: no container that was written to is dropped before.
+    pub(super) fn append(
+        &self,
+        tier: &Arc<dyn DiskTier>,
+        items: &[Item],
+        purpose: Purpose,
+    ) -> Result<(Vec<Written>, Batch<'_>), StorageError> {
+        let needed: u64 = items.iter().map(|i| record::size(i.key.len(), i.payload.len())).sum();
+        let mut tries = 0;
+        loop {
+            let batch = self.catalog.batch();
+            match tier.write(items, purpose) {
+                Ok(written) => {
+                    let bytes = written.iter().map(|w| u64::from(w.bytes)).sum();
+                    Counters::add(&self.counters.tier(tier.tier()).written, bytes);
+                    return Ok((written, batch));
+                }
+                Err(e) if e.is_no_space() && tries < 64 => {
+                    drop(batch);
+                    tries += 1;
+                    if !self.make_room(tier.tier(), needed) {
+                        return Err(e);
+                    }
+                }
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Appends to this tier or, where it fails or is out of service, to the next below that takes the items.
+    fn append_down(&self, from: Tier, items: &[Item]) -> Result<(Vec<Written>, Batch<'_>), StorageError> {
+        let mut first = None;
+        for tier in self.tiers.iter().filter(|t| t.tier() >= from) {
+            match self.append(tier, items, Purpose::Write) {
+                Ok(done) => return Ok(done),
+                Err(e) => {
+                    let name = tier.tier();
+                    self.log.warn("append", || format!("the {name} tier does not take a batch: {e}"));
+                    first.get_or_insert(e);
+                }
+            }
+        }
+        Err(first.unwrap_or(StorageError::Busy("no tier takes writes")))
+    }
+
+    /// A batch failed: its values wait again, except those whose callers wait for the outcome.
+    fn give_back(&self, group: Vec<Flying>, e: &Arc<StorageError>) {
+        self.fail(e);
+        for f in group.into_iter().rev() {
+            let mut guard = self.catalog.lock(f.ident);
+            if self.settings.persistence == Persistence::Always
+                && let Some(outcome) = guard.pending(f.ident)
+            {
+                guard.withdraw(f.ident, f.value.version);
+                guard.requeue(f.ident, &f.value, f.since);
+                drop(guard);
+                outcome.set(Err(e.clone()));
+            } else {
+                guard.requeue(f.ident, &f.value, f.since);
+            }
+        }
+    }
+
+    fn fail(&self, e: &Arc<StorageError>) {
+        self.log.warn("commit", || format!("a batch of writes failed and is tried again: {e}"));
+        *self.last_failure.lock() = Some(Arc::new(Error::from(e.clone())));
+    }
+
+    /// After the journal was synced: hidden writes become visible, memory's copies clean.
+    fn finish(&self, f: &Flying, synced: &Result<(), Arc<StorageError>>) {
+        let mut out = Vec::new();
+        if self.settings.persistence == Persistence::Always {
+            let mut guard = self.catalog.lock(f.ident);
+            let outcome = guard.pending(f.ident);
+            match synced {
+                Ok(()) => {
+                    if guard.reveal(f.ident, f.value.version) {
+                        self.enter_value(f.ident, &f.value, &mut out);
+                    }
+                }
+                Err(_) => guard.withdraw(f.ident, f.value.version),
+            }
+            drop(guard);
+            if let Some(outcome) = outcome {
+                outcome.set(synced.clone());
+            }
+        }
+        self.let_go(out);
+        self.memory.set_clean(f.ident, f.value.version);
+    }
+
+    fn enter_value(&self, ident: Ident, v: &DirtyValue, out: &mut Vec<thermocline_storage::memory::Evicted>) {
+        let what = What { value: v.value.clone(), content_type: v.content_type, expires_at: v.expires_at };
+        if !self.enter(ident, &v.key, &what, v.version, false, false, out) {
+            self.memory.remove(ident);
+        }
+    }
+
+    /// Writes one large value on its caller's thread, down to the journal if that is what the persistence asks.
+    pub(super) fn write_large(&self, ident: Ident, v: &Arc<DirtyValue>) -> Result<(), Arc<StorageError>> {
+        let size = record::size(v.key.len(), v.value.len());
+        let tier = self.tiers.iter().find(|t| t.max_record() >= size).ok_or_else(|| {
+            Arc::new(StorageError::Busy("no tier in service can hold a value of this size"))
+        })?;
+        let (codec, payload) = match self.compression(tier) {
+            Some(policy) => codec::encode(policy, v.content_type, &v.value),
+            None => (Codec::None, v.value.clone()),
+        };
+        self.count_type(v, payload.len());
+        let items = [item(ident, v, codec, payload)];
+        let (written, batch) = self.append_down(tier.tier(), &items).map_err(|e| {
+            Counters::bump(&self.counters.write_failures);
+            Arc::new(e)
+        })?;
+        let place = written.first().map(|w| w.place);
+        if let Some(place) = place {
+            self.catalog.lock(ident).commit(ident, v, place);
+        }
+        drop(batch);
+        if self.settings.persistence == Persistence::Always {
+            self.catalog.sync().map_err(Arc::new)?;
+            let mut out = Vec::new();
+            let mut guard = self.catalog.lock(ident);
+            if guard.reveal(ident, v.version) {
+                self.enter_value(ident, v, &mut out);
+            }
+            drop(guard);
+            self.let_go(out);
+        }
+        Ok(())
+    }
+
+    /// When this returns, everything acknowledged before the call is on stable storage.
+    pub(crate) fn flush(&self) -> Result<()> {
+        if !self.has_disk() {
+            return Ok(());
+        }
+        let _one = self.committing.lock();
+        self.catalog.enqueue_all();
+        let mut left = self.catalog.buffer.queued();
+        loop {
+            let done = self.commit_locked()?;
+            if done.failed > 0 {
+                let cause = self.last_failure.lock().clone();
+                return Err(match cause {
+                    Some(e) => (*e).clone(),
+                    None => self.busy("values could not be written"),
+                });
+            }
+            left = left.saturating_sub(done.taken);
+            if left == 0 || done.taken == 0 {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn item(ident: Ident, v: &DirtyValue, codec: Codec, payload: Bytes) -> Item {
+    Item {
+        key: v.key.clone(),
+        ident,
+        version: v.version,
+        expires_at: v.expires_at,
+        content_type: v.content_type,
+        codec,
+        original_len: u32::try_from(v.value.len()).unwrap_or(u32::MAX),
+        payload,
+    }
+}

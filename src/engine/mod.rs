@@ -1,0 +1,208 @@
+//! The engine behind the cache handle: what all handles of one store share.
+//!
+//! Storage holds, finds, moves and drops; here is decided *what* and *when*. Each background job is a `step`, driven
+//! by the threads of [`threads`] or, one call at a time, by whoever runs the engine without them.
+//!
+//! | module | job |
+//! |---|---|
+//! | `open` | from configuration and directories to an engine |
+//! | `read` | get: memory, write buffer, disk; installing what was found |
+//! | `write` | put, remove, expiry: the foreground half |
+//! | `commit` | the write buffer's way to the highest disk tier |
+//! | `reclaim` | demotion, rewriting, dropping of containers |
+//! | `promote` | the way up |
+//! | `reap` | expiry |
+//! | `walk` | keys, prefix removal, clear, verify |
+
+mod commit;
+mod moves;
+mod open;
+mod promote;
+mod read;
+mod reap;
+mod reclaim;
+mod stats;
+mod threads;
+mod walk;
+mod write;
+
+pub(crate) use walk::Walk;
+pub use walk::{Damage, VerifyReport};
+pub(crate) use read::Got;
+pub(crate) use write::{Put, What};
+
+use crate::budget::Budget;
+use crate::config::Persistence;
+use crate::error::{Error, Result};
+use crate::events::{Event, EvictReason, Events, RateLimit};
+use crate::flight::Flights;
+use crate::heat::Heat;
+use crate::stats::Counters;
+use bytes::Bytes;
+use crossbeam::queue::ArrayQueue;
+use parking_lot::{Mutex, RwLock};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::time::Duration;
+use thermocline_storage::catalog::{Catalog, Found};
+use thermocline_storage::codec::Compression;
+use thermocline_storage::container::{DiskTier, Entry};
+use thermocline_storage::home::Home;
+use thermocline_storage::memory::{Evicted, MemoryTier};
+use thermocline_storage::types::MAX_KEY;
+use thermocline_storage::{Hasher, Ident, Place, Tier};
+use threads::Signal;
+
+/// What the engine needs of the configuration while it runs.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) persistence: Persistence,
+    pub(crate) write_buffer: u64,
+    pub(crate) write_stall: Duration,
+    pub(crate) max_value: u64,
+    pub(crate) default_ttl_ms: Option<u64>,
+    pub(crate) batch_items: usize,
+    pub(crate) migration_rate: Option<u64>,
+    pub(crate) erase_after_ms: u64,
+    pub(crate) reap_interval: Duration,
+    pub(crate) checkpoint_bytes: u64,
+    /// By tier number: whether it compresses.
+    pub(crate) compress: [bool; 4],
+    pub(crate) compression: Compression,
+    pub(crate) pack_size: u64,
+}
+
+/// One store, open.
+pub(crate) struct Engine {
+    pub(crate) hasher: Hasher,
+    pub(crate) memory: MemoryTier,
+    pub(crate) catalog: Catalog,
+    /// The disk tiers, hottest first.
+    pub(crate) tiers: Vec<Arc<dyn DiskTier>>,
+    pub(crate) heat: Arc<Heat>,
+    pub(crate) events: Arc<Events>,
+    pub(crate) budget: Budget,
+    pub(crate) flights: Arc<Flights>,
+    pub(crate) counters: Counters,
+    pub(crate) settings: Settings,
+    pub(crate) log: RateLimit,
+    closed: AtomicBool,
+    /// Signals of the background threads, in the order writer, mover, janitor.
+    signals: [Signal; 3],
+    handles: Mutex<Vec<std::thread::JoinHandle<()>>>,
+    has_threads: AtomicBool,
+    /// One committer at a time.
+    committing: Mutex<()>,
+    /// The last failure of a commit, told to callers who wait in vain.
+    last_failure: Mutex<Option<Arc<Error>>>,
+    /// One reclaim a tier at a time, by tier number.
+    reclaiming: [Mutex<reclaim::State>; 4],
+    /// The heat from which an item is worth keeping on (or bringing to) the highest disk tier.
+    bar: AtomicU32,
+    promotions: ArrayQueue<(Ident, Place)>,
+    /// Bytes that background moves may still move, and when it was last filled up.
+    throttle: Mutex<moves::Throttle>,
+    /// Taken shared by everything that uses the store, exclusively by close.
+    open: RwLock<()>,
+    /// When the store was opened, on the engine's clock.
+    opened_ms: u64,
+    /// Keeps the directories locked; taken at close.
+    home: Mutex<Option<Home>>,
+    /// When each container was first seen with dead records (for `erase_after`).
+    first_dead: Mutex<HashMap<u64, u64>>,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("tiers", &self.tiers.len()).finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// The identity of a key that may be one.
+    pub(crate) fn ident(&self, key: &[u8]) -> Result<Ident> {
+        if key.is_empty() || key.len() > MAX_KEY {
+            return Err(Error::BadKey { len: key.len() });
+        }
+        if self.closed.load(std::sync::atomic::Ordering::Acquire) {
+            return Err(Error::Closed);
+        }
+        Ok(self.hasher.ident(key))
+    }
+
+    pub(crate) fn now(&self) -> u64 {
+        self.catalog.now()
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(std::sync::atomic::Ordering::Acquire)
+    }
+
+    /// The disk tier of this kind.
+    pub(crate) fn tier(&self, tier: Tier) -> Option<&Arc<dyn DiskTier>> {
+        self.tiers.iter().find(|t| t.tier() == tier)
+    }
+
+    /// The highest disk tier: where writes go.
+    pub(crate) fn top(&self) -> Option<&Arc<dyn DiskTier>> {
+        self.tiers.first()
+    }
+
+    /// The disk tier below another.
+    pub(crate) fn below(&self, tier: Tier) -> Option<&Arc<dyn DiskTier>> {
+        self.tiers.iter().find(|t| t.tier() > tier)
+    }
+
+    pub(crate) fn has_disk(&self) -> bool {
+        !self.tiers.is_empty()
+    }
+
+    /// Deals with what the memory tier let go. Called without any shard's lock.
+    pub(crate) fn let_go(&self, evicted: Vec<Evicted>) {
+        for e in evicted {
+            if self.has_disk() {
+                if e.dirty {
+                    // Written on eviction, or already on its way.
+                    self.catalog.enqueue(e.ident);
+                    self.signals[0].wake_soon();
+                }
+                continue;
+            }
+            let counter = match e.reason {
+                thermocline_storage::memory::Reason::Expired => &self.counters.expired,
+                _ => &self.counters.evicted,
+            };
+            Counters::bump(counter);
+            let key: Bytes = e.key;
+            self.events.emit(|| match e.reason {
+                thermocline_storage::memory::Reason::Expired => {
+                    Event::Expired { key: Some(key), tier: Tier::Memory }
+                }
+                _ => Event::Evicted { key: Some(key), tier: Tier::Memory, reason: EvictReason::Full },
+            });
+        }
+    }
+
+    /// A record failed verification: it is dead, and its bytes go to the quarantine.
+    pub(crate) fn condemn(&self, ident: Ident, place: Place, entry: &Arc<Entry>, why: &str, key: Option<Bytes>) {
+        {
+            let mut guard = self.catalog.lock(ident);
+            if !guard.kill(ident, place) {
+                return; // moved, overwritten or removed in the meantime: nobody was to read it any more
+            }
+            // Memory holds only what the catalog knows.
+            if matches!(guard.find(ident), Found::Absent) {
+                self.memory.remove(ident);
+            }
+        }
+        Counters::bump(&self.counters.damaged);
+        self.log.warn("damage", || format!("a record of the {} tier is damaged and dead: {why}", entry.tier));
+        if let Some(tier) = self.tier(entry.tier) {
+            tier.quarantine_record(entry, place.position(), why);
+        }
+        let (tier, why) = (entry.tier, why.to_owned());
+        let path = entry.container.raw(place.position()).map(|r| r.path).unwrap_or_default();
+        self.events.emit(|| Event::Quarantined { tier, path, why, key });
+    }
+}

@@ -1,0 +1,300 @@
+//! The one move protocol: copy a record to its new container, durably, then swap the durable place from old to new.
+//!
+//! If a put, a removal or another move came first, the swap fails and the copy is garbage. A crash before the swap's
+//! frame is synced leaves the old record live; one after it, the new.
+
+use super::Engine;
+use super::read::expired;
+use crate::error::Result;
+use crate::events::{EvictReason, Event};
+use crate::stats::Counters;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use thermocline_storage::catalog::{Found, Located};
+use thermocline_storage::container::{DiskTier, Entry, Listed, Purpose};
+use thermocline_storage::{Error as StorageError, Ident, Item, Place, Tier};
+
+/// Bytes that are read and written at a time by a move to a tier that appends.
+const CHUNK: u64 = 4 << 20;
+
+/// The brake on background moves: a bucket of bytes that fills up at the configured rate.
+#[derive(Debug)]
+pub(super) struct Throttle {
+    bytes: f64,
+    since: Instant,
+}
+
+impl Default for Throttle {
+    fn default() -> Self {
+        Throttle { bytes: 0.0, since: Instant::now() }
+    }
+}
+
+/// One live record to be moved.
+#[derive(Debug, Clone)]
+pub(super) struct Mover {
+    pub(super) entry: Arc<Entry>,
+    pub(super) listed: Listed,
+}
+
+/// What became of the records of a move.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Moved {
+    pub(super) items: u64,
+    pub(super) bytes: u64,
+}
+
+impl Engine {
+    /// Waits until the rate allows so many bytes more. Urgent moves, for which callers wait, are not held up.
+    fn pace(&self, bytes: u64, urgent: bool) {
+        let Some(rate) = self.settings.migration_rate.filter(|_| !urgent) else { return };
+        let rate = rate.max(1) as f64;
+        loop {
+            let wait = {
+                let mut t = self.throttle.lock();
+                let now = Instant::now();
+                // At most a second's worth is saved up.
+                t.bytes = (t.bytes + rate * now.duration_since(t.since).as_secs_f64()).min(rate);
+                t.since = now;
+                if t.bytes >= 0.0 {
+                    t.bytes -= bytes as f64;
+                    return;
+                }
+                -t.bytes / rate
+            };
+            if self.is_closed() {
+                return;
+            }
+            std::thread::sleep(Duration::from_secs_f64(wait.clamp(0.001, 0.2)));
+        }
+    }
+
+    /// Moves records to a tier, in batches. Damaged and expired ones die on the way. Stops at the first batch that
+    /// the tier does not take.
+    pub(super) fn relocate(
+        &self,
+        movers: &[Mover],
+        to: &Arc<dyn DiskTier>,
+        purpose: Purpose,
+        urgent: bool,
+    ) -> Result<Moved, StorageError> {
+        let (most_items, most_bytes) = match to.tier() {
+            // A pack is written whole, so it is filled.
+            Tier::Cold => (usize::MAX, self.settings.pack_size),
+            _ => (self.settings.batch_items.max(1), CHUNK),
+        };
+        let mut moved = Moved::default();
+        let mut rest = movers;
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let count = rest
+                .iter()
+                .take(most_items)
+                .take_while(|m| {
+                    let first = bytes == 0;
+                    bytes += u64::from(m.listed.bytes);
+                    first || bytes <= most_bytes
+                })
+                .count()
+                .max(1);
+            let (chunk, later) = rest.split_at_checked(count).unwrap_or((rest, &[]));
+            rest = later;
+            self.pace(bytes, urgent);
+            let done = self.move_chunk(chunk, to, purpose)?;
+            moved.items += done.items;
+            moved.bytes += done.bytes;
+            if self.is_closed() && !urgent {
+                break;
+            }
+        }
+        Ok(moved)
+    }
+
+    fn move_chunk(
+        &self,
+        chunk: &[Mover],
+        to: &Arc<dyn DiskTier>,
+        purpose: Purpose,
+    ) -> Result<Moved, StorageError> {
+        let mut items = Vec::with_capacity(chunk.len());
+        let mut origins = Vec::with_capacity(chunk.len());
+        for m in chunk {
+            if let Some((item, at)) = self.fetch(m)? {
+                items.push(item);
+                origins.push(at);
+            }
+        }
+        if items.is_empty() {
+            return Ok(Moved::default());
+        }
+        let (written, _batch) = self.append(to, &items, purpose)?;
+        let mut moved = Moved::default();
+        for ((item, at), w) in items.iter().zip(&origins).zip(&written) {
+            let swapped =
+                self.catalog.lock(item.ident).swap(item.ident, at.place, w.place, item.version, item.expires_at);
+            if swapped {
+                moved.items += 1;
+                moved.bytes += u64::from(w.bytes);
+                self.tell_move(item, at.entry.tier, to.tier());
+            }
+        }
+        Counters::add(&self.counters.moved_bytes, moved.bytes);
+        Ok(moved)
+    }
+
+    fn tell_move(&self, item: &Item, from: Tier, to: Tier) {
+        let key = Some(item.key.clone());
+        if to > from {
+            Counters::bump(&self.counters.tier(to).demoted);
+            self.events.emit(|| Event::Demoted { key, from, to });
+        } else if to < from {
+            Counters::bump(&self.counters.tier(to).promoted);
+            self.events.emit(|| Event::Promoted { key, from, to });
+        }
+    }
+
+    /// Reads a record that is to be moved, with the expiry in force folded in; `None` if it is not to be moved any
+    /// more. An error if it cannot be reached: the container stays as it is.
+    pub(super) fn fetch(&self, m: &Mover) -> Result<Option<(Item, Located)>, StorageError> {
+        let ident = m.listed.ident;
+        let Some(place) = Place::new(m.entry.no, m.listed.position) else { return Ok(None) };
+        let Some(at) = self.catalog.lock(ident).durable(ident).filter(|at| at.place == place) else {
+            return Ok(None);
+        };
+        match m.entry.container.read(place.position()) {
+            Ok(mut item) => {
+                if item.ident != ident {
+                    self.condemn(ident, place, &m.entry, "the record is of another identity", None);
+                    return Ok(None);
+                }
+                item.expires_at = at.expires_at.unwrap_or(item.expires_at);
+                if expired(item.expires_at, self.now()) {
+                    self.expire_at(ident, &at, Some(item.key));
+                    return Ok(None);
+                }
+                Ok(Some((item, at)))
+            }
+            Err(e) if e.is_corrupt() => {
+                self.condemn(ident, place, &m.entry, &e.to_string(), None);
+                Ok(None)
+            }
+            Err(StorageError::Gone(_)) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Drops records for good, each with an event.
+    pub(super) fn evict(&self, movers: &[Mover], reason: EvictReason) -> u64 {
+        let mut count = 0;
+        for m in movers {
+            let Some(place) = Place::new(m.entry.no, m.listed.position) else { continue };
+            let key = m.entry.container.head(place.position()).ok().map(|h| h.key);
+            let mut guard = self.catalog.lock(m.listed.ident);
+            if !guard.kill(m.listed.ident, place) {
+                continue;
+            }
+            if matches!(guard.find(m.listed.ident), Found::Absent) {
+                self.memory.remove(m.listed.ident);
+            }
+            drop(guard);
+            count += 1;
+            let tier = m.entry.tier;
+            Counters::bump(&self.counters.evicted);
+            Counters::bump(&self.counters.tier(tier).evicted);
+            self.events.emit(|| Event::Evicted { key, tier, reason });
+        }
+        count
+    }
+
+    /// Moves one key's record to a tier, if it is not there; says whether it moved.
+    pub(crate) fn move_key(&self, ident: Ident, key: &[u8], to: Tier) -> Result<bool> {
+        let tier = self.tier(to).ok_or(crate::Error::NoSuchTier(to))?;
+        for _ in 0..16 {
+            let Some(at) = self.on_disk(ident, key)? else { return Ok(false) };
+            if at.entry.tier == to {
+                return Ok(false);
+            }
+            let listed = Listed {
+                position: at.place.position(),
+                ident,
+                version: thermocline_storage::Version(0),
+                expires_at: 0,
+                bytes: 0,
+            };
+            let mover = Mover { entry: at.entry.clone(), listed };
+            if self.relocate(&[mover], tier, Purpose::Write, true)?.items > 0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Where a live key's record stands on disk, after writing it there if it was dirty.
+    fn on_disk(&self, ident: Ident, key: &[u8]) -> Result<Option<Located>> {
+        loop {
+            let found = self.catalog.find(ident);
+            match self.judge(ident, key, &found)? {
+                super::read::Judged::Moved => continue,
+                super::read::Judged::Live(_) => {}
+                _ => return Ok(None),
+            }
+            match found {
+                Found::At(at) => return Ok(Some(at)),
+                Found::Dirty(_) => self.flush()?,
+                Found::Absent => return Ok(None),
+            }
+        }
+    }
+
+    /// Moves a key down to a tier, out of memory included; says whether anything changed.
+    pub(crate) fn demote(&self, key: &[u8], to: Tier) -> Result<bool> {
+        let ident = self.ident(key)?;
+        let _open = self.open.read();
+        if to == Tier::Memory || self.known(ident, key)?.is_none() {
+            return Ok(false);
+        }
+        let target = self.tier(to).ok_or(crate::Error::NoSuchTier(to))?.tier();
+        let mut changed = false;
+        if let Some(at) = self.on_disk(ident, key)?
+            && at.entry.tier < target
+        {
+            changed = self.move_key(ident, key, target)?;
+        }
+        // A value put in the meantime is dirty and stays.
+        let guard = self.catalog.lock(ident);
+        if matches!(guard.find(ident), Found::At(_)) {
+            changed |= self.memory.remove(ident).is_some();
+        }
+        Ok(changed)
+    }
+
+    /// Moves a key up to a tier; says whether anything changed.
+    pub(crate) fn promote(&self, key: &[u8], to: Tier) -> Result<bool> {
+        let ident = self.ident(key)?;
+        let _open = self.open.read();
+        if to == Tier::Memory {
+            let found = self.catalog.find(ident);
+            if self.memory.peek(ident, key, self.now()).is_some() {
+                return Ok(false);
+            }
+            let Found::At(at) = found else { return Ok(false) };
+            return match self.read_for(ident, key, &at)? {
+                Some(got) => {
+                    let entered = self.install(ident, key, &got, &at, true);
+                    if entered {
+                        Counters::bump(&self.counters.tier(Tier::Memory).promoted);
+                        let (key, from) = (Some(bytes::Bytes::copy_from_slice(key)), at.entry.tier);
+                        self.events.emit(|| Event::Promoted { key, from, to });
+                    }
+                    Ok(entered)
+                }
+                None => Ok(false),
+            };
+        }
+        let target = self.tier(to).ok_or(crate::Error::NoSuchTier(to))?.tier();
+        match self.on_disk(ident, key)? {
+            Some(at) if at.entry.tier > target => self.move_key(ident, key, target),
+            _ => Ok(false),
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! Reading: memory, then the write buffer, then the disk tier that the catalog names.
+//!
+//! Invariants:
+//! - the full key is compared and the checksum verified before a byte is returned;
+//! - what is found on disk enters memory only if, under the shard's lock, the catalog still names the same place:
+//!   a place is never reused while its container is held, so that comparison is the ticket;
+//! - bytes that fail verification kill the entry; bytes that cannot be reached leave it, and count as absent.
+
+use super::Engine;
+use crate::error::Result;
+use crate::events::Event;
+use crate::stats::Counters;
+use bytes::Bytes;
+use thermocline_storage::catalog::{DirtyValue, Found, Located};
+use thermocline_storage::codec;
+use thermocline_storage::memory::{Hit, Lookup, NewEntry};
+use thermocline_storage::{ContentType, Error as StorageError, Ident, Item, Tier, Version};
+
+/// How often a lookup follows a record that moves under it before it gives up.
+const FOLLOW: usize = 64;
+
+/// What a read found.
+#[derive(Debug, Clone)]
+pub(crate) struct Got {
+    pub(crate) value: Bytes,
+    pub(crate) content_type: ContentType,
+    pub(crate) tier: Tier,
+    pub(crate) expires_at: u64,
+    pub(crate) version: Version,
+}
+
+/// What is known of a key without its value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Known {
+    pub(crate) version: Version,
+    pub(crate) expires_at: u64,
+    pub(crate) tier: Tier,
+}
+
+/// Whether an expiry (0: never) has come.
+pub(crate) fn expired(expires_at: u64, now: u64) -> bool {
+    expires_at != 0 && expires_at <= now
+}
+
+impl Got {
+    fn from_memory(hit: Hit) -> Got {
+        Got {
+            value: hit.value,
+            content_type: hit.content_type,
+            tier: Tier::Memory,
+            expires_at: hit.expires_at,
+            version: hit.version,
+        }
+    }
+
+    fn from_dirty(v: &DirtyValue) -> Got {
+        Got {
+            value: v.value.clone(),
+            content_type: v.content_type,
+            tier: Tier::Memory,
+            expires_at: v.expires_at,
+            version: v.version,
+        }
+    }
+}
+
+impl Engine {
+    /// The value of a key, from wherever it is.
+    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Got>> {
+        let ident = self.ident(key)?;
+        Counters::bump(&self.counters.gets);
+        let got = match self.memory.get(ident, key, self.now()) {
+            Lookup::Hit(hit) => Some(Got::from_memory(hit)),
+            Lookup::Expired | Lookup::Miss => self.get_below(ident, key)?,
+        };
+        match &got {
+            Some(got) => Counters::bump(&self.counters.tier(got.tier).hits),
+            None => Counters::bump(&self.counters.misses),
+        }
+        Ok(got)
+    }
+
+    /// The value of a key if memory has it: no lock that waits for a disk, no disk.
+    pub(crate) fn get_memory(&self, key: &[u8]) -> Result<Option<Got>> {
+        let ident = self.ident(key)?;
+        Ok(match self.memory.get(ident, key, self.now()) {
+            Lookup::Hit(hit) => {
+                Counters::bump(&self.counters.gets);
+                Counters::bump(&self.counters.tier(Tier::Memory).hits);
+                Some(Got::from_memory(hit))
+            }
+            Lookup::Expired | Lookup::Miss => None,
+        })
+    }
+
+    fn get_below(&self, ident: Ident, key: &[u8]) -> Result<Option<Got>> {
+        if !self.has_disk() {
+            return Ok(None);
+        }
+        for _ in 0..FOLLOW {
+            match self.catalog.find(ident) {
+                Found::Absent => return Ok(None),
+                Found::Dirty(v) => {
+                    if v.key != key || expired(v.expires_at, self.now()) {
+                        return Ok(None);
+                    }
+                    self.heat.record(ident, 1);
+                    self.install_dirty(ident, &v);
+                    return Ok(Some(Got::from_dirty(&v)));
+                }
+                Found::At(at) => match self.read_at(ident, key, &at)? {
+                    Step::Moved => {}
+                    Step::Done(got) => return Ok(got),
+                },
+            }
+        }
+        Err(crate::Error::Busy { what: "the record moved each time it was read".into(), cause: None })
+    }
+
+    /// Reads the record at a place on behalf of a caller.
+    fn read_at(&self, ident: Ident, key: &[u8], at: &Located) -> Result<Step> {
+        let item = match at.entry.container.read(at.place.position()) {
+            Ok(item) => item,
+            Err(e) => return self.unread(ident, at, &e, Some(key)),
+        };
+        if item.key != key {
+            self.foreign(&item, at.entry.tier);
+            return Ok(Step::Done(None));
+        }
+        let expires_at = at.expires_at.unwrap_or(item.expires_at);
+        if expired(expires_at, self.now()) {
+            self.expire_at(ident, at, Some(item.key));
+            return Ok(Step::Done(None));
+        }
+        let _permit = self.permit(u64::from(item.original_len) + item.payload.len() as u64)?;
+        let value = match codec::decode(item.codec, &item.payload, item.original_len) {
+            Ok(value) => value,
+            Err(why) => {
+                self.condemn(ident, at.place, &at.entry, why, Some(item.key));
+                return Ok(Step::Done(None));
+            }
+        };
+        self.heat.record(ident, 1);
+        let got = Got {
+            value,
+            content_type: item.content_type,
+            tier: at.entry.tier,
+            expires_at,
+            version: item.version,
+        };
+        self.install(ident, &item.key, &got, at, false);
+        self.consider_promotion(ident, at);
+        Ok(Step::Done(Some(got)))
+    }
+
+    /// Reads the record at a place for a promotion: no heat, no installing.
+    pub(crate) fn read_for(&self, ident: Ident, key: &[u8], at: &Located) -> Result<Option<Got>> {
+        let item = match at.entry.container.read(at.place.position()) {
+            Ok(item) => item,
+            Err(e) => return self.unread(ident, at, &e, Some(key)).map(|_| None),
+        };
+        let expires_at = at.expires_at.unwrap_or(item.expires_at);
+        if item.key != key || expired(expires_at, self.now()) {
+            return Ok(None);
+        }
+        let _permit = self.permit(u64::from(item.original_len) + item.payload.len() as u64)?;
+        Ok(codec::decode(item.codec, &item.payload, item.original_len).ok().map(|value| Got {
+            value,
+            content_type: item.content_type,
+            tier: at.entry.tier,
+            expires_at,
+            version: item.version,
+        }))
+    }
+
+    /// What a failed read means for the caller.
+    fn unread(&self, ident: Ident, at: &Located, e: &StorageError, key: Option<&[u8]>) -> Result<Step> {
+        match e {
+            StorageError::Gone(_) => Ok(Step::Moved),
+            StorageError::Busy(what) => Err(StorageError::Busy(what).into()),
+            StorageError::Corrupt { .. } => {
+                self.condemn(ident, at.place, &at.entry, &e.to_string(), key.map(Bytes::copy_from_slice));
+                Ok(Step::Done(None))
+            }
+            _ => {
+                Counters::bump(&self.counters.unreachable);
+                let tier = at.entry.tier;
+                self.log.warn("unreachable", || format!("an item of the {tier} tier cannot be reached: {e}"));
+                Ok(Step::Done(None))
+            }
+        }
+    }
+
+    /// Another key has the identity of the one that was asked for: it displaced it, if that was ever put.
+    fn foreign(&self, item: &Item, tier: Tier) {
+        Counters::bump(&self.counters.displaced);
+        let key = item.key.clone();
+        self.events.emit(|| Event::Displaced { key: Some(key), tier });
+    }
+
+    /// An item on disk was found to have expired: its entry dies.
+    pub(crate) fn expire_at(&self, ident: Ident, at: &Located, key: Option<Bytes>) {
+        let mut guard = self.catalog.lock(ident);
+        // The expiry may have been changed since it was read.
+        let now_at = guard.durable(ident);
+        let same = now_at.is_some_and(|l| l.place == at.place && l.expires_at == at.expires_at);
+        if same && guard.kill(ident, at.place) {
+            if matches!(guard.find(ident), Found::Absent) {
+                self.memory.remove(ident);
+            }
+            drop(guard);
+            Counters::bump(&self.counters.expired);
+            let tier = at.entry.tier;
+            self.events.emit(|| Event::Expired { key, tier });
+        }
+    }
+
+    /// Enters a value read from disk into memory, if the catalog still names the place it was read from.
+    /// `force` enters it even where the policy would not. Says whether it did.
+    pub(crate) fn install(&self, ident: Ident, key: &[u8], got: &Got, at: &Located, force: bool) -> bool {
+        let mut out = Vec::new();
+        let now = self.now();
+        let entered = self.catalog.with(ident, |found| match found {
+            Found::At(l) if l.place == at.place && l.expires_at == at.expires_at => {
+                let entry = NewEntry {
+                    ident,
+                    key,
+                    value: got.value.clone(),
+                    version: got.version,
+                    content_type: got.content_type,
+                    expires_at: got.expires_at,
+                    dirty: false,
+                    prefetched: false,
+                    force,
+                };
+                self.memory.insert(entry, now, &mut out)
+            }
+            _ => false,
+        });
+        self.let_go(out);
+        entered
+    }
+
+    fn install_dirty(&self, ident: Ident, v: &DirtyValue) {
+        let mut out = Vec::new();
+        let now = self.now();
+        self.catalog.with(ident, |found| {
+            if let Found::Dirty(d) = found
+                && d.version == v.version
+            {
+                let entry = NewEntry {
+                    ident,
+                    key: &v.key,
+                    value: v.value.clone(),
+                    version: v.version,
+                    content_type: v.content_type,
+                    expires_at: v.expires_at,
+                    // It is queued to be written already, or will be when memory lets it go.
+                    dirty: true,
+                    prefetched: false,
+                    force: false,
+                };
+                self.memory.insert(entry, now, &mut out);
+            }
+        });
+        self.let_go(out);
+    }
+
+    /// What is known of a key without reading its value. `None`: absent.
+    pub(crate) fn known(&self, ident: Ident, key: &[u8]) -> Result<Option<Known>> {
+        let now = self.now();
+        if let Some(hit) = self.memory.peek(ident, key, now) {
+            return Ok(Some(Known { version: hit.version, expires_at: hit.expires_at, tier: Tier::Memory }));
+        }
+        if !self.has_disk() {
+            return Ok(None);
+        }
+        for _ in 0..FOLLOW {
+            let found = self.catalog.find(ident);
+            match self.judge(ident, key, &found)? {
+                Judged::Moved => {}
+                Judged::Absent | Judged::Unreadable => return Ok(None),
+                Judged::Live(known) => return Ok(Some(known)),
+            }
+        }
+        Err(crate::Error::Busy { what: "the record moved each time it was read".into(), cause: None })
+    }
+
+    /// Whether what the catalog found is the live item of this key.
+    pub(crate) fn judge(&self, ident: Ident, key: &[u8], found: &Found) -> Result<Judged> {
+        Ok(match found {
+            Found::Absent => Judged::Absent,
+            Found::Dirty(v) if v.key == key && !expired(v.expires_at, self.now()) => {
+                Judged::Live(Known { version: v.version, expires_at: v.expires_at, tier: Tier::Memory })
+            }
+            Found::Dirty(_) => Judged::Absent,
+            Found::At(at) => match at.entry.container.head(at.place.position()) {
+                Ok(head) => {
+                    let expires_at = at.expires_at.unwrap_or(head.expires_at);
+                    if head.key != key {
+                        Judged::Absent
+                    } else if expired(expires_at, self.now()) {
+                        self.expire_at(ident, at, Some(head.key));
+                        Judged::Absent
+                    } else {
+                        Judged::Live(Known { version: head.version, expires_at, tier: at.entry.tier })
+                    }
+                }
+                Err(e) => match self.unread(ident, at, &e, Some(key))? {
+                    Step::Moved => Judged::Moved,
+                    Step::Done(_) => Judged::Unreadable,
+                },
+            },
+        })
+    }
+
+    /// A share of the limit on values in flight.
+    pub(crate) fn permit(&self, bytes: u64) -> Result<crate::budget::Permit<'_>> {
+        self.budget.acquire(bytes, self.settings.write_stall).map_err(|_| {
+            Counters::bump(&self.counters.busy);
+            crate::Error::Busy { what: "too many bytes of values are in flight".into(), cause: None }
+        })
+    }
+}
+
+enum Step {
+    /// The record went elsewhere: look it up again.
+    Moved,
+    Done(Option<Got>),
+}
+
+/// Whether a key is live, by what the catalog found.
+pub(crate) enum Judged {
+    Moved,
+    Absent,
+    /// There is an entry that cannot be read: it counts as absent for readers and as live for removals.
+    Unreadable,
+    Live(Known),
+}

@@ -1,0 +1,69 @@
+//! Expiry in the background: what nobody asks for gives its space back all the same.
+//!
+//! Each container knows a time before which nothing in it expires. When that time has come, its listing is read, what
+//! has expired dies, and the next such time is noted; a container whose items expire one by one is looked at no more
+//! often than the reap interval.
+
+use super::Engine;
+use crate::error::Result;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use thermocline_storage::Place;
+use thermocline_storage::catalog::Located;
+use thermocline_storage::container::Entry;
+
+/// Entries of the memory tier that one step looks at.
+const MEMORY_BUDGET: usize = 4_096;
+
+impl Engine {
+    /// One step: some of memory, and the container that has waited longest. Says whether there was one.
+    pub(super) fn reap_step(&self) -> Result<bool> {
+        let now = self.now();
+        let mut out = Vec::new();
+        self.memory.expire(now, MEMORY_BUDGET, &mut out);
+        self.let_go(out);
+        let due = self
+            .catalog
+            .containers
+            .all()
+            .into_iter()
+            .filter(|e| e.earliest_expiry.load(Ordering::Relaxed) <= now)
+            .min_by_key(|e| e.earliest_expiry.load(Ordering::Relaxed));
+        match due {
+            Some(entry) => self.reap(&entry, now).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    fn reap(&self, entry: &Arc<Entry>, now: u64) -> Result<()> {
+        // Raised first: a put or a touch that comes while the listing is read lowers it again.
+        let pause = u64::try_from(self.settings.reap_interval.as_millis()).unwrap_or(u64::MAX);
+        entry.earliest_expiry.store(u64::MAX, Ordering::Relaxed);
+        let listed = match entry.container.list() {
+            Ok(listed) => listed,
+            Err(e) => {
+                entry.note_expiry(now.saturating_add(pause));
+                return Err(e.into());
+            }
+        };
+        let mut next = u64::MAX;
+        for l in self.catalog.live_in(entry, listed) {
+            let Some(place) = Place::new(entry.no, l.position) else { continue };
+            let changed = self.catalog.changed_expiry(l.ident, place);
+            let expires_at = changed.unwrap_or(l.expires_at);
+            if expires_at == 0 {
+                continue;
+            }
+            if expires_at <= now {
+                let key = entry.container.head(l.position).ok().map(|h| h.key);
+                self.expire_at(l.ident, &Located { place, entry: entry.clone(), expires_at: changed }, key);
+            } else {
+                next = next.min(expires_at);
+            }
+        }
+        if next != u64::MAX {
+            entry.note_expiry(next.max(now.saturating_add(pause)));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,331 @@
+//! The one reclaim: choose a container, move what is alive in it, drop it.
+//!
+//! A disk tier over 80 % of its limit (occupied, not live) reclaims until it is below. The candidate is the container
+//! with the best benefit for its cost, `(1 - u) · age / (1 + u)` (Rosenblum and Ousterhout, "The Design and
+//! Implementation of a Log-Structured File System", 1992), u being its live share. Of what is alive, the hot goes back
+//! to the head of the same tier, under a cap that bounds write amplification; the rest goes to the tier below, or,
+//! where there is none that takes it, is evicted, each item with an event.
+//!
+//! A container is dropped once it is empty, every frame that took a record from it is durable, and no batch is under
+//! way that may have written to it. What a crash leaves: before the files are deleted, an empty container that the
+//! next opening reclaims; after, one that the catalog knows and the disk does not have, with nothing alive in it.
+
+use super::Engine;
+use super::moves::Mover;
+use crate::error::Result;
+use crate::events::EvictReason;
+use crate::heat::Heat;
+use crate::stats::Counters;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use thermocline_storage::container::{DiskTier, Entry, Purpose};
+use thermocline_storage::{Error as StorageError, Tier};
+
+/// Over this share of its limit a tier reclaims.
+const HIGH: (u64, u64) = (80, 100);
+/// The part of a container's bytes that may go back to the head of a tier that has one below: it bounds write
+/// amplification by reclaim to 1 / (1 - 0.23) = 1.3.
+const KEEP: (u64, u64) = (23, 100);
+/// The same where nothing is below: what is not kept is lost, so more is paid for keeping.
+const KEEP_LAST: (u64, u64) = (60, 100);
+/// Heat below which nothing is worth keeping or promoting: two uses.
+pub(super) const FLOOR: u32 = 2 * Heat::ONE;
+/// How long an urgent reclaim waits for batches under way before it gives up dropping a container.
+const DROP_WAIT: Duration = Duration::from_secs(5);
+
+/// What reclaim of one tier remembers; also its lock.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    /// Containers that could not be read: left alone until the next opening, or until this many steps have passed.
+    stuck: Vec<(u64, u32)>,
+}
+
+fn share(bytes: u64, (part, whole): (u64, u64)) -> u64 {
+    u64::try_from(u128::from(bytes) * u128::from(part) / u128::from(whole)).unwrap_or(u64::MAX)
+}
+
+impl Engine {
+    /// Whether a tier is over its high mark.
+    pub(super) fn is_over(&self, tier: &Arc<dyn DiskTier>) -> bool {
+        let u = tier.usage();
+        u.limit.is_some_and(|limit| u.occupied > share(limit, HIGH))
+    }
+
+    /// One reclaim of a tier that is over its high mark; says whether it freed anything.
+    pub(super) fn reclaim_step(&self, tier: Tier) -> Result<bool> {
+        let Some(tier) = self.tier(tier) else { return Ok(false) };
+        let mut state = self.reclaim_lock(tier.tier()).lock();
+        if self.drop_empty(tier, false)? {
+            return Ok(true);
+        }
+        if !self.is_over(tier) {
+            return Ok(false);
+        }
+        self.reclaim_one(tier, &mut state, false)
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "a tier's number is at most 3")]
+    fn reclaim_lock(&self, tier: Tier) -> &parking_lot::Mutex<State> {
+        &self.reclaiming[(tier as usize) & 3]
+    }
+
+    /// Makes room in a tier whose limit is reached, on behalf of somebody who waits; says whether it freed anything.
+    pub(super) fn make_room(&self, tier: Tier, needed: u64) -> bool {
+        let Some(tier) = self.tier(tier) else { return false };
+        if needed > tier.max_record().saturating_mul(4).max(64 << 20) && tier.usage().limit.is_some() {
+            return false;
+        }
+        let mut state = self.reclaim_lock(tier.tier()).lock();
+        let freed = self
+            .drop_empty(tier, true)
+            .and_then(|freed| if freed { Ok(true) } else { self.reclaim_one(tier, &mut state, true) });
+        freed.unwrap_or_else(|e| {
+            let name = tier.tier();
+            self.log.warn("reclaim", || format!("the {name} tier cannot make room: {e}"));
+            false
+        })
+    }
+
+    /// Drops every empty container of a tier; says whether there was one.
+    fn drop_empty(&self, tier: &Arc<dyn DiskTier>, urgent: bool) -> Result<bool> {
+        let mut freed = false;
+        for entry in self.catalog.containers.of_tier(tier.tier()) {
+            if entry.live() == 0 && entry.sealed.load(Ordering::Acquire) {
+                freed |= self.drop_container(tier, &entry, urgent)?;
+            }
+        }
+        Ok(freed)
+    }
+
+    /// Drops a container if it may be: see the module's text. Urgent: waits for batches under way.
+    fn drop_container(&self, tier: &Arc<dyn DiskTier>, entry: &Arc<Entry>, urgent: bool) -> Result<bool> {
+        let deadline = std::time::Instant::now() + DROP_WAIT;
+        while !self.catalog.may_drop(entry) {
+            if !urgent || entry.live() > 0 || std::time::Instant::now() > deadline {
+                return Ok(false);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.catalog.sync()?;
+        tier.drop_container(entry)?;
+        self.catalog.forget(entry);
+        self.first_dead.lock().remove(&entry.id);
+        Counters::bump(&self.counters.containers_dropped);
+        Ok(true)
+    }
+
+    /// Reclaims the best candidate of a tier; says whether its space came back.
+    fn reclaim_one(&self, tier: &Arc<dyn DiskTier>, state: &mut State, urgent: bool) -> Result<bool> {
+        for (_, steps) in &mut state.stuck {
+            *steps = steps.saturating_sub(1);
+        }
+        state.stuck.retain(|(_, steps)| *steps > 0);
+        let Some(entry) = self.candidate(tier, state).or_else(|| {
+            // Everything is in the container that is being appended to.
+            tier.seal().ok();
+            self.candidate(tier, state)
+        }) else {
+            return Ok(false);
+        };
+        match self.empty_out(tier, &entry, urgent) {
+            Ok(()) => {}
+            Err(e) => {
+                state.stuck.push((entry.id, 100));
+                return Err(e);
+            }
+        }
+        if entry.live() > 0 {
+            // Records that the listing does not have: their entries point at nothing that can be read.
+            self.condemn_unlisted(&entry)?;
+        }
+        let freed = self.drop_container(tier, &entry, urgent)?;
+        if !freed && entry.live() > 0 {
+            state.stuck.push((entry.id, 100));
+        }
+        Ok(freed)
+    }
+
+    fn candidate(&self, tier: &Arc<dyn DiskTier>, state: &State) -> Option<Arc<Entry>> {
+        let now = self.now();
+        let score = |e: &Arc<Entry>| {
+            let occupied = e.container.occupied().max(1);
+            let u = e.live_bytes() as f64 / occupied as f64;
+            let age = now.saturating_sub(e.created_ms) as f64 + 1.0;
+            (1.0 - u.min(1.0) + 0.01) * age / (1.0 + u)
+        };
+        self.catalog
+            .containers
+            .of_tier(tier.tier())
+            .into_iter()
+            .filter(|e| e.sealed.load(Ordering::Acquire) && !state.stuck.iter().any(|(id, _)| *id == e.id))
+            .max_by(|a, b| score(a).total_cmp(&score(b)).then(b.id.cmp(&a.id)))
+    }
+
+    /// Moves everything that is alive out of a container.
+    fn empty_out(&self, tier: &Arc<dyn DiskTier>, entry: &Arc<Entry>, urgent: bool) -> Result<()> {
+        let listed = self.catalog.live_in(entry, entry.container.list()?);
+        let mut movers: Vec<Mover> =
+            listed.into_iter().map(|listed| Mover { entry: entry.clone(), listed }).collect();
+        let below = self.below(tier.tier()).cloned();
+        let keep = if below.is_some() { KEEP } else { KEEP_LAST };
+        let kept = self.split_hot(&mut movers, share(entry.container.occupied(), keep), below.is_none());
+        if !kept.is_empty()
+            && let Err(e) = self.relocate(&kept, tier, Purpose::Reclaim, urgent)
+        {
+            if !e.is_no_space() {
+                return Err(e.into());
+            }
+            // No room at the head: what was to be kept goes down like the rest.
+            movers.extend(kept);
+        }
+        // In order of place: what was written together stays together.
+        movers.sort_by_key(|m| m.listed.position);
+        self.send_down(tier.tier(), &movers, urgent)
+    }
+
+    /// Takes out of `movers` what is worth keeping on its tier, hottest first, up to `cap` bytes, and moves the bar
+    /// so that about as much as the cap allows is over it.
+    fn split_hot(&self, movers: &mut Vec<Mover>, cap: u64, last: bool) -> Vec<Mover> {
+        let bar = self.bar.load(Ordering::Relaxed).max(FLOOR);
+        let live: u64 = movers.iter().map(|m| u64::from(m.listed.bytes)).sum();
+        if last && live <= cap {
+            return std::mem::take(movers); // nothing need be lost
+        }
+        let mut hot: Vec<(u32, Mover)> =
+            movers.drain(..).map(|m| (self.heat.estimate(m.listed.ident), m)).collect();
+        // The newer of two that are as hot was written later.
+        hot.sort_by(|a, b| b.0.cmp(&a.0).then(b.1.listed.version.cmp(&a.1.listed.version)));
+        let mut kept = Vec::new();
+        let mut bytes = 0;
+        let mut hottest_refused = 0;
+        for (heat, m) in hot {
+            let size = u64::from(m.listed.bytes);
+            let wanted = last || heat >= bar;
+            if wanted && bytes + size <= cap {
+                bytes += size;
+                kept.push(m);
+            } else {
+                if wanted {
+                    hottest_refused = hottest_refused.max(heat);
+                }
+                movers.push(m);
+            }
+        }
+        if !last {
+            let next = match hottest_refused {
+                0 if bytes < cap / 2 => bar - bar / 8,
+                0 => bar,
+                refused => bar + (refused.saturating_sub(bar) + 1).div_ceil(4),
+            };
+            self.bar.store(next.max(FLOOR), Ordering::Relaxed);
+        }
+        kept
+    }
+
+    /// Moves records to the first tier below that takes them; what none takes is evicted.
+    fn send_down(&self, from: Tier, movers: &[Mover], urgent: bool) -> Result<()> {
+        let mut reason = EvictReason::Full;
+        let mut rest: Vec<Mover> = movers.to_vec();
+        for tier in self.tiers.iter().filter(|t| t.tier() > from) {
+            let most = tier.max_record();
+            let (fit, large): (Vec<Mover>, Vec<Mover>) =
+                rest.into_iter().partition(|m| u64::from(m.listed.bytes) <= most);
+            rest = large;
+            if fit.is_empty() {
+                reason = EvictReason::TooLargeBelow;
+                continue;
+            }
+            match self.relocate(&fit, tier, Purpose::Write, urgent) {
+                Ok(_) => {}
+                Err(e) => {
+                    if matches!(e, StorageError::OutOfService { .. }) {
+                        reason = EvictReason::BelowOutOfService;
+                    }
+                    let name = tier.tier();
+                    self.log.warn("demote", || format!("the {name} tier does not take what sinks: {e}"));
+                    // What did move is no longer live where it was.
+                    rest.extend(fit.into_iter().filter(|m| self.catalog.is_live(&m.entry, &m.listed)));
+                }
+            }
+        }
+        if !rest.is_empty() {
+            self.evict(&rest, reason);
+        }
+        Ok(())
+    }
+
+    /// Kills entries that point into a container whose listing does not have them.
+    fn condemn_unlisted(&self, entry: &Arc<Entry>) -> Result<()> {
+        let listed: std::collections::HashSet<u32> =
+            entry.container.list()?.into_iter().map(|l| l.position).collect();
+        for (ident, place) in self.catalog.pointing_at(entry.no) {
+            if !listed.contains(&place.position()) {
+                self.condemn(ident, place, entry, "no record is found where the catalog points", None);
+            }
+        }
+        Ok(())
+    }
+
+    /// Rewrites packs: those with little alive, those whose dead have been there for `erase_after`, and small ones,
+    /// several into one. Says whether it did anything.
+    pub(super) fn rewrite_step(&self) -> Result<bool> {
+        let Some(tier) = self.tier(Tier::Cold) else { return Ok(false) };
+        let _state = self.reclaim_lock(Tier::Cold).lock();
+        let packs: Vec<Arc<Entry>> = self
+            .catalog
+            .containers
+            .of_tier(Tier::Cold)
+            .into_iter()
+            .filter(|e| e.sealed.load(Ordering::Acquire) && e.live() > 0)
+            .collect();
+        let mut chosen: Vec<Arc<Entry>> = packs.iter().filter(|e| self.is_stale(e)).take(1).cloned().collect();
+        if chosen.is_empty() {
+            let mut small: Vec<Arc<Entry>> =
+                packs.into_iter().filter(|e| e.container.occupied() < self.settings.pack_size / 4).collect();
+            small.sort_by_key(|e| e.container.occupied());
+            if small.len() >= MERGE {
+                small.truncate(4 * MERGE);
+                chosen = small;
+            }
+        }
+        if chosen.is_empty() {
+            return Ok(false);
+        }
+        let mut movers = Vec::new();
+        for entry in &chosen {
+            let listed = self.catalog.live_in(entry, entry.container.list()?);
+            movers.extend(listed.into_iter().map(|listed| Mover { entry: entry.clone(), listed }));
+        }
+        self.relocate(&movers, tier, Purpose::Reclaim, false)?;
+        for entry in &chosen {
+            if entry.live() > 0 {
+                self.condemn_unlisted(entry)?;
+            }
+            if entry.live() == 0 {
+                self.drop_container(tier, entry, false)?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether a pack is mostly dead, or holds what has been dead for `erase_after`.
+    fn is_stale(&self, entry: &Arc<Entry>) -> bool {
+        let records = entry.records.load(Ordering::Relaxed);
+        let live = entry.live();
+        if live >= records {
+            return false;
+        }
+        let now = self.now();
+        // Not known since when after a restart: the pack's age is the most it can be.
+        let since = *self.first_dead.lock().entry(entry.id).or_insert(if self.opened_ms >= entry.created_ms {
+            entry.created_ms
+        } else {
+            now
+        });
+        live * 2 < records || now.saturating_sub(since) >= self.settings.erase_after_ms
+    }
+}
+
+/// So many small packs are merged into one.
+const MERGE: usize = 8;

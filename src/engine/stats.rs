@@ -1,0 +1,67 @@
+//! The picture that `stats()` gives.
+
+use super::Engine;
+use crate::stats::{Stats, TierStats, TypeStats};
+use std::sync::atomic::Ordering::Relaxed;
+use thermocline_storage::{ContentType, Tier};
+
+impl Engine {
+    /// Items that the catalog has on disk.
+    pub(super) fn catalog_items(&self) -> u64 {
+        self.catalog.indexed()
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let catalog = self.catalog.stats();
+        let mut stats = Stats {
+            counts: self.counters.counts(),
+            dirty_bytes: self.catalog.buffer.bytes(),
+            catalog_bytes: catalog.bytes,
+            journal_bytes: catalog.journal_written,
+            checkpoints: catalog.checkpoints,
+            ..Stats::default()
+        };
+        let memory = self.memory.stats();
+        stats.items = if self.has_disk() { catalog.indexed + catalog.only_dirty } else { memory.items };
+        for tier in Tier::ALL {
+            let mut t = self.counted(tier);
+            if tier == Tier::Memory {
+                t.items = memory.items;
+                t.bytes = memory.weight;
+                t.limit = Some(memory.max_bytes);
+            } else {
+                let Some(disk) = self.tier(tier) else { continue };
+                let usage = disk.usage();
+                t.bytes = usage.occupied;
+                t.limit = usage.limit;
+                let containers = self.catalog.containers.of_tier(tier);
+                t.containers = containers.len() as u64;
+                t.items = containers.iter().map(|e| e.live()).sum();
+            }
+            if let Some(slot) = stats.tiers.get_mut(tier as usize) {
+                *slot = Some(t);
+            }
+        }
+        for (slot, t) in stats.types.iter_mut().zip(ContentType::STORED) {
+            let c = self.counters.content(t);
+            *slot = TypeStats {
+                items: c.items.load(Relaxed),
+                original_bytes: c.original.load(Relaxed),
+                stored_bytes: c.stored.load(Relaxed),
+            };
+        }
+        stats
+    }
+
+    fn counted(&self, tier: Tier) -> TierStats {
+        let c = self.counters.tier(tier);
+        TierStats {
+            hits: c.hits.load(Relaxed),
+            written: c.written.load(Relaxed),
+            promoted: c.promoted.load(Relaxed),
+            demoted: c.demoted.load(Relaxed),
+            evicted: c.evicted.load(Relaxed),
+            ..TierStats::default()
+        }
+    }
+}

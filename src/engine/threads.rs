@@ -1,0 +1,206 @@
+//! The background threads: each drives one job's steps.
+
+use super::Engine;
+use crate::error::Error;
+use parking_lot::{Condvar, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use thermocline_storage::Tier;
+
+/// How long the writer gathers before it writes what nobody waits for.
+const GATHER: Duration = Duration::from_millis(1000);
+/// How long the mover sleeps when nothing wakes it.
+const MOVER_PAUSE: Duration = Duration::from_millis(200);
+/// The janitor's beat.
+const BEAT: Duration = Duration::from_millis(500);
+/// After a failed commit the writer waits this long before it tries again.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// Wakes a thread: at once, or when its pause is over and there is work.
+#[derive(Debug, Default)]
+pub(crate) struct Signal {
+    state: Mutex<Wake>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Wake {
+    #[default]
+    No,
+    Soon,
+    Now,
+}
+
+impl Signal {
+    /// There is work that can wait for the thread's pause. Cheap: the thread is not woken.
+    pub(crate) fn wake_soon(&self) {
+        let mut state = self.state.lock();
+        if *state == Wake::No {
+            *state = Wake::Soon;
+        }
+    }
+
+    /// There is work that somebody waits for.
+    pub(crate) fn wake_now(&self) {
+        let mut state = self.state.lock();
+        if *state != Wake::Now {
+            *state = Wake::Now;
+            self.changed.notify_all();
+        }
+    }
+
+    /// Sleeps until it is woken or the pause is over; says whether there is work.
+    fn sleep(&self, pause: Duration) -> bool {
+        let deadline = Instant::now() + pause;
+        let mut state = self.state.lock();
+        while *state != Wake::Now {
+            if self.changed.wait_until(&mut state, deadline).timed_out() {
+                break;
+            }
+        }
+        std::mem::take(&mut *state) != Wake::No
+    }
+}
+
+impl Engine {
+    pub(super) fn has_threads(&self) -> bool {
+        self.has_threads.load(Ordering::Acquire)
+    }
+
+    /// Starts the threads. Without disks only the janitor is needed.
+    pub(crate) fn start(self: &Arc<Self>) -> Result<(), Error> {
+        type Job = fn(&Engine);
+        let jobs: &[(&str, Job)] = if self.has_disk() {
+            &[("thermocline-write", Engine::run_writer), ("thermocline-move", Engine::run_mover), ("thermocline-keep", Engine::run_janitor)]
+        } else {
+            &[("thermocline-keep", Engine::run_janitor)]
+        };
+        self.has_threads.store(self.has_disk(), Ordering::Release);
+        for (name, job) in jobs {
+            let engine = self.clone();
+            let handle = std::thread::Builder::new()
+                .name((*name).to_owned())
+                .spawn(move || job(&engine))
+                .map_err(|e| Error::Storage(Arc::new(thermocline_storage::Error::io("start the thread", name, e))))?;
+            self.handles.lock().push(handle);
+        }
+        Ok(())
+    }
+
+    /// Wakes every thread, so that it sees that the store is closing, and waits for it to end.
+    pub(super) fn stop(&self) {
+        for s in &self.signals {
+            s.wake_now();
+        }
+        self.catalog.buffer.wake();
+        let me = std::thread::current().id();
+        for handle in std::mem::take(&mut *self.handles.lock()) {
+            if handle.thread().id() != me {
+                let _ = handle.join();
+            }
+        }
+        self.has_threads.store(false, Ordering::Release);
+    }
+
+    fn run_writer(&self) {
+        let mut pause = GATHER;
+        while !self.is_closed() {
+            if !self.signals[0].sleep(pause) && self.catalog.buffer.queued() == 0 && self.catalog.queued_frames() == 0 {
+                continue;
+            }
+            pause = GATHER;
+            loop {
+                match self.commit_step() {
+                    Ok(done) if done.failed > 0 => {
+                        pause = RETRY;
+                        break;
+                    }
+                    // Only what was queued a while ago, or for want of room, is written at once.
+                    Ok(done) if done.taken == 0 || !self.pressed() => break,
+                    Ok(_) => {}
+                    Err(e) => {
+                        self.log.warn("writer", || format!("writes do not become durable: {e}"));
+                        pause = RETRY;
+                        break;
+                    }
+                }
+                if self.is_closed() {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Whether there is still enough to write that it should not wait for the next beat.
+    fn pressed(&self) -> bool {
+        let buffer = &self.catalog.buffer;
+        let old = buffer.oldest_ms().is_some_and(|at| at + 500 <= self.now());
+        buffer.bytes() >= self.settings.write_buffer / 2
+            || old
+            || self.settings.persistence == crate::config::Persistence::Always && buffer.queued() > 0
+    }
+
+    fn run_mover(&self) {
+        lower_priority();
+        while !self.is_closed() {
+            self.signals[1].sleep(MOVER_PAUSE);
+            while !self.is_closed() && self.move_step() {}
+        }
+    }
+
+    /// One round of moves; says whether there is more to do.
+    pub(crate) fn move_step(&self) -> bool {
+        let mut busy = false;
+        // From the bottom up: what sinks needs room below.
+        for tier in [Tier::Cold, Tier::Hdd, Tier::Ssd] {
+            busy |= self.told("reclaim", self.reclaim_step(tier));
+        }
+        busy |= self.told("promote", self.promote_step());
+        busy |= self.told("rewrite", self.rewrite_step());
+        busy
+    }
+
+    fn run_janitor(&self) {
+        lower_priority();
+        while !self.is_closed() {
+            self.signals[2].sleep(BEAT);
+            if self.is_closed() {
+                return;
+            }
+            self.keep_step();
+        }
+    }
+
+    /// Expiry, housekeeping of the tiers, checkpoints.
+    pub(crate) fn keep_step(&self) {
+        for _ in 0..64 {
+            if !self.told("reap", self.reap_step()) {
+                break;
+            }
+        }
+        for tier in &self.tiers {
+            tier.maintain();
+        }
+        self.catalog.maintain();
+        self.heat.grow(self.catalog_items());
+        if self.catalog.journal_len() > self.settings.checkpoint_bytes.max(self.catalog_items() * 4)
+            && let Err(e) = self.catalog.checkpoint()
+        {
+            self.log.warn("checkpoint", || format!("no checkpoint could be written: {e}"));
+        }
+    }
+
+    fn told(&self, what: &'static str, result: Result<bool, Error>) -> bool {
+        result.unwrap_or_else(|e| {
+            self.log.warn(what, || format!("{what}: {e}"));
+            false
+        })
+    }
+}
+
+/// Background work yields to the callers' threads: nice 10 for this thread alone. Not being allowed to is no error.
+fn lower_priority() {
+    let me = rustix::thread::gettid();
+    let _ = rustix::process::setpriority_process(Some(me), 10);
+}

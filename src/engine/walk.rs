@@ -1,0 +1,297 @@
+//! Walks over everything: keys of a prefix, prefix removal, clear, verify.
+//!
+//! A walk takes a snapshot of one catalog shard at a time, dirty values included, and reads keys in order of place.
+//! What moved since is looked up again; what was written since is left alone.
+
+use super::Engine;
+use super::read::{Judged, expired};
+use super::write::same;
+use crate::error::{Error, Result};
+use crate::stats::Counters;
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+use thermocline_storage::catalog::{Catalog, Found, SHARDS, Seen};
+use thermocline_storage::{Ident, Tier, codec};
+
+/// Live keys of a prefix; see `Cache::keys`.
+#[derive(Debug)]
+pub(crate) struct Walk {
+    engine: Arc<Engine>,
+    prefix: Bytes,
+    shard: usize,
+    ready: VecDeque<Result<Bytes>>,
+}
+
+impl Walk {
+    pub(crate) fn new(engine: Arc<Engine>, prefix: Bytes) -> Walk {
+        Walk { engine, prefix, shard: 0, ready: VecDeque::new() }
+    }
+}
+
+impl Iterator for Walk {
+    type Item = Result<Bytes>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(key) = self.ready.pop_front() {
+                return Some(key);
+            }
+            if self.shard >= self.engine.walk_shards() {
+                return None;
+            }
+            if self.engine.is_closed() {
+                self.shard = usize::MAX;
+                return Some(Err(Error::Closed));
+            }
+            self.ready = self.engine.keys_of_shard(self.shard, &self.prefix);
+            self.shard += 1;
+        }
+    }
+}
+
+/// One thing that `Cache::verify` found wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Damage {
+    /// The tier that it is in.
+    pub tier: Tier,
+    /// The file, where known.
+    pub path: Option<PathBuf>,
+    /// The key, where it could be read.
+    pub key: Option<Bytes>,
+    /// What is wrong.
+    pub why: String,
+}
+
+/// What `Cache::verify` found.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct VerifyReport {
+    /// Live items read and checked, from key to decoded value.
+    pub items: u64,
+    /// Bytes of their values.
+    pub bytes: u64,
+    /// Containers looked at.
+    pub containers: u64,
+    /// What failed verification. These items are dead now, their bytes in the quarantine.
+    pub damaged: Vec<Damage>,
+    /// What could not be reached. These items are kept, and absent until they can be.
+    pub unreachable: Vec<Damage>,
+}
+
+impl VerifyReport {
+    /// Whether everything was read and was right.
+    pub fn is_clean(&self) -> bool {
+        self.damaged.is_empty() && self.unreachable.is_empty()
+    }
+}
+
+impl Engine {
+    fn walk_shards(&self) -> usize {
+        if self.has_disk() { SHARDS } else { self.memory.shard_count() }
+    }
+
+    fn keys_of_shard(&self, no: usize, prefix: &[u8]) -> VecDeque<Result<Bytes>> {
+        let now = self.now();
+        if !self.has_disk() {
+            return self
+                .memory
+                .snapshot(no)
+                .into_iter()
+                .filter(|r| r.key.starts_with(prefix) && !expired(r.expires_at, now))
+                .map(|r| Ok(r.key))
+                .collect();
+        }
+        let mut keys = VecDeque::new();
+        for seen in self.catalog.walk(no) {
+            match self.key_of(seen) {
+                Ok(Some((key, _))) if key.starts_with(prefix) => keys.push_back(Ok(key)),
+                Ok(_) => {}
+                Err(e) => keys.push_back(Err(e)),
+            }
+        }
+        keys
+    }
+
+    /// The live key of an identity that a walk saw, and what the catalog says of it now.
+    fn key_of(&self, seen: Seen) -> Result<Option<(Bytes, Found)>> {
+        let mut found = seen.found;
+        for _ in 0..64 {
+            match &found {
+                Found::Absent => return Ok(None),
+                Found::Dirty(v) => {
+                    return Ok((!expired(v.expires_at, self.now())).then(|| (v.key.clone(), found.clone())));
+                }
+                Found::At(at) => match at.entry.container.head(at.place.position()) {
+                    Ok(head) => {
+                        let key = head.key.clone();
+                        return Ok(match self.judge(seen.ident, &key, &found)? {
+                            Judged::Live(_) => Some((key, found)),
+                            _ => None,
+                        });
+                    }
+                    Err(thermocline_storage::Error::Gone(_)) => {}
+                    Err(_) => {
+                        // Kills it, or counts it as out of reach.
+                        self.judge(seen.ident, &[], &found)?;
+                        return Ok(None);
+                    }
+                },
+            }
+            found = self.catalog.find(seen.ident);
+        }
+        Ok(None)
+    }
+
+    /// Removes every live key of a prefix; gives how many.
+    pub(crate) fn remove_prefix(&self, prefix: &[u8]) -> Result<u64> {
+        if self.is_closed() {
+            return Err(Error::Closed);
+        }
+        let _open = self.open.read();
+        let mut removed = 0;
+        self.flights.void_prefix(prefix);
+        for no in 0..self.walk_shards() {
+            if !self.has_disk() {
+                for key in self.keys_of_shard(no, prefix) {
+                    let key = key?;
+                    removed += u64::from(self.remove_if(self.hasher.ident(&key), &key, |_| true)? == Some(true));
+                }
+                continue;
+            }
+            self.gate(0)?;
+            for seen in self.catalog.walk(no) {
+                let ident = seen.ident;
+                if let Some((key, found)) = self.key_of(seen)?
+                    && key.starts_with(prefix)
+                {
+                    removed += u64::from(self.remove_seen(ident, &key, found)?);
+                }
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Removes what a walk saw, unless it was written since; follows it where it only moved.
+    fn remove_seen(&self, ident: Ident, key: &Bytes, mut found: Found) -> Result<bool> {
+        let version = self.version_of(&found);
+        for _ in 0..64 {
+            if let Some(live) = self.remove_if(ident, key, |now| same(now, &found))? {
+                return Ok(live);
+            }
+            let now = self.catalog.find(ident);
+            if version.is_none() || self.version_of(&now) != version {
+                return Ok(false);
+            }
+            found = now;
+        }
+        Ok(false)
+    }
+
+    fn version_of(&self, found: &Found) -> Option<thermocline_storage::Version> {
+        match found {
+            Found::Absent => None,
+            Found::Dirty(v) => Some(v.version),
+            Found::At(at) => at.entry.container.head(at.place.position()).ok().map(|h| h.version),
+        }
+    }
+
+    /// Removes everything; gives how many items were visible.
+    pub(crate) fn clear(&self) -> Result<u64> {
+        if self.is_closed() {
+            return Err(Error::Closed);
+        }
+        let _open = self.open.read();
+        let removed = if self.has_disk() {
+            self.gate(0)?;
+            self.catalog.clear(|no, idents| {
+                for ident in idents {
+                    self.memory.remove(*ident);
+                }
+                self.flights.void_all(|i| Catalog::shard_of(i) == no);
+            })
+        } else {
+            self.flights.void_all(|_| true);
+            self.memory.clear()
+        };
+        Counters::add(&self.counters.removes, removed);
+        self.signals[0].wake_soon();
+        self.signals[1].wake_soon();
+        if self.settings.persistence == crate::config::Persistence::Always {
+            self.catalog.sync()?;
+        }
+        Ok(removed)
+    }
+
+    /// Reads and checks every live item on disk, calling `progress` with each container's number of items.
+    pub(crate) fn verify(&self, mut progress: impl FnMut(u64)) -> Result<VerifyReport> {
+        if self.is_closed() {
+            return Err(Error::Closed);
+        }
+        let mut report = VerifyReport::default();
+        if !self.has_disk() {
+            return Ok(report);
+        }
+        self.flush()?;
+        let mut containers = std::collections::HashSet::new();
+        for no in 0..SHARDS {
+            let mut items = 0;
+            for seen in self.catalog.walk(no) {
+                if let Found::At(at) = &seen.found {
+                    containers.insert(at.entry.id);
+                }
+                self.verify_one(seen, &mut report)?;
+                items += 1;
+            }
+            progress(items);
+        }
+        report.containers = containers.len() as u64;
+        Ok(report)
+    }
+
+    fn verify_one(&self, seen: Seen, report: &mut VerifyReport) -> Result<()> {
+        let mut found = seen.found;
+        for _ in 0..64 {
+            let Found::At(at) = &found else { return Ok(()) };
+            let (tier, ident) = (at.entry.tier, seen.ident);
+            let damage = |key: Option<Bytes>, why: String| {
+                let path = at.entry.container.raw(at.place.position()).map(|r| r.path);
+                Damage { tier, path, key, why }
+            };
+            match at.entry.container.read(at.place.position()) {
+                Ok(item) => {
+                    match codec::decode(item.codec, &item.payload, item.original_len) {
+                        Ok(value) if item.ident == ident => {
+                            report.items += 1;
+                            report.bytes += value.len() as u64;
+                        }
+                        Ok(_) => {
+                            let why = "the record is of another identity";
+                            report.damaged.push(damage(Some(item.key), why.into()));
+                            self.condemn(ident, at.place, &at.entry, why, None);
+                        }
+                        Err(why) => {
+                            report.damaged.push(damage(Some(item.key.clone()), why.into()));
+                            self.condemn(ident, at.place, &at.entry, why, Some(item.key));
+                        }
+                    }
+                    return Ok(());
+                }
+                Err(thermocline_storage::Error::Gone(_)) => found = self.catalog.find(ident),
+                Err(e) if e.is_corrupt() => {
+                    let key = at.entry.container.head(at.place.position()).ok().map(|h| h.key);
+                    report.damaged.push(damage(key.clone(), e.to_string()));
+                    self.condemn(ident, at.place, &at.entry, &e.to_string(), key);
+                    return Ok(());
+                }
+                Err(e) => {
+                    report.unreachable.push(damage(None, e.to_string()));
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,467 @@
+//! The foreground half of writing: put, remove, expiry.
+//!
+//! A version is taken, the write buffer and memory are changed, and the flights of the key are voided, all under
+//! the lock of the key's shard: memory, catalog and log never disagree about which of two writes came last.
+
+use super::Engine;
+use super::read::{Judged, Known, expired};
+use crate::config::Persistence;
+use crate::error::{Error, Result};
+use crate::stats::Counters;
+use bytes::Bytes;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use thermocline_storage::catalog::{DirtyValue, Found, Guard, NewValue};
+use thermocline_storage::memory::{Evicted, NewEntry};
+use thermocline_storage::{ContentType, Ident, Tier, Version, codec, record};
+
+/// A dirty item older than this makes writers wait (`Persistence::EverySecond`).
+const OLDEST_DIRTY_MS: u64 = 2_000;
+/// Frames waiting for the journal that make writers wait: 32 MiB of them.
+const MAX_QUEUED_FRAMES: usize = 1 << 20;
+
+/// What is put, with everything decided.
+#[derive(Debug, Clone)]
+pub(crate) struct What {
+    pub(crate) value: Bytes,
+    pub(crate) content_type: ContentType,
+    pub(crate) expires_at: u64,
+}
+
+/// How a conditional put ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Put {
+    /// It was put, with this version.
+    Done(Version),
+    /// The condition did not hold.
+    Refused,
+}
+
+/// Decides, under the lock of the key's shard, whether a put goes ahead.
+pub(crate) type Condition<'a> = &'a mut dyn FnMut(&Guard<'_>) -> bool;
+
+impl Engine {
+    /// When an item put now expires, in milliseconds (0: never).
+    pub(crate) fn expiry(&self, ttl: Option<Duration>) -> u64 {
+        let ms = ttl.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)).or(self.settings.default_ttl_ms);
+        // An expiry of 0 would mean never: the first millisecond of 1970 is as dead as can be.
+        ms.map_or(0, |ms| self.now().saturating_add(ms).max(1))
+    }
+
+    /// Checks a value's size, and finds its type if that is asked for.
+    pub(crate) fn what(&self, value: Bytes, content_type: ContentType, expires_at: u64) -> Result<What> {
+        let size = value.len() as u64;
+        if size > self.settings.max_value {
+            return Err(Error::ValueTooLarge { size, limit: self.settings.max_value });
+        }
+        let content_type = match content_type {
+            ContentType::Auto => codec::detect(&value),
+            given => given,
+        };
+        Ok(What { value, content_type, expires_at })
+    }
+
+    /// Puts a value if `condition` holds.
+    pub(crate) fn put(&self, key: &[u8], what: What, condition: Condition<'_>) -> Result<Put> {
+        let ident = self.ident(key)?;
+        let _open = self.open.read();
+        if self.is_closed() {
+            return Err(Error::Closed);
+        }
+        self.fits(key, &what)?;
+        let bytes = what.value.len() as u64;
+        let put = if !self.has_disk() {
+            self.put_in_memory(ident, key, what, condition)?
+        } else {
+            self.gate(bytes)?;
+            if bytes > self.settings.write_buffer / 4 {
+                self.put_large(ident, key, what, condition)?
+            } else if self.settings.persistence == Persistence::Always {
+                self.put_always(ident, key, what, condition)?
+            } else {
+                self.put_dirty(ident, key, what, condition)?
+            }
+        };
+        if matches!(put, Put::Done(_)) {
+            Counters::bump(&self.counters.puts);
+            Counters::add(&self.counters.put_bytes, bytes);
+        }
+        Ok(put)
+    }
+
+    /// Whether some tier can ever hold the record.
+    fn fits(&self, key: &[u8], what: &What) -> Result<()> {
+        if !self.has_disk() {
+            return Ok(());
+        }
+        let size = record::size(key.len(), what.value.len());
+        let limit = self.tiers.iter().map(|t| t.max_record()).max().unwrap_or(0);
+        if size > limit {
+            return Err(Error::ValueTooLarge { size: what.value.len() as u64, limit });
+        }
+        Ok(())
+    }
+
+    fn put_in_memory(&self, ident: Ident, key: &[u8], what: What, condition: Condition<'_>) -> Result<Put> {
+        let mut out = Vec::new();
+        let guard = self.catalog.lock(ident);
+        if !condition(&guard) {
+            return Ok(Put::Refused);
+        }
+        let version = guard.version();
+        let size = what.value.len() as u64;
+        let entered = self.enter(ident, key, &what, version, false, true, &mut out);
+        self.flights.void(ident);
+        drop(guard);
+        self.let_go(out);
+        if !entered {
+            return Err(Error::ValueTooLarge { size, limit: self.memory.stats().max_bytes });
+        }
+        Ok(Put::Done(version))
+    }
+
+    fn put_dirty(&self, ident: Ident, key: &[u8], what: What, condition: Condition<'_>) -> Result<Put> {
+        let queue = self.settings.persistence != Persistence::OnEviction;
+        let mut out = Vec::new();
+        let mut guard = self.catalog.lock(ident);
+        if !condition(&guard) {
+            return Ok(Put::Refused);
+        }
+        let v = guard.put(ident, new_value(key, &what), queue);
+        let entered = self.enter(ident, key, &what, v.version, true, false, &mut out);
+        self.flights.void(ident);
+        drop(guard);
+        if !entered && !queue {
+            // Memory does not want it: it is written as if it had been evicted.
+            self.catalog.enqueue(ident);
+        }
+        let version = v.version;
+        drop(v);
+        self.let_go(out);
+        if self.catalog.buffer.bytes() >= self.settings.write_buffer / 2 {
+            self.signals[0].wake_now();
+        } else {
+            self.signals[0].wake_soon();
+        }
+        Ok(Put::Done(version))
+    }
+
+    fn put_always(&self, ident: Ident, key: &[u8], what: What, condition: Condition<'_>) -> Result<Put> {
+        let (version, outcome) = {
+            let mut guard = self.lock_settled(ident)?;
+            if !condition(&guard) {
+                return Ok(Put::Refused);
+            }
+            let (v, outcome) = guard.put_hidden(ident, new_value(key, &what));
+            self.flights.void(ident);
+            (v.version, outcome)
+        };
+        self.signals[0].wake_now();
+        if !self.has_threads() {
+            self.commit_step()?;
+        }
+        match outcome.wait(self.settings.write_stall) {
+            Some(Ok(())) => Ok(Put::Done(version)),
+            Some(Err(e)) => Err(e.into()),
+            None => {
+                // It may still land: withdraw it, so that the error is the whole truth.
+                self.catalog.lock(ident).withdraw(ident, version);
+                Err(self.busy("the disk did not take the write in time"))
+            }
+        }
+    }
+
+    /// A value over a quarter of the write buffer is written by its caller.
+    fn put_large(&self, ident: Ident, key: &[u8], what: What, condition: Condition<'_>) -> Result<Put> {
+        let _permit = self.permit(2 * what.value.len() as u64)?;
+        let always = self.settings.persistence == Persistence::Always;
+        let mut out = Vec::new();
+        let (v, previous, outcome) = {
+            let mut guard = self.lock_settled(ident)?;
+            if !condition(&guard) {
+                return Ok(Put::Refused);
+            }
+            let beneath = guard.durable(ident);
+            let (v, previous) = guard.put_in_flight(ident, new_value(key, &what));
+            let outcome = always.then(|| guard.hide(ident, beneath, v.version));
+            if !always {
+                self.enter(ident, key, &what, v.version, false, false, &mut out);
+            }
+            self.flights.void(ident);
+            (v, previous, outcome)
+        };
+        self.let_go(out);
+        let result = self.write_large(ident, &v);
+        if result.is_err() {
+            let mut guard = self.catalog.lock(ident);
+            guard.withdraw(ident, v.version);
+            guard.abort(ident, &v, previous);
+            if self.memory.peek(ident, key, 0).is_some_and(|h| h.version == v.version) {
+                self.memory.remove(ident);
+            }
+        }
+        if let Some(outcome) = outcome {
+            outcome.set(result.clone());
+        }
+        result.map(|()| Put::Done(v.version)).map_err(Error::from)
+    }
+
+    /// Enters a value into memory under the shard's lock.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one entry")]
+    pub(super) fn enter(
+        &self,
+        ident: Ident,
+        key: &[u8],
+        what: &What,
+        version: Version,
+        dirty: bool,
+        force: bool,
+        out: &mut Vec<Evicted>,
+    ) -> bool {
+        let entry = NewEntry {
+            ident,
+            key,
+            value: what.value.clone(),
+            version,
+            content_type: what.content_type,
+            expires_at: what.expires_at,
+            dirty,
+            prefetched: false,
+            force,
+        };
+        self.memory.insert(entry, self.now(), out)
+    }
+
+    /// Locks a shard once no hidden write of the identity is under way.
+    pub(super) fn lock_settled(&self, ident: Ident) -> Result<Guard<'_>> {
+        let deadline = Instant::now() + self.settings.write_stall;
+        loop {
+            let guard = self.catalog.lock(ident);
+            let Some(outcome) = guard.pending(ident) else { return Ok(guard) };
+            drop(guard);
+            let left = deadline.saturating_duration_since(Instant::now());
+            if outcome.wait(left).is_none() && left.is_zero() {
+                return Err(self.busy("an earlier write of the same key is still under way"));
+            }
+        }
+    }
+
+    /// Waits until there is room in the write buffer and the disk keeps up.
+    pub(super) fn gate(&self, bytes: u64) -> Result<()> {
+        if self.room(bytes) {
+            return Ok(());
+        }
+        Counters::bump(&self.counters.stalls);
+        let deadline = Instant::now() + self.settings.write_stall;
+        self.signals[0].wake_now();
+        if !self.has_threads() {
+            while !self.room(bytes) {
+                self.commit_step()?;
+                if Instant::now() >= deadline {
+                    return Err(self.busy("the write buffer is full"));
+                }
+            }
+            return Ok(());
+        }
+        if self.catalog.buffer.wait(deadline, || self.room(bytes) || self.is_closed()) {
+            return Ok(());
+        }
+        Counters::bump(&self.counters.busy);
+        Err(self.busy("the write buffer is full, or its oldest item older than two seconds"))
+    }
+
+    fn room(&self, bytes: u64) -> bool {
+        let buffer = &self.catalog.buffer;
+        let used = buffer.bytes();
+        if used > 0 && used.saturating_add(bytes) > self.settings.write_buffer {
+            return false;
+        }
+        if self.catalog.queued_frames() > MAX_QUEUED_FRAMES {
+            return false;
+        }
+        self.settings.persistence != Persistence::EverySecond
+            || !self.has_threads()
+            || buffer.oldest_ms().is_none_or(|at| at.saturating_add(OLDEST_DIRTY_MS) > self.now())
+    }
+
+    /// `Busy`, with what keeps writes from landing.
+    pub(super) fn busy(&self, what: &str) -> Error {
+        Error::Busy { what: what.into(), cause: self.last_failure.lock().clone() }
+    }
+
+    /// Removes a key; says whether it was live.
+    pub(crate) fn remove(&self, key: &[u8]) -> Result<bool> {
+        let ident = self.ident(key)?;
+        let _open = self.open.read();
+        if self.is_closed() {
+            return Err(Error::Closed);
+        }
+        self.gate(0)?;
+        self.remove_if(ident, key, |_| true).map(|r| r.unwrap_or(false))
+    }
+
+    /// Removes what the identity has if `condition` holds under the lock; `None` if it did not.
+    pub(super) fn remove_if(
+        &self,
+        ident: Ident,
+        key: &[u8],
+        condition: impl Fn(&Found) -> bool,
+    ) -> Result<Option<bool>> {
+        let always = self.settings.persistence == Persistence::Always && self.has_disk();
+        let mut guard = self.lock_settled(ident)?;
+        if !condition(&guard.find(ident)) {
+            return Ok(None);
+        }
+        let in_memory = self.memory.peek(ident, key, self.now()).is_some();
+        let beneath = guard.durable(ident);
+        let taken = guard.remove(ident);
+        let hidden = always && taken.frame.is_some();
+        if hidden {
+            guard.hide(ident, beneath, taken.version);
+        } else {
+            self.memory.remove(ident);
+        }
+        self.flights.void(ident);
+        drop(guard);
+        self.signals[0].wake_soon();
+        // The answer is read from the record; the effect does not depend on it.
+        let live = in_memory
+            || match &taken.found {
+                Found::At(at) => match at.entry.container.head(at.place.position()) {
+                    Ok(h) => h.key == key && !expired(at.expires_at.unwrap_or(h.expires_at), self.now()),
+                    Err(_) => true,
+                },
+                found => matches!(self.judge(ident, key, found)?, Judged::Live(_)),
+            };
+        if hidden {
+            self.settle_removal(ident, taken.version)?;
+        }
+        if live {
+            Counters::bump(&self.counters.removes);
+        }
+        Ok(Some(live))
+    }
+
+    fn settle_removal(&self, ident: Ident, version: Version) -> Result<()> {
+        let synced = self.catalog.sync().map_err(Arc::new);
+        let mut guard = self.catalog.lock(ident);
+        let outcome = guard.pending(ident);
+        match &synced {
+            Ok(()) => {
+                guard.reveal(ident, version);
+                self.memory.remove(ident);
+            }
+            Err(_) => guard.withdraw(ident, version),
+        }
+        drop(guard);
+        if let Some(outcome) = outcome {
+            outcome.set(synced.clone());
+        }
+        synced.map_err(Error::from)
+    }
+
+    /// Changes when a live key expires (0: never); says whether it was live.
+    pub(crate) fn set_expiry(&self, key: &[u8], expires_at: u64) -> Result<bool> {
+        let ident = self.ident(key)?;
+        let _open = self.open.read();
+        if self.is_closed() {
+            return Err(Error::Closed);
+        }
+        if !self.has_disk() {
+            let guard = self.catalog.lock(ident);
+            let Some(hit) = self.memory.peek(ident, key, self.now()) else { return Ok(false) };
+            let done = self.memory.set_expiry(ident, hit.version, expires_at);
+            drop(guard);
+            return Ok(done);
+        }
+        self.gate(0)?;
+        loop {
+            let found = self.catalog.find(ident);
+            match self.judge(ident, key, &found)? {
+                Judged::Moved => continue,
+                Judged::Absent | Judged::Unreadable => return Ok(false),
+                Judged::Live(_) => {}
+            }
+            let mut guard = self.lock_settled(ident)?;
+            if !same(&guard.find(ident), &found) {
+                continue;
+            }
+            let in_memory = self.memory.peek(ident, key, self.now());
+            if guard.set_expiry(ident, expires_at).is_none() {
+                continue;
+            }
+            let mut out = Vec::new();
+            if let Some(hit) = in_memory {
+                self.memory.set_expiry(ident, hit.version, expires_at);
+                // A value in the write buffer was put again, under a new version.
+                if let Found::Dirty(v) = guard.find(ident) {
+                    let what = What { value: v.value.clone(), content_type: v.content_type, expires_at };
+                    self.enter(ident, key, &what, v.version, true, true, &mut out);
+                }
+            }
+            drop(guard);
+            self.let_go(out);
+            break;
+        }
+        self.signals[0].wake_soon();
+        if self.settings.persistence == Persistence::Always {
+            self.catalog.sync()?;
+        }
+        Ok(true)
+    }
+
+    /// Puts if the key's state is still what `decide` said yes to.
+    pub(crate) fn put_if(
+        &self,
+        key: &[u8],
+        what: &What,
+        decide: impl Fn(Option<Known>) -> bool,
+    ) -> Result<Put> {
+        let ident = self.ident(key)?;
+        loop {
+            if !self.has_disk() {
+                let mut condition = |_: &Guard<'_>| {
+                    let hit = self.memory.peek(ident, key, self.now());
+                    decide(hit.map(|h| Known {
+                        version: h.version,
+                        expires_at: h.expires_at,
+                        tier: Tier::Memory,
+                    }))
+                };
+                return self.put(key, what.clone(), &mut condition);
+            }
+            let found = self.catalog.find(ident);
+            let known = match self.judge(ident, key, &found)? {
+                Judged::Moved => continue,
+                Judged::Absent | Judged::Unreadable => None,
+                Judged::Live(known) => Some(known),
+            };
+            if !decide(known) {
+                return Ok(Put::Refused);
+            }
+            match self.put(key, what.clone(), &mut |g| same(&g.find(ident), &found))? {
+                Put::Done(v) => return Ok(Put::Done(v)),
+                Put::Refused => {} // it changed in between: look again
+            }
+        }
+    }
+}
+
+/// Whether two lookups found the same thing.
+pub(super) fn same(a: &Found, b: &Found) -> bool {
+    match (a, b) {
+        (Found::Absent, Found::Absent) => true,
+        (Found::Dirty(a), Found::Dirty(b)) => a.version == b.version,
+        (Found::At(a), Found::At(b)) => a.place == b.place && a.expires_at == b.expires_at,
+        _ => false,
+    }
+}
+
+fn new_value(key: &[u8], what: &What) -> NewValue {
+    NewValue {
+        key: Bytes::copy_from_slice(key),
+        value: what.value.clone(),
+        content_type: what.content_type,
+        expires_at: what.expires_at,
+    }
+}

@@ -1,0 +1,91 @@
+//! The error of the public surface.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use thermocline_storage as storage;
+
+/// Result of a cache operation.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong. Each names the operation, the path and the cause, and says what to do where something can
+/// be done.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The store or one of its directories is open in another process, or by another handle of this one.
+    #[error("{}: in use by another process: close that one first", path.display())]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The key is empty or longer than 32,768 bytes.
+    #[error("a key of {len} bytes: keys have 1 to 32,768 bytes")]
+    BadKey {
+        /// Its length in bytes.
+        len: usize,
+    },
+    /// The value is larger than the limit, or than any tier could hold.
+    #[error("a value of {size} bytes is over the limit of {limit}: raise the limit on values, or of the tiers")]
+    ValueTooLarge {
+        /// Its size in bytes.
+        size: u64,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// A limit held for longer than `write_stall_limit`: the disk is slower than the callers, or is failing.
+    #[error("busy: {what}{}", cause.as_ref().map(|c| format!(" (the last failure: {c})")).unwrap_or_default())]
+    Busy {
+        /// What was waited for.
+        what: String,
+        /// The failure that keeps writes from landing, if there is one.
+        cause: Option<Arc<Error>>,
+    },
+    /// The maker given to `get_or_put_with` failed, or panicked; nothing is cached.
+    #[error("the maker failed: {0}")]
+    Maker(Arc<dyn std::error::Error + Send + Sync>),
+    /// A maker asked the cache for the very key that it is making.
+    #[error("the maker of a key asked for the same key again")]
+    Recursive,
+    /// The cache was closed.
+    #[error("the cache is closed")]
+    Closed,
+    /// The operation needs a tier that this store does not have.
+    #[error("this store has no {0} tier")]
+    NoSuchTier(storage::Tier),
+    /// A setting is impossible.
+    #[error("{0}")]
+    Config(String),
+    /// Anything below the cache handle.
+    #[error(transparent)]
+    Storage(Arc<storage::Error>),
+}
+
+impl From<storage::Error> for Error {
+    fn from(e: storage::Error) -> Error {
+        match e {
+            storage::Error::Locked { path } => Error::Locked { path },
+            storage::Error::Busy(what) => Error::Busy { what: what.into(), cause: None },
+            other => Error::Storage(Arc::new(other)),
+        }
+    }
+}
+
+impl From<Arc<storage::Error>> for Error {
+    fn from(e: Arc<storage::Error>) -> Error {
+        match &*e {
+            storage::Error::Locked { path } => Error::Locked { path: path.clone() },
+            storage::Error::Busy(what) => Error::Busy { what: (*what).into(), cause: None },
+            _ => Error::Storage(e),
+        }
+    }
+}
+
+impl Error {
+    /// The storage layer's error, if it is one: to match on damage, missing directories, newer formats.
+    pub fn storage(&self) -> Option<&storage::Error> {
+        match self {
+            Error::Storage(e) => Some(e),
+            _ => None,
+        }
+    }
+}
