@@ -12,6 +12,7 @@ compile_error!(
 );
 
 pub mod clock;
+pub mod codec;
 pub mod container;
 pub mod error;
 pub mod ident;
