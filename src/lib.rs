@@ -1,1 +1,2 @@
 //! Thermocline: an embedded four-tier cache store.
+pub mod heat;
