@@ -111,7 +111,7 @@ impl Line {
     fn of(&self, hash: u64) -> impl Iterator<Item = &AtomicU8> {
         self.rows.iter().enumerate().filter_map(move |(i, row)| {
             let bits = (hash >> (64 - 12 * (i + 1))) as usize & 0xFFF;
-            row.get(bits * ROW >> 12)
+            row.get((bits * ROW) >> 12)
         })
     }
 }
