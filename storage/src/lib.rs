@@ -13,6 +13,7 @@ compile_error!(
 
 pub mod catalog;
 pub mod clock;
+pub mod codec;
 pub mod container;
 pub mod error;
 pub mod ident;
