@@ -18,6 +18,7 @@ pub mod container;
 pub mod error;
 pub mod ident;
 pub mod item;
+pub mod memory;
 pub mod quarantine;
 pub mod record;
 pub mod types;
