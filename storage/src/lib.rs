@@ -11,6 +11,7 @@ compile_error!(
     "thermocline-storage supports Linux only: it relies on posix_fallocate, flock and Linux's page cache"
 );
 
+pub mod appendlog;
 pub mod clock;
 pub mod container;
 pub mod error;
