@@ -19,6 +19,7 @@ pub mod ident;
 pub mod item;
 pub mod quarantine;
 pub mod record;
+pub mod ssd;
 pub mod types;
 pub mod vfs;
 
