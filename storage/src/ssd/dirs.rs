@@ -158,8 +158,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let count =
-            if *self.removed.get_mut() { &self.dir.lingering } else { &self.dir.occupied };
+        let count = if *self.removed.get_mut() { &self.dir.lingering } else { &self.dir.occupied };
         count.fetch_sub(self.size, Ordering::Relaxed);
     }
 }

@@ -129,13 +129,8 @@ fn open_block(bytes: &[u8], magic: &[u8; 8], offset: u64) -> Result<(Identity, u
         return Err(Unfit::Damaged("a container of another tier"));
     }
     let store = b.get(16..).and_then(|s| s.first_chunk()).copied().unwrap_or_default();
-    let identity = Identity {
-        store,
-        id: le64(b, 32),
-        dir: le16(b, 12),
-        created_ms: le64(b, 40),
-        size: le64(b, 48),
-    };
+    let identity =
+        Identity { store, id: le64(b, 32), dir: le16(b, 12), created_ms: le64(b, 40), size: le64(b, 48) };
     Ok((identity, flag))
 }
 

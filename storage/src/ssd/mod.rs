@@ -33,9 +33,7 @@ mod tests;
 mod writer;
 
 use crate::clock::Clock;
-use crate::container::{
-    Containers, DiskTier, Entry, OpenReport, Purpose, TierContext, Usage, Written,
-};
+use crate::container::{Containers, DiskTier, Entry, OpenReport, Purpose, TierContext, Usage, Written};
 use crate::error::{Error, IoContext, Result};
 use crate::item::Item;
 use crate::record::{self, MAX_VALUE};
@@ -211,8 +209,9 @@ impl DiskTier for Ssd {
 
     fn max_record(&self) -> u64 {
         let most = record::size(MAX_KEY, MAX_VALUE as usize);
-        let overhead = writer::exclusive_size(0, MAX_KEY);
-        most.min(self.dirs.largest().saturating_sub(overhead))
+        let largest = self.dirs.largest();
+        let whole_blocks = largest - largest % HEADER_BLOCK;
+        most.min(whole_blocks.saturating_sub(writer::LONE_OVERHEAD))
     }
 
     fn write(&self, items: &[Item], purpose: Purpose) -> Result<Vec<Written>> {

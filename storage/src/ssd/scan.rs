@@ -77,11 +77,12 @@ impl Window<'_> {
 /// Every record with a header that verifies, in order of position.
 ///
 /// # Errors
-/// `Io` if the device fails again and again.
+/// `Io` if the device fails again and again, or fails and nothing is found.
 pub(super) fn scan(file: &dyn VfsFile, id: u64, path: &Path, end: u64) -> Result<Vec<Listed>> {
     let mut window = Window { file, end, start: 0, bytes: Vec::new(), careful: 0 };
     let mut out = Vec::new();
     let mut failures = 0;
+    let mut failure = None;
     let mut offset = HEADER_BLOCK;
     while offset + HEADER as u64 <= window.end {
         let Ok(position) = u32::try_from(offset / Place::UNIT) else { break };
@@ -106,9 +107,13 @@ pub(super) fn scan(file: &dyn VfsFile, id: u64, path: &Path, end: u64) -> Result
                 if failures >= PATIENCE {
                     return Err(Error::io("scan", path, e));
                 }
+                failure = Some(e);
                 offset = (offset / BLOCK + 1) * BLOCK;
             }
         }
     }
-    Ok(out)
+    match failure {
+        Some(e) if out.is_empty() => Err(Error::io("scan", path, e)),
+        _ => Ok(out),
+    }
 }

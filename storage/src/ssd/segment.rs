@@ -327,7 +327,8 @@ impl Container for Segment {
                 return Ok(self.parse(bytes, offset)?.head);
             }
         }
-        let (header, bytes) = self.front_from_disk(offset, end, self.reading.smallest.min(HEADER + MAX_KEY))?;
+        let (header, bytes) =
+            self.front_from_disk(offset, end, self.reading.smallest.min(HEADER + MAX_KEY))?;
         self.residency.touch(offset..offset + bytes.len() as u64);
         Ok(header.head)
     }

@@ -62,9 +62,14 @@ impl Fill {
     }
 }
 
+/// The largest footer of a segment with one record: one with a longer key has none. It is as quick to scan.
+const LONE_FOOTER: u64 = 1024;
+/// Bytes of a segment with one record that are not the record's, at most and before rounding.
+pub(super) const LONE_OVERHEAD: u64 = HEADER_BLOCK + LONE_FOOTER + TRAILER;
+
 /// Size of a segment for one record alone.
-pub(super) fn exclusive_size(record: u64, key_len: usize) -> u64 {
-    (HEADER_BLOCK + record + format::entry_len(key_len) + TRAILER).next_multiple_of(HEADER_BLOCK)
+fn lone_size(record: u64) -> u64 {
+    (LONE_OVERHEAD + record).next_multiple_of(HEADER_BLOCK)
 }
 
 /// The segment that is being written.
@@ -198,6 +203,9 @@ impl Writer {
         let Some(first) = items.first() else { return Ok(Vec::new()) };
         if let Some(size) = alone(ssd, first) {
             let mut active = create(ssd, size, purpose).map_err(Failure::Other)?;
+            if format::entry_len(first.key.len()) > LONE_FOOTER {
+                active.fill.footer = None;
+            }
             let only = items.get(..1).unwrap_or_default();
             return match self.fill(ssd, &mut active, only, true) {
                 Ok((written, _)) => Ok(written),
@@ -338,7 +346,7 @@ impl Writer {
 /// The size of the segment that an item has to itself, if it is larger than half an ordinary one.
 fn alone(ssd: &Ssd, item: &Item) -> Option<u64> {
     let size = record::size(item.key.len(), item.payload.len());
-    (size > ssd.segment_size / 2).then(|| exclusive_size(size, item.key.len()))
+    (size > ssd.segment_size / 2).then(|| lone_size(size))
 }
 
 /// Retires a segment whose write or sync failed: it counts up to what was published, which is what was synced.
@@ -401,13 +409,5 @@ fn create_in(ssd: &Ssd, dir: &Arc<Dir>, size: u64) -> Result<Active> {
     let segment = Arc::new(Segment::fresh(reserved.id, path.clone(), file, reading, lease.clone()));
     ssd.segments.write().insert(reserved.id, OnDisk { path, lease, segment: Some(segment.clone()) });
     let entry = ssd.containers.publish(reserved, Tier::Ssd, dir.no, created_ms, segment.clone());
-    Ok(Active {
-        log,
-        identity,
-        entry,
-        segment,
-        fill: Fill::new(size),
-        records: 0,
-        earliest_expiry: u64::MAX,
-    })
+    Ok(Active { log, identity, entry, segment, fill: Fill::new(size), records: 0, earliest_expiry: u64::MAX })
 }
