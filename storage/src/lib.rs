@@ -12,6 +12,7 @@ compile_error!(
 );
 
 pub mod catalog;
+pub mod appendlog;
 pub mod clock;
 pub mod codec;
 pub mod container;
@@ -21,6 +22,7 @@ pub mod item;
 pub mod memory;
 pub mod quarantine;
 pub mod record;
+pub mod ssd;
 pub mod types;
 pub mod vfs;
 

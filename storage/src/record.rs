@@ -46,10 +46,19 @@ pub fn size(key_len: usize, stored_len: usize) -> u64 {
 
 /// Appends the record of `item` to `out`.
 pub fn encode(item: &Item, container_id: u64, ordinal: u32, out: &mut Vec<u8>) {
-    debug_assert!(!item.key.is_empty() && item.key.len() <= MAX_KEY);
     let start = out.len();
     let total = size(item.key.len(), item.payload.len()) as usize;
     out.reserve(total);
+    encode_head(item, container_id, ordinal, out);
+    out.extend_from_slice(&item.payload);
+    out.resize(start + total, 0);
+}
+
+/// Appends header and key of the record of `item` to `out`: for a payload so large that it is written from where
+/// it stands. The caller sees to the padding.
+pub fn encode_head(item: &Item, container_id: u64, ordinal: u32, out: &mut Vec<u8>) {
+    debug_assert!(!item.key.is_empty() && item.key.len() <= MAX_KEY);
+    let start = out.len();
     out.extend_from_slice(&MAGIC.to_le_bytes());
     out.push(item.codec as u8);
     out.push(item.content_type as u8);
@@ -65,8 +74,6 @@ pub fn encode(item: &Item, container_id: u64, ordinal: u32, out: &mut Vec<u8>) {
     let sum = header_sum(container_id, out.get(start..).unwrap_or_default(), &item.key);
     out.extend_from_slice(&sum.to_le_bytes());
     out.extend_from_slice(&item.key);
-    out.extend_from_slice(&item.payload);
-    out.resize(start + total, 0);
 }
 
 fn header_sum(container_id: u64, fixed: &[u8], key: &[u8]) -> u64 {

@@ -1,0 +1,161 @@
+//! Limits, the reserve, several directories, sizes.
+
+use super::*;
+
+#[test]
+fn the_limit_holds_and_the_reserve_is_reclaims() {
+    let dir = tempfile::tempdir().unwrap();
+    let b = Bench::one(dir.path(), 1000 * KIB, config(64 * KIB));
+    let mut n = 0;
+    let mut fill = |purpose| {
+        loop {
+            n += 1;
+            match b.ssd.write(&[item("k", n, 20_000)], purpose) {
+                Ok(_) => assert!(b.on_disk() <= 1000 * KIB),
+                Err(e) => return assert!(matches!(e, Error::NoSpace { .. }), "{e}"),
+            }
+        }
+    };
+    fill(Purpose::Write);
+    assert_eq!(b.files().len(), 13, "15 fit; two are kept for reclaim");
+    fill(Purpose::Reclaim);
+    assert_eq!(b.files().len(), 15);
+    assert_eq!(b.ssd.usage().occupied, 15 * 64 * KIB);
+    for no in 0..3 {
+        b.remove(no);
+    }
+    fill(Purpose::Write);
+    assert_eq!(b.files().len(), 13);
+}
+
+#[test]
+fn a_batch_that_does_not_fit_writes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let b = Bench::one(dir.path(), 1024 * KIB, config(64 * KIB));
+    b.put(&items(1, 100));
+    let (files, written) = (b.files().len(), b.ssd.usage().written);
+    let e = b.ssd.write(&items(60, 20_000), Purpose::Write).unwrap_err();
+    assert!(e.is_no_space());
+    assert_eq!((b.files().len(), b.ssd.usage().written), (files, written));
+    b.put(&items(10, 100));
+}
+
+#[test]
+fn a_segment_that_a_reader_holds_counts_against_new_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let b = Bench::one(dir.path(), 1024 * KIB, config(64 * KIB));
+    for n in 0..14 {
+        b.put(&[item("k", n, 30_000), item("l", n, 30_000)]);
+    }
+    let held: Vec<_> = b.containers.all().into_iter().take(5).collect();
+    for e in &held {
+        b.remove(e.no);
+    }
+    assert_eq!(b.ssd.usage().occupied, 9 * 64 * KIB);
+    let two = [item("m", 99, 30_000), item("n", 99, 30_000)];
+    assert!(b.ssd.write(&two, Purpose::Write).unwrap_err().is_no_space(), "the disk still has their blocks");
+    drop(held);
+    b.put(&two);
+}
+
+#[test]
+fn what_can_never_fit_is_too_large() {
+    let dir = tempfile::tempdir().unwrap();
+    let b = Bench::one(dir.path(), 1024 * KIB, config(64 * KIB));
+    let most = b.ssd.max_record();
+    let fits = usize::try_from(most).unwrap() - record::HEADER - 8;
+    b.put(&[item("12345678", 1, fits)]);
+    let e = b.ssd.write(&[item("k", 2, fits + 64)], Purpose::Write).unwrap_err();
+    assert!(matches!(e, Error::TooLarge { .. }), "{e}");
+}
+
+#[test]
+fn what_no_reader_could_make_sense_of_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let b = Bench::one(dir.path(), 1024 * KIB, config(64 * KIB));
+    let no_key = Item { key: Bytes::new(), ..item("k", 1, 1) };
+    let long_key = item(&"k".repeat(MAX_KEY + 1), 1, 1);
+    let auto = Item { content_type: ContentType::Auto, ..item("k", 1, 1) };
+    for bad in [no_key, long_key, auto] {
+        assert!(b.ssd.write(&[item("good", 1, 1), bad], Purpose::Write).is_err());
+    }
+    assert!(b.files().is_empty());
+    assert!(b.ssd.write(&[], Purpose::Write).unwrap().is_empty());
+}
+
+#[test]
+fn a_tier_of_a_few_kilobytes_works() {
+    let dir = tempfile::tempdir().unwrap();
+    let b = Bench::one(dir.path(), 40 * KIB, config(64 << 20));
+    assert_eq!(b.ssd.segment_size(), 12 * KIB, "a quarter of the limit, in blocks");
+    let all = items(10, 300);
+    for (i, w) in all.iter().zip(b.put(&all)) {
+        assert_eq!(&b.read(w.place).unwrap(), i);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let b = Bench::one(dir.path(), 4 * KIB, config(64 << 20));
+    assert!(b.ssd.write(&all, Purpose::Write).is_err());
+    b.ssd.close().unwrap();
+}
+
+#[test]
+fn two_directories_share_by_what_is_free() {
+    let (a, c) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let dirs = vec![dir(3, a.path(), 512 * KIB), dir(5, c.path(), 1536 * KIB)];
+    let mut b = Bench::new(dirs, config(64 * KIB), Arc::new(RealFs));
+    let mut all = Vec::new();
+    for n in 0..20 {
+        let batch = [item("k", n, 30_000), item("l", n, 30_000)];
+        let w = b.put(&batch);
+        all.extend(batch.into_iter().zip(w));
+    }
+    let count = |b: &Bench, no| b.containers.all().iter().filter(|e| e.dir == no).count();
+    assert_eq!((count(&b, 3), count(&b, 5)), (5, 15), "in proportion to their limits");
+    b.ssd.close().unwrap();
+    b.reopen();
+    assert_eq!((count(&b, 3), count(&b, 5)), (5, 15));
+    for (i, w) in all {
+        assert_eq!(b.read(w.place).unwrap(), i);
+    }
+    assert_eq!(b.ssd.usage().limit, Some(2048 * KIB));
+}
+
+#[test]
+fn a_smaller_limit_opens_and_refuses_until_there_is_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut b = Bench::one(dir.path(), 2048 * KIB, config(64 * KIB));
+    for n in 0..20 {
+        b.put(&[item("k", n, 30_000), item("l", n, 30_000)]);
+    }
+    b.dirs[0].limit = Some(640 * KIB);
+    b.reopen();
+    assert!(b.ssd.write(&items(1, 10), Purpose::Reclaim).unwrap_err().is_no_space());
+    for no in 0..14 {
+        b.remove(no);
+    }
+    b.put(&items(1, 10));
+}
+
+#[test]
+fn default_sizes() {
+    let size = SsdConfig::segment_size_for;
+    assert_eq!(size(0), 64 << 10);
+    assert_eq!(size(5 << 30), 64 << 20);
+    assert_eq!(size(100 << 20), 2 << 20);
+    assert_eq!(size(1 << 40), MAX_SEGMENT);
+    assert_eq!(size(u64::MAX), MAX_SEGMENT);
+    for shift in 20..39 {
+        assert!((1u64 << shift).div_ceil(size(1 << shift)) <= 1024);
+    }
+    assert_eq!(SsdConfig::for_limit(5 << 30).segment_size, 64 << 20);
+}
+
+#[test]
+fn a_closed_tier_takes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let b = Bench::one(dir.path(), 1024 * KIB, config(64 * KIB));
+    let w = b.put(&items(1, 10));
+    b.ssd.close().unwrap();
+    assert!(matches!(b.ssd.write(&items(1, 1), Purpose::Write), Err(Error::OutOfService { .. })));
+    assert!(b.read(w[0].place).is_ok());
+}
