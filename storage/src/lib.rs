@@ -12,6 +12,8 @@ compile_error!(
 );
 
 pub mod clock;
+pub mod codec;
+pub mod cold;
 pub mod container;
 pub mod error;
 pub mod ident;
