@@ -210,7 +210,7 @@ mod tests {
     fn awkward_keys_are_encoded() {
         for (key, want) in [
             (&b"/etc/passwd"[..], "%2Fetc/passwd"),
-            (b"../../x", "%2E%2E/%2E%2E/x".replace("%2E%2E", "%2E%2E").as_str()),
+            (b"../../x", "%2E%2E/%2E%2E/x"),
             (b"http://h/p?q", "http%3A%2F/h/p%3Fq"),
             (b"a//b/", "a%2F/b%2F"),
             (b"/", "%2F"),
