@@ -15,6 +15,7 @@ pub mod catalog;
 pub mod appendlog;
 pub mod clock;
 pub mod codec;
+pub mod cold;
 pub mod container;
 pub mod error;
 pub mod ident;

@@ -1,0 +1,172 @@
+//! Opening the tier: what lies in its directories, held against what the catalog knows.
+
+use super::dir::{PackDir, pack_id};
+use super::files::OpenFiles;
+use super::identity::{self, Identity};
+use super::pack::{Pack, identity_of};
+use crate::container::{Known, OpenReport, TierContext, Unknown};
+use crate::error::{Error, IoContext, Result};
+use crate::types::Tier;
+use crate::vfs::{EntryKind, OpenMode};
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Attached packs by container id.
+pub(super) type Packs = HashMap<u64, Arc<Pack>>;
+
+/// A pack's file as the folder lists it.
+struct Found {
+    dir: Arc<PackDir>,
+    id: u64,
+    len: u64,
+}
+
+/// Attaches what is known and settles what is not.
+pub(super) fn open(
+    ctx: &TierContext,
+    dirs: &[Arc<PackDir>],
+    files: &Arc<OpenFiles>,
+) -> Result<(Packs, OpenReport)> {
+    let mut report = OpenReport::default();
+    let mut packs = Packs::new();
+    let mut found = Vec::new();
+    for dir in dirs {
+        list_folder(ctx, dir, &mut found, &mut report)?;
+    }
+    let mut known: HashMap<u64, Known> = ctx.known.iter().map(|k| (k.id, *k)).collect();
+    // A pack that lies in two directories, because somebody copied it, is taken where the catalog says.
+    found.sort_by_key(|f| known.get(&f.id).is_none_or(|k| k.dir != f.dir.no));
+    let mut unknown = Vec::new();
+    for f in found {
+        match known.remove(&f.id) {
+            Some(k) => {
+                let k = Known { dir: f.dir.no, ..k };
+                attach(ctx, files, &f, k, &mut packs);
+            }
+            None => unknown.push(f),
+        }
+    }
+    report.missing = known.into_values().collect();
+    report.missing.sort_by_key(|k| k.id);
+    for f in unknown {
+        settle(ctx, files, &f, &mut packs, &mut report)?;
+    }
+    Ok((packs, report))
+}
+
+fn list_folder(
+    ctx: &TierContext,
+    dir: &Arc<PackDir>,
+    found: &mut Vec<Found>,
+    report: &mut OpenReport,
+) -> Result<()> {
+    if ctx.vfs.kind(&dir.folder).at("look at", &dir.folder)?.is_none() {
+        return Ok(());
+    }
+    for e in ctx.vfs.read_dir(&dir.folder).at("list", &dir.folder)? {
+        if e.kind != EntryKind::File {
+            continue;
+        }
+        let path = dir.folder.join(&e.name);
+        if let Some(id) = pack_id(&e.name) {
+            dir.found(e.len);
+            found.push(Found { dir: dir.clone(), id, len: e.len });
+        } else if e.name.ends_with(".tmp") && ctx.unknown != Unknown::Ignore {
+            ctx.vfs.remove_file(&path).at("remove", &path)?;
+            report.deleted += 1;
+        }
+    }
+    Ok(())
+}
+
+fn attach(
+    ctx: &TierContext,
+    files: &Arc<OpenFiles>,
+    f: &Found,
+    known: Known,
+    packs: &mut Packs,
+) -> Arc<Pack> {
+    let pack = Arc::new(Pack::new(f.dir.clone(), files.clone(), known.no, f.id, &ctx.store, f.len));
+    ctx.containers.attach(known, pack.clone());
+    packs.insert(f.id, pack.clone());
+    pack
+}
+
+/// Decides about a pack that the catalog does not know.
+fn settle(
+    ctx: &TierContext,
+    files: &Arc<OpenFiles>,
+    f: &Found,
+    packs: &mut Packs,
+    report: &mut OpenReport,
+) -> Result<()> {
+    if ctx.unknown == Unknown::Ignore {
+        return Ok(());
+    }
+    let path = f.dir.pack_path(f.id);
+    let file = ctx.vfs.open(&path, OpenMode::Read).at("open", &path)?;
+    let Some(is) = identity_of(&*file, f.len).at("read", &path)? else {
+        return quarantine(f, &path, "neither copy of the pack's identity can be read", report);
+    };
+    if is.format > identity::FORMAT {
+        return Err(Error::NewerFormat { path, found: is.format, supported: identity::FORMAT });
+    }
+    if is.store != ctx.store {
+        // Somebody put it here; it is theirs.
+        tracing::warn!(path = %path.display(), "cold: a pack of another store is left alone");
+        return Ok(());
+    }
+    if is.id != f.id || packs.contains_key(&f.id) {
+        let why =
+            format!("its name says pack {:016x}, it says {:016x}, which may lie here twice", f.id, is.id);
+        return quarantine(f, &path, &why, report);
+    }
+    match ctx.unknown {
+        Unknown::Attach => adopt(ctx, files, f, &is, packs),
+        _ => {
+            ctx.vfs.remove_file(&path).at("remove", &path)?;
+            f.dir.discharge(f.len);
+            report.deleted += 1;
+            Ok(())
+        }
+    }
+}
+
+fn quarantine(f: &Found, path: &Path, why: &str, report: &mut OpenReport) -> Result<()> {
+    f.dir.quarantine.container(path, why)?;
+    f.dir.discharge(f.len);
+    report.quarantined.push((path.to_path_buf(), why.to_owned()));
+    Ok(())
+}
+
+/// Attaches a pack whose identity was read, under a fresh number.
+fn adopt(
+    ctx: &TierContext,
+    files: &Arc<OpenFiles>,
+    f: &Found,
+    is: &Identity,
+    packs: &mut Packs,
+) -> Result<()> {
+    let reserved = ctx.containers.reserve()?;
+    let probe = Pack::new(f.dir.clone(), files.clone(), reserved.no, f.id, &ctx.store, f.len);
+    let listed = match probe.scan() {
+        Ok(listed) => listed,
+        Err(e) => {
+            ctx.containers.abandon(reserved);
+            return Err(e);
+        }
+    };
+    let expiries = listed.iter().map(|l| l.expires_at).filter(|at| *at != 0);
+    let known = Known {
+        no: reserved.no,
+        id: f.id,
+        tier: Tier::Cold,
+        dir: f.dir.no,
+        created_ms: is.created_ms,
+        records: listed.len() as u64,
+        earliest_expiry: expiries.min().unwrap_or(u64::MAX),
+    };
+    attach(ctx, files, f, known, packs);
+    Ok(())
+}

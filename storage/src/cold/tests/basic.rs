@@ -1,0 +1,306 @@
+//! What is written is read, listed, attached and dropped.
+
+use super::*;
+use proptest::prelude::*;
+
+#[test]
+fn what_is_written_is_read() {
+    let mut bench = Bench::new(1);
+    let (cold, containers) = bench.open();
+    let items = mixed();
+    let written = cold.write(&items, Purpose::Write).unwrap();
+    assert_eq!(written.len(), items.len());
+    for (item, w) in items.iter().zip(&written) {
+        let got = read(&containers, w).unwrap();
+        assert_eq!(facts(&got), facts(item));
+        assert!(matches!(got.codec, Codec::None | Codec::Deflate));
+        let container = containers.get(w.place.container()).unwrap().container.clone();
+        assert_eq!(container.head(w.place.position()).unwrap(), got.head());
+    }
+    // Text shrinks, what came with zlib or deflate is not compressed again, noise is stored.
+    let got: Vec<Item> = written.iter().map(|w| read(&containers, w).unwrap()).collect();
+    assert!(got[0].codec == Codec::Deflate && got[0].payload.len() * 10 < items[0].payload.len());
+    assert_eq!(got[1].payload, items[1].payload.slice(2..items[1].payload.len() - 4));
+    assert_eq!(got[2].codec, Codec::Deflate);
+    assert_eq!(got[3].payload, items[3].payload);
+    assert_eq!(got[7].codec, Codec::None);
+    assert_eq!(got[8].codec, Codec::None);
+    let entry = containers.get(written[0].place.container()).unwrap();
+    assert_eq!(entry.records.load(Ordering::Relaxed), items.len() as u64);
+    assert_eq!(entry.earliest_expiry.load(Ordering::Relaxed), 1000);
+    assert!(entry.sealed.load(Ordering::Relaxed));
+}
+
+#[test]
+fn without_compression_what_comes_plain_stays_plain() {
+    let mut bench = Bench::new(1);
+    bench.config.compress = false;
+    let (cold, containers) = bench.open();
+    let written = cold.write(&mixed(), Purpose::Write).unwrap();
+    let codecs: Vec<Codec> = written.iter().map(|w| read(&containers, w).unwrap().codec).collect();
+    assert_eq!(codecs[..4], [Codec::None, Codec::Deflate, Codec::None, Codec::Deflate]);
+}
+
+#[test]
+fn the_list_names_every_record_and_its_bytes_add_up() {
+    let mut bench = Bench::new(1);
+    let (cold, containers) = bench.open();
+    let items = mixed();
+    let written = cold.write(&items, Purpose::Write).unwrap();
+    let entry = containers.get(written[0].place.container()).unwrap();
+    let listed = entry.container.list().unwrap();
+    assert_eq!(listed.len(), items.len());
+    for ((l, item), w) in listed.iter().zip(&items).zip(&written) {
+        assert_eq!((l.position, l.bytes), (w.place.position(), w.bytes));
+        assert_eq!((l.ident, l.version, l.expires_at), (item.ident, item.version, item.expires_at));
+    }
+    let sum: u64 = listed.iter().map(|l| u64::from(l.bytes)).sum();
+    let len = std::fs::metadata(bench.only_file()).unwrap().len();
+    let end = len - sum;
+    assert_eq!(end, 22 + identity::LEN as u64, "all but the end record belongs to some entry");
+    assert_eq!(cold.usage().occupied, len);
+    assert_eq!(entry.container.occupied(), len);
+}
+
+#[test]
+fn batches_are_split_and_a_large_item_stands_alone() {
+    let mut bench = Bench::new(1);
+    bench.config.pack_size = SMALLEST_PACK;
+    let (cold, containers) = bench.open();
+    let mut items: Vec<Item> =
+        (0..40).map(|i| item(format!("k{i}").as_bytes(), &noise(i, 4000), Codec::None, i)).collect();
+    items.insert(20, item(b"large", &noise(99, 200_000), Codec::None, 99));
+    let written = cold.write(&items, Purpose::Write).unwrap();
+    for (item, w) in items.iter().zip(&written) {
+        assert_eq!(facts(&read(&containers, w).unwrap()), facts(item));
+    }
+    let alone = containers.get(written[20].place.container()).unwrap();
+    assert_eq!(alone.records.load(Ordering::Relaxed), 1);
+    for entry in containers.all().iter().filter(|e| e.no != alone.no) {
+        assert!(entry.container.occupied() <= SMALLEST_PACK, "{entry:?}");
+    }
+    assert!(bench.files(0).len() >= 4);
+}
+
+#[test]
+fn a_pack_is_attached_unread_after_a_restart() {
+    let mut bench = Bench::new(1);
+    let (cold, containers) = bench.open();
+    let items = mixed();
+    let written = cold.write(&items, Purpose::Write).unwrap();
+    let known = known_of(&containers.all()[0]);
+    cold.close().unwrap();
+    assert!(matches!(cold.write(&items, Purpose::Write), Err(Error::OutOfService { .. })));
+    let lost = Known { no: 9, id: 4711, ..known };
+    let (again, report, containers) = bench.try_open(vec![known, lost], Unknown::Delete).unwrap();
+    assert_eq!(report.missing, [lost]);
+    assert_eq!(again.usage().occupied, std::fs::metadata(bench.only_file()).unwrap().len());
+    for (item, w) in items.iter().zip(&written) {
+        assert_eq!(facts(&read(&containers, w).unwrap()), facts(item));
+    }
+}
+
+#[test]
+fn unknown_packs_are_deleted_attached_or_left() {
+    let mut bench = Bench::new(1);
+    let (cold, containers) = bench.open();
+    let items = mixed();
+    cold.write(&items, Purpose::Write).unwrap();
+    let id = containers.all()[0].id;
+    let listed = containers.all()[0].container.list().unwrap();
+    write_file(&bench.folder(0).join("pack-00000000000000aa.zip.tmp"), b"half");
+
+    let before = bench.files(0);
+    let (_, report, containers) = bench.try_open(vec![], Unknown::Ignore).unwrap();
+    assert_eq!((report.deleted, bench.files(0)), (0, before));
+    assert!(containers.all().is_empty());
+
+    let (_, report, containers) = bench.try_open(vec![], Unknown::Attach).unwrap();
+    assert_eq!(report.deleted, 1, "the temporary file");
+    let entry = &containers.all()[0];
+    assert_eq!((entry.id, entry.records.load(Ordering::Relaxed)), (id, items.len() as u64));
+    assert_eq!(entry.earliest_expiry.load(Ordering::Relaxed), 1000);
+    assert_eq!(entry.created_ms, 1_700_000_000_000);
+    assert_eq!(entry.container.list().unwrap(), listed);
+
+    let (cold, report, _) = bench.try_open(vec![], Unknown::Delete).unwrap();
+    assert_eq!(report.deleted, 1);
+    assert_eq!(cold.usage().occupied, 0);
+    assert!(bench.files(0).is_empty());
+}
+
+#[test]
+fn packs_of_others_are_left_alone_and_renamed_ones_go_to_the_quarantine() {
+    let mut bench = Bench::new(1);
+    let (cold, _) = bench.open();
+    cold.write(&mixed(), Purpose::Write).unwrap();
+    bench.store = [9; 16];
+    let (_, report, containers) = bench.try_open(vec![], Unknown::Delete).unwrap();
+    assert_eq!((report.deleted, report.quarantined.len(), containers.all().len()), (0, 0, 0));
+    bench.store = STORE;
+    std::fs::rename(bench.only_file(), bench.folder(0).join("pack-0000000000000001.zip")).unwrap();
+    write_file(&bench.folder(0).join("pack-0000000000000002.zip"), &noise(1, 10_000));
+    write_file(&bench.folder(0).join("notes.txt"), b"somebody's");
+    let (cold, report, _) = bench.try_open(vec![], Unknown::Delete).unwrap();
+    assert_eq!(report.quarantined.len(), 2, "{report:?}");
+    assert_eq!(bench.files(0), ["notes.txt"]);
+    assert!(cold.usage().occupied > 10_000, "the quarantine counts");
+}
+
+#[test]
+fn a_newer_format_is_refused() {
+    let mut bench = Bench::new(1);
+    bench.open();
+    let is = identity::Identity { format: 2, store: STORE, id: 5, created_ms: 1 };
+    write_file(&bench.folder(0).join("pack-0000000000000005.zip"), is.line().as_bytes());
+    for unknown in [Unknown::Delete, Unknown::Attach] {
+        let refused = bench.try_open(vec![], unknown).err();
+        assert!(matches!(refused, Some(Error::NewerFormat { found: 2, .. })), "{refused:?}");
+    }
+    let known = Known {
+        no: 0,
+        id: 5,
+        tier: Tier::Cold,
+        dir: 0,
+        created_ms: 1,
+        records: 1,
+        earliest_expiry: u64::MAX,
+    };
+    let (_, _, containers) = bench.try_open(vec![known], Unknown::Delete).unwrap();
+    let read = containers.all()[0].container.read(0);
+    assert!(matches!(read, Err(Error::NewerFormat { .. })), "{read:?}");
+}
+
+#[test]
+fn a_dropped_pack_is_gone_for_those_who_hold_it() {
+    let mut bench = Bench::new(1);
+    let (cold, containers) = bench.open();
+    let written = cold.write(&mixed(), Purpose::Write).unwrap();
+    let entry = containers.remove(written[0].place.container()).unwrap();
+    cold.drop_container(&entry).unwrap();
+    containers.release(&entry);
+    assert!(bench.files(0).is_empty());
+    assert_eq!(cold.usage().occupied, 0);
+    assert!(matches!(entry.container.read(0), Err(Error::Gone(no)) if no == entry.no));
+    cold.drop_container(&entry).unwrap();
+    assert_eq!(cold.usage().occupied, 0);
+}
+
+#[test]
+fn a_pack_that_vanished_is_unreachable_not_gone() {
+    let mut bench = Bench::new(1);
+    let (cold, containers) = bench.open();
+    let written = cold.write(&mixed(), Purpose::Write).unwrap();
+    std::fs::remove_file(bench.only_file()).unwrap();
+    assert!(matches!(read(&containers, &written[0]), Err(Error::Io { .. })));
+}
+
+#[test]
+fn open_files_are_bounded() {
+    let mut bench = Bench::new(1);
+    let (cold, containers) = bench.open();
+    let mut all = Vec::new();
+    for i in 0..files::OPEN_FILES as u64 + 20 {
+        let it = item(format!("k{i}").as_bytes(), b"value", Codec::None, i);
+        all.push((it.clone(), cold.write(&[it], Purpose::Write).unwrap()[0]));
+    }
+    for (it, w) in all.iter().chain(&all) {
+        assert_eq!(facts(&read(&containers, w).unwrap()), facts(it));
+    }
+    assert_eq!(cold.files.len(), files::OPEN_FILES);
+}
+
+#[test]
+fn limits_hold_and_reclaim_may_use_the_reserve() {
+    let mut bench = Bench::new(1);
+    bench.config.pack_size = SMALLEST_PACK;
+    bench.dirs[0].limit = Some(1 << 20);
+    let (cold, _) = bench.open();
+    let one = |i: u64| [item(format!("k{i}").as_bytes(), &noise(i, 30_000), Codec::None, i)];
+    let fill = |purpose| {
+        let refused = (0..100).find_map(|i| cold.write(&one(i), purpose).err()).unwrap();
+        assert!(matches!(refused, Error::NoSpace { tier: Tier::Cold, .. }), "{refused}");
+        cold.usage().occupied
+    };
+    let by_write = fill(Purpose::Write);
+    assert!(by_write <= (1 << 20) - SMALLEST_PACK && by_write > 900_000, "{by_write}");
+    let by_reclaim = fill(Purpose::Reclaim);
+    assert!(by_reclaim > by_write && by_reclaim <= 1 << 20, "{by_reclaim}");
+    let on_disk: u64 =
+        std::fs::read_dir(bench.folder(0)).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum();
+    assert_eq!(on_disk, by_reclaim, "nothing is left of what was refused");
+    assert_eq!(cold.usage().limit, Some(1 << 20));
+}
+
+#[test]
+fn a_call_is_all_or_nothing() {
+    let mut bench = Bench::new(1);
+    bench.config.pack_size = SMALLEST_PACK;
+    bench.dirs[0].limit = Some(1 << 20);
+    let (cold, containers) = bench.open();
+    let items: Vec<Item> =
+        (0..60).map(|i| item(format!("k{i}").as_bytes(), &noise(i, 30_000), Codec::None, i)).collect();
+    for _ in 0..3 {
+        assert!(cold.write(&items, Purpose::Write).unwrap_err().is_no_space());
+    }
+    assert!(bench.files(0).is_empty(), "{:?}", bench.files(0));
+    assert!(containers.all().is_empty());
+    assert_eq!(cold.usage().occupied, 0);
+    // Numbers came back too.
+    assert!((0..20).map(|_| containers.reserve().unwrap().no).all(|no| no < 20));
+}
+
+#[test]
+fn an_item_that_cannot_be_decoded_is_not_written() {
+    let mut bench = Bench::new(1);
+    let (cold, _) = bench.open();
+    let mut bad = item(b"k", &[b'x'; 1000], Codec::Lz4, 1);
+    bad.original_len += 1;
+    let refused = cold.write(&[item(b"good", b"v", Codec::None, 2), bad], Purpose::Write);
+    assert!(matches!(refused, Err(Error::Dependency { .. })), "{refused:?}");
+    assert!(bench.files(0).is_empty());
+}
+
+#[test]
+fn the_readme_is_written_once_and_never_over_somebody_elses() {
+    let mut bench = Bench::new(1);
+    let path = bench.dirs[0].path.join("README.txt");
+    bench.open();
+    assert!(std::fs::read_to_string(&path).unwrap().contains("unzip"));
+    write_file(&path, b"mine");
+    bench.open();
+    assert_eq!(std::fs::read(&path).unwrap(), b"mine");
+}
+
+#[test]
+fn a_record_goes_to_the_quarantine() {
+    let mut bench = Bench::new(1);
+    let (cold, containers) = bench.open();
+    let written = cold.write(&mixed(), Purpose::Write).unwrap();
+    let entry = containers.all()[0].clone();
+    cold.quarantine_record(&entry, written[3].place.position(), "a test");
+    let kept: Vec<_> = std::fs::read_dir(bench.dirs[0].path.join("quarantine")).unwrap().collect();
+    assert_eq!(kept.len(), 2, "bytes and report");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn any_batch_comes_back(batch in prop::collection::vec(
+        (prop::collection::vec(any::<u8>(), 1..60), prop::collection::vec(any::<u8>(), 0..12_000), 0..4_u8),
+        1..12,
+    )) {
+        let mut bench = Bench::new(1);
+        let (cold, containers) = bench.open();
+        let items: Vec<Item> = batch
+            .iter()
+            .enumerate()
+            .map(|(i, (key, value, codec))| item(key, value, Codec::from_u8(*codec).unwrap(), i as u64))
+            .collect();
+        let written = cold.write(&items, Purpose::Write).unwrap();
+        for (item, w) in items.iter().zip(&written) {
+            prop_assert_eq!(facts(&read(&containers, w).unwrap()), facts(item));
+        }
+        prop_assert_eq!(containers.all()[0].container.list().unwrap().len(), items.len());
+    }
+}

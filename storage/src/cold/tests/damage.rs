@@ -1,0 +1,250 @@
+//! Damaged packs: never a wrong value, never a panic, never memory without bound.
+
+use super::*;
+use crate::container::Listed;
+use proptest::prelude::*;
+
+/// A small pack: its bytes, what is in it and where.
+struct Small {
+    bench: Bench,
+    known: Known,
+    items: Vec<Item>,
+    written: Vec<Written>,
+    listed: Vec<Listed>,
+    path: PathBuf,
+    bytes: Vec<u8>,
+}
+
+fn small() -> Small {
+    let mut bench = Bench::new(1);
+    let (cold, containers) = bench.open();
+    let items = vec![
+        item(b"first", b"a value that is stored", Codec::None, 1),
+        item(b"second", &b"deflate ".repeat(30), Codec::None, 2),
+        item(&[b'z'; 250], b"a key that is too long for a name", Codec::None, 3),
+    ];
+    let written = cold.write(&items, Purpose::Write).unwrap();
+    let entry = containers.all()[0].clone();
+    let path = bench.only_file();
+    Small {
+        known: known_of(&entry),
+        listed: entry.container.list().unwrap(),
+        bytes: std::fs::read(&path).unwrap(),
+        bench,
+        items,
+        written,
+        path,
+    }
+}
+
+impl Small {
+    /// Puts these bytes in the pack's place and attaches it.
+    fn with(&mut self, bytes: &[u8]) -> Arc<Containers> {
+        write_file(&self.path, bytes);
+        self.bench.try_open(vec![self.known], Unknown::Ignore).unwrap().2
+    }
+
+    /// Reads everything every way there is: what comes back must be right. Returns how many items did.
+    fn check(&mut self, bytes: &[u8], what: &str) -> usize {
+        let containers = self.with(bytes);
+        let mut right = 0;
+        for (item, w) in self.items.iter().zip(&self.written) {
+            let container = containers.get(w.place.container()).unwrap().container.clone();
+            match container.read(w.place.position()) {
+                Ok(got) => {
+                    assert_eq!(facts(&got), facts(item), "{what}");
+                    right += 1;
+                }
+                Err(e) => assert!(e.is_corrupt(), "{what}: {e}"),
+            }
+            if let Ok(head) = container.head(w.place.position()) {
+                assert_eq!((&head.key, head.version), (&item.key, item.version), "{what}");
+            }
+        }
+        for l in containers.all()[0].container.list().unwrap() {
+            assert!(self.listed.contains(&l), "{what}: {l:?}");
+        }
+        right
+    }
+}
+
+#[test]
+fn a_flipped_bit_anywhere_costs_at_most_one_item() {
+    let mut small = small();
+    let good = small.bytes.clone();
+    for bit in 0..good.len() * 8 {
+        let mut bad = good.clone();
+        bad[bit / 8] ^= 1 << (bit % 8);
+        let right = small.check(&bad, &format!("bit {bit}"));
+        assert!(right + 1 >= small.items.len(), "bit {bit}: {right}");
+        // Only entries whose header *and* directory entry are damaged are not listed.
+        let listed = small.with(&bad).all()[0].container.list().unwrap().len();
+        assert_eq!(listed, small.items.len(), "bit {bit}");
+    }
+}
+
+#[test]
+fn a_pack_may_be_cut_anywhere() {
+    let mut small = small();
+    let good = small.bytes.clone();
+    for n in 0..good.len() {
+        let right = small.check(&good[..n], &format!("cut at {n}"));
+        let whole = small
+            .listed
+            .iter()
+            .zip(small.listed.iter().skip(1))
+            .filter(|(_, next)| n as u64 >= u64::from(next.position) * Place::UNIT);
+        assert!(right >= whole.count(), "cut at {n}");
+    }
+}
+
+#[test]
+fn the_list_survives_the_central_directory() {
+    let mut small = small();
+    let good = small.bytes.clone();
+    let directory = good.windows(4).position(|w| w == b"PK\x01\x02").unwrap();
+    for (what, range) in [
+        ("directory", directory..good.len()),
+        ("end record", good.len() - identity::LEN - 22..good.len()),
+        ("one entry", directory + 50..directory + 60),
+    ] {
+        let mut bad = good.clone();
+        bad[range].fill(0xaa);
+        let containers = small.with(&bad);
+        assert_eq!(containers.all()[0].container.list().unwrap(), small.listed, "{what}");
+    }
+    // A directory that is whole but names too few entries is not believed either.
+    let mut bad = good.clone();
+    let end = bad.len() - identity::LEN - 22;
+    bad[end + 8..end + 12].copy_from_slice(&[2, 0, 2, 0]);
+    let containers = small.with(&bad);
+    assert_eq!(containers.all()[0].container.list().unwrap(), small.listed);
+}
+
+#[test]
+fn one_of_two_identities_is_enough() {
+    let mut small = small();
+    let good = small.bytes.clone();
+    let marks: Vec<usize> =
+        good.windows(16).enumerate().filter(|(_, w)| *w == b"thermocline-pack").map(|(at, _)| at).collect();
+    assert_eq!(marks.len(), 2);
+    for (gone, attached) in [(&marks[..1], 1), (&marks[1..], 1), (&marks[..], 0)] {
+        let mut bad = good.clone();
+        for at in gone {
+            bad[at + 30] ^= 1;
+        }
+        write_file(&small.path, &bad);
+        let (_, report, containers) = small.bench.try_open(vec![], Unknown::Attach).unwrap();
+        assert_eq!((containers.all().len(), report.quarantined.len()), (attached, 1 - attached));
+    }
+}
+
+#[test]
+fn a_record_of_another_place_or_pack_does_not_pass() {
+    let mut small = small();
+    let good = small.bytes.clone();
+    let [first, second, third] =
+        [0, 1, 2].map(|n| (u64::from(small.listed[n].position) * Place::UNIT) as usize);
+    let mut moved = good.clone();
+    moved.copy_within(second..third, first);
+    assert_eq!(small.check(&moved, "moved"), 2, "the second and the third still stand in their places");
+    // Another pack of the store under this one's name.
+    let (cold, _) = small.bench.open();
+    let other = item(b"first", b"an older value", Codec::None, 0);
+    cold.write(&[other], Purpose::Write).unwrap();
+    let bytes = std::fs::read(small.bench.only_file()).unwrap();
+    std::fs::remove_file(small.bench.only_file()).unwrap();
+    assert_eq!(small.check(&bytes, "another pack"), 0);
+}
+
+#[test]
+fn an_archive_inside_a_value_is_not_listed() {
+    let mut small = small();
+    let inner = small.bytes.clone();
+    let (cold, containers) = small.bench.open();
+    let mut aligned = vec![0; 2048];
+    aligned.extend_from_slice(&inner);
+    let mut outer = item(b"outer", &aligned, Codec::None, 9);
+    outer.content_type = ContentType::Media;
+    cold.write(&[outer], Purpose::Write).unwrap();
+    let path = small.bench.only_file();
+    let mut bytes = std::fs::read(&path).unwrap();
+    // The header that would be jumped over is lost, and so is the central directory.
+    bytes[60] ^= 1;
+    let len = bytes.len();
+    bytes[len - 600..].fill(0);
+    write_file(&path, &bytes);
+    assert_eq!(containers.all()[0].container.list().unwrap(), []);
+}
+
+#[test]
+fn raw_bytes_are_what_stands_there() {
+    let mut small = small();
+    let mut bad = small.bytes.clone();
+    bad[70] ^= 1;
+    let containers = small.with(&bad);
+    let container = containers.all()[0].container.clone();
+    let next = (u64::from(small.listed[1].position) * Place::UNIT) as usize;
+    let raw = container.raw(0).unwrap();
+    assert_eq!((raw.offset, &raw.bytes[..]), (0, &bad[..next]), "up to the next record");
+    let raw = container.raw(small.listed[1].position).unwrap();
+    assert!(raw.bytes.starts_with(b"PK\x03\x04") && bad[next..].starts_with(&raw.bytes));
+    assert!(container.raw(Place::MAX_POSITION).is_none_or(|r| r.bytes.is_empty()));
+}
+
+fn garbage() -> impl Strategy<Value = Vec<u8>> {
+    let pieces: Vec<Vec<u8>> = [
+        &b"PK\x03\x04"[..],
+        b"PK\x01\x02",
+        b"PK\x05\x06",
+        b"PK\x06\x06",
+        b"PK\x06\x07",
+        b"TC",
+        b"TCE1",
+        b"\xff\xff\xff\xff",
+        b"\0\0\0\0\0\0\0\0",
+        b"thermocline-pack format=",
+    ]
+    .iter()
+    .map(|p| p.to_vec())
+    .collect();
+    prop::collection::vec(
+        prop_oneof![prop::sample::select(pieces), prop::collection::vec(any::<u8>(), 0..40)],
+        0..40,
+    )
+    .prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+    #[test]
+    fn garbage_is_only_garbage(bytes in garbage(), position in 0..200_u32) {
+        let mut small = small();
+        let containers = small.with(&bytes);
+        let container = containers.all()[0].container.clone();
+        prop_assert_eq!(container.list().unwrap(), []);
+        prop_assert!(container.read(position).unwrap_err().is_corrupt());
+        prop_assert!(container.head(position).is_err());
+        let _ = container.raw(position);
+        let (_, report, _) = small.bench.try_open(vec![], Unknown::Attach).unwrap();
+        prop_assert_eq!(report.quarantined.len(), 1);
+    }
+
+    #[test]
+    fn many_damaged_places_never_give_a_wrong_value(
+        places in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..30),
+        tail in garbage(),
+        keep in any::<prop::sample::Index>(),
+    ) {
+        let mut small = small();
+        let mut bad = small.bytes.clone();
+        for (at, byte) in places {
+            let at = at.index(bad.len());
+            bad[at] = byte;
+        }
+        small.check(&bad, "places");
+        bad.truncate(keep.index(bad.len()));
+        bad.extend_from_slice(&tail);
+        small.check(&bad, "tail");
+    }
+}

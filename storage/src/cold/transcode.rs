@@ -1,0 +1,80 @@
+//! From the codec of an item to one of the two that every ZIP reader knows.
+//!
+//! Everything is decoded once: a ZIP entry carries the CRC-32 of the value. A zlib stream keeps its deflate stream
+//! (RFC 1950 wraps RFC 1951 in two bytes before and four after), nothing is compressed twice.
+
+use super::ColdConfig;
+use crate::codec::{self, Algorithm, Compression};
+use crate::error::{Error, Result};
+use crate::item::Item;
+use crate::types::{Codec, ContentType};
+use bytes::Bytes;
+
+/// Values shorter than this are stored: deflate would save less than a header's padding.
+const MIN_SIZE: u64 = 64;
+/// Deflate is kept only if stored / original is at most this: below a saving of 5 % it only costs the reader.
+const THRESHOLD: f64 = 0.95;
+/// What zlib puts before and after a deflate stream.
+const ZLIB_HEADER: usize = 2;
+const ZLIB_TRAILER: usize = 4;
+
+/// An item as it goes into a pack.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    /// With codec `None` or `Deflate`.
+    pub(super) item: Item,
+    /// CRC-32 of the value.
+    pub(super) crc: u32,
+}
+
+/// Makes an item ready for a pack.
+///
+/// # Errors
+///
+/// `Dependency` if the payload cannot be decoded: the caller verified it when it was read, so it was written wrong.
+pub(super) fn prepare(item: &Item, config: &ColdConfig) -> Result<Prepared> {
+    let undecodable = |why: &str| Error::Dependency {
+        what: "decoding an item on its way to a pack",
+        why: format!("version {}, {} bytes of {}: {why}", item.version, item.payload.len(), item.codec),
+    };
+    let value = codec::decode(item.codec, &item.payload, item.original_len).map_err(undecodable)?;
+    let crc = rawzip::crc32(&value);
+    let kept = match item.codec {
+        Codec::Deflate => Some(item.payload.clone()),
+        Codec::Zlib => Some(unwrap_zlib(&item.payload).ok_or_else(|| undecodable("not a zlib stream"))?),
+        Codec::None | Codec::Lz4 => None,
+    };
+    let (codec, payload) = match kept {
+        Some(payload) => (Codec::Deflate, payload),
+        None => deflated(&value, item, config).map_or((Codec::None, value), |p| (Codec::Deflate, p)),
+    };
+    Ok(Prepared { item: Item { codec, payload, ..item.clone() }, crc })
+}
+
+/// The value deflated, if that is wanted and helps.
+fn deflated(value: &Bytes, item: &Item, config: &ColdConfig) -> Option<Bytes> {
+    // What LZ4 made smaller deflate makes smaller, whatever its type; other media is compressed already.
+    let wanted = item.codec == Codec::Lz4 || item.content_type != ContentType::Media;
+    if !config.compress || !wanted {
+        return None;
+    }
+    let policy = Compression {
+        zlib: Algorithm { level: config.level.min(9), min_size: MIN_SIZE, threshold: THRESHOLD },
+        binary: Codec::Zlib,
+        ..Compression::default()
+    };
+    match codec::encode(&policy, ContentType::Binary, value) {
+        (Codec::Zlib, packed) => unwrap_zlib(&packed),
+        _ => None,
+    }
+}
+
+/// The deflate stream in a zlib stream without a preset dictionary.
+fn unwrap_zlib(stream: &Bytes) -> Option<Bytes> {
+    const METHOD: u8 = 0x0f;
+    const DEFLATE: u8 = 8;
+    const DICTIONARY: u8 = 0x20;
+    let [method, flags] = *stream.first_chunk::<ZLIB_HEADER>()?;
+    let end = stream.len().checked_sub(ZLIB_TRAILER).filter(|end| *end >= ZLIB_HEADER)?;
+    (method & METHOD == DEFLATE && flags & DICTIONARY == 0).then(|| stream.slice(ZLIB_HEADER..end))
+}
