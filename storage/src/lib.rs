@@ -18,6 +18,7 @@ pub mod codec;
 pub mod cold;
 pub mod container;
 pub mod error;
+pub mod hdd;
 pub mod ident;
 pub mod item;
 pub mod memory;

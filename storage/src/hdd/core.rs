@@ -1,0 +1,311 @@
+//! What the parts of the tier share: configuration, caches, the health of sled, the work waiting for the keeper.
+
+use super::block::Block;
+use super::fence::Fault;
+use super::generation::Generation;
+use super::index::IndexFactory;
+use super::{HddConfig, Health};
+use crate::clock::Clock;
+use crate::vfs::{Vfs, VfsFile};
+use parking_lot::{Condvar, Mutex, RwLock};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Databases open at once.
+pub(super) const MAX_OPEN: usize = 8;
+/// Value files open at once for reading.
+const MAX_FILES: usize = 256;
+/// Bytes of block headers kept, so that a second read of a block fetches one record.
+const MAX_TABLES: usize = 8 << 20;
+/// Databases that may fail before the tier does without sled.
+const MAX_FAULTS: usize = 2;
+
+/// What the parts of the tier share.
+#[derive(Debug)]
+pub(super) struct Core {
+    pub vfs: Arc<dyn Vfs>,
+    pub clock: Arc<dyn Clock>,
+    pub store: [u8; 16],
+    pub config: HddConfig,
+    /// How indexes on disk are opened; `None`: they are kept in RAM.
+    pub factory: Option<Arc<dyn IndexFactory>>,
+    pub files: FileCache,
+    pub tables: TableCache,
+    pub jobs: Jobs,
+    ticks: AtomicU64,
+    faults: Mutex<Faults>,
+    ram_only: AtomicBool,
+    /// Indexes rebuilt from value files.
+    pub rebuilt: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Faults {
+    count: u64,
+    abandoned: Vec<PathBuf>,
+}
+
+impl Core {
+    pub fn new(
+        vfs: Arc<dyn Vfs>,
+        clock: Arc<dyn Clock>,
+        store: [u8; 16],
+        config: HddConfig,
+        factory: Option<Arc<dyn IndexFactory>>,
+    ) -> Core {
+        Core {
+            vfs,
+            clock,
+            store,
+            config,
+            ram_only: AtomicBool::new(factory.is_none()),
+            factory,
+            files: FileCache::default(),
+            tables: TableCache::default(),
+            jobs: Jobs::default(),
+            ticks: AtomicU64::new(0),
+            faults: Mutex::default(),
+            rebuilt: AtomicU64::new(0),
+        }
+    }
+
+    /// A count that rises, to tell what was used last.
+    pub fn tick(&self) -> u64 {
+        self.ticks.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The most that neighbouring small blocks are joined to.
+    pub fn extent_max(&self) -> u64 {
+        self.config.block_size as u64
+    }
+
+    /// The factory, unless the tier does without sled.
+    pub fn sled(&self) -> Option<Arc<dyn IndexFactory>> {
+        if self.ram_only.load(Ordering::Acquire) {
+            return None;
+        }
+        self.factory.clone()
+    }
+
+    /// Notes that a database failed. The second one suggests that sled's process-wide pool is broken, and all of
+    /// the tier does without sled until a restart.
+    pub fn fault(&self, path: &Path, fault: &Fault) {
+        let mut faults = self.faults.lock();
+        faults.count += 1;
+        if !faults.abandoned.iter().any(|p| p == path) {
+            faults.abandoned.push(path.to_path_buf());
+        }
+        tracing::warn!(path = %path.display(), fault = %fault, "HDD index given up; it is rebuilt");
+        if faults.abandoned.len() >= MAX_FAULTS && !self.ram_only.swap(true, Ordering::AcqRel) {
+            tracing::warn!("sled failed in {MAX_FAULTS} databases: HDD indexes stay in RAM until a restart");
+        }
+    }
+
+    /// The health of sled, directories left to the caller.
+    pub fn health(&self) -> Health {
+        let faults = self.faults.lock();
+        Health {
+            faults: faults.count,
+            abandoned: faults.abandoned.clone(),
+            ram_only: self.ram_only.load(Ordering::Acquire),
+            rebuilt: self.rebuilt.load(Ordering::Relaxed),
+            ..Health::default()
+        }
+    }
+}
+
+type FileKey = (u64, u16);
+
+/// Open value files, the least recently used closed first.
+#[derive(Debug, Default)]
+pub(super) struct FileCache {
+    open: Mutex<HashMap<FileKey, (Arc<dyn VfsFile>, u64)>>,
+    ticks: AtomicU64,
+}
+
+impl FileCache {
+    /// The open file, opened by `open` if it is not.
+    pub fn get<E>(
+        &self,
+        key: FileKey,
+        open: impl FnOnce() -> Result<Arc<dyn VfsFile>, E>,
+    ) -> Result<Arc<dyn VfsFile>, E> {
+        let tick = self.ticks.fetch_add(1, Ordering::Relaxed);
+        if let Some((file, used)) = self.open.lock().get_mut(&key) {
+            *used = tick;
+            return Ok(Arc::clone(file));
+        }
+        let file = open()?;
+        self.put(key, Arc::clone(&file));
+        Ok(file)
+    }
+
+    /// Enters a file that is open already.
+    pub fn put(&self, key: FileKey, file: Arc<dyn VfsFile>) {
+        let tick = self.ticks.fetch_add(1, Ordering::Relaxed);
+        let mut open = self.open.lock();
+        if open.len() >= MAX_FILES
+            && let Some(oldest) = open.iter().min_by_key(|(_, (_, used))| *used).map(|(k, _)| *k)
+        {
+            open.remove(&oldest);
+        }
+        open.insert(key, (file, tick));
+    }
+
+    /// Lets go of a generation's files.
+    pub fn forget(&self, container: u64) {
+        self.open.lock().retain(|(c, _), _| *c != container);
+    }
+}
+
+/// Headers of blocks read lately. Each was verified when it was read and blocks never change, so an entry is
+/// right for as long as its generation is there; the record it leads to is verified all the same.
+#[derive(Debug, Default)]
+pub(super) struct TableCache {
+    blocks: RwLock<Tables>,
+}
+
+#[derive(Debug, Default)]
+struct Tables {
+    map: BTreeMap<(u64, u32), Block>,
+    weight: usize,
+    /// Where the next eviction begins: it goes round, like CLOCK without a second chance.
+    hand: (u64, u32),
+}
+
+impl TableCache {
+    /// The block of a record, if its header is here.
+    pub fn get(&self, container: u64, record: u32) -> Option<Block> {
+        let tables = self.blocks.read();
+        let (_, block) = tables.map.range((container, 0)..=(container, record)).next_back()?;
+        block.holds(record).then(|| block.clone())
+    }
+
+    /// Enters a block's verified header.
+    pub fn put(&self, block: Block) {
+        let mut tables = self.blocks.write();
+        tables.weight += block.weight();
+        if let Some(old) = tables.map.insert((block.spot.container, block.first), block) {
+            tables.weight -= old.weight();
+        }
+        while tables.weight > MAX_TABLES {
+            let next = tables.map.range(tables.hand..).next().map(|(k, _)| *k);
+            match next.or_else(|| tables.map.keys().next().copied()) {
+                Some(key) => {
+                    if let Some(old) = tables.map.remove(&key) {
+                        tables.weight -= old.weight();
+                    }
+                    tables.hand = key;
+                }
+                None => tables.weight = 0,
+            }
+        }
+    }
+
+    /// Lets go of a generation's blocks.
+    pub fn forget(&self, container: u64) {
+        let mut tables = self.blocks.write();
+        let keys: Vec<_> =
+            tables.map.range((container, 0)..=(container, u32::MAX)).map(|(k, _)| *k).collect();
+        for key in keys {
+            if let Some(old) = tables.map.remove(&key) {
+                tables.weight -= old.weight();
+            }
+        }
+    }
+}
+
+/// Something for the keeper to do.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// A reader waits for this generation's index.
+    Load(Arc<Generation>),
+    /// See that this generation's index is good.
+    Check(Arc<Generation>),
+    /// Write the index of this generation, which is sealed.
+    Persist(Arc<Generation>),
+}
+
+/// The keeper's queue: what readers wait for goes first.
+#[derive(Debug, Default)]
+pub(super) struct Jobs {
+    queue: Mutex<Queue>,
+    changed: Condvar,
+    stopping: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    urgent: VecDeque<Job>,
+    other: VecDeque<Job>,
+    busy: bool,
+}
+
+impl Jobs {
+    /// Queues a job; ignored once the keeper is stopping.
+    pub fn push(&self, job: Job) {
+        if self.stopping() {
+            return;
+        }
+        let mut queue = self.queue.lock();
+        match job {
+            Job::Load(_) => queue.urgent.push_back(job),
+            _ => queue.other.push_back(job),
+        }
+        self.changed.notify_all();
+    }
+
+    /// The next job; `None` when the keeper is to stop. The one before is done.
+    pub fn next(&self) -> Option<Job> {
+        let mut queue = self.queue.lock();
+        queue.busy = false;
+        self.changed.notify_all();
+        loop {
+            if self.stopping() {
+                return None;
+            }
+            let job = queue.urgent.pop_front().or_else(|| queue.other.pop_front());
+            if job.is_some() {
+                queue.busy = true;
+                return job;
+            }
+            self.changed.wait(&mut queue);
+        }
+    }
+
+    /// Whether the keeper is to stop: long jobs ask now and then.
+    pub fn stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Tells the keeper to stop, and forgets what is queued.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        let mut queue = self.queue.lock();
+        queue.urgent.clear();
+        queue.other.clear();
+        self.changed.notify_all();
+    }
+
+    /// Forgets what is queued but for the indexes that are to be written.
+    pub fn only_persist(&self) {
+        let mut queue = self.queue.lock();
+        queue.urgent.clear();
+        queue.other.retain(|j| matches!(j, Job::Persist(_)));
+    }
+
+    /// Waits until the keeper is idle; false if it is not within `limit`.
+    pub fn wait_idle(&self, limit: Duration) -> bool {
+        let until = std::time::Instant::now() + limit;
+        let mut queue = self.queue.lock();
+        while queue.busy || !queue.urgent.is_empty() || !queue.other.is_empty() {
+            if self.changed.wait_until(&mut queue, until).timed_out() {
+                return false;
+            }
+        }
+        true
+    }
+}

@@ -1,0 +1,181 @@
+//! Reading a value file from one end to the other, whatever state it is in.
+//!
+//! The scan goes from block to block by their lengths and jumps over payloads that it does not need. Where no
+//! block verifies it steps by 32 bytes until a block or a single record does. Memory is bounded by one chunk plus
+//! the largest header (a record's key, a block's table). Regions that the disk refuses to read are stepped over
+//! and counted, so that a caller can tell "not there" from "not reachable".
+
+use super::block::{self, Block, Spot};
+use super::index::{self, Extent};
+use super::value;
+use crate::container::Listed;
+use crate::record::{self, Header};
+use crate::vfs::VfsFile;
+use std::sync::Arc;
+
+const CHUNK: usize = 256 << 10;
+/// What is stepped over when the disk refuses to read.
+const PAGE: u64 = 4096;
+/// After so many refused pages the rest of the file is given up: a dying disk takes seconds for each.
+const MAX_REFUSED: u32 = 64;
+
+/// One thing found in a value file.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// A block whose header verifies.
+    Block(Block),
+    /// A record, found without its block, and where it begins.
+    Record(u64, Header),
+}
+
+/// A scan of one value file.
+pub(super) struct Scan {
+    file: Arc<dyn VfsFile>,
+    container: u64,
+    no: u16,
+    at: u64,
+    end: u64,
+    buffer: Vec<u8>,
+    buffer_at: u64,
+    refused: u32,
+}
+
+impl Scan {
+    /// A scan of the file's bytes up to `end`.
+    pub fn new(file: Arc<dyn VfsFile>, container: u64, no: u16, end: u64) -> Scan {
+        let (buffer, buffer_at) = (Vec::new(), 0);
+        Scan { file, container, no, at: value::DATA, end, buffer, buffer_at, refused: 0 }
+    }
+
+    /// Whether part of the file could not be read.
+    pub fn refused(&self) -> bool {
+        self.refused > 0
+    }
+
+    /// The bytes from `at`, `len` of them or as many as there are; empty if they cannot be read.
+    fn view(&mut self, at: u64, len: usize) -> &[u8] {
+        let end = self.end.min(at.saturating_add(len as u64));
+        let have = self.buffer_at + self.buffer.len() as u64;
+        if at < self.buffer_at || end > have {
+            self.fill(at, len);
+        }
+        let have = self.buffer_at + self.buffer.len() as u64;
+        let start = usize::try_from(at.saturating_sub(self.buffer_at)).unwrap_or(usize::MAX);
+        let stop = usize::try_from(end.min(have).saturating_sub(self.buffer_at)).unwrap_or(0);
+        self.buffer.get(start..stop).unwrap_or_default()
+    }
+
+    fn fill(&mut self, at: u64, len: usize) {
+        self.buffer_at = at;
+        let left = usize::try_from(self.end.saturating_sub(at)).unwrap_or(usize::MAX);
+        for want in [len.max(CHUNK), len] {
+            self.buffer.resize(want.min(left), 0);
+            match self.file.read_at(&mut self.buffer, at) {
+                Ok(n) => {
+                    self.buffer.truncate(n);
+                    if n == 0 {
+                        self.end = self.end.min(at);
+                    }
+                    return;
+                }
+                Err(_) => self.buffer.clear(),
+            }
+        }
+        self.refused += 1;
+    }
+
+    /// The next thing found.
+    pub fn next(&mut self) -> Option<Found> {
+        while self.at + record::HEADER as u64 <= self.end && self.refused < MAX_REFUSED {
+            let at = self.at;
+            let refused = self.refused;
+            let spot = Spot { container: self.container, file: self.no, offset: at };
+            let claimed = block::peek_header_len(self.view(at, record::HEADER));
+            if self.refused > refused {
+                self.at = (at + 1).next_multiple_of(PAGE);
+                continue;
+            }
+            if let Ok(len) = claimed
+                && let Ok(found) = block::parse(self.view(at, len), spot)
+            {
+                self.at = at.saturating_add(found.len);
+                return Some(Found::Block(found));
+            }
+            if let Some(header) = self.record(at) {
+                self.at = at.saturating_add(header.size());
+                return Some(Found::Record(at, header));
+            }
+            self.skip();
+        }
+        None
+    }
+
+    /// Steps to the next place at which a block or a record could begin.
+    fn skip(&mut self) {
+        self.at += record::ALIGN as u64;
+        let from = usize::try_from(self.at.saturating_sub(self.buffer_at)).unwrap_or(usize::MAX);
+        let rest = self.buffer.get(from..).unwrap_or_default();
+        let next = rest.chunks(record::ALIGN).position(|c| c.starts_with(b"TC") || c.len() < record::ALIGN);
+        self.at += (next.unwrap_or(rest.len() / record::ALIGN) * record::ALIGN) as u64;
+    }
+
+    /// The record at an offset, its header and key verified.
+    pub fn record(&mut self, at: u64) -> Option<Header> {
+        let (key, _) = record::peek_lengths(self.view(at, record::HEADER)).ok()?;
+        let container = self.container;
+        record::parse_header(self.view(at, record::HEADER + key), container).ok()
+    }
+}
+
+/// The extents of a value file, appended to `extents`. `keep_on` is asked now and then; false ends the scan.
+/// Returns whether all of the file could be read.
+pub(super) fn extents(
+    scan: &mut Scan,
+    max: u64,
+    extents: &mut Vec<Extent>,
+    keep_on: &dyn Fn() -> bool,
+) -> bool {
+    while let Some(found) = scan.next() {
+        let file = scan.no;
+        let new = match found {
+            Found::Block(b) => {
+                let len = b.len.min(scan.end.saturating_sub(b.spot.offset));
+                Extent { first: b.first, count: b.count(), file, offset: b.spot.offset, len }
+            }
+            Found::Record(offset, h) => {
+                let len = h.size().min(scan.end.saturating_sub(offset));
+                Extent { first: h.ordinal, count: 1, file, offset, len }
+            }
+        };
+        index::push(extents, new, max);
+        if !keep_on() {
+            return false;
+        }
+    }
+    !scan.refused()
+}
+
+/// Every record of a value file whose header verifies, appended to `listed`.
+pub(super) fn list(scan: &mut Scan, listed: &mut Vec<Listed>) {
+    let entry = |h: Header| Listed {
+        position: h.ordinal,
+        ident: h.head.ident,
+        version: h.head.version,
+        expires_at: h.head.expires_at,
+        bytes: u32::try_from(h.size()).unwrap_or(u32::MAX),
+    };
+    while let Some(found) = scan.next() {
+        match found {
+            Found::Block(b) => {
+                let after = scan.at;
+                for (n, start, _) in b.records() {
+                    if let Some(h) = scan.record(b.spot.offset + start).filter(|h| h.ordinal == n) {
+                        listed.push(entry(h));
+                    }
+                }
+                scan.at = after;
+            }
+            Found::Record(_, h) => listed.push(entry(h)),
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! sled as a [`BlockIndex`]: only ever called on a fence thread.
+//!
+//! Keys are record numbers, big-endian, so that sled's order is theirs; values are [`Extent::encode`]. The
+//! sentinel's key is longer and sorts after every record number (they have 24 bits). Values are far below the
+//! size at which sled makes blob files, and there is no flusher thread: an index is filled in one go, closed,
+//! and from then on only read.
+
+use super::index::{BlockIndex, Extent, IndexFactory};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+const SENTINEL: &[u8] = b"\xffsentinel";
+/// Up to this many entries sled's smallest sensible segments are used, so that a small index is a small file.
+const FEW: u64 = 4096;
+
+/// Opens sled databases.
+#[derive(Debug)]
+pub(super) struct SledFactory;
+
+struct SledIndex(sled::Db);
+
+impl IndexFactory for SledFactory {
+    fn open(&self, path: &Path, entries: u64, cache: u64) -> Result<Box<dyn BlockIndex>, String> {
+        let segment = if entries <= FEW { 16 << 10 } else { 64 << 10 };
+        let config = sled::Config::new()
+            .path(path)
+            .cache_capacity(cache.max(1 << 16))
+            .flush_every_ms(None)
+            .mode(sled::Mode::LowSpace)
+            .segment_size(segment);
+        // A task of sled's pool may hold the file, and with it the lock, for a moment after a close.
+        let until = Instant::now() + Duration::from_secs(1);
+        loop {
+            match config.open() {
+                Ok(db) => return Ok(Box::new(SledIndex(db))),
+                Err(sled::Error::Io(e)) if e.to_string().contains("lock") && Instant::now() < until => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err(e) => return Err(format!("cannot open: {e}")),
+            }
+        }
+    }
+
+    fn estimate(&self, entries: u64) -> u64 {
+        (48 << 10) + entries.saturating_mul(192)
+    }
+}
+
+impl BlockIndex for SledIndex {
+    fn insert(&mut self, extents: &[Extent]) -> Result<(), String> {
+        for extent in extents {
+            self.0
+                .insert(extent.first.to_be_bytes(), &extent.encode()[..])
+                .map_err(|e| format!("cannot insert: {e}"))?;
+        }
+        Ok(())
+    }
+
+    fn lookup(&mut self, record: u32) -> Result<Option<Extent>, String> {
+        match self.0.range(..=record.to_be_bytes()).next_back() {
+            None => Ok(None),
+            Some(Err(e)) => Err(format!("cannot look up: {e}")),
+            Some(Ok((key, value))) => {
+                let key: &[u8; 4] = key.as_ref().try_into().map_err(|_| "a key of the wrong length")?;
+                let extent = Extent::decode(u32::from_be_bytes(*key), &value);
+                Ok(Some(extent.ok_or("a value of the wrong length")?))
+            }
+        }
+    }
+
+    fn set_sentinel(&mut self, token: &[u8]) -> Result<(), String> {
+        self.0.insert(SENTINEL, token).map(|_| ()).map_err(|e| format!("cannot insert: {e}"))
+    }
+
+    fn sentinel(&mut self) -> Result<Option<Vec<u8>>, String> {
+        self.0.get(SENTINEL).map(|v| v.map(|v| v.to_vec())).map_err(|e| format!("cannot look up: {e}"))
+    }
+
+    fn close(self: Box<Self>) -> Result<(), String> {
+        // The drop alone flushes; asking first tells whether that works.
+        self.0.flush().map_err(|e| format!("cannot flush: {e}"))?;
+        drop(self.0);
+        Ok(())
+    }
+}
