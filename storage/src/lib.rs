@@ -14,6 +14,7 @@ compile_error!(
 pub mod clock;
 pub mod container;
 pub mod error;
+pub mod home;
 pub mod ident;
 pub mod item;
 pub mod quarantine;
