@@ -19,6 +19,7 @@ pub mod cold;
 pub mod container;
 pub mod error;
 pub mod hdd;
+pub mod home;
 pub mod ident;
 pub mod item;
 pub mod memory;

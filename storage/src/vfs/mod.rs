@@ -17,7 +17,7 @@ pub use real::RealFs;
 
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// How a file is opened.
@@ -85,6 +85,11 @@ pub trait Vfs: Send + Sync + fmt::Debug + 'static {
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
     /// Takes an exclusive lock on a file, made if missing; `None` if somebody else holds it.
     fn try_lock(&self, path: &Path) -> io::Result<Option<Box<dyn VfsLock>>>;
+    /// The path without links and dots, of something that exists: two paths of one directory come out equal.
+    /// Where there are no links, the path itself.
+    fn canonical(&self, path: &Path) -> io::Result<PathBuf> {
+        Ok(path.to_path_buf())
+    }
     /// Free and total bytes where the path lies.
     fn space(&self, path: &Path) -> io::Result<Space>;
 }
@@ -140,7 +145,7 @@ pub fn read_small(vfs: &dyn Vfs, path: &Path, limit: u64) -> io::Result<Vec<u8>>
 pub fn replace_small(vfs: &dyn Vfs, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut tmp = path.as_os_str().to_owned();
     tmp.push(".tmp");
-    let tmp = std::path::PathBuf::from(tmp);
+    let tmp = PathBuf::from(tmp);
     if vfs.kind(&tmp)?.is_some() {
         vfs.remove_file(&tmp)?;
     }

@@ -4,7 +4,7 @@ use super::{DirEntry, EntryKind, Map, OpenMode, Space, Vfs, VfsFile, VfsLock};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The machine's file systems.
@@ -106,6 +106,10 @@ impl Vfs for RealFs {
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(e)) => Err(e),
         }
+    }
+
+    fn canonical(&self, path: &Path) -> io::Result<PathBuf> {
+        fs::canonicalize(path)
     }
 
     fn space(&self, path: &Path) -> io::Result<Space> {

@@ -1,0 +1,153 @@
+//! What an opening holds and has made: locks, lock files and directories.
+//!
+//! Invariant: until [`Holdings::keep`] is called, dropping takes everything back that this very opening made
+//! (lock files while their locks are still held, then directories that are empty), so a refused opening leaves
+//! no trace. A crash leaves empty directories and lock files, which mean nothing to the next opening.
+
+use super::record::refused;
+use crate::error::{Error, IoContext, Result};
+use crate::vfs::{EntryKind, Vfs, VfsLock};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+/// The name of the lock file in each directory of the store, and in the catalog.
+pub(super) const LOCK: &str = "lock";
+
+/// Locks held, and what was made on the way.
+#[derive(Debug)]
+pub(super) struct Holdings {
+    vfs: Arc<dyn Vfs>,
+    read_only: bool,
+    locks: Vec<Box<dyn VfsLock>>,
+    made_files: Vec<PathBuf>,
+    made_dirs: Vec<PathBuf>,
+}
+
+impl Holdings {
+    /// Nothing held.
+    pub fn new(vfs: Arc<dyn Vfs>, read_only: bool) -> Holdings {
+        Holdings { vfs, read_only, locks: Vec::new(), made_files: Vec::new(), made_dirs: Vec::new() }
+    }
+
+    /// Locks a directory that exists; whether its lock file was there. `Locked` at once if somebody else has it.
+    pub fn lock(&mut self, dir: &Path) -> Result<bool> {
+        let file = dir.join(LOCK);
+        let there = self.vfs.kind(&file).map_err(|e| refused("look at", &file, e))?.is_some();
+        if !there && self.read_only {
+            let why = "it has no lock file, and a read-only opening makes none: make an empty file named \
+                       `lock` in it, or open the store for writing once";
+            return Err(Error::BadDirectory { path: dir.to_path_buf(), why: why.to_owned() });
+        }
+        let locked = || Error::Locked { path: dir.to_path_buf() };
+        let lock = self.vfs.try_lock(&file).map_err(|e| refused("lock", &file, e))?.ok_or_else(locked)?;
+        if !there {
+            self.made_files.push(file.clone());
+        }
+        self.locks.push(lock);
+        // Another opening that failed may have removed the file between our opening it and locking it; then
+        // what is locked has no name, and the next process would lock another file.
+        if self.vfs.kind(&file).at("look at", &file)?.is_none() {
+            return Err(locked());
+        }
+        Ok(there)
+    }
+
+    /// Makes a directory and those above it that are missing, durably, and remembers which were made.
+    pub fn make_dir(&mut self, dir: &Path) -> Result<()> {
+        let mut missing = Vec::new();
+        for above in dir.ancestors() {
+            if above.as_os_str().is_empty() || self.vfs.kind(above).at("look at", above)?.is_some() {
+                break;
+            }
+            missing.push(above.to_path_buf());
+        }
+        for path in missing.into_iter().rev() {
+            self.vfs.create_dir_all(&path).map_err(|e| refused("create", &path, e))?;
+            self.made_dirs.push(path.clone());
+            if let Some(parent) = path.parent() {
+                self.vfs.sync_dir(parent).at("sync", parent)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The opening succeeded: what was made stays, except lock files in directories that are not used after
+    /// all (the empty mount point of a disk that the store was opened without).
+    pub fn keep(&mut self, used: impl Fn(&Path) -> bool) {
+        self.made_dirs.clear();
+        for file in self.made_files.drain(..) {
+            if !file.parent().is_some_and(&used) {
+                let _ = self.vfs.remove_file(&file);
+            }
+        }
+    }
+}
+
+impl Drop for Holdings {
+    fn drop(&mut self) {
+        for file in self.made_files.drain(..) {
+            let _ = self.vfs.remove_file(&file);
+        }
+        for dir in self.made_dirs.drain(..).rev() {
+            if self.vfs.read_dir(&dir).is_ok_and(|entries| entries.is_empty()) {
+                let _ = self.vfs.remove_dir_all(&dir);
+            }
+        }
+    }
+}
+
+/// A path of a directory, resolved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Resolved {
+    /// Absolute, without links; the part that does not exist yet as given.
+    pub path: PathBuf,
+    /// Whether it is there.
+    pub exists: bool,
+}
+
+/// Resolves the path of a directory that may not exist. `BadDirectory` if something else is in the way.
+pub(super) fn resolve(vfs: &dyn Vfs, given: &Path) -> Result<Resolved> {
+    let bad = |why: &str| Error::BadDirectory { path: given.to_path_buf(), why: why.to_owned() };
+    let absolute = std::path::absolute(given).map_err(|_| bad("it is not a path: name a directory"))?;
+    let mut below = Vec::new();
+    for above in absolute.ancestors() {
+        let kind = match vfs.kind(above) {
+            Ok(kind) => kind,
+            Err(e) if e.kind() == std::io::ErrorKind::NotADirectory => {
+                return Err(bad("a part of the path is a file: name a directory"));
+            }
+            Err(e) => return Err(refused("look at", above, e)),
+        };
+        match kind {
+            None => {
+                match above.components().next_back() {
+                    Some(Component::Normal(name)) => below.push(name.to_owned()),
+                    _ => {
+                        return Err(bad(
+                            "it has `..` below a directory that does not exist: write it without",
+                        ));
+                    }
+                }
+                continue;
+            }
+            Some(EntryKind::File) => {
+                return Err(bad("a file is there: name a directory, or remove the file"));
+            }
+            Some(_) => {}
+        }
+        let real = match vfs.canonical(above) {
+            Ok(real) => real,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                return Err(bad("it is a link that leads nowhere: mount what it points to, or remove it"));
+            }
+            Err(e) => return Err(refused("look at", above, e)),
+        };
+        if vfs.kind(&real).at("look at", &real)? != Some(EntryKind::Dir) {
+            return Err(bad("what is there is no directory: name a directory"));
+        }
+        let exists = below.is_empty();
+        let path = below.into_iter().rev().fold(real, |path, name| path.join(name));
+        return Ok(Resolved { path, exists });
+    }
+    Err(bad("it is not a path: name a directory"))
+}
