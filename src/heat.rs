@@ -68,10 +68,14 @@ struct Line {
 
 impl Line {
     fn new() -> Line {
-        Line {
-            stamp: AtomicU8::new(0),
-            rows: std::array::from_fn(|_| std::array::from_fn(|_| AtomicU8::new(0))),
-        }
+        Line::from_bytes(&[0; LINE])
+    }
+
+    fn from_bytes(bytes: &[u8; LINE]) -> Line {
+        let [stamp, counters @ ..] = bytes;
+        let (rows, _) = counters.as_chunks::<ROW>();
+        let rows = rows.first_chunk::<ROWS>().copied().unwrap_or([[0; ROW]; ROWS]);
+        Line { stamp: AtomicU8::new(*stamp), rows: rows.map(|row| row.map(AtomicU8::new)) }
     }
 
     fn bytes(&self) -> impl Iterator<Item = &AtomicU8> {
@@ -227,20 +231,38 @@ impl Heat {
     /// smaller one overestimates more). Bytes that are not a saved sketch, or of another version, give a fresh
     /// one; damaged counters give wrong estimates and nothing else.
     pub fn from_bytes(bytes: &[u8], expected_items: u64) -> Heat {
-        let Some((phase, mut saved)) = parse(bytes) else { return Heat::new(expected_items) };
-        fold(&mut saved, lines_for(expected_items));
+        let Some((phase, saved)) = parse(bytes) else { return Heat::new(expected_items) };
         let heat = Heat::smallest();
-        heat.grow((saved.len() * LINE) as u64);
         heat.phase.store(phase, Relaxed);
-        for (i, line) in saved.iter().enumerate() {
-            if let Some(to) = heat.line(i) {
-                for (to, from) in to.bytes().zip(line) {
-                    to.store(*from, Relaxed);
-                }
-            }
+        let target = lines_for(expected_items);
+        if saved.len() > target {
+            heat.restore(&fold(saved.to_vec(), target));
+        } else {
+            heat.restore(saved);
         }
         heat.grow(expected_items);
         heat
+    }
+
+    /// Fills a table of the smallest size, new and not shared yet, with these lines.
+    fn restore(&self, saved: &[[u8; LINE]]) {
+        let (first, mut rest) = saved.split_at(saved.len().min(MIN_LINES));
+        for (line, bytes) in self.first.iter().zip(first) {
+            line.copy_from(&Line::from_bytes(bytes));
+        }
+        let mut lines = MIN_LINES;
+        while !rest.is_empty() {
+            let len = block_len(lines);
+            let (Some((added, others)), Some((block, _))) = (rest.split_at_checked(len), block_of(lines))
+            else {
+                return;
+            };
+            let Some(cell) = self.blocks.get(block) else { return };
+            cell.get_or_init(|| added.iter().map(Line::from_bytes).collect());
+            rest = others;
+            lines += len;
+            self.lines.store(lines, Release);
+        }
     }
 
     /// The line of an identity.
@@ -355,13 +377,15 @@ fn block_of(i: usize) -> Option<(usize, usize)> {
     if i < MIN_LINES {
         return None;
     }
-    let group = (i.ilog2() - MIN_LINES.ilog2()) as usize;
-    let len = block_len(i);
-    Some((group * BLOCKS + parent(i) / len, parent(i) % len))
+    // All powers of two: shifts and masks, for this is on the path of every access.
+    let group = i.ilog2() - MIN_LINES.ilog2();
+    let shift = i.ilog2() - BLOCKS.ilog2();
+    let within = parent(i);
+    Some(((group as usize) * BLOCKS + (within >> shift), within & ((1 << shift) - 1)))
 }
 
 /// The phase and the lines of a saved sketch.
-fn parse(bytes: &[u8]) -> Option<(u64, Vec<[u8; LINE]>)> {
+fn parse(bytes: &[u8]) -> Option<(u64, &[[u8; LINE]])> {
     let (header, lines) = bytes.split_at_checked(HEADER)?;
     let (magic, rest) = header.split_first_chunk::<4>()?;
     let (format, rest) = rest.split_first_chunk::<4>()?;
@@ -374,13 +398,13 @@ fn parse(bytes: &[u8]) -> Option<(u64, Vec<[u8; LINE]>)> {
         && tail.is_empty()
         && lines.len() == count
         && lines_for((count * LINE) as u64) == count;
-    sound.then(|| (phase, lines.to_vec()))
+    sound.then_some((phase, lines))
 }
 
 /// Undoes splits until at most `target` lines are left: the larger of two counters stays.
-fn fold(lines: &mut Vec<[u8; LINE]>, target: usize) {
+fn fold(mut lines: Vec<[u8; LINE]>, target: usize) -> Vec<[u8; LINE]> {
     while lines.len() > target.max(MIN_LINES) {
-        let Some(last) = lines.pop() else { return };
+        let Some(last) = lines.pop() else { break };
         let into = parent(lines.len());
         if let Some(into) = lines.get_mut(into) {
             // The stamp, the first byte, stays that of the line folded into.
@@ -389,6 +413,7 @@ fn fold(lines: &mut Vec<[u8; LINE]>, target: usize) {
             }
         }
     }
+    lines
 }
 
 /// A bijection that spreads every bit (the finalizer of SplitMix64, Steele et al. 2014).

@@ -368,3 +368,71 @@ fn types_are_found_from_the_bytes() {
         assert_eq!(detect(&bytes), kind, "{what}");
     }
 }
+
+#[test]
+fn every_compressed_format_is_found_by_its_signature() {
+    let signatures: &[&[u8]] = &[
+        b"\xFF\xD8\xFF\xE0",                     // JPEG
+        b"\0\0\0\x0CjP  \r\n\x87\n\0",           // JPEG 2000
+        b"\x89PNG\r\n\x1A\n",                    // PNG
+        b"GIF89a\x80",                           // GIF
+        b"RIFF\x80\0\0\0WEBPVP8 ",               // WebP
+        b"RIFF\x80\0\0\0WAVEfmt ",               // WAV
+        b"RIFF\x80\0\0\0AVI LIST",               // AVI
+        b"II*\0\x08\0\0\0\x80",                  // TIFF
+        b"MM\0*\0\0\0\x08",                      // TIFF, big-endian
+        b"BM\x80\0\0\0",                         // BMP
+        b"II\xBC\x01",                           // JPEG XR
+        b"8BPS\0\x01",                           // Photoshop
+        b"\0\0\x01\0\x01\0",                     // ICO
+        b"\xFF\x0A\xFA",                         // JPEG XL, bare
+        b"\0\0\0\x0CJXL \r\n\x87\n",             // JPEG XL
+        b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",   // HEIF
+        b"\0\0\0\x18ftypavif\0\0\0\0avifmif1",   // AVIF
+        b"AT&TFORM\x80\0\0\0DJVU",               // DjVu
+        b"\0\0\0\x18ftypisom\0\0\x02\0isomiso2", // MP4
+        b"\0\0\x10\0moov\0\0\0\x6Cmvhd",         // QuickTime
+        b"0&\xB2u\x8Ef\xCF\x11\xA6\xD9",         // WMV
+        b"\0\0\x01\xBA\x44",                     // MPEG
+        b"FLV\x01\x05",                          // FLV
+        b"MThd\0\0\0\x06",                       // MIDI
+        b"ID3\x04\0\0",                          // MP3
+        b"\xFF\xFB\x90\x64",                     // MP3 without tags
+        b"M4A \x80",                             // M4A
+        b"OggS\0\x02",                           // Ogg
+        b"fLaC\0\0\0\x22",                       // FLAC
+        b"#!AMR\n\x80",                          // AMR
+        b"\xFF\xF1\x50\x80",                     // AAC
+        b"FORM\x80\0\0\0AIFFCOMM",               // AIFF
+        b"DSD \x1C\0\0\0",                       // DSF
+        b"MAC \x96\x0F",                         // Monkey's Audio
+        b"wOFF\0\x01\0\0",                       // WOFF
+        b"wOF2\0\x01\0\0",                       // WOFF2
+        b"PK\x03\x04\x14\0\0\0",                 // ZIP
+        b"Rar!\x1A\x07\x01\0",                   // RAR
+        b"\x1F\x8B\x08\0",                       // gzip
+        b"\x1F\x9D\x90",                         // compress
+        b"BZh91AY\x80",                          // bzip2
+        b"BZ3v1\x80",                            // bzip3
+        b"7z\xBC\xAF\x27\x1C",                   // 7-Zip
+        b"\xFD7zXZ\0",                           // xz
+        b"LZIP\x01\x80",                         // lzip
+        b"\x28\xB5\x2F\xFD\x24",                 // Zstandard
+        b"\x04\x22\x4D\x18\x64",                 // LZ4
+        b"%PDF-1.7\n%\xE2\xE3\xCF\xD3\n",        // PDF
+        b"CWS\x0A\x80",                          // Flash
+        b"MSCF\0\0\0\0",                         // CAB
+        b"!<arch>\ndebian-binary   \x80",        // Debian package
+    ];
+    for signature in signatures {
+        let mut bytes = signature.to_vec();
+        bytes.resize(600, 0xF3);
+        assert_eq!(detect(&bytes), ContentType::Media, "{}", signature.escape_ascii());
+    }
+    let mut mkv = b"\x1A\x45\xDF\xA3\x93\x42\x82\x88matroska".to_vec();
+    mkv.resize(600, 0xF3);
+    assert_eq!(detect(&mkv), ContentType::Media);
+    let mut rpm = b"\xED\xAB\xEE\xDB\x03".to_vec();
+    rpm.resize(600, 0xF3);
+    assert_eq!(detect(&rpm), ContentType::Media);
+}
