@@ -25,7 +25,9 @@ pub enum Error {
         len: usize,
     },
     /// The value is larger than the limit, or than any tier could hold.
-    #[error("a value of {size} bytes is over the limit of {limit}: raise the limit on values, or of the tiers")]
+    #[error(
+        "a value of {size} bytes is over the limit of {limit}: raise the limit on values, or of the tiers"
+    )]
     ValueTooLarge {
         /// Its size in bytes.
         size: u64,

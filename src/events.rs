@@ -71,7 +71,7 @@ pub enum Event {
     Quarantined {
         /// The tier.
         tier: Tier,
-        /// Where they are kept now.
+        /// The file that they were found in.
         path: PathBuf,
         /// What was wrong with them.
         why: String,
@@ -310,6 +310,15 @@ impl RateLimit {
     pub fn every(clock: Arc<dyn Clock>, interval: Duration) -> RateLimit {
         let interval_ms = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX);
         RateLimit { clock, interval_ms, classes: Mutex::default() }
+    }
+
+    /// A warning in the log, unless this class had one lately.
+    pub(crate) fn warn(&self, class: &'static str, text: impl FnOnce() -> String) {
+        match self.allow(class) {
+            Some(0) => tracing::warn!(class, "{}", text()),
+            Some(left_out) => tracing::warn!(class, left_out, "{}", text()),
+            None => {}
+        }
     }
 
     /// Whether a line of this class may be written now: `Some` with how many were left out since the last one,

@@ -40,7 +40,8 @@ impl Engine {
         if !self.has_disk() {
             return Ok(Committed { taken: 0, failed: 0 });
         }
-        let flying = self.catalog.take_dirty(BATCH_ITEMS, BATCH_BYTES.min(self.settings.write_buffer / 2).max(1));
+        let flying =
+            self.catalog.take_dirty(BATCH_ITEMS, BATCH_BYTES.min(self.settings.write_buffer / 2).max(1));
         let taken = flying.len();
         let (landed, failed) = self.write_batch(flying);
         let synced = self.catalog.sync().map_err(Arc::new);

@@ -26,15 +26,16 @@ mod threads;
 mod walk;
 mod write;
 
+pub use open::Recovery;
+pub(crate) use open::World;
 pub(crate) use walk::Walk;
 pub use walk::{Damage, VerifyReport};
-pub(crate) use read::Got;
 pub(crate) use write::{Put, What};
 
 use crate::budget::Budget;
 use crate::config::Persistence;
 use crate::error::{Error, Result};
-use crate::events::{Event, EvictReason, Events, RateLimit};
+use crate::events::{Event, Events, EvictReason, RateLimit};
 use crate::flight::Flights;
 use crate::heat::Heat;
 use crate::stats::Counters;
@@ -49,7 +50,7 @@ use thermocline_storage::catalog::{Catalog, Found};
 use thermocline_storage::codec::Compression;
 use thermocline_storage::container::{DiskTier, Entry};
 use thermocline_storage::home::Home;
-use thermocline_storage::memory::{Evicted, MemoryTier};
+use thermocline_storage::memory::{Evicted, MemoryTier, Reason};
 use thermocline_storage::types::MAX_KEY;
 use thermocline_storage::{Hasher, Ident, Place, Tier};
 use threads::Signal;
@@ -67,6 +68,9 @@ pub(crate) struct Settings {
     pub(crate) erase_after_ms: u64,
     pub(crate) reap_interval: Duration,
     pub(crate) checkpoint_bytes: u64,
+    pub(crate) checkpoint_interval: Duration,
+    /// Most items on the SSD.
+    pub(crate) ssd_items: u64,
     /// By tier number: whether it compresses.
     pub(crate) compress: [bool; 4],
     pub(crate) compression: Compression,
@@ -111,6 +115,7 @@ pub(crate) struct Engine {
     home: Mutex<Option<Home>>,
     /// When each container was first seen with dead records (for `erase_after`).
     first_dead: Mutex<HashMap<u64, u64>>,
+    checkpointed_ms: Mutex<u64>,
 }
 
 impl std::fmt::Debug for Engine {
@@ -169,23 +174,29 @@ impl Engine {
                 }
                 continue;
             }
-            let counter = match e.reason {
-                thermocline_storage::memory::Reason::Expired => &self.counters.expired,
-                _ => &self.counters.evicted,
+            let key = Some(e.key);
+            let (counter, event) = match e.reason {
+                Reason::Expired => (&self.counters.expired, Event::Expired { key, tier: Tier::Memory }),
+                Reason::Displaced => (&self.counters.displaced, Event::Displaced { key, tier: Tier::Memory }),
+                _ => {
+                    let reason = EvictReason::Full;
+                    (&self.counters.evicted, Event::Evicted { key, tier: Tier::Memory, reason })
+                }
             };
             Counters::bump(counter);
-            let key: Bytes = e.key;
-            self.events.emit(|| match e.reason {
-                thermocline_storage::memory::Reason::Expired => {
-                    Event::Expired { key: Some(key), tier: Tier::Memory }
-                }
-                _ => Event::Evicted { key: Some(key), tier: Tier::Memory, reason: EvictReason::Full },
-            });
+            self.events.emit(|| event);
         }
     }
 
     /// A record failed verification: it is dead, and its bytes go to the quarantine.
-    pub(crate) fn condemn(&self, ident: Ident, place: Place, entry: &Arc<Entry>, why: &str, key: Option<Bytes>) {
+    pub(crate) fn condemn(
+        &self,
+        ident: Ident,
+        place: Place,
+        entry: &Arc<Entry>,
+        why: &str,
+        key: Option<Bytes>,
+    ) {
         {
             let mut guard = self.catalog.lock(ident);
             if !guard.kill(ident, place) {

@@ -6,7 +6,7 @@
 use super::Engine;
 use super::read::expired;
 use crate::error::Result;
-use crate::events::{EvictReason, Event};
+use crate::events::{Event, EvictReason};
 use crate::stats::Counters;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -130,8 +130,13 @@ impl Engine {
         let (written, _batch) = self.append(to, &items, purpose)?;
         let mut moved = Moved::default();
         for ((item, at), w) in items.iter().zip(&origins).zip(&written) {
-            let swapped =
-                self.catalog.lock(item.ident).swap(item.ident, at.place, w.place, item.version, item.expires_at);
+            let swapped = self.catalog.lock(item.ident).swap(
+                item.ident,
+                at.place,
+                w.place,
+                item.version,
+                item.expires_at,
+            );
             if swapped {
                 moved.items += 1;
                 moved.bytes += u64::from(w.bytes);

@@ -14,7 +14,9 @@ impl Engine {
     /// A full queue forgets it; it will be asked for again.
     pub(super) fn consider_promotion(&self, ident: Ident, at: &Located) {
         let Some(top) = self.top() else { return };
-        if at.entry.tier == top.tier() || self.heat.estimate(ident) < self.bar.load(Ordering::Relaxed).max(FLOOR) {
+        if at.entry.tier == top.tier()
+            || self.heat.estimate(ident) < self.bar.load(Ordering::Relaxed).max(FLOOR)
+        {
             return;
         }
         if self.promotions.push((ident, at.place)).is_ok() {

@@ -315,7 +315,7 @@ impl Engine {
     }
 
     /// A share of the limit on values in flight.
-    pub(crate) fn permit(&self, bytes: u64) -> Result<crate::budget::Permit<'_>> {
+    pub(crate) fn permit(&self, bytes: u64) -> Result<crate::budget::Permit> {
         self.budget.acquire(bytes, self.settings.write_stall).map_err(|_| {
             Counters::bump(&self.counters.busy);
             crate::Error::Busy { what: "too many bytes of values are in flight".into(), cause: None }

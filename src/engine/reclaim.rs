@@ -46,8 +46,14 @@ fn share(bytes: u64, (part, whole): (u64, u64)) -> u64 {
 }
 
 impl Engine {
-    /// Whether a tier is over its high mark.
+    /// Whether a tier is over its high mark, or over its limit of items.
     pub(super) fn is_over(&self, tier: &Arc<dyn DiskTier>) -> bool {
+        if tier.tier() == Tier::Ssd {
+            let items: u64 = self.catalog.containers.of_tier(Tier::Ssd).iter().map(|e| e.live()).sum();
+            if items > self.settings.ssd_items {
+                return true;
+            }
+        }
         let u = tier.usage();
         u.limit.is_some_and(|limit| u.occupied > share(limit, HIGH))
     }
@@ -279,7 +285,8 @@ impl Engine {
             .into_iter()
             .filter(|e| e.sealed.load(Ordering::Acquire) && e.live() > 0)
             .collect();
-        let mut chosen: Vec<Arc<Entry>> = packs.iter().filter(|e| self.is_stale(e)).take(1).cloned().collect();
+        let mut chosen: Vec<Arc<Entry>> =
+            packs.iter().filter(|e| self.is_stale(e)).take(1).cloned().collect();
         if chosen.is_empty() {
             let mut small: Vec<Arc<Entry>> =
                 packs.into_iter().filter(|e| e.container.occupied() < self.settings.pack_size / 4).collect();
@@ -318,11 +325,11 @@ impl Engine {
         }
         let now = self.now();
         // Not known since when after a restart: the pack's age is the most it can be.
-        let since = *self.first_dead.lock().entry(entry.id).or_insert(if self.opened_ms >= entry.created_ms {
-            entry.created_ms
-        } else {
-            now
-        });
+        let since = *self
+            .first_dead
+            .lock()
+            .entry(entry.id)
+            .or_insert(if self.opened_ms >= entry.created_ms { entry.created_ms } else { now });
         live * 2 < records || now.saturating_sub(since) >= self.settings.erase_after_ms
     }
 }

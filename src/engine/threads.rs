@@ -72,17 +72,21 @@ impl Engine {
     pub(crate) fn start(self: &Arc<Self>) -> Result<(), Error> {
         type Job = fn(&Engine);
         let jobs: &[(&str, Job)] = if self.has_disk() {
-            &[("thermocline-write", Engine::run_writer), ("thermocline-move", Engine::run_mover), ("thermocline-keep", Engine::run_janitor)]
+            &[
+                ("thermocline-write", Engine::run_writer),
+                ("thermocline-move", Engine::run_mover),
+                ("thermocline-keep", Engine::run_janitor),
+            ]
         } else {
             &[("thermocline-keep", Engine::run_janitor)]
         };
         self.has_threads.store(self.has_disk(), Ordering::Release);
         for (name, job) in jobs {
             let engine = self.clone();
-            let handle = std::thread::Builder::new()
-                .name((*name).to_owned())
-                .spawn(move || job(&engine))
-                .map_err(|e| Error::Storage(Arc::new(thermocline_storage::Error::io("start the thread", name, e))))?;
+            let handle =
+                std::thread::Builder::new().name((*name).to_owned()).spawn(move || job(&engine)).map_err(
+                    |e| Error::Storage(Arc::new(thermocline_storage::Error::io("start the thread", name, e))),
+                )?;
             self.handles.lock().push(handle);
         }
         Ok(())
@@ -106,7 +110,10 @@ impl Engine {
     fn run_writer(&self) {
         let mut pause = GATHER;
         while !self.is_closed() {
-            if !self.signals[0].sleep(pause) && self.catalog.buffer.queued() == 0 && self.catalog.queued_frames() == 0 {
+            if !self.signals[0].sleep(pause)
+                && self.catalog.buffer.queued() == 0
+                && self.catalog.queued_frames() == 0
+            {
                 continue;
             }
             pause = GATHER;
@@ -184,9 +191,23 @@ impl Engine {
         }
         self.catalog.maintain();
         self.heat.grow(self.catalog_items());
-        if self.catalog.journal_len() > self.settings.checkpoint_bytes.max(self.catalog_items() * 4)
-            && let Err(e) = self.catalog.checkpoint()
-        {
+        self.checkpoint_if_due();
+    }
+
+    /// A checkpoint is due when the journal has grown long, or when there is one and the interval has passed.
+    fn checkpoint_if_due(&self) {
+        let len = self.catalog.journal_len();
+        let now = self.now();
+        let mut last = self.checkpointed_ms.lock();
+        let interval = u64::try_from(self.settings.checkpoint_interval.as_millis()).unwrap_or(u64::MAX);
+        let long = len > self.settings.checkpoint_bytes.max(self.catalog_items() * 4);
+        // An idle store is not written to.
+        let old = len > 4096 && now.saturating_sub(*last) >= interval;
+        if !self.has_disk() || !(long || old) {
+            return;
+        }
+        *last = now;
+        if let Err(e) = self.catalog.checkpoint() {
             self.log.warn("checkpoint", || format!("no checkpoint could be written: {e}"));
         }
     }

@@ -157,7 +157,8 @@ impl Engine {
             if !self.has_disk() {
                 for key in self.keys_of_shard(no, prefix) {
                     let key = key?;
-                    removed += u64::from(self.remove_if(self.hasher.ident(&key), &key, |_| true)? == Some(true));
+                    removed +=
+                        u64::from(self.remove_if(self.hasher.ident(&key), &key, |_| true)? == Some(true));
                 }
                 continue;
             }

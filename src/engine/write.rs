@@ -11,7 +11,7 @@ use crate::stats::Counters;
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use thermocline_storage::catalog::{DirtyValue, Found, Guard, NewValue};
+use thermocline_storage::catalog::{Found, Guard, NewValue};
 use thermocline_storage::memory::{Evicted, NewEntry};
 use thermocline_storage::{ContentType, Ident, Tier, Version, codec, record};
 
@@ -43,7 +43,8 @@ pub(crate) type Condition<'a> = &'a mut dyn FnMut(&Guard<'_>) -> bool;
 impl Engine {
     /// When an item put now expires, in milliseconds (0: never).
     pub(crate) fn expiry(&self, ttl: Option<Duration>) -> u64 {
-        let ms = ttl.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)).or(self.settings.default_ttl_ms);
+        let ms =
+            ttl.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)).or(self.settings.default_ttl_ms);
         // An expiry of 0 would mean never: the first millisecond of 1970 is as dead as can be.
         ms.map_or(0, |ms| self.now().saturating_add(ms).max(1))
     }

@@ -11,8 +11,8 @@ compile_error!(
     "thermocline-storage supports Linux only: it relies on posix_fallocate, flock and Linux's page cache"
 );
 
-pub mod catalog;
 pub mod appendlog;
+pub mod catalog;
 pub mod clock;
 pub mod codec;
 pub mod cold;

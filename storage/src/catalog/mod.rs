@@ -29,7 +29,7 @@ pub use recovery::{Recovered, Setup};
 pub use shard::{Found, Guard, Located, NewValue, Taken};
 
 use crate::clock::EngineClock;
-use crate::container::{Containers, Entry, Listed};
+use crate::container::{Containers, Entry, Known, Listed};
 use crate::error::{Error, Result};
 use crate::ident::Ident;
 use crate::types::{ContainerNo, Place, Version};
@@ -142,7 +142,7 @@ pub struct Catalog {
     pub containers: Arc<Containers>,
     /// The write buffer.
     pub buffer: Arc<WriteBuffer>,
-    journal: Option<Journal>,
+    journal: Option<Arc<Journal>>,
     clock: Arc<EngineClock>,
     next_version: AtomicU64,
     vfs: Arc<dyn Vfs>,
@@ -197,6 +197,20 @@ impl Catalog {
         mut shards: Vec<Shard>,
     ) -> Catalog {
         shards.resize_with(SHARDS, Shard::default);
+        let journal = journal.map(Arc::new);
+        if let Some(journal) = journal.clone() {
+            containers.on_publish(move |entry| {
+                journal.push(Frame::Created(Known {
+                    no: entry.no,
+                    id: entry.id,
+                    tier: entry.tier,
+                    dir: entry.dir,
+                    created_ms: entry.created_ms,
+                    records: 0,
+                    earliest_expiry: u64::MAX,
+                }));
+            });
+        }
         Catalog {
             shards: shards.into_iter().map(RwLock::new).collect(),
             containers,
@@ -491,12 +505,12 @@ impl Catalog {
 
     /// Frames queued and not yet written.
     pub fn queued_frames(&self) -> usize {
-        self.journal.as_ref().map_or(0, Journal::queued)
+        self.journal.as_ref().map_or(0, |j| j.queued())
     }
 
     /// Bytes in one copy of the newest journal file.
     pub fn journal_len(&self) -> u64 {
-        self.journal.as_ref().map_or(0, Journal::len)
+        self.journal.as_ref().map_or(0, |j| j.len())
     }
 }
 

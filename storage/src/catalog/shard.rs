@@ -158,7 +158,11 @@ impl Guard<'_> {
 
     /// Puts a value that its caller writes itself: visible at once, in flight from the start. Also gives the value
     /// that was the newest before and is not written yet, for [`abort`](Self::abort).
-    pub fn put_in_flight(&mut self, ident: Ident, new: NewValue) -> (Arc<DirtyValue>, Option<Arc<DirtyValue>>) {
+    pub fn put_in_flight(
+        &mut self,
+        ident: Ident,
+        new: NewValue,
+    ) -> (Arc<DirtyValue>, Option<Arc<DirtyValue>>) {
         let version = self.cat.next_version();
         let value = Arc::new(self.cat.dirty_value(new, version));
         let dirty = self.shard.dirty.entry(ident).or_default();

@@ -158,7 +158,7 @@ impl Home {
             // What was read before the lock may have been a writer's.
             catalog.manifest = read_pair(&*vfs, &manifest_paths(&catalog.path), false)?;
         }
-        let verdict = judge(&seen, &catalog, flags, &mut random)?;
+        let verdict = judge(&seen, &catalog, flags, &mut random_id)?;
         let open_counter = verdict.record.counter.saturating_add(1);
         check_counter(&catalog.path, open_counter)?;
         for note in &verdict.notes {
@@ -339,7 +339,11 @@ fn is_present(dirs: &[DirInfo], path: &Path) -> bool {
     dirs.iter().any(|d| d.present && d.path == path)
 }
 
-fn random() -> Result<[u8; 16]> {
+/// Sixteen bytes of the system's randomness.
+///
+/// # Errors
+/// `Dependency` if the system gives none.
+pub fn random_id() -> Result<[u8; 16]> {
     let mut id = [0; 16];
     getrandom::fill(&mut id).map_err(|e| Error::Dependency {
         what: "the system's random number generator",

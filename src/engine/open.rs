@@ -1,0 +1,460 @@
+//! From configuration and directories to an engine, and back.
+//!
+//! Order of opening: directories judged and locked; the open counter raised; the catalog recovered; the tiers
+//! attached to what the catalog knows; what points at nothing dropped; the tail verified; then the threads.
+
+use super::{Engine, Settings};
+use crate::budget::Budget;
+use crate::config::{self, Config};
+use crate::error::{Error, Result};
+use crate::events::{Events, RateLimit};
+use crate::heat::Heat;
+use crate::stats::Counters;
+use crossbeam::queue::ArrayQueue;
+use parking_lot::{Mutex, RwLock};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+use thermocline_storage::catalog::{Catalog, Recovered, Setup};
+use thermocline_storage::clock::{Clock, EngineClock};
+use thermocline_storage::codec::{Algorithm, Compression};
+use thermocline_storage::cold::{Cold, ColdConfig};
+use thermocline_storage::container::{
+    Container, DiskTier, Known, Listed, OpenReport, RawRecord, TierContext, TierDir, Unknown,
+};
+use thermocline_storage::hdd::{Hdd, HddConfig};
+use thermocline_storage::home::{Home, HomeRequest, OpenFlags, WantedDir};
+use thermocline_storage::item::Head;
+use thermocline_storage::memory::{HeatSink, MemoryConfig, MemoryPolicy, MemoryTier};
+use thermocline_storage::ssd::{ReadMode, Ssd, SsdConfig};
+use thermocline_storage::vfs::{EntryKind, Vfs};
+use thermocline_storage::{Codec, Error as StorageError, Hasher, Item, Tier};
+
+/// What an engine gets from outside, so that a simulation can stand behind it.
+#[derive(Debug, Clone)]
+pub(crate) struct World {
+    pub(crate) vfs: Arc<dyn Vfs>,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// Whether background threads run the jobs.
+    pub(crate) threads: bool,
+}
+
+/// What opening a store found and did.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct Recovery {
+    /// The catalog was rebuilt from the containers: removed and overwritten items may be among them.
+    pub rebuilt: bool,
+    /// Pieces of the catalog that were damaged in one copy and taken from the other.
+    pub mended: u64,
+    /// Journal frames replayed.
+    pub frames: u64,
+    /// Whether the journal ended in the middle of a write.
+    pub torn: bool,
+    /// Items that are gone because their container is, or because their record did not verify.
+    pub lost: u64,
+    /// Containers moved to the quarantine, and why.
+    pub quarantined: Vec<(std::path::PathBuf, String)>,
+    /// Leftovers of a crash that were deleted.
+    pub deleted: u64,
+}
+
+impl HeatSink for Heat {
+    fn add(&self, ident: thermocline_storage::Ident, uses: u32) {
+        self.record(ident, uses);
+    }
+}
+
+/// A container in a directory that is not here: its items are absent until it is back.
+#[derive(Debug)]
+struct Away {
+    path: std::path::PathBuf,
+}
+
+impl Away {
+    fn error(&self) -> StorageError {
+        StorageError::OutOfService { path: self.path.clone(), why: "the directory is not here".into() }
+    }
+}
+
+impl Container for Away {
+    fn read(&self, _: u32) -> Result<Item, StorageError> {
+        Err(self.error())
+    }
+    fn head(&self, _: u32) -> Result<Head, StorageError> {
+        Err(self.error())
+    }
+    fn list(&self) -> Result<Vec<Listed>, StorageError> {
+        Err(self.error())
+    }
+    fn raw(&self, _: u32) -> Option<RawRecord> {
+        None
+    }
+    fn occupied(&self) -> u64 {
+        0
+    }
+}
+
+/// Sketch counters for a store about to fill up; it grows with it.
+const FIRST_HEAT: u64 = 65_536;
+/// Promotions waiting at most.
+const PROMOTIONS: usize = 8_192;
+
+impl Engine {
+    /// Opens a store.
+    pub(crate) fn open(config: &Config, flags: OpenFlags, world: World) -> Result<(Arc<Engine>, Recovery)> {
+        config.validate().map_err(|e| Error::Config(e.to_string()))?;
+        let clock = Arc::new(EngineClock::new(world.clock.clone()));
+        let (engine, recovery) = if config.has_disk() {
+            Self::open_disks(config, flags, &world, clock)?
+        } else {
+            let catalog = Catalog::in_memory(world.vfs.clone(), clock);
+            let secret = random_secret()?;
+            let heat = Arc::new(Heat::new(FIRST_HEAT));
+            (Self::assemble(config, &world, secret, catalog, Vec::new(), heat, None), Recovery::default())
+        };
+        let engine = Arc::new(engine);
+        if world.threads {
+            engine.start()?;
+        }
+        Ok((engine, recovery))
+    }
+
+    fn open_disks(
+        config: &Config,
+        flags: OpenFlags,
+        world: &World,
+        clock: Arc<EngineClock>,
+    ) -> Result<(Engine, Recovery)> {
+        let mut home = Home::open(world.vfs.clone(), &request(config, flags))?;
+        home.begin_writing()?;
+        let (catalog, recovered, rebuilt) = open_catalog(&mut home, flags, world, clock)?;
+        let mut report = OpenReport::default();
+        let tiers = open_tiers(config, &home, world, &catalog, &recovered, rebuilt, &mut report)?;
+        let mut recovery = Recovery {
+            rebuilt,
+            mended: recovered.mended,
+            frames: recovered.frames,
+            torn: recovered.torn,
+            quarantined: report.quarantined,
+            deleted: report.deleted,
+            lost: 0,
+        };
+        if rebuilt {
+            adopt_all(&catalog)?;
+            catalog.checkpoint()?;
+        } else {
+            catalog.count_live();
+            recovery.lost += drop_lost(&catalog, &home, &recovered);
+        }
+        home.finish()?;
+        let heat = Arc::new(Heat::from_bytes(&recovered.heat, catalog.indexed().max(FIRST_HEAT)));
+        let source = heat.clone();
+        catalog.on_checkpoint(move || source.to_bytes());
+        let secret = home.secret();
+        let engine = Self::assemble(config, world, secret, catalog, tiers, heat, Some(home));
+        recovery.lost += engine.verify_tail(&recovered);
+        engine.catalog.sync()?;
+        Ok((engine, recovery))
+    }
+
+    fn assemble(
+        config: &Config,
+        world: &World,
+        secret: [u8; 16],
+        catalog: Catalog,
+        tiers: Vec<Arc<dyn DiskTier>>,
+        heat: Arc<Heat>,
+        home: Option<Home>,
+    ) -> Engine {
+        let memory = MemoryConfig {
+            max_bytes: config.memory.max_size,
+            max_items: config.memory.item_limit,
+            policy: match config.memory.policy {
+                config::MemoryPolicy::Lru => MemoryPolicy::Lru,
+                _ => MemoryPolicy::Adaptive,
+            },
+            shards: None,
+        };
+        let opened_ms = catalog.now();
+        Engine {
+            hasher: Hasher::new(secret),
+            memory: MemoryTier::new(&memory, heat.clone()),
+            catalog,
+            tiers,
+            heat,
+            events: Arc::new(Events::new()),
+            budget: Budget::new(config.inflight()),
+            flights: Arc::default(),
+            counters: Counters::default(),
+            settings: settings(config),
+            log: RateLimit::new(world.clock.clone()),
+            closed: AtomicBool::new(false),
+            signals: Default::default(),
+            handles: Mutex::default(),
+            has_threads: AtomicBool::new(false),
+            committing: Mutex::default(),
+            last_failure: Mutex::default(),
+            reclaiming: Default::default(),
+            bar: AtomicU32::new(0),
+            promotions: ArrayQueue::new(PROMOTIONS),
+            throttle: Mutex::default(),
+            open: RwLock::new(()),
+            opened_ms,
+            home: Mutex::new(home),
+            first_dead: Mutex::new(HashMap::new()),
+            checkpointed_ms: Mutex::new(opened_ms),
+        }
+    }
+
+    /// Verifies what the unsynced end of the journal points at; gives how many items were lost.
+    fn verify_tail(&self, recovered: &Recovered) -> u64 {
+        let mut lost = 0;
+        for (ident, place) in &recovered.tail {
+            let at = self.catalog.lock(*ident).durable(*ident).filter(|at| at.place == *place);
+            if let Some(at) = at
+                && let Err(e) = at.entry.container.read(place.position())
+                && e.is_corrupt()
+            {
+                self.condemn(*ident, *place, &at.entry, &e.to_string(), None);
+                lost += 1;
+            }
+        }
+        lost
+    }
+
+    /// Closes the store: what is dirty is written, containers are sealed, the catalog is checkpointed, the locks are
+    /// let go. The first error is returned; closing goes on all the same.
+    pub(crate) fn close(&self) -> Result<()> {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let _all = self.open.write();
+        self.stop();
+        let mut result = self.flush();
+        for tier in &self.tiers {
+            result = result.and(tier.close().map_err(Error::from));
+        }
+        if self.has_disk() {
+            // The journal is short again, so that the next opening is quick.
+            result = result.and(self.catalog.checkpoint().map_err(Error::from));
+        }
+        self.home.lock().take();
+        result
+    }
+
+    /// Ends as a crash would, as far as one process can play it: nothing more is written.
+    pub(crate) fn crash(&self) {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let _all = self.open.write();
+        self.stop();
+        self.home.lock().take();
+    }
+}
+
+fn random_secret() -> Result<[u8; 16]> {
+    thermocline_storage::home::random_id().map_err(Error::from)
+}
+
+fn request(config: &Config, flags: OpenFlags) -> HomeRequest {
+    let of = |tier, dirs: &[config::DirConfig]| {
+        dirs.iter().map(|d| WantedDir { tier, path: d.path.clone() }).collect::<Vec<_>>()
+    };
+    let mut dirs = of(Tier::Ssd, &config.ssd.dirs);
+    dirs.extend(of(Tier::Hdd, &config.hdd.dirs));
+    dirs.extend(of(Tier::Cold, &config.cold.dirs));
+    HomeRequest { dirs, catalog: config.storage.catalog.clone(), flags }
+}
+
+fn open_catalog(
+    home: &mut Home,
+    flags: OpenFlags,
+    world: &World,
+    clock: Arc<EngineClock>,
+) -> Result<(Catalog, Recovered, bool)> {
+    let has_containers = home.dirs().iter().any(|d| d.present && holds_containers(&*world.vfs, &d.path));
+    let setup = Setup {
+        vfs: world.vfs.clone(),
+        dir: home.catalog_dir().to_path_buf(),
+        store: home.store(),
+        open: home.open_counter(),
+        clock,
+        read_only: false,
+        has_containers,
+    };
+    if home.catalog_must_rebuild() {
+        return Ok((Catalog::rebuild(setup)?, Recovered::default(), true));
+    }
+    match Catalog::open(setup.clone()) {
+        Ok((catalog, recovered)) => Ok((catalog, recovered, false)),
+        Err(StorageError::CatalogLost { path, why }) if flags.rebuild_catalog => {
+            tracing::warn!(path = %path.display(), why, "the catalog is lost and is rebuilt");
+            home.require_rebuild()?;
+            Ok((Catalog::rebuild(setup)?, Recovered::default(), true))
+        }
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn holds_containers(vfs: &dyn Vfs, dir: &std::path::Path) -> bool {
+    ["segments", "generations", "packs"].iter().any(|folder| {
+        let folder = dir.join(folder);
+        matches!(vfs.kind(&folder), Ok(Some(EntryKind::Dir)))
+            && vfs.read_dir(&folder).is_ok_and(|e| e.iter().any(|e| !e.name.ends_with(".tmp")))
+    })
+}
+
+fn open_tiers(
+    config: &Config,
+    home: &Home,
+    world: &World,
+    catalog: &Catalog,
+    recovered: &Recovered,
+    rebuilt: bool,
+    report: &mut OpenReport,
+) -> Result<Vec<Arc<dyn DiskTier>>> {
+    let away: HashMap<u16, std::path::PathBuf> =
+        home.dirs().iter().filter(|d| !d.present).map(|d| (d.no, d.path.clone())).collect();
+    for known in &recovered.containers {
+        if let Some(path) = away.get(&known.dir) {
+            catalog.containers.attach(*known, Arc::new(Away { path: path.clone() }));
+        }
+    }
+    let context = |tier: Tier, limits: Vec<Option<u64>>| {
+        let present = home.dirs().iter().filter(|d| d.tier == tier && d.present);
+        let dirs: Vec<TierDir> =
+            present.zip(limits).map(|(d, limit)| TierDir { no: d.no, path: d.path.clone(), limit }).collect();
+        let here: HashSet<u16> = dirs.iter().map(|d| d.no).collect();
+        let known: Vec<Known> = recovered
+            .containers
+            .iter()
+            .filter(|k| k.tier == tier && here.contains(&k.dir))
+            .copied()
+            .collect();
+        (!dirs.is_empty()).then(|| TierContext {
+            vfs: world.vfs.clone(),
+            clock: world.clock.clone(),
+            store: home.store(),
+            containers: catalog.containers.clone(),
+            dirs,
+            known,
+            unknown: if rebuilt { Unknown::Attach } else { Unknown::Delete },
+        })
+    };
+    let mut tiers: Vec<Arc<dyn DiskTier>> = Vec::new();
+    let mut add = |opened: (Arc<dyn DiskTier>, OpenReport)| {
+        report.quarantined.extend(opened.1.quarantined);
+        report.deleted += opened.1.deleted;
+        report.missing.extend(opened.1.missing);
+        tiers.push(opened.0);
+    };
+    if let Some(ctx) = context(Tier::Ssd, config.ssd_limits().into_iter().map(Some).collect()) {
+        let (tier, found) = Ssd::open(ctx, ssd_config(config))?;
+        add((tier, found));
+    }
+    if let Some(ctx) = context(Tier::Hdd, config.hdd_limits().into_iter().map(Some).collect()) {
+        let (tier, found) = Hdd::open(ctx, hdd_config(config))?;
+        add((tier, found));
+    }
+    if let Some(ctx) = context(Tier::Cold, config.cold_limits()) {
+        let level = u32::try_from(config.compression.zlib.level).unwrap_or(6);
+        let cold = ColdConfig { pack_size: config.pack_size(), level, compress: config.cold.compression };
+        let (tier, found) = Cold::open(ctx, cold)?;
+        add((tier, found));
+    }
+    Ok(tiers)
+}
+
+fn ssd_config(config: &Config) -> SsdConfig {
+    SsdConfig {
+        segment_size: config.segment_size(),
+        read_mode: match config.storage.read_mode {
+            config::ReadMode::Pread => ReadMode::Pread,
+            _ => ReadMode::Map,
+        },
+        borrow: config.storage.borrow_large_values,
+        ..SsdConfig::for_limit(config.ssd.max_size)
+    }
+}
+
+fn hdd_config(config: &Config) -> HddConfig {
+    HddConfig {
+        generation_size: config.generation_size(),
+        block_size: usize::try_from(config.storage.block_size).unwrap_or(64 << 10),
+        sled_cache: config.storage.sled_cache,
+        ..HddConfig::for_limit(Some(config.hdd.max_size))
+    }
+}
+
+fn adopt_all(catalog: &Catalog) -> Result<()> {
+    let mut newest = HashMap::new();
+    for entry in catalog.containers.all() {
+        catalog.adopt(entry.no, &entry.container.list()?, &mut newest);
+    }
+    Ok(())
+}
+
+/// Takes out what points into containers that are gone for good.
+fn drop_lost(catalog: &Catalog, home: &Home, recovered: &Recovered) -> u64 {
+    let discarded: HashSet<u16> = home.discarded().iter().copied().collect();
+    let gone: HashSet<u16> = recovered
+        .containers
+        .iter()
+        .filter(|k| discarded.contains(&k.dir) || catalog.containers.get(k.no).is_none())
+        .map(|k| k.no)
+        .collect();
+    if gone.is_empty() {
+        return 0;
+    }
+    let lost = catalog.drop_lost(|no| gone.contains(&no));
+    if lost > 0 {
+        tracing::warn!(containers = gone.len(), items = lost, "containers are gone, and the items in them");
+    }
+    lost
+}
+
+fn settings(config: &Config) -> Settings {
+    let s = &config.storage;
+    Settings {
+        persistence: s.persistence,
+        write_buffer: s.write_buffer,
+        write_stall: Duration::from_secs(s.write_stall_limit),
+        max_value: config.max_value_size(),
+        default_ttl_ms: s.default_ttl.map(|s| s.saturating_mul(1000)),
+        batch_items: usize::try_from(s.batch_size).unwrap_or(1000),
+        migration_rate: Some(s.migration_bytes_per_second),
+        erase_after_ms: s.erase_after.saturating_mul(86_400_000),
+        reap_interval: Duration::from_secs(s.reap_interval),
+        checkpoint_bytes: s.checkpoint_journal_size,
+        checkpoint_interval: Duration::from_secs(s.checkpoint_interval),
+        compress: [false, config.ssd.compression, config.hdd.compression, config.cold.compression],
+        compression: compression(config),
+        pack_size: config.pack_size(),
+        ssd_items: config.ssd.item_limit,
+    }
+}
+
+fn compression(config: &Config) -> Compression {
+    let c = &config.compression;
+    let algorithm = |a: &config::AlgorithmConfig| Algorithm {
+        level: u32::try_from(a.level).unwrap_or(1),
+        min_size: a.min_size,
+        threshold: a.threshold,
+    };
+    let codec = |a: config::Algorithm| match a {
+        config::Algorithm::Zlib => Codec::Zlib,
+        config::Algorithm::Lz4 => Codec::Lz4,
+        _ => Codec::None,
+    };
+    Compression {
+        zlib: algorithm(&c.zlib),
+        lz4: algorithm(&c.lz4),
+        text: codec(c.text),
+        json: codec(c.json),
+        binary: codec(c.binary),
+        media: codec(c.media),
+    }
+}
