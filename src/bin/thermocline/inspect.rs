@@ -71,14 +71,14 @@ fn stats_json(stats: &Stats) -> Value {
 /// The options of `verify`.
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
-    #[command(flatten)]
-    store: StoreArgs,
-    #[command(flatten)]
-    open: OpenArgs,
     /// If the catalog is lost in both copies, build one from what the tiers hold: of each key the newest version
     /// found. Items that had been removed or overwritten may be among them
     #[arg(long)]
     rebuild_catalog: bool,
+    #[command(flatten)]
+    store: StoreArgs,
+    #[command(flatten)]
+    open: OpenArgs,
 }
 
 /// Reads and checks every live item.
@@ -152,10 +152,10 @@ fn verify_text(report: &VerifyReport, recovery: &thermocline::Recovery) -> Strin
     }
     let _ = writeln!(
         out,
-        "{} items, {}, in {} containers: {}",
-        show::count(report.items),
+        "{}, {}, in {}: {}",
+        show::things(report.items, "item"),
         show::bytes(report.bytes),
-        show::count(report.containers),
+        show::things(report.containers, "container"),
         if report.is_clean() {
             "all right".into()
         } else {
