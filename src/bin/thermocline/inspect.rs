@@ -86,7 +86,7 @@ pub fn verify(args: &VerifyArgs, json: bool) -> Outcome {
     let cache = args.store.open_with(args.open, |b| b.rebuild_catalog(args.rebuild_catalog))?;
     let recovery = cache.recovery().clone();
     let bar = counting_bar(cache.stats().items, "checking");
-    let report = cache.verify_with(|n| bar.set_position(n))?;
+    let report = cache.verify_with(|n| bar.inc(n))?;
     bar.finish_and_clear();
     cache.close()?;
     let clean = report.is_clean() && recovery.lost == 0 && recovery.quarantined.is_empty();
