@@ -17,6 +17,11 @@ use thermocline_storage::{Error as StorageError, Ident, Item, Place, Tier};
 /// Bytes that are read and written at a time by a move to a tier that appends.
 const CHUNK: u64 = 4 << 20;
 
+/// Bytes of one write to a tier: small enough that it fits beside what is being reclaimed.
+pub(super) fn batch_bytes(tier: &Arc<dyn DiskTier>) -> u64 {
+    tier.usage().limit.map_or(u64::MAX, |limit| (limit / 16).max(1))
+}
+
 /// The brake on background moves: a bucket of bytes that fills up at the configured rate.
 #[derive(Debug)]
 pub(super) struct Throttle {
@@ -62,7 +67,7 @@ impl Engine {
                 }
                 -t.bytes / rate
             };
-            if self.is_closed() {
+            if self.is_stopping() {
                 return;
             }
             std::thread::sleep(Duration::from_secs_f64(wait.clamp(0.001, 0.2)));
@@ -81,7 +86,7 @@ impl Engine {
         let (most_items, most_bytes) = match to.tier() {
             // A pack is written whole, so it is filled.
             Tier::Cold => (usize::MAX, self.settings.pack_size),
-            _ => (self.settings.batch_items.max(1), CHUNK),
+            _ => (self.settings.batch_items.max(1), batch_bytes(to).min(CHUNK)),
         };
         let mut moved = Moved::default();
         let mut rest = movers;
@@ -103,7 +108,7 @@ impl Engine {
             let done = self.move_chunk(chunk, to, purpose)?;
             moved.items += done.items;
             moved.bytes += done.bytes;
-            if self.is_closed() && !urgent {
+            if self.is_stopping() && !urgent {
                 break;
             }
         }

@@ -14,7 +14,7 @@ use crossbeam::queue::ArrayQueue;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 use thermocline_storage::catalog::{Catalog, Recovered, Setup};
 use thermocline_storage::clock::{Clock, EngineClock};
@@ -191,6 +191,8 @@ impl Engine {
             settings: settings(config),
             log: RateLimit::new(world.clock.clone()),
             closed: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            unsynced_since: AtomicU64::new(0),
             signals: Default::default(),
             handles: Mutex::default(),
             has_threads: AtomicBool::new(false),

@@ -94,6 +94,7 @@ impl Engine {
 
     /// Wakes every thread, so that it sees that the store is closing, and waits for it to end.
     pub(super) fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
         for s in &self.signals {
             s.wake_now();
         }
@@ -109,7 +110,7 @@ impl Engine {
 
     fn run_writer(&self) {
         let mut pause = GATHER;
-        while !self.is_closed() {
+        while !self.is_stopping() {
             if !self.signals[0].sleep(pause)
                 && self.catalog.buffer.queued() == 0
                 && self.catalog.queued_frames() == 0
@@ -132,7 +133,7 @@ impl Engine {
                         break;
                     }
                 }
-                if self.is_closed() {
+                if self.is_stopping() {
                     return;
                 }
             }
@@ -150,9 +151,9 @@ impl Engine {
 
     fn run_mover(&self) {
         lower_priority();
-        while !self.is_closed() {
+        while !self.is_stopping() {
             self.signals[1].sleep(MOVER_PAUSE);
-            while !self.is_closed() && self.move_step() {}
+            while !self.is_stopping() && self.move_step() {}
         }
     }
 
@@ -170,9 +171,9 @@ impl Engine {
 
     fn run_janitor(&self) {
         lower_priority();
-        while !self.is_closed() {
+        while !self.is_stopping() {
             self.signals[2].sleep(BEAT);
-            if self.is_closed() {
+            if self.is_stopping() {
                 return;
             }
             self.keep_step();

@@ -420,6 +420,10 @@ impl Guard<'_> {
         }
         self.shard.dirty.retain(|_, d| !d.is_idle() || d.queued);
         self.shard.expiries.clear();
+        // Writes on their way came before the clear and are gone with the rest.
+        for (_, hidden) in self.shard.hidden.drain() {
+            hidden.outcome.set(Ok(()));
+        }
         if on_disk > 0 {
             self.frame(Frame::Clear { shard: shard_no, version });
         }
