@@ -233,3 +233,20 @@ fn settings_can_change_while_it_runs() {
     assert_eq!((sane.window, sane.ghost, sane.max_ref), (0.0, 0.0, 3));
     assert!(!tier(1, 1, MemoryPolicy::Lru, None).set_setting(Setting::START));
 }
+
+/// A large entry takes its room from whatever shards come first; once it is gone they are level again.
+#[test]
+fn shards_become_level_again() {
+    let t = tier(4 << 20, 1 << 30, MemoryPolicy::Adaptive, Some(8));
+    for i in 0..30_000 {
+        put(&t, i, 100);
+        if i == 15_000 {
+            put(&t, 1 << 40, 3 << 20);
+            t.remove(ident(1 << 40));
+        }
+    }
+    let held: Vec<u64> = t.loads.iter().map(|l| l.bytes.load(Relaxed)).collect();
+    let (least, most) = (*held.iter().min().unwrap(), *held.iter().max().unwrap());
+    assert!(most < least + least / 10, "{held:?}");
+    t.audit();
+}
