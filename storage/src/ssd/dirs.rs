@@ -266,3 +266,36 @@ impl Dirs {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vfs::RealFs;
+
+    #[test]
+    fn among_equally_free_directories_the_faster_is_taken() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = |no| {
+            let d = TierDir { no, path: home.path().join(no.to_string()), limit: Some(1 << 20) };
+            Arc::new(Dir::open(Arc::new(RealFs), &d).unwrap())
+        };
+        let dirs = Dirs::new(vec![dir(0), dir(1), dir(2)], 1 << 14);
+        let order = || dirs.candidates(1).iter().map(|d| d.no).collect::<Vec<_>>();
+        assert_eq!(order(), [0, 1, 2]);
+        dirs.all[1].note_speed(1000, 100);
+        dirs.all[2].note_speed(3000, 100);
+        assert_eq!(order(), [2, 1, 0]);
+        for _ in 0..20 {
+            dirs.all[1].note_speed(200, 4);
+        }
+        assert_eq!(order(), [2, 1, 0], "80 ms are too short to tell");
+        dirs.all[1].note_speed(200_000, 20);
+        assert_eq!(order(), [1, 2, 0]);
+        let held = dirs.all[1].lease(1 << 18);
+        assert_eq!(order(), [2, 0, 1], "room comes before speed");
+        dirs.all[2].fail(5, &Error::Busy("test"));
+        assert_eq!(order(), [0, 1]);
+        drop(held);
+        assert_eq!(order(), [1, 0]);
+    }
+}

@@ -197,6 +197,32 @@ fn leftovers_go_and_strangers_are_attached_when_asked() {
 }
 
 #[test]
+fn a_copy_of_a_segment_in_another_directory_is_set_aside() {
+    let (a, c) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let dirs = vec![dir(0, a.path(), 4096 * KIB), dir(1, c.path(), 1024 * KIB)];
+    let mut b = Bench::new(dirs, config(64 * KIB), Arc::new(RealFs));
+    let all = items(3, 100);
+    let w = b.put(&all);
+    b.ssd.close().unwrap();
+    let path = b.files().remove(0);
+    let copy = c.path().join(dirs::FOLDER).join(path.file_name().unwrap());
+    for (known, unknown) in [(b.known(), Unknown::Delete), (Vec::new(), Unknown::Attach)] {
+        std::fs::copy(&path, &copy).unwrap();
+        b.reopen_with(known, unknown);
+        assert_eq!(b.report.quarantined.len(), 1);
+        assert_eq!(b.containers.all().len(), 1);
+        assert!(path.exists() && !copy.exists());
+        assert_eq!(b.containers.all()[0].container.read(w[2].place.position()).unwrap(), all[2]);
+    }
+    // Moved to another directory of the tier, it is served from there.
+    let known = b.known();
+    std::fs::rename(&path, &copy).unwrap();
+    b.reopen_with(known, Unknown::Delete);
+    assert_eq!(b.containers.all()[0].dir, 1);
+    assert!(b.report.missing.is_empty());
+}
+
+#[test]
 fn a_dropped_segment_serves_who_holds_it_and_its_number_and_id_do_not_recur() {
     let dir = tempfile::tempdir().unwrap();
     let b = Bench::one(dir.path(), 1024 * KIB, config(64 * KIB));
