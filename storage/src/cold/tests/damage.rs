@@ -15,26 +15,33 @@ struct Small {
     bytes: Vec<u8>,
 }
 
+type Template = (Known, Vec<Item>, Vec<Written>, Vec<Listed>, Vec<u8>);
+
+/// The pack is written once: syncing it for each case would be most of the time that the tests take.
+fn template() -> &'static Template {
+    static TEMPLATE: std::sync::OnceLock<Template> = std::sync::OnceLock::new();
+    TEMPLATE.get_or_init(|| {
+        let mut bench = Bench::new(1);
+        let (cold, containers) = bench.open();
+        let items = vec![
+            item(b"first", b"a value that is stored", Codec::None, 1),
+            item(b"second", &b"deflate ".repeat(30), Codec::None, 2),
+            item(&[b'z'; 250], b"a key that is too long for a name", Codec::None, 3),
+        ];
+        let written = cold.write(&items, Purpose::Write).unwrap();
+        let entry = containers.all()[0].clone();
+        let listed = entry.container.list().unwrap();
+        (known_of(&entry), items, written, listed, std::fs::read(bench.only_file()).unwrap())
+    })
+}
+
 fn small() -> Small {
-    let mut bench = Bench::new(1);
-    let (cold, containers) = bench.open();
-    let items = vec![
-        item(b"first", b"a value that is stored", Codec::None, 1),
-        item(b"second", &b"deflate ".repeat(30), Codec::None, 2),
-        item(&[b'z'; 250], b"a key that is too long for a name", Codec::None, 3),
-    ];
-    let written = cold.write(&items, Purpose::Write).unwrap();
-    let entry = containers.all()[0].clone();
-    let path = bench.only_file();
-    Small {
-        known: known_of(&entry),
-        listed: entry.container.list().unwrap(),
-        bytes: std::fs::read(&path).unwrap(),
-        bench,
-        items,
-        written,
-        path,
-    }
+    let (known, items, written, listed, bytes) = template().clone();
+    let bench = Bench::new(1);
+    std::fs::create_dir(bench.folder(0)).unwrap();
+    let path = bench.folder(0).join(dir::pack_name(known.id));
+    write_file(&path, &bytes);
+    Small { bench, known, items, written, listed, path, bytes }
 }
 
 impl Small {
