@@ -172,5 +172,7 @@ pub(super) fn mixed() -> Vec<Item> {
 }
 
 pub(super) fn write_file(path: &Path, bytes: &[u8]) {
+    // A file that is cut to nothing and written again is flushed by some file systems when it is closed.
+    let _ = std::fs::remove_file(path);
     std::fs::write(path, bytes).unwrap();
 }
