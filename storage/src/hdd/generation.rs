@@ -10,8 +10,8 @@
 //! - behind the fence: sealed, checked, open;
 //! - neither: the keeper is asked to open or rebuild it.
 //!
-//! An extent from sled that leads to no verifiable block makes the index *distrusted*: the generation is scanned
-//! once, and the index of that scan, in RAM, has the last word for as long as the process lives. Only then is a
+//! A fault of sled, or an extent from it that leads to no verifiable block, makes sled *distrusted* here: the
+//! generation is scanned once, and the index of that scan, in RAM, has the last word while the process lives. Only then is a
 //! record that is not found declared damaged.
 
 use super::block::{self, Block, Spot};
@@ -22,7 +22,7 @@ use super::scan::{self, Scan};
 use super::seal::{self, Seal};
 use super::space::Dir;
 use super::value;
-use crate::container::{Container, Listed, RawRecord};
+use crate::container::{Container, Listed, Purpose, RawRecord};
 use crate::error::{Error, IoContext, Result};
 use crate::item::{Head, Item};
 use crate::record::{self, Header};
@@ -127,7 +127,8 @@ enum Miss {
 }
 
 impl Generation {
-    /// A generation without value files; `index_bytes` is what its index may come to occupy.
+    /// A generation without value files; `index_bytes` is what its index occupies or may come to, which the
+    /// caller has charged to the directory.
     pub fn new(
         core: Arc<Core>,
         dir: Arc<Dir>,
@@ -137,7 +138,6 @@ impl Generation {
         path: PathBuf,
         index_bytes: u64,
     ) -> Generation {
-        dir.change(0, index_bytes);
         Generation {
             core,
             dir,
@@ -156,12 +156,47 @@ impl Generation {
         }
     }
 
-    /// A value file can be read up to `end` and occupies `allocated` bytes.
-    pub fn set_value(&self, no: u16, end: u64, allocated: u64) {
+    /// A value file can be read up to `end`; what it occupies was charged.
+    pub fn set_end(&self, no: u16, end: u64) {
+        if let Some(value) = self.values.write().get_mut(&no) {
+            value.end = end;
+        }
+    }
+
+    /// Enters a value file that can be read up to `end` and occupies `allocated` bytes, which the caller has
+    /// charged to the directory.
+    pub fn add_value(&self, no: u16, end: u64, allocated: u64) {
+        self.values.write().insert(no, Value { end, allocated });
+        self.value_bytes.fetch_add(allocated, Ordering::AcqRel);
+    }
+
+    /// Charges the growth of a value file to `len` bytes.
+    pub fn claim_value(&self, no: u16, len: u64, purpose: Purpose) -> Result<()> {
         let mut values = self.values.write();
-        values.insert(no, Value { end, allocated });
-        let sum = values.values().map(|v| v.allocated).sum();
-        self.dir.change(self.value_bytes.swap(sum, Ordering::AcqRel), sum);
+        let Some(value) = values.get_mut(&no) else { return Ok(()) };
+        let more = len.saturating_sub(value.allocated);
+        self.dir.claim(more, purpose)?;
+        value.allocated += more;
+        self.value_bytes.fetch_add(more, Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// Takes part of a charge back: the value file was not allocated beyond `len`.
+    pub fn unclaim_value(&self, no: u16, len: u64) {
+        if let Some(value) = self.values.write().get_mut(&no) {
+            let less = value.allocated.saturating_sub(len);
+            value.allocated -= less;
+            self.value_bytes.fetch_sub(less, Ordering::AcqRel);
+            self.dir.change(less, 0);
+        }
+    }
+
+    /// Charges an index that may come to occupy `bytes`.
+    pub fn claim_index(&self, bytes: u64) -> Result<()> {
+        let more = bytes.saturating_sub(self.index_bytes());
+        self.dir.claim(more, Purpose::Reclaim)?;
+        self.index_bytes.fetch_add(more, Ordering::AcqRel);
+        Ok(())
     }
 
     /// The index occupies this many bytes.
@@ -358,8 +393,9 @@ impl Generation {
         self.mark_abandoned(fence.path(), fault);
     }
 
-    /// Notes a fault, and leaves word for the next opening.
+    /// Notes a fault, and leaves word for the next opening. The generation is served from RAM from now on.
     pub fn mark_abandoned(&self, index: &std::path::Path, fault: &Fault) {
+        self.distrusted.store(true, Ordering::Release);
         self.core.fault(index, fault);
         let mut marker = index.as_os_str().to_owned();
         marker.push(".abandoned");

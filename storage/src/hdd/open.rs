@@ -117,6 +117,9 @@ impl Opening<'_> {
         if self.unknown != Unknown::Ignore {
             self.quarantine_abandoned(dir, path)?;
         }
+        let index_bytes = self.index_bytes(path);
+        let value_bytes: u64 = files.values.iter().map(|(_, _, allocated)| allocated).sum();
+        dir.change(0, index_bytes + value_bytes);
         let generation = Arc::new(Generation::new(
             Arc::clone(self.core),
             Arc::clone(dir),
@@ -124,10 +127,10 @@ impl Opening<'_> {
             known.id,
             known.created_ms,
             path.to_path_buf(),
-            self.index_bytes(path),
+            index_bytes,
         ));
         for (no, len, allocated) in files.values {
-            generation.set_value(no, len, allocated);
+            generation.add_value(no, len, allocated);
         }
         self.containers.attach(known, Arc::new(Handle(Arc::clone(&generation))));
         self.generations.insert(known.id, generation);
@@ -175,7 +178,7 @@ impl Opening<'_> {
         let vfs: &dyn Vfs = &*self.core.vfs;
         let Ok(entries) = vfs.read_dir(path) else { return 0 };
         let indexes = entries.iter().filter(|e| seal::index_number(&e.name).is_some());
-        indexes.map(|e| seal::occupied(vfs, &path.join(&e.name))).sum()
+        indexes.map(|e| seal::occupied(vfs, path, &e.name)).sum()
     }
 
     /// Databases that were given up, which sled could not be made to let go of while the process lived.
