@@ -61,16 +61,17 @@ struct Known {
 }
 
 impl Dir {
-    /// The directory, with its folder of generations made if it is missing.
+    /// The directory, with its folder of generations made if it is missing and `may_change`.
     pub fn open(
         vfs: Arc<dyn Vfs>,
         clock: Arc<dyn Clock>,
         dir: &TierDir,
         generation_size: u64,
         free_reserve: u64,
+        may_change: bool,
     ) -> Result<Dir> {
         let folder = dir.path.join(FOLDER);
-        if vfs.kind(&folder).at("look at", &folder)?.is_none() {
+        if may_change && vfs.kind(&folder).at("look at", &folder)?.is_none() {
             vfs.create_dir_all(&folder).at("create", &folder)?;
             vfs.sync_dir(&dir.path).at("sync", &dir.path)?;
         }

@@ -9,8 +9,9 @@
 
 use super::block::{self, Spot};
 use super::core::{Core, Job};
-use super::generation::{Generation, Handle};
+use super::generation::Generation;
 use super::index::Extent;
+use super::reader::Handle;
 use super::space::Dir;
 use super::value::{self, Header, ValueFile};
 use crate::container::{Containers, Entry, Purpose, Reserved, Written};

@@ -291,3 +291,28 @@ fn another_stores_generation_is_not_served_and_a_newer_one_is_named() {
     let error = rest.bench.open_as(&rest.known, Unknown::Delete).err().unwrap();
     assert!(matches!(error, Error::NewerFormat { found: 2, supported: 1, .. }), "{error}");
 }
+
+#[test]
+fn a_record_in_the_place_of_another_is_damage_not_a_value() {
+    let mut bench = Bench::new(&[Some(64 << 20)]);
+    let open = bench.open(&[]);
+    let all: Vec<_> = (100..120).map(|i| item(i, 600)).collect();
+    let written = open.write(&all);
+    let known = open.known();
+    open.hdd.close().unwrap();
+    drop(open);
+    let victim = bench.generations(0)[0].join("values-0000");
+    let mut bytes = fs::read(&victim).unwrap();
+    let size = written[0].bytes as usize;
+    let at = |i: usize| 8192 + block::header_len(12) + i * size;
+    assert!(record::parse_header(&bytes[at(5)..], known[0].id).is_ok_and(|h| h.ordinal == 5));
+    bytes.copy_within(at(3)..at(4), at(5));
+    fs::write(&victim, bytes).unwrap();
+    let open = bench.open(&known);
+    for (i, w) in written.iter().enumerate() {
+        match i {
+            5 => assert!(open.read(w).unwrap_err().is_corrupt()),
+            _ => assert_eq!(open.read(w).unwrap(), all[i]),
+        }
+    }
+}

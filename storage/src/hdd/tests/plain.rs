@@ -115,7 +115,8 @@ fn the_limit_holds_and_the_reserve_is_for_reclaim() {
     open.settle();
     let on_disk = du(&bench.dir(0));
     let said = open.hdd.usage().occupied;
-    assert!(on_disk <= said && said <= limit, "{on_disk} on disk, {said} said");
+    // The file system's own blocks for a fragmented file are not the tier's to know.
+    assert!(on_disk <= said + 65_536 && said <= limit, "{on_disk} on disk, {said} said");
     assert_eq!(open.check(&all, &written), all.len());
 
     let entry = open.containers.get(written[0].place.container()).unwrap();
