@@ -1,1 +1,3 @@
 //! Thermocline: an embedded four-tier cache store.
+
+pub mod config;

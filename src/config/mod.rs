@@ -1,0 +1,450 @@
+//! Configuration: what a store is made of and how it behaves, in TOML or set field by field.
+//!
+//! Invariants: every setting stands once in a table (`settings.rs`), by which files are read, written and
+//! checked, so none is parsed and forgotten; a name that is not in it is an error; nothing outside a setting's
+//! limits passes [`Config::validate`].
+
+mod file;
+mod settings;
+mod size;
+#[cfg(test)]
+mod tests;
+mod validate;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// What a returned `put` means, in the words that Redis users know from `appendfsync`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Persistence {
+    /// It is on stable storage.
+    Always,
+    /// It is in memory, and on stable storage within about a second.
+    #[default]
+    EverySecond,
+    /// It is in memory; written when memory evicts it, at `flush` and at `close`.
+    OnEviction,
+}
+
+/// How the memory tier chooses what to keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum MemoryPolicy {
+    /// By frequency, with dials set by small simulations.
+    #[default]
+    Adaptive,
+    /// What was least recently used goes first.
+    Lru,
+}
+
+/// How SSD segments are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum ReadMode {
+    /// Through a read-only map where the block is known to be resident.
+    #[default]
+    Map,
+    /// With `pread` alone.
+    Pread,
+}
+
+/// What a content type is compressed with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Algorithm {
+    /// Stored as it is.
+    None,
+    /// zlib (RFC 1950).
+    Zlib,
+    /// One LZ4 block.
+    Lz4,
+}
+
+/// A directory of a tier on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirConfig {
+    /// Where. A relative path counts from the working directory of the process.
+    pub path: PathBuf,
+    /// Bytes that may be occupied in it; `None`: an equal share of what the tier's `max_size` leaves.
+    pub size: Option<u64>,
+}
+
+/// The memory tier.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MemoryConfig {
+    /// Bytes of values, keys and overhead.
+    pub max_size: u64,
+    /// Most entries.
+    pub item_limit: u64,
+    /// What to keep.
+    pub policy: MemoryPolicy,
+}
+
+/// The SSD tier; in use if it has a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SsdConfig {
+    /// Its directories.
+    pub dirs: Vec<DirConfig>,
+    /// Bytes in all.
+    pub max_size: u64,
+    /// Most items.
+    pub item_limit: u64,
+    /// Whether it compresses.
+    pub compression: bool,
+}
+
+/// The HDD tier; in use if it has a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HddConfig {
+    /// Its directories.
+    pub dirs: Vec<DirConfig>,
+    /// Bytes in all.
+    pub max_size: u64,
+    /// Whether it compresses.
+    pub compression: bool,
+}
+
+/// The cold tier; in use if it has a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ColdConfig {
+    /// Its directories.
+    pub dirs: Vec<DirConfig>,
+    /// Bytes in all; `None`: unlimited, except directories with a size of their own.
+    pub limit: Option<u64>,
+    /// Whether it compresses.
+    pub compression: bool,
+}
+
+/// What holds for the store as a whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StorageConfig {
+    /// What a returned `put` means.
+    pub persistence: Persistence,
+    /// Bytes that wait to be written at most.
+    pub write_buffer: u64,
+    /// Seconds that a caller waits for a slow disk before `Busy`.
+    pub write_stall_limit: u64,
+    /// Bytes of values in flight; `None`: 256 MiB, or twice `max_value_size` if that is more.
+    pub inflight: Option<u64>,
+    /// Largest value in bytes; `None`: see [`Config::max_value_size`].
+    pub max_value_size: Option<u64>,
+    /// How SSD segments are read.
+    pub read_mode: ReadMode,
+    /// Whether values from 64 KiB may be handed out as slices of the SSD's map.
+    pub borrow_large_values: bool,
+    /// Where the catalog is; `None`: where it is, or for a new store in the first directory of the highest tier.
+    pub catalog: Option<PathBuf>,
+    /// Seconds that an item lives unless it says otherwise; `None`: for ever.
+    pub default_ttl: Option<u64>,
+    /// Bytes that migration copies in a second at most.
+    pub migration_bytes_per_second: u64,
+    /// Items of one step of migration.
+    pub batch_size: u64,
+    /// Days within which what is dead in the archive is physically gone.
+    pub erase_after: u64,
+    /// Seconds between two walks of the reaper of expired items.
+    pub reap_interval: u64,
+    /// Seconds between two checkpoints of the catalog, if anything was written.
+    pub checkpoint_interval: u64,
+    /// Bytes of the journal that make a checkpoint due earlier.
+    pub checkpoint_journal_size: u64,
+    /// Bytes of a segment of the SSD; `None`: see [`Config::segment_size`].
+    pub segment_size: Option<u64>,
+    /// Bytes of a generation of the HDD; `None`: see [`Config::generation_size`].
+    pub generation_size: Option<u64>,
+    /// Bytes of a pack of the archive; `None`: see [`Config::pack_size`].
+    pub pack_size: Option<u64>,
+    /// Bytes of small records that make a block of the HDD.
+    pub block_size: u64,
+    /// Bytes of cache of all sled databases together.
+    pub sled_cache: u64,
+}
+
+/// One compression algorithm.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct AlgorithmConfig {
+    /// Level: 1 to 9 for zlib, 1 for lz4, which has no levels.
+    pub level: u64,
+    /// Smallest value in bytes that is compressed.
+    pub min_size: u64,
+    /// Compressed bytes are kept only if stored / original is at most this.
+    pub threshold: f64,
+}
+
+/// Compression by content type.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct CompressionConfig {
+    /// zlib.
+    pub zlib: AlgorithmConfig,
+    /// LZ4.
+    pub lz4: AlgorithmConfig,
+    /// Of readable text.
+    pub text: Algorithm,
+    /// Of JSON.
+    pub json: Algorithm,
+    /// Of anything else.
+    pub binary: Algorithm,
+    /// Of what is compressed already.
+    pub media: Algorithm,
+}
+
+/// The whole configuration. [`Default`] is memory alone with every setting at its default; a tier on disk is in
+/// use once it has a directory.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Config {
+    /// The memory tier.
+    pub memory: MemoryConfig,
+    /// The SSD tier.
+    pub ssd: SsdConfig,
+    /// The HDD tier.
+    pub hdd: HddConfig,
+    /// The cold tier.
+    pub cold: ColdConfig,
+    /// The store as a whole.
+    pub storage: StorageConfig,
+    /// Compression.
+    pub compression: CompressionConfig,
+    origin: Origin,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            memory: MemoryConfig {
+                max_size: 512 * MIB,
+                item_limit: 100_000,
+                policy: MemoryPolicy::default(),
+            },
+            ssd: SsdConfig { dirs: Vec::new(), max_size: 5 * GIB, item_limit: 1_000_000, compression: true },
+            hdd: HddConfig { dirs: Vec::new(), max_size: 50 * GIB, compression: true },
+            cold: ColdConfig { dirs: Vec::new(), limit: None, compression: true },
+            storage: StorageConfig::default(),
+            compression: CompressionConfig {
+                zlib: AlgorithmConfig { level: 6, min_size: 1024, threshold: 0.8 },
+                lz4: AlgorithmConfig { level: 1, min_size: 512, threshold: 0.6 },
+                text: Algorithm::Zlib,
+                json: Algorithm::Zlib,
+                binary: Algorithm::Lz4,
+                media: Algorithm::Lz4,
+            },
+            origin: Origin::default(),
+        }
+    }
+}
+
+impl Default for StorageConfig {
+    fn default() -> StorageConfig {
+        StorageConfig {
+            persistence: Persistence::default(),
+            write_buffer: 64 * MIB,
+            write_stall_limit: 30,
+            inflight: None,
+            max_value_size: None,
+            read_mode: ReadMode::default(),
+            borrow_large_values: false,
+            catalog: None,
+            default_ttl: None,
+            migration_bytes_per_second: 64 * MIB,
+            batch_size: 1000,
+            erase_after: 30,
+            reap_interval: 60,
+            checkpoint_interval: 300,
+            checkpoint_journal_size: 64 * MIB,
+            segment_size: None,
+            generation_size: None,
+            pack_size: None,
+            block_size: 64 * KIB,
+            sled_cache: 32 * MIB,
+        }
+    }
+}
+
+/// Smallest and largest sizes that the containers of a tier get by themselves.
+const AUTO_SEGMENT: (u64, u64) = (MIB, 64 * MIB);
+const AUTO_GENERATION: (u64, u64) = (4 * MIB, GIB);
+const AUTO_PACK: (u64, u64) = (4 * MIB, 256 * MIB);
+
+impl Config {
+    /// Adds a directory of the SSD tier with a size of its own; the tier's `max_size` becomes the sum.
+    pub fn add_ssd(&mut self, path: impl Into<PathBuf>, size: u64) {
+        self.ssd.dirs.push(DirConfig { path: path.into(), size: Some(size) });
+        self.ssd.max_size = own_sizes(&self.ssd.dirs);
+    }
+
+    /// Adds a directory of the HDD tier with a size of its own; the tier's `max_size` becomes the sum.
+    pub fn add_hdd(&mut self, path: impl Into<PathBuf>, size: u64) {
+        self.hdd.dirs.push(DirConfig { path: path.into(), size: Some(size) });
+        self.hdd.max_size = own_sizes(&self.hdd.dirs);
+    }
+
+    /// Adds a directory of the cold tier.
+    pub fn add_cold(&mut self, path: impl Into<PathBuf>) {
+        self.cold.dirs.push(DirConfig { path: path.into(), size: None });
+    }
+
+    /// All three tiers on disk under one directory, in `ssd`, `hdd` and `cold`, instead of those named so far.
+    pub fn set_root(&mut self, root: impl Into<PathBuf>) {
+        let root = root.into();
+        let under = |name: &str| vec![DirConfig { path: root.join(name), size: None }];
+        self.ssd.dirs = under("ssd");
+        self.hdd.dirs = under("hdd");
+        self.cold.dirs = under("cold");
+    }
+
+    /// Whether any tier on disk is in use.
+    pub fn has_disk(&self) -> bool {
+        !(self.ssd.dirs.is_empty() && self.hdd.dirs.is_empty() && self.cold.dirs.is_empty())
+    }
+
+    /// Bytes that each directory of the SSD tier may occupy, in their order.
+    pub fn ssd_limits(&self) -> Vec<u64> {
+        shares(&self.ssd.dirs, self.ssd.max_size)
+    }
+
+    /// Bytes that each directory of the HDD tier may occupy, in their order.
+    pub fn hdd_limits(&self) -> Vec<u64> {
+        shares(&self.hdd.dirs, self.hdd.max_size)
+    }
+
+    /// Bytes that each directory of the cold tier may occupy, in their order; `None`: unlimited.
+    pub fn cold_limits(&self) -> Vec<Option<u64>> {
+        match self.cold.limit {
+            Some(limit) => shares(&self.cold.dirs, limit).into_iter().map(Some).collect(),
+            None => self.cold.dirs.iter().map(|d| d.size).collect(),
+        }
+    }
+
+    /// Bytes of values in flight: the setting, or 256 MiB, or twice the largest value if that is more.
+    pub fn inflight(&self) -> u64 {
+        let needed = self.max_value_size().saturating_mul(2);
+        self.storage.inflight.unwrap_or(needed.max(256 * MIB))
+    }
+
+    /// Largest value in bytes: the setting, or 64 MiB, or what every tier in use has room for if that is less.
+    pub fn max_value_size(&self) -> u64 {
+        self.storage
+            .max_value_size
+            .unwrap_or_else(|| self.room_for_value().map_or(u64::MAX, |(_, room)| room).min(64 * MIB))
+    }
+
+    /// Bytes of the largest value that fits everywhere, and the setting that says so: half of a tier's largest
+    /// directory; with memory alone, half of it. `None` if nothing limits it.
+    fn room_for_value(&self) -> Option<(&'static str, u64)> {
+        let cold = if self.cold_limits().contains(&None) {
+            None
+        } else {
+            self.cold_limits().into_iter().flatten().max()
+        };
+        let memory = (!self.has_disk()).then_some(self.memory.max_size);
+        [
+            ("storage_tiers.memory.max_size", memory),
+            ("storage_tiers.ssd.max_size", self.ssd_limits().into_iter().max()),
+            ("storage_tiers.hdd.max_size", self.hdd_limits().into_iter().max()),
+            ("storage_tiers.cold.limit", cold),
+        ]
+        .into_iter()
+        .filter_map(|(name, room)| Some((name, room? / 2)))
+        .min_by_key(|(_, room)| *room)
+    }
+
+    /// Bytes of a segment: the setting, or a sixteenth of the smallest directory of the SSD tier, rounded down
+    /// to a power of two, between 1 and 64 MiB.
+    pub fn segment_size(&self) -> u64 {
+        self.storage.segment_size.unwrap_or_else(|| auto(self.ssd_limits().into_iter().min(), AUTO_SEGMENT))
+    }
+
+    /// Bytes of a generation: the setting, or a sixteenth of the smallest directory of the HDD tier, rounded
+    /// down to a power of two, between 4 MiB and 1 GiB.
+    pub fn generation_size(&self) -> u64 {
+        self.storage
+            .generation_size
+            .unwrap_or_else(|| auto(self.hdd_limits().into_iter().min(), AUTO_GENERATION))
+    }
+
+    /// Bytes of a pack: the setting, or a sixteenth of the smallest limited directory of the cold tier, rounded
+    /// down to a power of two, between 4 and 256 MiB; 256 MiB if there is no limit.
+    pub fn pack_size(&self) -> u64 {
+        self.storage
+            .pack_size
+            .unwrap_or_else(|| auto(self.cold_limits().into_iter().flatten().min(), AUTO_PACK))
+    }
+}
+
+fn auto(smallest: Option<u64>, (least, most): (u64, u64)) -> u64 {
+    let sixteenth = smallest.map_or(most, |n| n / 16).clamp(least, most);
+    1 << sixteenth.ilog2()
+}
+
+fn own_sizes(dirs: &[DirConfig]) -> u64 {
+    dirs.iter().filter_map(|d| d.size).fold(0, u64::saturating_add)
+}
+
+/// Each directory's own size, or an equal share of what the others leave of the whole.
+fn shares(dirs: &[DirConfig], whole: u64) -> Vec<u64> {
+    let sharing = dirs.iter().filter(|d| d.size.is_none()).count() as u64;
+    let left = whole.saturating_sub(own_sizes(dirs));
+    let share = left.checked_div(sharing).unwrap_or(0);
+    dirs.iter().map(|d| d.size.unwrap_or(share)).collect()
+}
+
+/// Where settings were read from, so that a later error can name the line. Makes no difference to equality.
+#[derive(Clone, Default)]
+struct Origin(Option<Arc<Source>>);
+
+struct Source {
+    file: Option<PathBuf>,
+    /// Name of a setting, its value as it was read, line and column.
+    read: Vec<(&'static str, String, (usize, usize))>,
+}
+
+impl PartialEq for Origin {
+    fn eq(&self, _: &Origin) -> bool {
+        true
+    }
+}
+
+impl fmt::Debug for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Origin").field(&self.0.as_ref().map(|s| &s.file)).finish()
+    }
+}
+
+/// A configuration that cannot be used: what is wrong, where, and what would be right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConfigError {
+    /// The file, if it came from one.
+    pub file: Option<PathBuf>,
+    /// Line and column, from 1, if it stands in a text.
+    pub at: Option<(usize, usize)>,
+    /// What is wrong, and the cure.
+    pub message: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.file, self.at) {
+            (Some(file), Some((line, column))) => write!(f, "{}:{line}:{column}: ", file.display())?,
+            (Some(file), None) => write!(f, "{}: ", file.display())?,
+            (None, Some((line, column))) => write!(f, "line {line}, column {column}: ")?,
+            (None, None) => {}
+        }
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for ConfigError {}

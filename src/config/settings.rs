@@ -1,0 +1,324 @@
+//! The table of all settings: name, place in [`Config`], limits, and what each does.
+//!
+//! Reading, writing, checking and suggesting go by this table alone.
+
+use super::{Algorithm, Config, DirConfig, GIB, KIB, MIB, MemoryPolicy, Persistence, ReadMode};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+/// One setting.
+pub(super) struct Setting {
+    /// Tables and name, with dots.
+    pub name: &'static str,
+    /// What kind of value, and where it is kept.
+    pub field: Field,
+    /// What it does, in one line.
+    pub does: &'static str,
+}
+
+/// Kinds of values.
+pub(super) enum Field {
+    /// Bytes.
+    Size(fn(&mut Config) -> &mut u64, RangeInclusive<u64>),
+    /// Bytes, or `"auto"`.
+    AutoSize(fn(&mut Config) -> &mut Option<u64>, RangeInclusive<u64>),
+    /// Bytes; absent means unlimited.
+    OptionalSize(fn(&mut Config) -> &mut Option<u64>, RangeInclusive<u64>),
+    /// A whole number of the unit.
+    Count(fn(&mut Config) -> &mut u64, RangeInclusive<u64>, &'static str),
+    /// The same; may be absent.
+    OptionalCount(fn(&mut Config) -> &mut Option<u64>, RangeInclusive<u64>, &'static str),
+    /// More than 0 and at most 1.
+    Ratio(fn(&mut Config) -> &mut f64),
+    /// True or false.
+    Flag(fn(&mut Config) -> &mut bool),
+    /// One of some words.
+    Choice { words: &'static [&'static str], get: fn(&Config) -> usize, set: fn(&mut Config, usize) },
+    /// A path; may be absent.
+    Path(fn(&mut Config) -> &mut Option<PathBuf>),
+    /// One directory: short for a list of one.
+    Dir(fn(&mut Config) -> &mut Vec<DirConfig>),
+    /// A list of directories.
+    Dirs(fn(&mut Config) -> &mut Vec<DirConfig>),
+    /// There is only one right value, in TOML, and this is why.
+    Fixed(&'static str, &'static str),
+}
+
+const fn setting(name: &'static str, field: Field, does: &'static str) -> Setting {
+    Setting { name, field, does }
+}
+
+/// No disk is larger: keeps sums far from overflowing.
+const MOST: u64 = 1 << 60;
+/// A day and ten years, in seconds and days.
+const DAY: u64 = 86_400;
+const TEN_YEARS: u64 = 3_650;
+
+const PRIORITY: &str = "the order of the tiers is fixed, hottest first";
+const UNCOMPRESSED: &str = "the memory tier keeps values as they are";
+
+const PERSISTENCE: [Persistence; 3] =
+    [Persistence::Always, Persistence::EverySecond, Persistence::OnEviction];
+const POLICIES: [MemoryPolicy; 2] = [MemoryPolicy::Adaptive, MemoryPolicy::Lru];
+const READ_MODES: [ReadMode; 2] = [ReadMode::Map, ReadMode::Pread];
+const ALGORITHMS: [Algorithm; 3] = [Algorithm::None, Algorithm::Zlib, Algorithm::Lz4];
+const ALGORITHM_WORDS: &[&str] = &["none", "zlib", "lz4"];
+
+fn index<T: PartialEq>(all: &[T], value: &T) -> usize {
+    all.iter().position(|v| v == value).unwrap_or(0)
+}
+
+fn pick<T: Copy>(all: &[T], at: usize, into: &mut T) {
+    if let Some(value) = all.get(at) {
+        *into = *value;
+    }
+}
+
+macro_rules! choice {
+    ($words:expr, $all:expr, $($field:ident).+) => {
+        Field::Choice {
+            words: $words,
+            get: |c| index(&$all, &c.$($field).+),
+            set: |c, at| pick(&$all, at, &mut c.$($field).+),
+        }
+    };
+}
+
+/// All of them, in the order in which they are written.
+pub(super) static SETTINGS: &[Setting] = &[
+    setting(
+        "storage_tiers.memory.max_size",
+        Field::Size(|c| &mut c.memory.max_size, MIB..=MOST),
+        "bytes of values, keys and overhead in memory",
+    ),
+    setting(
+        "storage_tiers.memory.item_limit",
+        Field::Count(|c| &mut c.memory.item_limit, 1..=MOST, "entries"),
+        "most entries in memory",
+    ),
+    setting(
+        "storage_tiers.memory.policy",
+        choice!(&["adaptive", "lru"], POLICIES, memory.policy),
+        "what memory keeps: by frequency with dials that tune themselves, or what was used last",
+    ),
+    setting("storage_tiers.memory.compression", Field::Fixed("false", UNCOMPRESSED), UNCOMPRESSED),
+    setting("storage_tiers.memory.priority", Field::Fixed("1", PRIORITY), PRIORITY),
+    setting(
+        "storage_tiers.ssd.path",
+        Field::Dir(|c| &mut c.ssd.dirs),
+        "the directory of the SSD tier, which is in use if it has one",
+    ),
+    setting(
+        "storage_tiers.ssd.paths",
+        Field::Dirs(|c| &mut c.ssd.dirs),
+        "the directories of the SSD tier: paths, or { path, size }",
+    ),
+    setting(
+        "storage_tiers.ssd.max_size",
+        Field::Size(|c| &mut c.ssd.max_size, MIB..=MOST),
+        "bytes that the SSD tier may occupy; directories without a size share what the others leave",
+    ),
+    setting(
+        "storage_tiers.ssd.item_limit",
+        Field::Count(|c| &mut c.ssd.item_limit, 1..=MOST, "items"),
+        "most items on the SSD",
+    ),
+    setting(
+        "storage_tiers.ssd.compression",
+        Field::Flag(|c| &mut c.ssd.compression),
+        "whether the SSD tier compresses",
+    ),
+    setting("storage_tiers.ssd.priority", Field::Fixed("2", PRIORITY), PRIORITY),
+    setting(
+        "storage_tiers.hdd.path",
+        Field::Dir(|c| &mut c.hdd.dirs),
+        "the directory of the HDD tier, which is in use if it has one",
+    ),
+    setting(
+        "storage_tiers.hdd.paths",
+        Field::Dirs(|c| &mut c.hdd.dirs),
+        "the directories of the HDD tier: paths, or { path, size }",
+    ),
+    setting(
+        "storage_tiers.hdd.max_size",
+        Field::Size(|c| &mut c.hdd.max_size, MIB..=MOST),
+        "bytes that the HDD tier may occupy; directories without a size share what the others leave",
+    ),
+    setting(
+        "storage_tiers.hdd.compression",
+        Field::Flag(|c| &mut c.hdd.compression),
+        "whether the HDD tier compresses",
+    ),
+    setting("storage_tiers.hdd.priority", Field::Fixed("3", PRIORITY), PRIORITY),
+    setting(
+        "storage_tiers.cold.path",
+        Field::Dir(|c| &mut c.cold.dirs),
+        "the directory of the cold tier, which is in use if it has one",
+    ),
+    setting(
+        "storage_tiers.cold.paths",
+        Field::Dirs(|c| &mut c.cold.dirs),
+        "the directories of the cold tier: paths, or { path, size }",
+    ),
+    setting(
+        "storage_tiers.cold.limit",
+        Field::OptionalSize(|c| &mut c.cold.limit, MIB..=MOST),
+        "bytes that the cold tier may occupy; absent: unlimited",
+    ),
+    setting(
+        "storage_tiers.cold.compression",
+        Field::Flag(|c| &mut c.cold.compression),
+        "whether the cold tier compresses",
+    ),
+    setting("storage_tiers.cold.priority", Field::Fixed("4", PRIORITY), PRIORITY),
+    setting(
+        "storage.persistence",
+        choice!(&["always", "every_second", "on_eviction"], PERSISTENCE, storage.persistence),
+        "what a returned put means: on stable storage; there within a second; there when memory evicts it",
+    ),
+    setting(
+        "storage.write_buffer",
+        Field::Size(|c| &mut c.storage.write_buffer, MIB..=16 * GIB),
+        "bytes that wait to be written at most; half of it starts a write",
+    ),
+    setting(
+        "storage.write_stall_limit",
+        Field::Count(|c| &mut c.storage.write_stall_limit, 1..=3_600, "seconds"),
+        "how long a caller waits for a slow disk before the error Busy",
+    ),
+    setting(
+        "storage.inflight",
+        Field::AutoSize(|c| &mut c.storage.inflight, MIB..=64 * GIB),
+        "bytes of values in flight; auto: 256 MiB, or twice the largest value if that is more",
+    ),
+    setting(
+        "storage.max_value_size",
+        Field::AutoSize(|c| &mut c.storage.max_value_size, 1..=GIB),
+        "largest value; auto: 64 MiB, or half of the largest directory of the tightest tier",
+    ),
+    setting(
+        "storage.read_mode",
+        choice!(&["map", "pread"], READ_MODES, storage.read_mode),
+        "how SSD segments are read: through a map where the block is resident, or with pread alone",
+    ),
+    setting(
+        "storage.borrow_large_values",
+        Field::Flag(|c| &mut c.storage.borrow_large_values),
+        "whether values from 64 KiB may be slices of the SSD's map instead of copies",
+    ),
+    setting(
+        "storage.catalog",
+        Field::Path(|c| &mut c.storage.catalog),
+        "directory of the catalog; absent: in the first directory of the highest tier on disk",
+    ),
+    setting(
+        "storage.default_ttl",
+        Field::OptionalCount(|c| &mut c.storage.default_ttl, 1..=TEN_YEARS * DAY, "seconds"),
+        "how long an item lives unless it says otherwise; absent: for ever",
+    ),
+    setting(
+        "storage.migration_bytes_per_second",
+        Field::Size(|c| &mut c.storage.migration_bytes_per_second, 64 * KIB..=MOST),
+        "bytes that migration copies in a second at most",
+    ),
+    setting(
+        "storage.batch_size",
+        Field::Count(|c| &mut c.storage.batch_size, 1..=100_000, "items"),
+        "items of one step of migration",
+    ),
+    setting(
+        "storage.erase_after",
+        Field::Count(|c| &mut c.storage.erase_after, 1..=TEN_YEARS, "days"),
+        "within this time what is dead in the archive is physically gone",
+    ),
+    setting(
+        "storage.reap_interval",
+        Field::Count(|c| &mut c.storage.reap_interval, 1..=DAY, "seconds"),
+        "time between two walks of the reaper of expired items",
+    ),
+    setting(
+        "storage.checkpoint_interval",
+        Field::Count(|c| &mut c.storage.checkpoint_interval, 1..=DAY, "seconds"),
+        "time between two checkpoints of the catalog, if anything was written",
+    ),
+    setting(
+        "storage.checkpoint_journal_size",
+        Field::Size(|c| &mut c.storage.checkpoint_journal_size, MIB..=64 * GIB),
+        "bytes of the journal that make a checkpoint due earlier",
+    ),
+    setting(
+        "storage.segment_size",
+        Field::AutoSize(|c| &mut c.storage.segment_size, MIB..=512 * MIB),
+        "bytes of a segment of the SSD; auto: a sixteenth of its smallest directory, 1 to 64 MiB",
+    ),
+    setting(
+        "storage.generation_size",
+        Field::AutoSize(|c| &mut c.storage.generation_size, MIB..=8 * GIB),
+        "bytes of a generation of the HDD; auto: a sixteenth of its smallest directory, 4 MiB to 1 GiB",
+    ),
+    setting(
+        "storage.pack_size",
+        Field::AutoSize(|c| &mut c.storage.pack_size, MIB..=512 * MIB),
+        "bytes of a pack of the archive; auto: a sixteenth of its smallest limit, 4 to 256 MiB",
+    ),
+    setting(
+        "storage.block_size",
+        Field::Size(|c| &mut c.storage.block_size, 4 * KIB..=64 * KIB),
+        "bytes of small records that make a block of the HDD",
+    ),
+    setting(
+        "storage.sled_cache",
+        Field::Size(|c| &mut c.storage.sled_cache, MIB..=64 * GIB),
+        "bytes of cache of the HDD tier's sled databases together",
+    ),
+    setting(
+        "compression.algorithms.zlib.level",
+        Field::Count(|c| &mut c.compression.zlib.level, 1..=9, "level"),
+        "zlib's level: 1 is fast, 9 is small",
+    ),
+    setting(
+        "compression.algorithms.zlib.min_size",
+        Field::Size(|c| &mut c.compression.zlib.min_size, 0..=GIB),
+        "smallest value that zlib is tried on",
+    ),
+    setting(
+        "compression.algorithms.zlib.threshold",
+        Field::Ratio(|c| &mut c.compression.zlib.threshold),
+        "kept only if stored / original is at most this",
+    ),
+    setting(
+        "compression.algorithms.lz4.level",
+        Field::Count(|c| &mut c.compression.lz4.level, 1..=1, "level"),
+        "lz4 has no levels",
+    ),
+    setting(
+        "compression.algorithms.lz4.min_size",
+        Field::Size(|c| &mut c.compression.lz4.min_size, 0..=GIB),
+        "smallest value that lz4 is tried on",
+    ),
+    setting(
+        "compression.algorithms.lz4.threshold",
+        Field::Ratio(|c| &mut c.compression.lz4.threshold),
+        "kept only if stored / original is at most this",
+    ),
+    setting(
+        "compression.content_types.text",
+        choice!(ALGORITHM_WORDS, ALGORITHMS, compression.text),
+        "what readable text is compressed with",
+    ),
+    setting(
+        "compression.content_types.json",
+        choice!(ALGORITHM_WORDS, ALGORITHMS, compression.json),
+        "what JSON is compressed with",
+    ),
+    setting(
+        "compression.content_types.binary",
+        choice!(ALGORITHM_WORDS, ALGORITHMS, compression.binary),
+        "what anything else is compressed with",
+    ),
+    setting(
+        "compression.content_types.media",
+        choice!(ALGORITHM_WORDS, ALGORITHMS, compression.media),
+        "what images, audio, video and archives are compressed with",
+    ),
+];

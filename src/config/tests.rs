@@ -1,0 +1,353 @@
+use super::settings::{Field, SETTINGS};
+use super::*;
+use proptest::prelude::*;
+
+fn error(text: &str) -> ConfigError {
+    Config::from_toml(text).unwrap_err()
+}
+
+/// The message of what `validate` refuses after a change.
+fn refused(change: impl FnOnce(&mut Config)) -> String {
+    let mut config = Config::default();
+    config.add_ssd("/mnt/ssd", GIB);
+    change(&mut config);
+    config.validate().unwrap_err().to_string()
+}
+
+/// The names of the documented file with values that are not the defaults.
+const FULL: &str = r#"
+[storage_tiers.memory]
+max_size = "1.5GiB"
+item_limit = 5
+policy = "lru"
+compression = false
+priority = 1
+[storage_tiers.ssd]
+paths = ["/a", { path = "/b", size = "2GiB" }]
+max_size = "8GB"
+item_limit = 7
+compression = false
+priority = 2
+[storage_tiers.hdd]
+path = "/c"
+max_size = 1000000000
+compression = false
+priority = 3
+[storage_tiers.cold]
+path = "/d"
+limit = "1TiB"
+compression = false
+priority = 4
+[storage]
+persistence = "on_eviction"
+write_buffer = "32MiB"
+write_stall_limit = 10
+inflight = "512MiB"
+max_value_size = "128MiB"
+read_mode = "pread"
+borrow_large_values = true
+catalog = "/e"
+default_ttl = 60
+migration_bytes_per_second = "10MiB"
+batch_size = 10
+erase_after = 3
+reap_interval = 5
+checkpoint_interval = 7
+checkpoint_journal_size = "16MiB"
+segment_size = "16MiB"
+generation_size = "128MiB"
+pack_size = "64MiB"
+block_size = "32KiB"
+sled_cache = "8MiB"
+[compression.algorithms.zlib]
+level = 9
+min_size = 100
+threshold = 0.5
+[compression.algorithms.lz4]
+level = 1
+min_size = 64
+threshold = 1
+[compression.content_types]
+text = "lz4"
+json = "none"
+binary = "zlib"
+media = "none"
+"#;
+
+#[test]
+fn the_documented_defaults() {
+    let c = Config::default();
+    c.validate().unwrap();
+    assert_eq!((c.memory.max_size, c.memory.item_limit), (512 << 20, 100_000));
+    assert_eq!((c.ssd.max_size, c.ssd.item_limit, c.ssd.compression), (5 << 30, 1_000_000, true));
+    assert_eq!((c.hdd.max_size, c.hdd.compression), (50 << 30, true));
+    assert_eq!((c.cold.limit, c.cold.compression), (None, true));
+    assert_eq!((c.storage.write_buffer, c.inflight(), c.max_value_size()), (64 << 20, 256 << 20, 64 << 20));
+    assert_eq!((c.storage.write_stall_limit, c.storage.batch_size, c.storage.erase_after), (30, 1000, 30));
+    assert_eq!(c.storage.persistence, Persistence::EverySecond);
+    assert_eq!(c.compression.zlib, AlgorithmConfig { level: 6, min_size: 1024, threshold: 0.8 });
+    assert_eq!(c.compression.lz4, AlgorithmConfig { level: 1, min_size: 512, threshold: 0.6 });
+    assert!(!c.has_disk());
+}
+
+#[test]
+fn every_setting_is_read_and_changes_something() {
+    let full = Config::from_toml(FULL).unwrap();
+    full.validate().unwrap();
+    let default = Config::default();
+    for setting in SETTINGS {
+        let in_file = setting.name.rsplit('.').next().unwrap();
+        assert!(FULL.contains(in_file), "{} is not in the file of this test", setting.name);
+        if !matches!(setting.field, Field::Fixed(..)) && setting.name != "compression.algorithms.lz4.level" {
+            assert_ne!(setting.show(&full), setting.show(&default), "{}", setting.name);
+        }
+    }
+    assert_eq!(full.memory.max_size, 3 << 29);
+    assert_eq!(full.ssd_limits(), [6_000_000_000 - 147_483_648, 2 << 30]);
+    assert_eq!(full.compression.lz4.threshold, 1.0);
+    assert_eq!(full.compression.json, Algorithm::None);
+    assert_eq!(full.storage.persistence, Persistence::OnEviction);
+    assert_eq!(full.storage.read_mode, ReadMode::Pread);
+    assert_eq!(full.memory.policy, MemoryPolicy::Lru);
+}
+
+#[test]
+fn what_is_written_reads_the_same() {
+    for config in [Config::default(), Config::from_toml(FULL).unwrap()] {
+        let text = config.to_toml().unwrap();
+        assert_eq!(Config::from_toml(&text).unwrap(), config, "{text}");
+        for setting in SETTINGS.iter().filter(|s| !matches!(s.field, Field::Dir(_))) {
+            let name = setting.name.rsplit('.').next().unwrap();
+            assert!(text.contains(&format!("{name} = ")) || text.contains(&format!("# {name}:")), "{name}");
+        }
+    }
+    let mut odd = Config::default();
+    odd.add_ssd("/a \"quoted\"\\ path\nwith lines #and = signs '", 1001 << 20);
+    odd.add_ssd("/ünï", u64::MAX >> 5);
+    odd.ssd.max_size = (1 << 60) - 1;
+    let text = odd.to_toml().unwrap();
+    assert_eq!(Config::from_toml(&text).unwrap(), odd, "{text}");
+    use std::os::unix::ffi::OsStringExt;
+    odd.storage.catalog = Some(std::ffi::OsString::from_vec(vec![0xff]).into());
+    assert!(odd.to_toml().unwrap_err().message.contains("storage.catalog"));
+}
+
+#[test]
+fn errors_name_file_line_and_column() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("thermocline.toml");
+    std::fs::write(&path, "[storage]\n# ünï\nbatch_size = 1\n  write_bufer = \"1MiB\"\n").unwrap();
+    let e = Config::from_file(&path).unwrap_err();
+    assert_eq!(e.at, Some((4, 3)));
+    let text = e.to_string();
+    assert!(text.starts_with(&format!("{}:4:3: ", path.display())), "{text}");
+    assert!(text.contains("`write_bufer`") && text.contains("did you mean `write_buffer`?"), "{text}");
+    assert_eq!(error("x = 'ü' é").at, Some((1, 9)));
+    assert!(error("[storage]\nbatch_size = \n").at.is_some());
+    let missing = Config::from_file(dir.path().join("none")).unwrap_err();
+    assert!(missing.to_string().contains("none: cannot read"), "{missing}");
+    std::fs::write(&path, vec![b' '; 2 << 20]).unwrap();
+    assert!(Config::from_file(&path).unwrap_err().to_string().contains("no configuration"));
+    std::fs::write(&path, [0xff]).unwrap();
+    assert!(Config::from_file(&path).unwrap_err().to_string().contains("cannot read"));
+}
+
+#[test]
+fn unknown_names_are_told_with_what_is_near() {
+    for (text, parts) in [
+        ("[storage_tier.ssd]\npath = '/a'", ["unknown table `storage_tier` at the top", "`storage_tiers`"]),
+        ("[storage_tiers.sdd]\npath = '/a'", ["unknown table `sdd` in [storage_tiers]", "`ssd`"]),
+        (
+            "[storage_tiers.memory]\nitem_limt = 1",
+            ["unknown setting `item_limt`", "did you mean `item_limit`?"],
+        ),
+        ("[storage_tiers.memory]\nwrite_buffer = 1", ["there is `storage.write_buffer`", "`policy`"]),
+        ("[storage_tiers.hdd]\nitem_limit = 1", ["unknown setting `item_limit`", "known here: `path`"]),
+        ("[storage_tiers.cold]\nmax_size = 1", ["unknown setting `max_size`", "`limit`"]),
+        ("[compression.algorithms.zlib]\nlvel = 1", ["unknown setting `lvel`", "`level`"]),
+        ("[storage_tiers.ssd]\npaths = [{ path = '/a', sise = 1 }]", ["unknown setting `sise`", "`size`"]),
+        ("[resource_management.cpu]\nbatch_size = 1", ["unknown table `resource_management`", "`storage`"]),
+        ("[optimization_strategies.balanced]\neviction_age = 1", ["unknown table", "`storage`"]),
+        ("[metrics.redis]\nurl = ''", ["unknown table `metrics`", "`compression`"]),
+        ("[log]\nfile = ''", ["unknown table `log`", "`compression`"]),
+    ] {
+        let e = error(text).to_string();
+        assert!(parts.iter().all(|p| e.contains(p)), "{text}: {e}");
+    }
+    assert!(!error(&format!("{} = 1", "x".repeat(500))).message.contains("did you mean"));
+}
+
+#[test]
+fn impossible_values_are_told_with_what_is_right() {
+    for (text, parts) in [
+        ("[storage]\nwrite_buffer = '64M'", ["storage.write_buffer", "512MiB"]),
+        ("[storage]\nwrite_buffer = true", ["takes a size", "true or false"]),
+        ("[storage]\nwrite_buffer = -1", ["storage.write_buffer", "-1"]),
+        ("[storage]\nwrite_buffer = '1KiB'", ["storage.write_buffer = 1KiB", "from 1MiB to 16GiB"]),
+        ("[storage]\nbatch_size = 0", ["storage.batch_size = 0 items", "from 1 items to 100000 items"]),
+        ("[storage]\nbatch_size = -5", ["storage.batch_size = -5", "from 1 to 100000 items"]),
+        ("[storage]\nbatch_size = '5'", ["takes a whole number (items)", "a string"]),
+        ("[storage]\ndefault_ttl = 0", ["storage.default_ttl", "from 1 seconds"]),
+        ("[storage]\nmax_value_size = '2GiB'", ["storage.max_value_size = 2GiB", "to 1GiB"]),
+        ("[storage]\nsegment_size = '1GiB'", ["storage.segment_size = 1GiB", "to 512MiB"]),
+        ("[storage]\nblock_size = '1MiB'", ["storage.block_size = 1MiB", "to 64KiB"]),
+        (
+            "[storage]\npersistence = 'sometimes'",
+            ["\"sometimes\"", "\"always\", \"every_second\", \"on_eviction\""],
+        ),
+        ("[storage]\nborrow_large_values = 1", ["takes true or false", "a whole number"]),
+        ("[storage]\ncatalog = ''", ["storage.catalog", "empty"]),
+        ("[storage]\ncatalog = 5", ["storage.catalog takes a path", "a whole number"]),
+        ("storage = 5", ["`storage` is a table", "[storage]"]),
+        ("[storage_tiers.memory]\ncompression = true", ["must be false", "as they are"]),
+        ("[storage_tiers.memory]\npriority = 2", ["must be 1", "hottest first"]),
+        ("[storage_tiers.cold]\npriority = '4'", ["must be 4", "hottest first"]),
+        ("[storage_tiers.ssd]\npath = '/a'\npaths = ['/b']", ["both `path` and `paths`", "write one"]),
+        ("[storage_tiers.ssd]\npath = ['/a']", ["for several write `paths`", "a list"]),
+        ("[storage_tiers.ssd]\npaths = '/a'", ["for one write `path`", "a string"]),
+        ("[storage_tiers.ssd]\npaths = ['']", ["storage_tiers.ssd.paths", "empty"]),
+        ("[storage_tiers.ssd]\npath = ''", ["storage_tiers.ssd.path", "empty"]),
+        ("[storage_tiers.ssd]\npaths = [{ size = 1 }]", ["storage_tiers.ssd.paths", "needs a `path`"]),
+        ("[compression.algorithms.zlib]\nlevel = 10", ["zlib.level = 10", "to 9"]),
+        ("[compression.algorithms.lz4]\nlevel = 3", ["lz4.level = 3", "lz4 has no levels"]),
+        ("[compression.algorithms.zlib]\nthreshold = 1.2", ["threshold = 1.2", "at most 1"]),
+        ("[compression.algorithms.zlib]\nthreshold = 0", ["threshold = 0", "more than 0"]),
+        ("[compression.algorithms.zlib]\nthreshold = nan", ["threshold = NaN", "more than 0"]),
+        ("[compression.content_types]\ntext = 'zstd'", ["\"zstd\"", "\"none\", \"zlib\", \"lz4\""]),
+    ] {
+        let e = error(text);
+        assert!(parts.iter().all(|p| e.to_string().contains(p)), "{text}: {e}");
+        assert!(e.at.is_some(), "{text}");
+    }
+}
+
+#[test]
+fn settings_are_checked_against_each_other() {
+    for (message, parts) in [
+        (refused(|c| c.memory.max_size = 5), ["storage_tiers.memory.max_size = 5", "1MiB"]),
+        (refused(|c| c.compression.lz4.level = 2), ["lz4.level = 2", "no levels"]),
+        (refused(|c| c.compression.zlib.threshold = f64::NAN), ["zlib.threshold", "more than 0"]),
+        (refused(|c| c.storage.segment_size = Some(512 * MIB)), ["fewer than 4 segments", "at least 2GiB"]),
+        (refused(|c| c.add_hdd("/h", 7 * MIB)), ["fewer than 2 generations", "at least 8MiB"]),
+        (
+            refused(|c| {
+                c.add_cold("/c");
+                c.cold.limit = Some(7 * MIB);
+            }),
+            ["fewer than 2 packs", "storage.pack_size"],
+        ),
+        (
+            refused(|c| c.storage.max_value_size = Some(600 * MIB)),
+            ["lower it to at most 512MiB", "ssd.max_size"],
+        ),
+        (
+            refused(|c| {
+                c.storage.max_value_size = Some(20 * MIB);
+                c.storage.inflight = Some(10 * MIB);
+            }),
+            ["storage.inflight = 10MiB", "auto"],
+        ),
+        (refused(|c| c.add_hdd("/mnt/ssd", GIB)), ["storage_tiers.hdd.paths", "given twice"]),
+        (refused(|c| c.add_hdd("/mnt/ssd/hdd", GIB)), ["storage_tiers.hdd.paths", "inside the other"]),
+        (refused(|c| c.add_cold("/mnt")), ["storage_tiers.cold.paths", "inside the other"]),
+        (refused(|c| c.storage.catalog = Some("/mnt".into())), ["storage.catalog", "one of its own"]),
+        (refused(|c| c.add_hdd("", GIB)), ["storage_tiers.hdd.path", "empty"]),
+        (refused(|c| c.ssd.max_size = 512 * MIB), ["come to 1GiB", "raise it"]),
+        (
+            refused(|c| {
+                c.ssd.dirs.push(DirConfig { path: "/more".into(), size: None });
+            }),
+            ["come to 1GiB", "left for the others"],
+        ),
+        (
+            refused(|c| {
+                c.ssd.dirs.clear();
+                c.storage.persistence = Persistence::Always;
+            }),
+            ["storage.persistence = \"always\"", "memory alone"],
+        ),
+        (
+            refused(|c| {
+                c.ssd.dirs.clear();
+                c.storage.catalog = Some("/x".into());
+            }),
+            ["storage.catalog", "memory alone"],
+        ),
+    ] {
+        assert!(parts.iter().all(|p| message.contains(p)), "{message}");
+    }
+}
+
+#[test]
+fn a_later_error_names_the_line_only_while_the_value_stands() {
+    let mut config = Config::from_toml("[storage]\n\npersistence = 'always'").unwrap();
+    assert_eq!(config.validate().unwrap_err().at, Some((3, 15)));
+    config.storage.persistence = Persistence::EverySecond;
+    config.validate().unwrap();
+    let mut config =
+        Config::from_toml("[storage]\nmax_value_size = '1GiB'\n[storage_tiers.ssd]\npath = '/a'").unwrap();
+    config.ssd.max_size = GIB;
+    assert_eq!(config.validate().unwrap_err().at, Some((2, 18)));
+    config.storage.max_value_size = Some(GIB - 1);
+    assert_eq!(config.validate().unwrap_err().at, None);
+    let twice = Config::from_toml("[storage_tiers]\nssd.path = '/a'\nhdd.path = '/a'").unwrap();
+    assert_eq!(twice.validate().unwrap_err().at, Some((3, 12)));
+}
+
+#[test]
+fn small_tiers_need_no_further_settings() {
+    for mib in [4, 5, 16, 63, 100, 1000] {
+        let mut c = Config::default();
+        c.add_ssd("/s", mib * MIB);
+        c.validate().unwrap();
+        assert!(c.max_value_size() <= mib * MIB / 2 && c.segment_size() * 4 <= mib * MIB);
+    }
+    let mut c = Config::default();
+    c.memory.max_size = MIB;
+    c.validate().unwrap();
+    c.add_hdd("/h", 8 * MIB);
+    c.add_cold("/c");
+    c.validate().unwrap();
+    assert_eq!((c.generation_size(), c.pack_size(), c.max_value_size()), (4 * MIB, 256 * MIB, 4 * MIB));
+    let mut large = Config::default();
+    large.add_ssd("/s", 3 << 40);
+    large.storage.max_value_size = Some(GIB);
+    large.validate().unwrap();
+    assert_eq!((large.segment_size(), large.inflight()), (64 * MIB, 2 * GIB));
+}
+
+#[test]
+fn directories_share_what_is_left() {
+    let mut c =
+        Config::from_toml("[storage_tiers.hdd]\npaths = ['/a', { path = '/b', size = '20GiB' }, '/c']")
+            .unwrap();
+    assert_eq!(c.hdd_limits(), [15 * GIB, 20 * GIB, 15 * GIB]);
+    c.hdd.dirs.clear();
+    c.add_hdd("/x", GIB);
+    c.add_hdd("/y", 2 * GIB);
+    assert_eq!((c.hdd.max_size, c.hdd_limits()), (3 * GIB, vec![GIB, 2 * GIB]));
+    let sized = Config::from_toml("[storage_tiers.ssd]\npaths = [{ path = '/b', size = '20GiB' }]").unwrap();
+    assert_eq!(sized.ssd.max_size, 20 * GIB);
+    sized.validate().unwrap();
+    let mut c = Config::default();
+    c.set_root("/r");
+    assert_eq!(c.cold.dirs[0].path, PathBuf::from("/r/cold"));
+    assert_eq!(c.cold_limits(), [None]);
+    c.validate().unwrap();
+}
+
+proptest! {
+    #[test]
+    fn no_text_panics(text in "(\\[?[a-z_.]{0,12}\\]?( = )?['\"{\\[0-9a-zA-Zé]{0,8}['\"}\\]]?\n?){0,6}") {
+        let _ = Config::from_toml(&text).map_err(|e| e.to_string());
+    }
+
+    #[test]
+    fn sums_do_not_overflow(sizes in proptest::collection::vec(any::<Option<u64>>(), 0..5), whole: u64) {
+        let mut c = Config::default();
+        c.ssd.max_size = whole;
+        c.ssd.dirs = sizes.iter().enumerate().map(|(i, size)| DirConfig { path: format!("/{i}").into(), size: *size }).collect();
+        let _ = c.validate();
+        let _ = (c.ssd_limits(), c.segment_size(), c.max_value_size(), c.inflight());
+    }
+}

@@ -1,0 +1,235 @@
+//! What a configuration must keep, setting by setting and among each other.
+
+use super::settings::{Field, SETTINGS, Setting};
+use super::{Config, ConfigError, DirConfig, Persistence, own_sizes, size};
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::path::Path;
+
+/// The smallest number of containers that a directory must have room for: one is written, one is reclaimed, and
+/// something has to be left to read.
+const LEAST_SEGMENTS: u64 = 4;
+const LEAST_GENERATIONS: u64 = 2;
+const LEAST_PACKS: u64 = 2;
+
+impl Config {
+    /// Checks everything: each setting's limits, and what settings ask of each other. Touches no disk.
+    ///
+    /// # Errors
+    /// The first thing that is wrong: the setting, its value, and what would be right; with file and line if the
+    /// value is still the one that was read there.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let mut copy = self.clone();
+        for setting in SETTINGS {
+            check(setting, &mut copy).map_err(|message| self.wrong(setting.name, message))?;
+        }
+        self.sizes_of_tiers()?;
+        self.containers()?;
+        self.values()?;
+        self.durability()?;
+        self.paths()
+    }
+
+    fn sizes_of_tiers(&self) -> Result<(), ConfigError> {
+        let tiers = [
+            ("storage_tiers.ssd.max_size", &self.ssd.dirs, Some(self.ssd.max_size)),
+            ("storage_tiers.hdd.max_size", &self.hdd.dirs, Some(self.hdd.max_size)),
+            ("storage_tiers.cold.limit", &self.cold.dirs, self.cold.limit),
+        ];
+        for (name, dirs, whole) in tiers {
+            let (Some(whole), own) = (whole, own_sizes(dirs)) else { continue };
+            let share = dirs.iter().any(|d| d.size.is_none());
+            if own > whole || (share && own == whole) {
+                let message = format!(
+                    "{name} = {}, but the sizes of single directories come to {}: {}",
+                    size::show(whole),
+                    size::show(own),
+                    if share { "something has to be left for the others" } else { "raise it, or lower them" }
+                );
+                return Err(self.wrong(name, message));
+            }
+        }
+        Ok(())
+    }
+
+    fn containers(&self) -> Result<(), ConfigError> {
+        let ssd = ("storage_tiers.ssd.max_size", "storage.segment_size", "segments", LEAST_SEGMENTS);
+        let hdd = ("storage_tiers.hdd.max_size", "storage.generation_size", "generations", LEAST_GENERATIONS);
+        let cold = ("storage_tiers.cold.limit", "storage.pack_size", "packs", LEAST_PACKS);
+        let tiers = [
+            (ssd, self.ssd_limits(), self.segment_size()),
+            (hdd, self.hdd_limits(), self.generation_size()),
+            (cold, self.cold_limits().into_iter().flatten().collect(), self.pack_size()),
+        ];
+        for ((tier, container, what, least), limits, one) in tiers {
+            let Some(smallest) = limits.into_iter().min() else { continue };
+            let needed = one.saturating_mul(least);
+            if smallest < needed {
+                let message = format!(
+                    "{tier} leaves a directory {}, which holds fewer than {least} {what} of {}: give each \
+                     directory at least {}, or lower {container}",
+                    size::show(smallest),
+                    size::show(one),
+                    size::show(needed)
+                );
+                return Err(self.wrong(tier, message));
+            }
+        }
+        Ok(())
+    }
+
+    /// The largest value must pass through every door that it has to.
+    fn values(&self) -> Result<(), ConfigError> {
+        let largest = self.max_value_size();
+        let name = "storage.max_value_size";
+        if self.inflight() < largest {
+            let message = format!(
+                "storage.inflight = {} is less than one value of {name} = {} needs: raise it, or write \"auto\"",
+                size::show(self.inflight()),
+                size::show(largest)
+            );
+            return Err(self.wrong("storage.inflight", message));
+        }
+        match self.room_for_value() {
+            Some((tier, room)) if largest > room => {
+                let message = format!(
+                    "{name} = {} is more than half of what {tier} gives one directory: lower it to at most {}, \
+                     or raise {tier}",
+                    size::show(largest),
+                    size::show(room)
+                );
+                Err(self.wrong(name, message))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn durability(&self) -> Result<(), ConfigError> {
+        if self.has_disk() {
+            return Ok(());
+        }
+        let alone = "there is memory alone: name a directory of a tier, or";
+        if self.storage.persistence == Persistence::Always {
+            let message = format!("storage.persistence = \"always\", but {alone} choose \"every_second\"");
+            return Err(self.wrong("storage.persistence", message));
+        }
+        if let Some(catalog) = &self.storage.catalog {
+            let message = format!("storage.catalog = {catalog:?}, but {alone} leave it out");
+            return Err(self.wrong("storage.catalog", message));
+        }
+        Ok(())
+    }
+
+    /// By name only; links are seen through when the store is opened.
+    fn paths(&self) -> Result<(), ConfigError> {
+        let of =
+            |name, dirs: &'_ [DirConfig]| dirs.iter().map(|d| (name, d.path.clone())).collect::<Vec<_>>();
+        let mut all = of("storage_tiers.ssd.paths", &self.ssd.dirs);
+        all.extend(of("storage_tiers.hdd.paths", &self.hdd.dirs));
+        all.extend(of("storage_tiers.cold.paths", &self.cold.dirs));
+        for (at, (name, path)) in all.iter().enumerate() {
+            for (other_name, other) in all.iter().take(at) {
+                if path == other {
+                    let message = format!(
+                        "{name}: {path:?} is given twice (also in {other_name}): give each tier directories of \
+                         its own"
+                    );
+                    return Err(self.wrong(name, message));
+                }
+                if path.starts_with(other) || other.starts_with(path) {
+                    let message = format!(
+                        "{name}: of {path:?} and {other:?} one lies inside the other: give directories side by \
+                         side"
+                    );
+                    return Err(self.wrong(name, message));
+                }
+            }
+        }
+        match &self.storage.catalog {
+            Some(catalog) if all.iter().any(|(_, path)| path.starts_with(catalog)) => {
+                let message = format!(
+                    "storage.catalog = {catalog:?} is, or holds, a directory of a tier: name one of its own"
+                );
+                Err(self.wrong("storage.catalog", message))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// An error of a setting, with its line if its value is the one that was read there.
+    fn wrong(&self, name: &str, message: String) -> ConfigError {
+        let source = self.origin.0.as_ref();
+        let read = source.and_then(|s| {
+            // A list of one may have been written as `path`.
+            let single = name.strip_suffix('s').filter(|_| name.ends_with(".paths"));
+            s.read.iter().find(|(n, ..)| *n == name || Some(*n) == single)
+        });
+        let unchanged = read.filter(|(n, value, _)| {
+            SETTINGS.iter().find(|s| s.name == *n).is_some_and(|s| s.show(self).as_ref() == Some(value))
+        });
+        ConfigError {
+            file: unchanged.and(source).and_then(|s| s.file.clone()),
+            at: unchanged.map(|(.., at)| *at),
+            message,
+        }
+    }
+}
+
+/// One setting's limits.
+pub(super) fn check(setting: &Setting, config: &mut Config) -> Result<(), String> {
+    let name = setting.name;
+    match &setting.field {
+        Field::Size(at, range) => within(name, *at(config), range, size::show),
+        Field::AutoSize(at, range) | Field::OptionalSize(at, range) => {
+            at(config).map_or(Ok(()), |n| within(name, n, range, size::show))
+        }
+        Field::Count(..)
+            if name == "compression.algorithms.lz4.level" && config.compression.lz4.level != 1 =>
+        {
+            Err(format!(
+                "{name} = {}: lz4 has no levels, leave it out or write 1",
+                config.compression.lz4.level
+            ))
+        }
+        Field::Count(at, range, unit) => within(name, *at(config), range, |n| format!("{n} {unit}")),
+        Field::OptionalCount(at, range, unit) => {
+            at(config).map_or(Ok(()), |n| within(name, n, range, |n| format!("{n} {unit}")))
+        }
+        Field::Ratio(at) => {
+            let ratio = *at(config);
+            if ratio > 0.0 && ratio <= 1.0 {
+                return Ok(());
+            }
+            Err(format!("{name} = {ratio}: a share is more than 0 and at most 1"))
+        }
+        Field::Path(at) => at(config).as_deref().map_or(Ok(()), |path| not_empty(name, path)),
+        Field::Dir(at) | Field::Dirs(at) => at(config).iter().try_for_each(|d| {
+            not_empty(name, &d.path)?;
+            d.size.map_or(Ok(()), |n| {
+                within(&format!("{name}: size of {:?}", d.path), n, &(1..=1 << 60), size::show)
+            })
+        }),
+        Field::Flag(_) | Field::Choice { .. } | Field::Fixed(..) => Ok(()),
+    }
+}
+
+fn within<S: Display>(
+    name: &str,
+    value: u64,
+    range: &RangeInclusive<u64>,
+    show: impl Fn(u64) -> S,
+) -> Result<(), String> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    let (least, most) = (show(*range.start()), show(*range.end()));
+    Err(format!("{name} = {} is out of its limits: from {least} to {most}", show(value)))
+}
+
+fn not_empty(name: &str, path: &Path) -> Result<(), String> {
+    if path.as_os_str().is_empty() {
+        Err(format!("{name}: a path is empty: name a directory"))
+    } else {
+        Ok(())
+    }
+}
