@@ -52,3 +52,5 @@ pub mod testing {
     pub use thermocline_storage::clock::{Clock, ManualClock, SystemClock};
     pub use thermocline_storage::vfs;
 }
+
+pub mod config;
