@@ -52,5 +52,3 @@ pub mod testing {
     pub use thermocline_storage::clock::{Clock, ManualClock, SystemClock};
     pub use thermocline_storage::vfs;
 }
-
-pub mod config;
