@@ -66,6 +66,23 @@ fn an_item_over_half_a_segment_has_one_to_itself() {
 }
 
 #[test]
+fn payloads_that_bypass_the_buffer_stand_where_they_should() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut b = Bench::one(dir.path(), 64 << 20, config(4096 * KIB));
+    // One byte over, at and below the size that is written from where it stands; and batches beyond the buffer.
+    let sizes = [100, (256 << 10) + 1, 7, 256 << 10, 255 << 10, 300_001, 1, 40_000];
+    let all: Vec<Item> =
+        (0..80).map(|i| item(&format!("{i}"), i + 1, sizes[i as usize % sizes.len()])).collect();
+    let w = b.put(&all);
+    b.ssd.close().unwrap();
+    b.reopen();
+    for (i, w) in all.iter().zip(&w) {
+        assert_eq!(&b.read(w.place).unwrap(), i);
+    }
+    assert!(b.containers.all().len() < 8, "several to a segment");
+}
+
+#[test]
 fn a_listing_is_the_same_from_ram_footer_and_scan() {
     let dir = tempfile::tempdir().unwrap();
     let mut b = Bench::one(dir.path(), 1024 * KIB, config(64 * KIB));
