@@ -121,6 +121,8 @@ pub(crate) struct Engine {
     /// When each container was first seen with dead records (for `erase_after`).
     first_dead: Mutex<HashMap<u64, u64>>,
     checkpointed_ms: Mutex<u64>,
+    /// Of each directory, as last seen: whether it is out of service, and what its quarantine lost.
+    directories: Mutex<HashMap<std::path::PathBuf, (bool, u64)>>,
 }
 
 impl std::fmt::Debug for Engine {

@@ -142,7 +142,7 @@ impl Engine {
             lost: 0,
         };
         if rebuilt {
-            adopt_all(&catalog)?;
+            adopt_all(&catalog, &Hasher::new(home.secret()))?;
             catalog.checkpoint()?;
         } else {
             catalog.count_live();
@@ -207,6 +207,7 @@ impl Engine {
             home: Mutex::new(home),
             first_dead: Mutex::new(HashMap::new()),
             checkpointed_ms: Mutex::new(opened_ms),
+            directories: Mutex::default(),
         }
     }
 
@@ -391,10 +392,17 @@ fn hdd_config(config: &Config) -> HddConfig {
     }
 }
 
-fn adopt_all(catalog: &Catalog) -> Result<()> {
+/// Enters every record found in every container, the newest of each identity winning. A record counts only if its key
+/// has the identity that it claims: bytes inside a value could look like a record.
+fn adopt_all(catalog: &Catalog, hasher: &Hasher) -> Result<()> {
     let mut newest = HashMap::new();
     for entry in catalog.containers.all() {
-        catalog.adopt(entry.no, &entry.container.list()?, &mut newest);
+        let mut listed = entry.container.list()?;
+        listed.retain(|l| entry.container.head(l.position).is_ok_and(|h| hasher.ident(&h.key) == l.ident));
+        entry.records.store(listed.len() as u64, Ordering::Relaxed);
+        entry.earliest_expiry.store(u64::MAX, Ordering::Relaxed);
+        listed.iter().for_each(|l| entry.note_expiry(l.expires_at));
+        catalog.adopt(entry.no, &listed, &mut newest);
     }
     Ok(())
 }

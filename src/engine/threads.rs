@@ -2,11 +2,13 @@
 
 use super::Engine;
 use crate::error::Error;
+use crate::events::Event;
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use thermocline_storage::Tier;
+use thermocline_storage::container::DiskTier;
 
 /// How long the writer gathers before it writes what nobody waits for.
 const GATHER: Duration = Duration::from_millis(1000);
@@ -189,6 +191,7 @@ impl Engine {
         }
         for tier in &self.tiers {
             tier.maintain();
+            self.watch_directories(tier);
         }
         self.catalog.maintain();
         self.heat.grow(self.catalog_items());
@@ -210,6 +213,32 @@ impl Engine {
         *last = now;
         if let Err(e) = self.catalog.checkpoint() {
             self.log.warn("checkpoint", || format!("no checkpoint could be written: {e}"));
+        }
+    }
+
+    /// Tells of directories that went out of service, came back, or lost part of their quarantine.
+    fn watch_directories(&self, tier: &Arc<dyn DiskTier>) {
+        let kind = tier.tier();
+        let mut seen = self.directories.lock();
+        for now in tier.directories() {
+            let before =
+                seen.insert(now.path.clone(), (now.out_of_service.is_some(), now.quarantine_removed));
+            let (was_out, removed) = before.unwrap_or_default();
+            match (was_out, now.out_of_service) {
+                (false, Some(why)) => {
+                    let path = now.path.clone();
+                    self.events.emit(|| Event::TierOutOfService { tier: kind, path, why });
+                }
+                (true, None) => {
+                    let path = now.path.clone();
+                    self.events.emit(|| Event::TierBack { tier: kind, path });
+                }
+                _ => {}
+            }
+            if now.quarantine_removed > removed {
+                let (path, removed) = (now.path, now.quarantine_removed - removed);
+                self.events.emit(|| Event::QuarantineTrimmed { tier: kind, path, removed });
+            }
         }
     }
 

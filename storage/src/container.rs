@@ -338,6 +338,19 @@ pub struct Usage {
     pub written: u64,
 }
 
+/// How one directory of a tier is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirStatus {
+    /// The directory.
+    pub path: PathBuf,
+    /// Why it takes no writes; `None` while it does.
+    pub out_of_service: Option<String>,
+    /// Bytes in its quarantine.
+    pub quarantine: u64,
+    /// Pieces of the quarantine that went because its cap was reached, since the opening.
+    pub quarantine_removed: u64,
+}
+
 /// One directory of a tier.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TierDir {
@@ -408,6 +421,8 @@ pub trait DiskTier: Send + Sync + fmt::Debug + 'static {
     fn drop_container(&self, entry: &Entry) -> Result<()>;
     /// How full it is.
     fn usage(&self) -> Usage;
+    /// How its directories are.
+    fn directories(&self) -> Vec<DirStatus>;
     /// Copies the bytes at a position that failed verification to the quarantine, with a report.
     fn quarantine_record(&self, entry: &Entry, position: u32, why: &str);
     /// Housekeeping, about once a second: ageing of residency bits, health of dependencies, quarantine cap.

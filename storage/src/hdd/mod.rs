@@ -44,7 +44,7 @@ mod writer;
 
 use self::core::{Core, Job};
 use crate::container::{
-    Container, DiskTier, Entry, OpenReport, Purpose, TierContext, Unknown, Usage, Written,
+    Container, DirStatus, DiskTier, Entry, OpenReport, Purpose, TierContext, Unknown, Usage, Written,
 };
 use crate::error::{Error, IoContext, Result};
 use crate::item::Item;
@@ -347,6 +347,10 @@ impl DiskTier for Hdd {
             limit: limits.map(|l| l.into_iter().fold(0, u64::saturating_add)),
             written: self.written.load(Ordering::Relaxed),
         }
+    }
+
+    fn directories(&self) -> Vec<DirStatus> {
+        self.dirs.iter().map(|d| d.status()).collect()
     }
 
     fn quarantine_record(&self, entry: &Entry, position: u32, why: &str) {

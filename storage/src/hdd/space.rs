@@ -8,7 +8,7 @@
 //!   ENOSPC (after which its drop hangs).
 
 use crate::clock::Clock;
-use crate::container::{Purpose, TierDir};
+use crate::container::{DirStatus, Purpose, TierDir};
 use crate::error::{Error, IoContext, Result};
 use crate::quarantine::Quarantine;
 use crate::types::Tier;
@@ -183,6 +183,16 @@ impl Dir {
                     Err(_) => 0.0,
                 }
             }
+        }
+    }
+
+    /// How the directory is.
+    pub fn status(&self) -> DirStatus {
+        DirStatus {
+            path: self.path.clone(),
+            out_of_service: self.out_of_service(),
+            quarantine: self.quarantine.bytes(),
+            quarantine_removed: self.quarantine.removed(),
         }
     }
 

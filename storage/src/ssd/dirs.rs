@@ -10,7 +10,7 @@
 //!
 //! [`Usage`]: crate::container::Usage
 
-use crate::container::{Purpose, TierDir};
+use crate::container::{DirStatus, Purpose, TierDir};
 use crate::error::{Error, Result};
 use crate::quarantine::Quarantine;
 use crate::types::Tier;
@@ -41,6 +41,9 @@ pub(super) struct Dir {
     lingering: AtomicU64,
     /// 0: in service; otherwise the boot time in milliseconds, plus one, at which it failed.
     failed_at: AtomicU64,
+    /// How it failed, if it did.
+    why: Mutex<String>,
+    path: PathBuf,
     speed: Mutex<Speed>,
 }
 
@@ -67,6 +70,8 @@ impl Dir {
             occupied: AtomicU64::new(0),
             lingering: AtomicU64::new(0),
             failed_at: AtomicU64::new(0),
+            why: Mutex::default(),
+            path: dir.path.clone(),
             speed: Mutex::default(),
         })
     }
@@ -92,9 +97,20 @@ impl Dir {
         self.failed_at.load(Ordering::Relaxed) == 0
     }
 
+    /// How the directory is.
+    pub fn status(&self) -> DirStatus {
+        DirStatus {
+            path: self.path.clone(),
+            out_of_service: (!self.in_service()).then(|| self.why.lock().clone()),
+            quarantine: self.quarantine.bytes(),
+            quarantine_removed: self.quarantine.removed(),
+        }
+    }
+
     /// Takes the directory out of service for new segments.
     pub fn fail(&self, now_ms: u64, why: &Error) {
         tracing::warn!(dir = %self.folder.display(), error = %why, "out of service for new segments");
+        *self.why.lock() = why.to_string();
         self.failed_at.store(now_ms.saturating_add(1), Ordering::Relaxed);
     }
 
@@ -171,6 +187,11 @@ pub(super) struct Dirs {
 }
 
 impl Dirs {
+    /// How each directory is.
+    pub fn status(&self) -> Vec<DirStatus> {
+        self.all.iter().map(|d| d.status()).collect()
+    }
+
     /// `segment`: bytes of an ordinary segment.
     pub fn new(all: Vec<Arc<Dir>>, segment: u64) -> Dirs {
         Dirs { all, segment }
