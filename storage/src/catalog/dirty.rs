@@ -88,9 +88,18 @@ pub(crate) struct Dirty {
     /// The version of the newest frame of this identity since this record exists: what comes back from a batch
     /// with a lower one is garbage.
     pub(crate) last_frame: Version,
+    /// The newest value that another replaced before it was in a frame: while it is newer than `last_frame`, what is
+    /// on disk is older than what readers saw.
+    pub(crate) replaced: Version,
 }
 
 impl Dirty {
+    pub(crate) fn set_newest(&mut self, value: &Arc<DirtyValue>) {
+        if let Some(old) = self.newest.replace(value.clone()) {
+            self.replaced = self.replaced.max(old.version);
+        }
+    }
+
     pub(crate) fn is_idle(&self) -> bool {
         self.newest.is_none() && self.in_flight == 0
     }
@@ -137,6 +146,7 @@ impl WriteBuffer {
         self.queue.lock().idents.push_back((ident, now));
     }
 
+    /// In reverse order, if several go back: the front is the oldest.
     pub(crate) fn push_front(&self, ident: Ident, at: u64) {
         self.queue.lock().idents.push_front((ident, at));
     }

@@ -3,7 +3,8 @@
 //! Invariants:
 //! - every change of the durable place (`index`) queues its frame in the same section;
 //! - a version is taken under the lock of the key's shard;
-//! - live counts of containers follow `index`, change by change.
+//! - live counts of containers follow `index`, change by change; a count is lowered only after the frame that says
+//!   why is queued.
 
 use super::dirty::{Dirty, DirtyValue};
 use super::frame::Frame;
@@ -33,6 +34,8 @@ pub(crate) struct Shard {
 #[derive(Debug, Clone)]
 pub(crate) struct Hidden {
     pub(crate) beneath: Option<Located>,
+    /// The place in the index beneath, even if its container cannot be reached.
+    pub(crate) was: Option<Place>,
     pub(crate) outcome: Arc<Outcome>,
     pub(crate) version: Version,
 }
@@ -134,7 +137,7 @@ impl Guard<'_> {
         let value = Arc::new(self.cat.dirty_value(new, version));
         let now = self.cat.now();
         let dirty = self.shard.dirty.entry(ident).or_default();
-        dirty.newest = Some(value.clone());
+        dirty.set_newest(&value);
         if queue || dirty.queued {
             value.charge();
             if !dirty.queued {
@@ -145,13 +148,14 @@ impl Guard<'_> {
         value
     }
 
-    /// Puts a value that stays hidden until [`Guard::settle_hidden`]. The caller has checked
+    /// Puts a value that stays hidden until [`reveal`](Self::reveal) or [`withdraw`](Self::withdraw). The caller has checked
     /// [`pending`](Self::pending).
     pub fn put_hidden(&mut self, ident: Ident, new: NewValue) -> (Arc<DirtyValue>, Arc<Outcome>) {
         let beneath = self.shard.locate(self.cat, ident);
+        let was = self.shard.index.get(ident);
         let value = self.put(ident, new, true);
         let outcome = Arc::new(Outcome::default());
-        let hidden = Hidden { beneath, outcome: outcome.clone(), version: value.version };
+        let hidden = Hidden { beneath, was, outcome: outcome.clone(), version: value.version };
         self.shard.hidden.insert(ident, hidden);
         (value, outcome)
     }
@@ -161,7 +165,7 @@ impl Guard<'_> {
         let version = self.cat.next_version();
         let value = Arc::new(self.cat.dirty_value(new, version));
         let dirty = self.shard.dirty.entry(ident).or_default();
-        dirty.newest = Some(value.clone());
+        dirty.set_newest(&value);
         dirty.in_flight += 1;
         dirty.flying = version;
         value
@@ -170,7 +174,9 @@ impl Guard<'_> {
     /// Hides a write of [`put_in_flight`](Self::put_in_flight) or a removal until it is settled.
     pub fn hide(&mut self, ident: Ident, beneath: Option<Located>, version: Version) -> Arc<Outcome> {
         let outcome = Arc::new(Outcome::default());
-        self.shard.hidden.insert(ident, Hidden { beneath, outcome: outcome.clone(), version });
+        // After a removal the index says nothing any more; what was beneath does.
+        let was = beneath.as_ref().map(|b| b.place).or(self.shard.index.get(ident));
+        self.shard.hidden.insert(ident, Hidden { beneath, was, outcome: outcome.clone(), version });
         outcome
     }
 
@@ -179,7 +185,7 @@ impl Guard<'_> {
         self.shard.locate(self.cat, ident)
     }
 
-    /// Makes a hidden write visible, if it is still the one under way; gives the value it made visible.
+    /// Makes a hidden write visible, if it is still the one under way; says whether it was.
     pub fn reveal(&mut self, ident: Ident, version: Version) -> bool {
         match self.shard.hidden.get(&ident) {
             Some(h) if h.version == version => {
@@ -196,28 +202,27 @@ impl Guard<'_> {
         if h.version != version {
             return;
         }
-        let beneath = h.beneath.clone();
+        let (beneath, was) = (h.beneath.clone(), h.was);
         self.shard.hidden.remove(&ident);
         if let Some(d) = self.shard.dirty.get_mut(&ident) {
             if d.newest.as_ref().is_some_and(|v| v.version == version) {
                 d.newest = None;
             }
-            // A batch of it that still comes back is garbage.
-            d.last_frame = d.last_frame.max(Version(version.0 + 1));
+            // A batch of it that still comes back is garbage; the next write has a higher version.
+            d.last_frame = d.last_frame.max(version);
         }
-        let now_at = self.shard.index.get(ident);
-        if now_at != beneath.as_ref().map(|b| b.place) {
-            match beneath {
-                Some(b) => {
-                    let expires_at = b.expires_at.unwrap_or(0);
-                    self.point(ident, version, b.place, expires_at);
+        if self.shard.index.get(ident) != was {
+            let cat = self.cat;
+            let restored = beneath.and_then(|b| {
+                cat.unless_condemned(&b.entry, || {
+                    self.point(ident, version, b.place, b.expires_at.unwrap_or(0));
                     if let Some(ms) = b.expires_at {
                         self.set_durable_expiry(ident, version, ms);
                     }
-                }
-                None => {
-                    self.unpoint(ident, version);
-                }
+                })
+            });
+            if restored.is_none() {
+                self.unpoint(ident, version);
             }
         }
         self.tidy(ident);
@@ -240,21 +245,25 @@ impl Guard<'_> {
         let old = self.shard.index.insert(ident, place);
         self.shard.expiries.remove(&ident);
         self.cat.containers.add_live(place, 1);
-        if let Some(old) = old {
-            self.cat.containers.add_live(old, -1);
-        }
         if let Some(entry) = self.cat.containers.get(place.container()) {
             entry.note_expiry(expires_at);
         }
-        self.frame(Frame::Put { ident, version, place, expires_at })
+        let frame = self.frame(Frame::Put { ident, version, place, expires_at });
+        // Only now: whoever sees a container empty finds the frame that emptied it queued, and syncs it.
+        if let Some(old) = old {
+            self.cat.containers.add_live(old, -1);
+        }
+        frame
     }
 
     /// Takes an identity out of the index and queues the frame, if it is there.
     fn unpoint(&mut self, ident: Ident, version: Version) -> Option<u64> {
         let old = self.shard.index.remove(ident)?;
         self.shard.expiries.remove(&ident);
+        let frame = self.frame(Frame::Dead { ident, version });
+        // After the frame, as in `point`.
         self.cat.containers.add_live(old, -1);
-        Some(self.frame(Frame::Dead { ident, version }))
+        Some(frame)
     }
 
     /// A batch that carried this value is durable at `place`. It becomes the durable place even if a newer value
@@ -289,13 +298,21 @@ impl Guard<'_> {
         self.tidy(ident);
     }
 
-    /// A value that its caller wrote itself could not be written: the key is as it was on disk.
+    /// A value that its caller wrote itself could not be written: the key is as it was on disk, or absent if a
+    /// newer value than that on disk was visible before this one replaced it.
     pub fn abort(&mut self, ident: Ident, value: &DirtyValue) {
+        let mut stale = false;
         if let Some(d) = self.shard.dirty.get_mut(&ident) {
             d.in_flight = d.in_flight.saturating_sub(1);
             if d.newest.as_ref().is_some_and(|n| n.version == value.version) {
                 d.newest = None;
+                stale = d.replaced > d.last_frame;
+                d.replaced = Version(0);
             }
+        }
+        if stale {
+            let version = self.cat.next_version();
+            self.unpoint(ident, version);
         }
         self.tidy(ident);
     }
@@ -314,9 +331,17 @@ impl Guard<'_> {
     }
 
     /// Kills the record at a place, if the identity still points there: it expired, was evicted, is damaged.
+    /// A hidden write no longer uncovers it either.
     pub fn kill(&mut self, ident: Ident, place: Place) -> bool {
+        let mut beneath = false;
+        if let Some(h) = self.shard.hidden.get_mut(&ident)
+            && h.was == Some(place)
+        {
+            (h.beneath, h.was) = (None, None);
+            beneath = true;
+        }
         if self.shard.index.get(ident) != Some(place) {
-            return false;
+            return beneath;
         }
         let version = self.cat.next_version();
         self.unpoint(ident, version).is_some()
@@ -353,6 +378,7 @@ impl Guard<'_> {
             && let Some(entry) = self.cat.containers.get(new.container())
         {
             h.beneath = Some(Located { place: new, entry, expires_at: changed });
+            h.was = Some(new);
         }
         true
     }
@@ -391,12 +417,7 @@ impl Guard<'_> {
     pub(crate) fn clear(&mut self, shard_no: u64) -> Vec<Ident> {
         let version = self.cat.next_version();
         let index = self.shard.index.take();
-        let mut gone = Vec::with_capacity(index.len());
-        for (ident, place) in index.iter() {
-            self.cat.containers.add_live(place, -1);
-            gone.push(ident);
-        }
-        let on_disk = gone.len();
+        let mut gone: Vec<Ident> = index.iter().map(|(ident, _)| ident).collect();
         for (ident, d) in &mut self.shard.dirty {
             if d.newest.take().is_some() && index.get(*ident).is_none() {
                 gone.push(*ident);
@@ -405,9 +426,24 @@ impl Guard<'_> {
         }
         self.shard.dirty.retain(|_, d| !d.is_idle() || d.queued);
         self.shard.expiries.clear();
-        if on_disk > 0 {
+        // What hidden writes uncovered is gone as well, and does not come back if they fail.
+        let hidden = &self.shard.hidden;
+        gone.retain(|i| hidden.get(i).is_none_or(|h| h.beneath.is_some()));
+        gone.extend(
+            hidden.iter().filter(|(i, h)| h.beneath.is_some() && index.get(**i).is_none()).map(|(i, _)| *i),
+        );
+        for h in self.shard.hidden.values_mut() {
+            (h.beneath, h.was) = (None, None);
+        }
+        if index.len() > 0 {
             self.frame(Frame::Clear { shard: shard_no, version });
         }
+        // After the frame, as in `point`.
+        for (_, place) in index.iter() {
+            self.cat.containers.add_live(place, -1);
+        }
+        gone.sort_unstable();
+        gone.dedup();
         gone
     }
 }
