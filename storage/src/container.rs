@@ -100,6 +100,19 @@ impl Entry {
             .unwrap_or(0)
     }
 
+    /// What the catalog remembers of it across a restart.
+    pub fn known(&self) -> Known {
+        Known {
+            no: self.no,
+            id: self.id,
+            tier: self.tier,
+            dir: self.dir,
+            created_ms: self.created_ms,
+            records: self.records.load(Ordering::Relaxed),
+            earliest_expiry: self.earliest_expiry.load(Ordering::Relaxed),
+        }
+    }
+
     /// Notes that a record expires at `ms` (0: never).
     pub fn note_expiry(&self, ms: u64) {
         if ms != 0 {
@@ -231,19 +244,22 @@ impl Containers {
 
     /// Enters a container that was there before this open; it is sealed. Not announced: the catalog knows it.
     pub fn attach(&self, known: Known, container: Arc<dyn Container>) -> Arc<Entry> {
-        {
-            let mut numbers = self.numbers.lock();
-            let high = u32::from(known.no) + 1;
-            while numbers.high < high {
-                let no = numbers.high;
-                numbers.high += 1;
-                if let Ok(no) = ContainerNo::try_from(no) {
-                    numbers.free.push(no);
-                }
-            }
-            numbers.free.retain(|n| *n != known.no);
-        }
+        self.keep(known.no);
         self.enter(known, container, true)
+    }
+
+    /// Marks a number as taken: the catalog knows a container of that number, attached or not.
+    pub fn keep(&self, no: ContainerNo) {
+        let mut numbers = self.numbers.lock();
+        let high = u32::from(no) + 1;
+        while numbers.high < high {
+            let no = numbers.high;
+            numbers.high += 1;
+            if let Ok(no) = ContainerNo::try_from(no) {
+                numbers.free.push(no);
+            }
+        }
+        numbers.free.retain(|n| *n != no);
     }
 
     fn enter(&self, k: Known, container: Arc<dyn Container>, sealed: bool) -> Arc<Entry> {
