@@ -131,7 +131,9 @@ impl Vfs for Fs {
     }
     fn try_lock(&self, path: &Path) -> io::Result<Option<Box<dyn VfsLock>>> {
         self.0.change("lock", path)?;
-        RealFs.try_lock(path)
+        let lock = RealFs.try_lock(path)?;
+        self.0.look("locked", path)?;
+        Ok(lock)
     }
     fn canonical(&self, path: &Path) -> io::Result<PathBuf> {
         RealFs.canonical(path)
@@ -299,6 +301,19 @@ fn a_second_opening_is_locked_out_at_once_and_lets_go_of_all() {
     assert!(!other.exists());
     drop(home);
     b.open().unwrap();
+}
+
+#[test]
+fn a_lock_on_a_file_that_was_removed_is_none() {
+    let b = bench();
+    b.live();
+    let vfs = Fs::with_rule(|op, path| {
+        if op == "locked" {
+            fs::remove_file(path).unwrap();
+        }
+        None
+    });
+    assert!(matches!(Home::open(vfs, &b.request), Err(Error::Locked { path }) if path == b.dir(0)));
 }
 
 #[test]
@@ -752,13 +767,17 @@ fn the_number_of_a_discarded_directory_is_not_given_again() {
     drop(home);
     // Nor after a rebuilding, which has it from the directories.
     fs::remove_dir_all(b.dir(0).join("catalog")).unwrap();
-    let rebuilt = b
+    let more = WantedDir { tier: Tier::Cold, path: b.path("more") };
+    let mut rebuilt = b
         .with(|r| {
             r.flags.rebuild_catalog = true;
-            r.dirs.push(WantedDir { tier: Tier::Cold, path: b.path("more") });
+            r.dirs.push(more.clone());
         })
         .unwrap();
     assert_eq!((rebuilt.discarded(), rebuilt.dirs()[3].no), ([2].as_slice(), 4));
+    rebuilt.finish().unwrap();
+    drop(rebuilt);
+    assert_eq!(b.with(|r| r.dirs.push(more)).unwrap().discarded(), [2]);
 }
 
 #[test]
@@ -998,6 +1017,11 @@ fn a_raising_of_the_counter_on_a_full_disk_stopped_anywhere() {
     stopped_everywhere(
         |b| {
             b.live();
+            // In place, the copy that is whole is written last.
+            for at in 0..3 {
+                damage(&b.dir(at).join("store.b"));
+            }
+            damage(&b.dir(0).join("catalog/b/manifest"));
         },
         true,
     );
