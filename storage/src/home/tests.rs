@@ -68,8 +68,8 @@ impl VfsFile for FsFile {
     fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
         let result = self.2.change("write", &self.1);
         if result.is_err() {
-            // Torn: the first half arrives.
-            self.0.write_all_at(&buf[..buf.len() / 2], offset)?;
+            // Torn: the beginning arrives.
+            self.0.write_all_at(&buf[..buf.len().min(150)], offset)?;
             return result;
         }
         self.0.write_all_at(buf, offset)
@@ -788,9 +788,11 @@ fn rebuilding_goes_above_every_counter_and_takes_no_directory_for_new() {
     fs::remove_dir_all(&catalog).unwrap();
     let paths = identity_paths(b.dir(2));
     let own = read_pair(&RealFs, &paths, true).unwrap().best.unwrap();
-    write_pair(&RealFs, &paths, 0, &Record { edition: 0, counter: 50, ..own }).unwrap();
+    write_pair(&RealFs, &paths, 0, &Record { edition: 0, counter: 50, discarded: vec![7], ..own }).unwrap();
     let rebuild = |r: &mut HomeRequest| r.flags.rebuild_catalog = true;
-    assert_eq!(b.with(rebuild).unwrap().open_counter(), 51);
+    let home = b.with(rebuild).unwrap();
+    assert_eq!((home.open_counter(), home.discarded()), (51, [7].as_slice()));
+    drop(home);
     for copy in identity_paths(b.dir(1)) {
         fs::remove_file(copy).unwrap();
     }
