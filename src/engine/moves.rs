@@ -10,9 +10,9 @@ use crate::events::{Event, EvictReason};
 use crate::stats::Counters;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use thermocline_storage::catalog::{Found, Located};
-use thermocline_storage::container::{DiskTier, Entry, Listed, Purpose};
-use thermocline_storage::{Error as StorageError, Ident, Item, Place, Tier};
+use thermocline_storage::catalog::{Batch, Found, Located};
+use thermocline_storage::container::{DiskTier, Entry, Listed, Purpose, Written};
+use thermocline_storage::{Error as StorageError, Ident, Item, Place, Tier, codec};
 
 /// Bytes that are read and written at a time by a move to a tier that appends.
 const CHUNK: u64 = 4 << 20;
@@ -121,20 +121,21 @@ impl Engine {
         to: &Arc<dyn DiskTier>,
         purpose: Purpose,
     ) -> Result<Moved, StorageError> {
-        let mut items = Vec::with_capacity(chunk.len());
-        let mut origins = Vec::with_capacity(chunk.len());
+        let mut taken = Vec::with_capacity(chunk.len());
         for m in chunk {
-            if let Some((item, at)) = self.fetch(m)? {
-                items.push(item);
-                origins.push(at);
+            taken.extend(self.fetch(m)?);
+        }
+        let (written, _batch, taken) = match self.append_taken(to, taken, purpose) {
+            Ok(done) => done,
+            // One item that does not decode keeps a pack from being written: it is damaged, and dies alone.
+            Err((StorageError::Dependency { .. }, taken)) => {
+                let sound = self.condemn_undecodable(taken);
+                self.append_taken(to, sound, purpose).map_err(|(e, _)| e)?
             }
-        }
-        if items.is_empty() {
-            return Ok(Moved::default());
-        }
-        let (written, _batch) = self.append(to, &items, purpose)?;
+            Err((e, _)) => return Err(e),
+        };
         let mut moved = Moved::default();
-        for ((item, at), w) in items.iter().zip(&origins).zip(&written) {
+        for ((item, at), w) in taken.iter().zip(&written) {
             let swapped = self.catalog.lock(item.ident).swap(
                 item.ident,
                 at.place,
@@ -150,6 +151,38 @@ impl Engine {
         }
         Counters::add(&self.counters.moved_bytes, moved.bytes);
         Ok(moved)
+    }
+
+    /// Appends items that were read to be moved; gives them back with where they went, or with the error.
+    #[expect(clippy::type_complexity, reason = "the error takes the items back")]
+    fn append_taken(
+        &self,
+        to: &Arc<dyn DiskTier>,
+        taken: Vec<(Item, Located)>,
+        purpose: Purpose,
+    ) -> Result<(Vec<Written>, Option<Batch<'_>>, Vec<(Item, Located)>), (StorageError, Vec<(Item, Located)>)>
+    {
+        if taken.is_empty() {
+            return Ok((Vec::new(), None, taken));
+        }
+        let items: Vec<Item> = taken.iter().map(|(item, _)| item.clone()).collect();
+        match self.append(to, &items, purpose) {
+            Ok((written, batch)) => Ok((written, Some(batch), taken)),
+            Err(e) => Err((e, taken)),
+        }
+    }
+
+    fn condemn_undecodable(&self, taken: Vec<(Item, Located)>) -> Vec<(Item, Located)> {
+        taken
+            .into_iter()
+            .filter(|(item, at)| match codec::decode(item.codec, &item.payload, item.original_len) {
+                Ok(_) => true,
+                Err(why) => {
+                    self.condemn(item.ident, at.place, &at.entry, why, Some(item.key.clone()));
+                    false
+                }
+            })
+            .collect()
     }
 
     fn tell_move(&self, item: &Item, from: Tier, to: Tier) {

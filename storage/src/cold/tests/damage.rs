@@ -119,10 +119,12 @@ fn the_list_survives_the_central_directory() {
         let containers = small.with(&bad);
         assert_eq!(containers.all()[0].container.list().unwrap(), small.listed, "{what}");
     }
-    // A directory that is whole but names too few entries is not believed either.
+    // A directory that seems whole but begins at its second entry is not believed either.
+    let second = directory + 4 + good[directory + 4..].windows(4).position(|w| w == b"PK\x01\x02").unwrap();
     let mut bad = good.clone();
     let end = bad.len() - identity::LEN - 22;
-    bad[end + 8..end + 12].copy_from_slice(&[2, 0, 2, 0]);
+    bad[end + 12..end + 16].copy_from_slice(&((end - second) as u32).to_le_bytes());
+    bad[end + 16..end + 20].copy_from_slice(&(second as u32).to_le_bytes());
     let containers = small.with(&bad);
     assert_eq!(containers.all()[0].container.list().unwrap(), small.listed);
 }
