@@ -78,13 +78,6 @@ pub enum Event {
         /// The key of the item that they were, where it could be read.
         key: Option<Bytes>,
     },
-    /// Something was lost that no copy is kept of.
-    Lost {
-        /// The tier.
-        tier: Tier,
-        /// What, and why.
-        what: String,
-    },
     /// The oldest content of a quarantine was deleted, because it had reached its share of the tier.
     QuarantineTrimmed {
         /// The tier.
@@ -122,8 +115,6 @@ pub enum EvictReason {
     BelowOutOfService,
     /// Its tier is full, and the item is larger than any tier below can hold.
     TooLargeBelow,
-    /// It had not been asked for during the eviction age.
-    Idle,
 }
 
 /// What a subscription receives.

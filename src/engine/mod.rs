@@ -44,7 +44,7 @@ use crossbeam::queue::ArrayQueue;
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::time::Duration;
 use thermocline_storage::catalog::{Catalog, Found};
 use thermocline_storage::codec::Compression;
@@ -91,7 +91,12 @@ pub(crate) struct Engine {
     pub(crate) counters: Counters,
     pub(crate) settings: Settings,
     pub(crate) log: RateLimit,
+    /// No new operation begins.
     closed: AtomicBool,
+    /// The background threads end.
+    stopping: AtomicBool,
+    /// Since when the journal has not become durable, in milliseconds; 0: it does.
+    unsynced_since: AtomicU64,
     /// Signals of the background threads, in the order writer, mover, janitor.
     signals: [Signal; 3],
     handles: Mutex<Vec<std::thread::JoinHandle<()>>>,
@@ -116,6 +121,8 @@ pub(crate) struct Engine {
     /// When each container was first seen with dead records (for `erase_after`).
     first_dead: Mutex<HashMap<u64, u64>>,
     checkpointed_ms: Mutex<u64>,
+    /// Of each directory, as last seen: whether it is out of service, and what its quarantine lost.
+    directories: Mutex<HashMap<std::path::PathBuf, (bool, u64)>>,
 }
 
 impl std::fmt::Debug for Engine {
@@ -157,6 +164,10 @@ impl Engine {
     /// The disk tier below another.
     pub(crate) fn below(&self, tier: Tier) -> Option<&Arc<dyn DiskTier>> {
         self.tiers.iter().find(|t| t.tier() > tier)
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(std::sync::atomic::Ordering::Acquire)
     }
 
     pub(crate) fn has_disk(&self) -> bool {

@@ -14,7 +14,7 @@ use crossbeam::queue::ArrayQueue;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 use thermocline_storage::catalog::{Catalog, Recovered, Setup};
 use thermocline_storage::clock::{Clock, EngineClock};
@@ -142,7 +142,7 @@ impl Engine {
             lost: 0,
         };
         if rebuilt {
-            adopt_all(&catalog)?;
+            adopt_all(&catalog, &Hasher::new(home.secret()))?;
             catalog.checkpoint()?;
         } else {
             catalog.count_live();
@@ -191,6 +191,8 @@ impl Engine {
             settings: settings(config),
             log: RateLimit::new(world.clock.clone()),
             closed: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            unsynced_since: AtomicU64::new(0),
             signals: Default::default(),
             handles: Mutex::default(),
             has_threads: AtomicBool::new(false),
@@ -205,6 +207,7 @@ impl Engine {
             home: Mutex::new(home),
             first_dead: Mutex::new(HashMap::new()),
             checkpointed_ms: Mutex::new(opened_ms),
+            directories: Mutex::default(),
         }
     }
 
@@ -389,10 +392,17 @@ fn hdd_config(config: &Config) -> HddConfig {
     }
 }
 
-fn adopt_all(catalog: &Catalog) -> Result<()> {
+/// Enters every record found in every container, the newest of each identity winning. A record counts only if its key
+/// has the identity that it claims: bytes inside a value could look like a record.
+fn adopt_all(catalog: &Catalog, hasher: &Hasher) -> Result<()> {
     let mut newest = HashMap::new();
     for entry in catalog.containers.all() {
-        catalog.adopt(entry.no, &entry.container.list()?, &mut newest);
+        let mut listed = entry.container.list()?;
+        listed.retain(|l| entry.container.head(l.position).is_ok_and(|h| hasher.ident(&h.key) == l.ident));
+        entry.records.store(listed.len() as u64, Ordering::Relaxed);
+        entry.earliest_expiry.store(u64::MAX, Ordering::Relaxed);
+        listed.iter().for_each(|l| entry.note_expiry(l.expires_at));
+        catalog.adopt(entry.no, &listed, &mut newest);
     }
     Ok(())
 }

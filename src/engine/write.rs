@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::stats::Counters;
 use bytes::Bytes;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use thermocline_storage::catalog::{Found, Guard, NewValue};
 use thermocline_storage::memory::{Evicted, NewEntry};
@@ -280,9 +281,15 @@ impl Engine {
         if self.catalog.queued_frames() > MAX_QUEUED_FRAMES {
             return false;
         }
-        self.settings.persistence != Persistence::EverySecond
-            || !self.has_threads()
-            || buffer.oldest_ms().is_none_or(|at| at.saturating_add(OLDEST_DIRTY_MS) > self.now())
+        if self.settings.persistence != Persistence::EverySecond || !self.has_threads() {
+            return true;
+        }
+        let unsynced = match self.unsynced_since.load(Ordering::Relaxed) {
+            0 => None,
+            since => Some(since),
+        };
+        let oldest = buffer.oldest_ms().into_iter().chain(unsynced).min();
+        oldest.is_none_or(|at| at.saturating_add(OLDEST_DIRTY_MS) > self.now())
     }
 
     /// `Busy`, with what keeps writes from landing.

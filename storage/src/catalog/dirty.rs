@@ -137,6 +137,7 @@ impl WriteBuffer {
         self.queue.lock().idents.push_back((ident, now));
     }
 
+    /// In reverse order, if several go back: the front is the oldest.
     pub(crate) fn push_front(&self, ident: Ident, at: u64) {
         self.queue.lock().idents.push_front((ident, at));
     }

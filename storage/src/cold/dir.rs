@@ -1,7 +1,7 @@
 //! One directory of the tier: its paths, how full it is, and whether it can be written to.
 
 use super::README;
-use crate::container::{Purpose, TierDir};
+use crate::container::{DirStatus, Purpose, TierDir};
 use crate::error::{Error, IoContext, Result};
 use crate::quarantine::Quarantine;
 use crate::types::Tier;
@@ -138,6 +138,16 @@ impl PackDir {
     pub(super) fn fail(&self, now_ms: u64, why: &Error) {
         tracing::warn!(path = %self.path.display(), error = %why, "cold: directory out of service for writing");
         *self.failed.lock() = Some((now_ms, why.to_string()));
+    }
+
+    /// How the directory is.
+    pub(super) fn status(&self) -> DirStatus {
+        DirStatus {
+            path: self.path.clone(),
+            out_of_service: self.failed(),
+            quarantine: self.quarantine.bytes(),
+            quarantine_removed: self.quarantine.removed(),
+        }
     }
 
     /// Why it takes no writes; `None` if it does.

@@ -27,7 +27,9 @@ mod tests;
 mod transcode;
 mod writer;
 
-use crate::container::{DiskTier, Entry, OpenReport, Purpose, TierContext, Unknown, Usage, Written};
+use crate::container::{
+    DirStatus, DiskTier, Entry, OpenReport, Purpose, TierContext, Unknown, Usage, Written,
+};
 use crate::error::{Error, Result};
 use crate::item::Item;
 use crate::record::MAX_VALUE;
@@ -298,6 +300,10 @@ impl DiskTier for Cold {
             limit: limits.map(|l| l.into_iter().fold(0, u64::saturating_add)),
             written: self.written.load(Ordering::Relaxed),
         }
+    }
+
+    fn directories(&self) -> Vec<DirStatus> {
+        self.dirs.iter().map(|d| d.status()).collect()
     }
 
     fn quarantine_record(&self, entry: &Entry, position: u32, why: &str) {

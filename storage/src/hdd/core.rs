@@ -118,11 +118,13 @@ impl Core {
 }
 
 type FileKey = (u64, u16);
+/// An open file, and when it was last asked for.
+type OpenFile = (Arc<dyn VfsFile>, u64);
 
 /// Open value files, the least recently used closed first.
 #[derive(Debug, Default)]
 pub(super) struct FileCache {
-    open: Mutex<HashMap<FileKey, (Arc<dyn VfsFile>, u64)>>,
+    open: Mutex<HashMap<FileKey, OpenFile>>,
     ticks: AtomicU64,
 }
 

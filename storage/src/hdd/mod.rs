@@ -32,6 +32,7 @@ mod generation;
 mod index;
 mod keeper;
 mod open;
+mod reader;
 mod scan;
 mod seal;
 mod sled_index;
@@ -43,17 +44,18 @@ mod writer;
 
 use self::core::{Core, Job};
 use crate::container::{
-    Container, DiskTier, Entry, OpenReport, Purpose, TierContext, Unknown, Usage, Written,
+    Container, DirStatus, DiskTier, Entry, OpenReport, Purpose, TierContext, Unknown, Usage, Written,
 };
 use crate::error::{Error, IoContext, Result};
 use crate::item::Item;
 use crate::record;
 use crate::types::{MAX_KEY, Tier};
-use generation::{Generation, Handle};
+use generation::Generation;
 use index::IndexFactory;
 use keeper::Keeper;
 use open::Opening;
 use parking_lot::{Mutex, RwLock};
+use reader::Handle;
 use sled_index::SledFactory;
 use space::Dir;
 use std::collections::HashMap;
@@ -171,6 +173,9 @@ impl Hdd {
         mut config: HddConfig,
         factory: Option<Arc<dyn IndexFactory>>,
     ) -> Result<(Arc<Hdd>, OpenReport)> {
+        // A read-only check keeps its indexes in RAM: sled writes when it opens.
+        let may_change = ctx.unknown != Unknown::Ignore;
+        let factory = factory.filter(|_| may_change);
         config.block_size = config.block_size.clamp(4 << 10, 4 << 20);
         config.generation_size = config.generation_size.max(config.block_size as u64);
         let entries = 2 * config.generation_size / config.block_size as u64 + 2;
@@ -179,8 +184,10 @@ impl Hdd {
         let max_record = max_record(&ctx, allowance);
         let core = Core::new(Arc::clone(&ctx.vfs), Arc::clone(&ctx.clock), ctx.store, config, factory);
         let core = Arc::new(core);
-        let open_dir =
-            |d| Dir::open(Arc::clone(&ctx.vfs), Arc::clone(&ctx.clock), d, generation_size, reserve);
+        let open_dir = |d| {
+            let (vfs, clock) = (Arc::clone(&ctx.vfs), Arc::clone(&ctx.clock));
+            Dir::open(vfs, clock, d, generation_size, reserve, may_change)
+        };
         let dirs = ctx.dirs.iter().map(|d| open_dir(d).map(Arc::new)).collect::<Result<Vec<_>>>()?;
 
         let mut opening = Opening {
@@ -199,7 +206,7 @@ impl Hdd {
 
         let mut newest_first: Vec<_> = generations.values().cloned().collect();
         newest_first.sort_by_key(|g| std::cmp::Reverse(g.id));
-        if ctx.unknown != Unknown::Ignore {
+        if may_change {
             newest_first.into_iter().for_each(|g| core.jobs.push(Job::Check(g)));
         }
         let (dirs, generations) = (Arc::new(dirs), Arc::new(RwLock::new(generations)));
@@ -211,7 +218,7 @@ impl Hdd {
             generations: Arc::clone(&generations),
             written: Arc::clone(&written),
             active: None,
-            closed: ctx.unknown == Unknown::Ignore,
+            closed: !may_change,
             allowance,
             max_record,
         };
@@ -340,6 +347,10 @@ impl DiskTier for Hdd {
             limit: limits.map(|l| l.into_iter().fold(0, u64::saturating_add)),
             written: self.written.load(Ordering::Relaxed),
         }
+    }
+
+    fn directories(&self) -> Vec<DirStatus> {
+        self.dirs.iter().map(|d| d.status()).collect()
     }
 
     fn quarantine_record(&self, entry: &Entry, position: u32, why: &str) {

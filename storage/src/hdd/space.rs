@@ -8,7 +8,7 @@
 //!   ENOSPC (after which its drop hangs).
 
 use crate::clock::Clock;
-use crate::container::{Purpose, TierDir};
+use crate::container::{DirStatus, Purpose, TierDir};
 use crate::error::{Error, IoContext, Result};
 use crate::quarantine::Quarantine;
 use crate::types::Tier;
@@ -61,16 +61,17 @@ struct Known {
 }
 
 impl Dir {
-    /// The directory, with its folder of generations made if it is missing.
+    /// The directory, with its folder of generations made if it is missing and `may_change`.
     pub fn open(
         vfs: Arc<dyn Vfs>,
         clock: Arc<dyn Clock>,
         dir: &TierDir,
         generation_size: u64,
         free_reserve: u64,
+        may_change: bool,
     ) -> Result<Dir> {
         let folder = dir.path.join(FOLDER);
-        if vfs.kind(&folder).at("look at", &folder)?.is_none() {
+        if may_change && vfs.kind(&folder).at("look at", &folder)?.is_none() {
             vfs.create_dir_all(&folder).at("create", &folder)?;
             vfs.sync_dir(&dir.path).at("sync", &dir.path)?;
         }
@@ -109,20 +110,41 @@ impl Dir {
 
     /// Bytes that may still be occupied within the limit.
     pub fn room(&self, purpose: Purpose) -> u64 {
-        let Some(limit) = self.limit else { return u64::MAX };
-        let usable = match purpose {
-            Purpose::Write => limit - self.write_reserve.min(limit),
-            Purpose::Reclaim => limit,
-        };
-        usable.saturating_sub(self.occupied())
+        self.usable(purpose).map_or(u64::MAX, |usable| usable.saturating_sub(self.occupied()))
     }
 
-    /// Refuses `needed` more bytes if the limit or the file system has no room for them.
+    /// Refuses `needed` more bytes if the limit or the file system has no room for them now.
     pub fn admit(&self, needed: u64, purpose: Purpose) -> Result<()> {
         if self.room(purpose) < needed {
-            return Err(Error::NoSpace { tier: Tier::Hdd, needed, limit: self.limit.unwrap_or(u64::MAX) });
+            return Err(self.no_room(needed));
         }
         self.admit_on_disk(needed)
+    }
+
+    /// Charges `bytes` more, or refuses as [`admit`](Self::admit) does. Writer and keeper may both be at it.
+    pub fn claim(&self, bytes: u64, purpose: Purpose) -> Result<()> {
+        self.admit_on_disk(bytes)?;
+        let Some(limit) = self.usable(purpose) else {
+            self.occupied.fetch_add(bytes, Ordering::AcqRel);
+            return Ok(());
+        };
+        let usable = limit.saturating_sub(self.quarantine.bytes());
+        let claimed = self.occupied.fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| {
+            now.checked_add(bytes).filter(|sum| *sum <= usable)
+        });
+        claimed.map(|_| ()).map_err(|_| self.no_room(bytes))
+    }
+
+    fn no_room(&self, needed: u64) -> Error {
+        Error::NoSpace { tier: Tier::Hdd, needed, limit: self.limit.unwrap_or(u64::MAX) }
+    }
+
+    /// What may be occupied in all.
+    fn usable(&self, purpose: Purpose) -> Option<u64> {
+        match purpose {
+            Purpose::Write => self.limit.map(|l| l.saturating_sub(self.write_reserve)),
+            Purpose::Reclaim => self.limit,
+        }
     }
 
     /// Refuses `needed` more bytes if the file system would be left with less than the reserve.
@@ -161,6 +183,16 @@ impl Dir {
                     Err(_) => 0.0,
                 }
             }
+        }
+    }
+
+    /// How the directory is.
+    pub fn status(&self) -> DirStatus {
+        DirStatus {
+            path: self.path.clone(),
+            out_of_service: self.out_of_service(),
+            quarantine: self.quarantine.bytes(),
+            quarantine_removed: self.quarantine.removed(),
         }
     }
 

@@ -130,6 +130,11 @@ impl Open {
         entry.container.read(w.place.position())
     }
 
+    /// Makes the next reads ask the index.
+    pub fn forget_headers(&self) {
+        self.containers.all().iter().for_each(|e| self.hdd.core.tables.forget(e.id));
+    }
+
     pub fn settle(&self) {
         assert!(self.hdd.settle(Duration::from_secs(30)));
     }
@@ -137,6 +142,7 @@ impl Open {
     /// Reads everything and says how many came back; the rest must be damage, never something else.
     pub fn check(&self, items: &[Item], written: &[Written]) -> usize {
         let mut good = 0;
+        self.forget_headers();
         for (item, w) in items.iter().zip(written) {
             match self.read(w) {
                 Ok(found) => {

@@ -9,8 +9,9 @@
 
 use super::block::{self, Spot};
 use super::core::{Core, Job};
-use super::generation::{Generation, Handle};
+use super::generation::Generation;
 use super::index::Extent;
+use super::reader::Handle;
 use super::space::Dir;
 use super::value::{self, Header, ValueFile};
 use crate::container::{Containers, Entry, Purpose, Reserved, Written};
@@ -30,6 +31,9 @@ const GATHER: usize = 1 << 20;
 /// A value file is reserved in steps between these: an eighth of what it has, so that a large file has few
 /// extents on the disk and a small one wastes little.
 const STEP: (u64, u64) = (64 << 10, 8 << 20);
+
+/// Disks reserve in pages; so does the accounting.
+const PAGE: u64 = 4096;
 
 /// The writing side of the tier; behind one lock, which readers never take.
 #[derive(Debug)]
@@ -145,7 +149,7 @@ impl Writer {
             None => self.create(self.needed(items), purpose)?,
         };
         let result = active
-            .turn_over(&self.core, len, value_size)
+            .turn_over(&self.core, len, value_size, purpose)
             .and_then(|()| active.append(&self.core, items, purpose, value_size));
         if let Ok(written) = &result {
             let bytes = written.iter().map(|w| u64::from(w.bytes)).sum();
@@ -174,12 +178,16 @@ impl Writer {
             match dir.admit(needed, purpose) {
                 Ok(()) => {
                     let reserved = self.containers.reserve()?;
-                    return self.create_in(dir, reserved).inspect_err(|e| {
-                        self.containers.abandon(reserved);
-                        if !e.is_no_space() {
-                            dir.failed(e);
-                        }
-                    });
+                    let charge = value::DATA + self.allowance;
+                    let claimed = dir.claim(charge, purpose);
+                    return claimed
+                        .and_then(|()| self.create_in(dir, reserved).inspect_err(|_| dir.change(charge, 0)))
+                        .inspect_err(|e| {
+                            self.containers.abandon(reserved);
+                            if !e.is_no_space() {
+                                dir.failed(e);
+                            }
+                        });
                 }
                 Err(e) => refused = refused.or(Some(e)),
             }
@@ -215,7 +223,7 @@ impl Writer {
             self.allowance,
         ));
         generation.begin_ram();
-        generation.set_value(0, file.synced, file.allocated);
+        generation.add_value(0, file.synced, file.allocated);
         self.core.files.put((reserved.id, 0), Arc::clone(&file.file));
         self.generations.write().insert(reserved.id, Arc::clone(&generation));
         let handle = Arc::new(Handle(Arc::clone(&generation)));
@@ -228,7 +236,7 @@ impl Writer {
         if let Some(active) = self.active.take() {
             active.entry.sealed.store(true, Ordering::Release);
             let file = &active.file;
-            active.generation.set_value(file.no, file.synced, file.allocated);
+            active.generation.set_end(file.no, file.synced);
             self.core.jobs.push(Job::Persist(active.generation));
         }
     }
@@ -251,7 +259,7 @@ impl Active {
     }
 
     /// Begins another value file if the block does not go into this one.
-    fn turn_over(&mut self, core: &Core, len: u64, value_size: u64) -> Result<()> {
+    fn turn_over(&mut self, core: &Core, len: u64, value_size: u64, purpose: Purpose) -> Result<()> {
         let empty = self.file.end == value::DATA;
         if empty || self.file.end.saturating_add(len) <= value_size || self.file.no == u16::MAX {
             return Ok(());
@@ -264,9 +272,11 @@ impl Active {
             file: self.file.no + 1,
             created_ms: generation.created_ms,
         };
-        let file = ValueFile::create(&*core.vfs, &generation.path, &header)?;
+        generation.dir.claim(value::DATA, purpose)?;
+        let file = ValueFile::create(&*core.vfs, &generation.path, &header)
+            .inspect_err(|_| generation.dir.change(value::DATA, 0))?;
         core.files.put((generation.id, file.no), Arc::clone(&file.file));
-        generation.set_value(file.no, file.synced, file.allocated);
+        generation.add_value(file.no, file.synced, file.allocated);
         self.file = file;
         Ok(())
     }
@@ -312,7 +322,7 @@ impl Active {
         }
         self.file.append(&buffer)?;
         self.file.sync()?;
-        self.generation.set_value(self.file.no, self.file.synced, self.file.allocated);
+        self.generation.set_end(self.file.no, self.file.synced);
         self.generation.enter(&extents);
         self.entry.records.store(u64::from(self.next_record), Ordering::Relaxed);
         items.iter().take(written.len()).for_each(|i| self.entry.note_expiry(i.expires_at));
@@ -336,24 +346,17 @@ impl Active {
         if end <= self.file.allocated {
             return Ok(());
         }
-        let dir = &self.generation.dir;
         let step = (self.file.allocated / 8).clamp(STEP.0, STEP.1);
+        let end = end.next_multiple_of(PAGE);
         let generous = end.max(self.file.allocated + step).min(value_size.max(end));
-        let wanted = [generous, end];
-        let mut refused = None;
-        for len in wanted {
-            match dir.admit(len - self.file.allocated, purpose) {
-                Ok(()) => {
-                    // Charged first: what is reserved on the disk never exceeds what is charged.
-                    self.generation.set_value(self.file.no, self.file.synced, len);
-                    return self.file.allocate(len).inspect_err(|_| {
-                        self.generation.set_value(self.file.no, self.file.synced, self.file.allocated);
-                    });
-                }
-                Err(e) => refused = Some(e),
-            }
-        }
-        refused.map_or(Ok(()), Err)
+        let no = self.file.no;
+        // Charged first: what is reserved on the disk never exceeds what is charged.
+        let claimed = match self.generation.claim_value(no, generous, purpose) {
+            Ok(()) => generous,
+            Err(_) => self.generation.claim_value(no, end, purpose).map(|()| end)?,
+        };
+        let before = self.file.allocated;
+        self.file.allocate(claimed).inspect_err(|_| self.generation.unclaim_value(no, before))
     }
 }
 

@@ -727,6 +727,96 @@ fn a_directory_that_joined_before_a_crash_is_not_taken_for_new() {
 }
 
 #[test]
+fn a_store_that_never_held_anything_may_be_asked_for_otherwise() {
+    let b = bench();
+    let mut home = b.open().unwrap();
+    let store = home.store();
+    home.begin_writing().unwrap();
+    drop(home);
+    let home = b
+        .with(|r| {
+            r.dirs.remove(1);
+        })
+        .unwrap();
+    assert_eq!((home.store(), home.is_new_store(), home.discarded()), (store, true, [1].as_slice()));
+}
+
+#[test]
+fn the_number_of_a_discarded_directory_is_not_given_again() {
+    let b = bench();
+    b.live();
+    fs::remove_dir_all(b.dir(2)).unwrap();
+    let mut home = b.with(|r| r.flags.discard_missing = true).unwrap();
+    assert_eq!((home.discarded(), home.dirs()[2].no), ([2].as_slice(), 3));
+    home.finish().unwrap();
+    drop(home);
+    // Nor after a rebuilding, which has it from the directories.
+    fs::remove_dir_all(b.dir(0).join("catalog")).unwrap();
+    let rebuilt = b
+        .with(|r| {
+            r.flags.rebuild_catalog = true;
+            r.dirs.push(WantedDir { tier: Tier::Cold, path: b.path("more") });
+        })
+        .unwrap();
+    assert_eq!((rebuilt.discarded(), rebuilt.dirs()[3].no), ([2].as_slice(), 4));
+}
+
+#[test]
+fn rebuilding_goes_above_every_counter_and_takes_no_directory_for_new() {
+    let b = bench();
+    b.live();
+    let catalog = b.dir(0).join("catalog");
+    fs::remove_dir_all(&catalog).unwrap();
+    let paths = identity_paths(b.dir(2));
+    let own = read_pair(&RealFs, &paths, true).unwrap().best.unwrap();
+    write_pair(&RealFs, &paths, 0, &Record { edition: 0, counter: 50, ..own }).unwrap();
+    let rebuild = |r: &mut HomeRequest| r.flags.rebuild_catalog = true;
+    assert_eq!(b.with(rebuild).unwrap().open_counter(), 51);
+    for copy in identity_paths(b.dir(1)) {
+        fs::remove_file(copy).unwrap();
+    }
+    assert!(b.dir(1).join("lock").exists());
+    assert!(matches!(b.with(rebuild), Err(Error::MissingDirectory { path, .. }) if path == b.dir(1)));
+}
+
+#[test]
+fn everything_is_synced_in_its_order() {
+    let b = bench();
+    let calls: Arc<Mutex<Vec<(String, PathBuf)>>> = Arc::default();
+    let log = calls.clone();
+    let vfs = Fs::with_rule(move |op, path| {
+        log.lock().unwrap().push((op.to_owned(), path.to_path_buf()));
+        None
+    });
+    let mut home = Home::open(vfs, &b.request).unwrap();
+    home.begin_writing().unwrap();
+    let calls = calls.lock().unwrap();
+    let first = |op: &str, path: &Path| {
+        calls.iter().position(|(o, p)| o == op && p == path).unwrap_or_else(|| panic!("{op} {path:?}"))
+    };
+    let mut last = 0;
+    for (at, dir) in home.dirs().iter().enumerate() {
+        let marked = first("lock", &dir.path.join("lock"));
+        let synced =
+            calls.iter().skip(marked).position(|(o, p)| o == "syncdir" && *p == dir.path).unwrap() + marked;
+        let manifests = manifest_paths(home.catalog_dir()).map(|p| {
+            assert!(
+                first("rename", &p)
+                    < calls.iter().rposition(|(o, d)| o == "syncdir" && d == p.parent().unwrap()).unwrap()
+            );
+            first("rename", &p)
+        });
+        let [a, z] = identity_paths(&dir.path).map(|p| first("rename", &p));
+        assert!(
+            synced < manifests[0] && manifests[0] < manifests[1] && manifests[1] < a && a < z,
+            "directory {at}"
+        );
+        assert!(last < a);
+        last = z;
+    }
+}
+
+#[test]
 fn the_need_to_rebuild_survives_a_restart() {
     let b = bench();
     b.live();
@@ -884,6 +974,7 @@ fn stopped_everywhere(prepare: impl Fn(&Bench), full: bool) {
             return;
         }
         n += 1;
+        assert!(n < 300, "it does not end");
     }
 }
 

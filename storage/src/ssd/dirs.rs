@@ -10,7 +10,7 @@
 //!
 //! [`Usage`]: crate::container::Usage
 
-use crate::container::{Purpose, TierDir};
+use crate::container::{DirStatus, Purpose, TierDir};
 use crate::error::{Error, Result};
 use crate::quarantine::Quarantine;
 use crate::types::Tier;
@@ -41,6 +41,9 @@ pub(super) struct Dir {
     lingering: AtomicU64,
     /// 0: in service; otherwise the boot time in milliseconds, plus one, at which it failed.
     failed_at: AtomicU64,
+    /// How it failed, if it did.
+    why: Mutex<String>,
+    path: PathBuf,
     speed: Mutex<Speed>,
 }
 
@@ -67,6 +70,8 @@ impl Dir {
             occupied: AtomicU64::new(0),
             lingering: AtomicU64::new(0),
             failed_at: AtomicU64::new(0),
+            why: Mutex::default(),
+            path: dir.path.clone(),
             speed: Mutex::default(),
         })
     }
@@ -92,9 +97,20 @@ impl Dir {
         self.failed_at.load(Ordering::Relaxed) == 0
     }
 
+    /// How the directory is.
+    pub fn status(&self) -> DirStatus {
+        DirStatus {
+            path: self.path.clone(),
+            out_of_service: (!self.in_service()).then(|| self.why.lock().clone()),
+            quarantine: self.quarantine.bytes(),
+            quarantine_removed: self.quarantine.removed(),
+        }
+    }
+
     /// Takes the directory out of service for new segments.
     pub fn fail(&self, now_ms: u64, why: &Error) {
         tracing::warn!(dir = %self.folder.display(), error = %why, "out of service for new segments");
+        *self.why.lock() = why.to_string();
         self.failed_at.store(now_ms.saturating_add(1), Ordering::Relaxed);
     }
 
@@ -171,6 +187,11 @@ pub(super) struct Dirs {
 }
 
 impl Dirs {
+    /// How each directory is.
+    pub fn status(&self) -> Vec<DirStatus> {
+        self.all.iter().map(|d| d.status()).collect()
+    }
+
     /// `segment`: bytes of an ordinary segment.
     pub fn new(all: Vec<Arc<Dir>>, segment: u64) -> Dirs {
         Dirs { all, segment }
@@ -264,5 +285,38 @@ impl Dirs {
             path: self.all.first().map(|d| d.folder.clone()).unwrap_or_default(),
             why: "writing failed; tried again within 30 s".to_owned(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vfs::RealFs;
+
+    #[test]
+    fn among_equally_free_directories_the_faster_is_taken() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = |no| {
+            let d = TierDir { no, path: home.path().join(no.to_string()), limit: Some(1 << 20) };
+            Arc::new(Dir::open(Arc::new(RealFs), &d).unwrap())
+        };
+        let dirs = Dirs::new(vec![dir(0), dir(1), dir(2)], 1 << 14);
+        let order = || dirs.candidates(1).iter().map(|d| d.no).collect::<Vec<_>>();
+        assert_eq!(order(), [0, 1, 2]);
+        dirs.all[1].note_speed(1000, 100);
+        dirs.all[2].note_speed(3000, 100);
+        assert_eq!(order(), [2, 1, 0]);
+        for _ in 0..20 {
+            dirs.all[1].note_speed(200, 4);
+        }
+        assert_eq!(order(), [2, 1, 0], "80 ms are too short to tell");
+        dirs.all[1].note_speed(200_000, 20);
+        assert_eq!(order(), [1, 2, 0]);
+        let held = dirs.all[1].lease(1 << 18);
+        assert_eq!(order(), [2, 0, 1], "room comes before speed");
+        dirs.all[2].fail(5, &Error::Busy("test"));
+        assert_eq!(order(), [0, 1]);
+        drop(held);
+        assert_eq!(order(), [1, 0]);
     }
 }

@@ -33,7 +33,9 @@ mod tests;
 mod writer;
 
 use crate::clock::Clock;
-use crate::container::{Containers, DiskTier, Entry, OpenReport, Purpose, TierContext, Usage, Written};
+use crate::container::{
+    Containers, DirStatus, DiskTier, Entry, OpenReport, Purpose, TierContext, Usage, Written,
+};
 use crate::error::{Error, IoContext, Result};
 use crate::item::Item;
 use crate::record::{self, MAX_VALUE};
@@ -248,6 +250,10 @@ impl DiskTier for Ssd {
             limit: self.dirs.limit(),
             written: self.written.load(Ordering::Relaxed),
         }
+    }
+
+    fn directories(&self) -> Vec<DirStatus> {
+        self.dirs.status()
     }
 
     fn quarantine_record(&self, entry: &Entry, position: u32, why: &str) {

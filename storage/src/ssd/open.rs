@@ -168,6 +168,11 @@ impl Opening<'_> {
                 self.quarantine(dir, path, why, len);
                 Ok(())
             }
+            // A copy of one that is attached: two places would name one record.
+            Found::Ours(..) if self.files.segments.contains_key(&id) => {
+                self.quarantine(dir, path, "a second file with this container's id".to_owned(), len);
+                Ok(())
+            }
             Found::Ours(file, identity) if self.ctx.unknown == Unknown::Attach => {
                 let no = self.ctx.containers.reserve()?.no;
                 let (records, earliest_expiry) =
