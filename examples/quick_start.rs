@@ -2,6 +2,8 @@
 //!
 //! `cargo run --release --example quick_start [DIRECTORY]` (without one, in a temporary directory)
 
+#![expect(clippy::print_stdout, reason = "an example shows what it does")]
+
 use std::path::PathBuf;
 use std::time::Duration;
 use thermocline::{Cache, ContentType, PutOptions};

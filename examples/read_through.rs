@@ -2,6 +2,8 @@
 //!
 //! `cargo run --release --example read_through`
 
+#![expect(clippy::print_stdout, reason = "an example shows what it does")]
+
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;

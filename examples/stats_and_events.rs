@@ -2,6 +2,8 @@
 //!
 //! `cargo run --release --example stats_and_events`
 
+#![expect(clippy::print_stdout, reason = "an example shows what it does")]
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 use thermocline::{Cache, ContentType, Event, PutOptions, Received, Subscription};
