@@ -142,8 +142,7 @@ impl Engine {
             }
         }
         if entry.live() > 0 {
-            // Records that the listing does not have: their entries point at nothing that can be read.
-            self.condemn_unlisted(&entry)?;
+            self.condemn_unlisted(&entry);
         }
         let freed = self.drop_container(tier, &entry, urgent)?;
         if !freed && entry.live() > 0 {
@@ -261,16 +260,15 @@ impl Engine {
         Ok(())
     }
 
-    /// Kills entries that point into a container whose listing does not have them.
-    fn condemn_unlisted(&self, entry: &Arc<Entry>) -> Result<()> {
-        let listed: std::collections::HashSet<u32> =
-            entry.container.list()?.into_iter().map(|l| l.position).collect();
+    /// Deals with entries that still point into a container that was emptied: its listing lacked them. Those whose
+    /// records do not verify die; what cannot be reached stays, and so does the container.
+    fn condemn_unlisted(&self, entry: &Arc<Entry>) {
         for (ident, place) in self.catalog.pointing_at(entry.no) {
-            if !listed.contains(&place.position()) {
-                self.condemn(ident, place, entry, "no record is found where the catalog points", None);
+            match entry.container.read(place.position()) {
+                Err(e) if e.is_corrupt() => self.condemn(ident, place, entry, &e.to_string(), None),
+                _ => {}
             }
         }
-        Ok(())
     }
 
     /// Rewrites packs: those with little alive, those whose dead have been there for `erase_after`, and small ones,
@@ -307,7 +305,7 @@ impl Engine {
         self.relocate(&movers, tier, Purpose::Reclaim, false)?;
         for entry in &chosen {
             if entry.live() > 0 {
-                self.condemn_unlisted(entry)?;
+                self.condemn_unlisted(entry);
             }
             if entry.live() == 0 {
                 self.drop_container(tier, entry, false)?;

@@ -163,7 +163,12 @@ impl Catalog {
 
     /// Writes both copies under temporary names and makes everything durable that they contain. Gives them, and
     /// the number up to which all frames are in them or in the new journal.
-    fn write_checkpoint(&self, journal: &Journal, seq: u64, heat: &[u8]) -> Result<(Vec<PathBuf>, u64)> {
+    pub(super) fn write_checkpoint(
+        &self,
+        journal: &Journal,
+        seq: u64,
+        heat: &[u8],
+    ) -> Result<(Vec<PathBuf>, u64)> {
         let mut twin = Twin::create(self, seq)?;
         // Containers before shards: a container named by a shard's block was published before, or its frame is in
         // the new journal.
@@ -187,7 +192,7 @@ impl Catalog {
 
     /// Gives both copies their names. From the first rename on the checkpoint may be what recovery finds, so an
     /// error here takes nothing back: the pair of journals of the same number stays.
-    fn publish(&self, written: &[PathBuf], seq: u64) -> Result<()> {
+    pub(super) fn publish(&self, written: &[PathBuf], seq: u64) -> Result<()> {
         for (copy, tmp) in COPIES.iter().zip(written) {
             let path = checkpoint_path(&self.dir, copy, seq);
             self.vfs.rename(tmp, &path).at("publish", &path)?;
@@ -275,6 +280,9 @@ pub(crate) fn load(vfs: &dyn Vfs, dir: &Path, store: &[u8; 16], seq: u64) -> Res
     let mut loaded = Loaded { shards: (0..SHARDS).map(|_| Shard::default()).collect(), ..Loaded::default() };
     let mut found = None;
     loaded.mended += (COPIES.len() - copies.len()) as u64;
+    // The second copy of a block is read only if the first is damaged; its length at least is compared.
+    let lengths = copies.iter().zip(copies.iter().skip(1));
+    loaded.mended += lengths.filter(|(a, b)| a.len != b.len).count() as u64;
     for copy in &copies {
         match read_head(copy, seed)? {
             Some(time) => found = Some(time),

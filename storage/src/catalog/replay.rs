@@ -249,8 +249,11 @@ impl Replay {
     /// missing before it.
     fn look_beyond(&mut self, seq: u64, copies: &[Bytes], from: usize, seed: u64, limit: u64) {
         for (_, bytes) in copies {
+            // Files are allocated ahead: behind the last byte that is not zero there is nothing.
+            let content = bytes.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1);
+            self.out.torn |= from < content;
             let mut at = from;
-            while at + HEAD <= bytes.len() {
+            while at < content {
                 match decode_batch(bytes.get(at..).unwrap_or_default(), seq, seed) {
                     Some((head, _)) => {
                         if head.first < limit {
@@ -261,8 +264,6 @@ impl Replay {
                     None => at += FRAME,
                 }
             }
-            let tail = bytes.get(from..).unwrap_or_default();
-            self.out.torn |= tail.iter().any(|b| *b != 0);
         }
     }
 

@@ -147,11 +147,13 @@ impl Generation {
 
     /// Charges the growth of a value file to `len` bytes.
     pub fn claim_value(&self, no: u16, len: u64, purpose: Purpose) -> Result<()> {
-        let mut values = self.values.write();
-        let Some(value) = values.get_mut(&no) else { return Ok(()) };
-        let more = len.saturating_sub(value.allocated);
+        // Only the writer changes what is allocated, so asking the file system needs no lock that readers take.
+        let allocated = self.values.read().get(&no).map_or(0, |v| v.allocated);
+        let more = len.saturating_sub(allocated);
         self.dir.claim(more, purpose)?;
-        value.allocated += more;
+        if let Some(value) = self.values.write().get_mut(&no) {
+            value.allocated += more;
+        }
         self.value_bytes.fetch_add(more, Ordering::AcqRel);
         Ok(())
     }
@@ -269,7 +271,12 @@ impl Generation {
     /// Whether a lookup needs nothing more.
     pub fn ready(&self) -> bool {
         let state = self.state.lock();
-        state.ram.is_some() || state.disk.is_some()
+        state.ram.is_some() || (state.disk.is_some() && self.trusts_sled())
+    }
+
+    /// Whether an open database may be asked.
+    fn trusts_sled(&self) -> bool {
+        !self.distrusted() && self.core.sled_in_favour()
     }
 
     /// Whether a database is open.
@@ -348,7 +355,7 @@ impl Generation {
                 return Ok((found, true));
             }
             let fence = state.disk.as_ref().map(|(fence, _)| Arc::clone(fence));
-            if let Some(fence) = fence.filter(|_| !self.distrusted()) {
+            if let Some(fence) = fence.filter(|_| self.trusts_sled()) {
                 let answer = MutexGuard::unlocked(&mut state, || fence.lookup(record));
                 match answer {
                     Ok(found) => return Ok((found.filter(|e| e.holds(record)), false)),

@@ -77,8 +77,9 @@ impl Keeper {
             generation.wake();
             return;
         }
+        self.close(generation);
         if generation.distrusted() {
-            self.close(generation);
+            tracing::debug!(path = %generation.path.display(), "the HDD index is not trusted");
         } else if let Some(factory) = self.core.sled() {
             match self.open_sealed(generation, factory, open) {
                 Ok(()) => return generation.wake(),
@@ -237,6 +238,10 @@ impl Keeper {
     /// Closes a generation's database and seals it as it was left. The caller holds the generation's `upkeep`.
     fn close(&self, generation: &Arc<Generation>) {
         let Some((fence, seal)) = generation.take_disk() else { return };
+        if !self.core.sled_in_favour() {
+            // sled's pool is broken: a close would cost the deadline, for each database.
+            return fence.abandon();
+        }
         if let Err(fault) = fence.close() {
             if fault != Fault::Abandoned {
                 generation.give_up(&fence, &fault);

@@ -174,6 +174,8 @@ pub(super) enum Trouble {
     Lie,
     /// Every lookup answers that there is nothing.
     Forget,
+    /// The sentinel is not the one that was left.
+    OtherSentinel,
 }
 
 /// Makes indexes in RAM that keep one file, so that there is something to seal, and misbehave as told.
@@ -271,7 +273,8 @@ impl BlockIndex for Faulty {
     }
 
     fn sentinel(&mut self) -> Result<Option<Vec<u8>>, String> {
-        Ok(self.token.clone())
+        let other = *self.trouble.lock() == Trouble::OtherSentinel;
+        Ok(self.token.clone().map(|t| if other { t.iter().map(|b| !b).collect() } else { t }))
     }
 
     fn close(self: Box<Self>) -> Result<(), String> {

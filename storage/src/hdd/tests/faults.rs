@@ -85,6 +85,23 @@ fn one_fault_costs_one_database_and_not_the_tier() {
 }
 
 #[test]
+fn a_database_with_another_sentinel_is_not_asked() {
+    let (mut bench, factory) = faulty(Trouble::None);
+    let open = bench.open(&[]);
+    let all = items(0, 300);
+    let written = open.write(&all);
+    let known = open.known();
+    open.hdd.close().unwrap();
+    drop(open);
+    factory.set(Trouble::OtherSentinel);
+    let open = bench.open(&known);
+    assert_eq!(open.check(&all, &written), all.len());
+    open.settle();
+    let health = open.hdd.health();
+    assert!(health.rebuilt as usize >= known.len() && health.open == 0, "{health:?}");
+}
+
+#[test]
 fn a_generation_that_does_not_open_in_time_is_busy_not_missing() {
     let (mut bench, factory) = faulty(Trouble::None);
     let open = bench.open(&[]);
