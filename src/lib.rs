@@ -37,7 +37,7 @@ mod heat;
 mod stats;
 
 pub use builder::Builder;
-pub use cache::{Cache, Entry, Keys, PutOptions};
+pub use cache::{Cache, Entry, Info, Keys, PutOptions};
 pub use config::{Config, MemoryPolicy, Persistence};
 pub use engine::{Damage, Recovery, VerifyReport};
 pub use error::{Error, Result};
