@@ -42,11 +42,11 @@ show-replay-oltp: ## the OLTP trace in memory: hit ratio beside LRU and the opti
 
 .PHONY: show-replay-cloudphysics
 show-replay-cloudphysics: ## a virtual disk's trace through four tiers, each of which must answer
-	scripts/show-replay "$(TRACES)/cloudPhysicsIO.csv.gz" 32MiB 64MiB 128MiB 256MiB
+	scripts/show-replay "$(TRACES)/cloudPhysicsIO.csv.gz" 16MiB 32MiB 64MiB 128MiB
 
 .PHONY: show-replay-web
 show-replay-web: ## web requests with their sizes through four tiers, each of which must answer
-	scripts/show-replay "$(TRACES)/web-requests.csv.gz" 32MiB 64MiB 128MiB 256MiB
+	scripts/show-replay "$(TRACES)/web-requests.csv.gz" 16MiB 32MiB 64MiB 128MiB
 
 .PHONY: show-examples
 show-examples: ## every example program, run
