@@ -163,7 +163,8 @@ impl Engine {
                     Counters::add(&self.counters.tier(tier.tier()).written, bytes);
                     return Ok((written, batch));
                 }
-                Err(e) if e.is_no_space() && tries < 64 => {
+                // Reclaim holds its tier's lock already, and is what makes room.
+                Err(e) if e.is_no_space() && purpose == Purpose::Write && tries < 64 => {
                     drop(batch);
                     tries += 1;
                     if !self.make_room(tier.tier(), needed) {

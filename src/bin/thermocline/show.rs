@@ -3,7 +3,6 @@
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use std::fmt::Write as _;
 use std::io::{self, Write};
-use std::time::Duration;
 
 /// Bytes in the largest binary unit that leaves at least 1, to three figures: `12.3 MiB`.
 pub fn bytes(n: u64) -> String {
@@ -55,11 +54,6 @@ pub fn nanos(ns: f64) -> String {
     } else {
         format!("{} s", figures(ns / 1e9))
     }
-}
-
-/// A time, as [`nanos`].
-pub fn time(t: Duration) -> String {
-    nanos(t.as_nanos() as f64)
 }
 
 /// A rate: `12.3 k/s`, `1.23 M/s`.
@@ -150,6 +144,11 @@ pub fn table(left: usize, header: &[&str], rows: Vec<Vec<String>>) -> String {
         }
     }
     out
+}
+
+/// The version of the command.
+pub fn version() -> &'static str {
+    env!("CARGO_PKG_VERSION")
 }
 
 /// Writes one JSON document and a newline to stdout.

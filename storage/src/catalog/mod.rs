@@ -332,6 +332,7 @@ impl Catalog {
                 Some(v) if v.version != d.flying => {
                     d.in_flight += 1;
                     d.flying = v.version;
+                    v.in_batch.store(true, Ordering::Relaxed);
                     bytes += v.bytes();
                     out.push(Flying { ident, value: v.clone(), since });
                 }
