@@ -158,8 +158,7 @@ impl StoreArgs {
         more: impl FnOnce(Builder) -> Builder,
     ) -> Result<Cache, Failure> {
         let config = self.of_store()?;
-        if !(flags.without_missing || flags.discard_missing) || !tier_dirs(&config).any(|d| is_store(&d.path))
-        {
+        if !(flags.without_missing || flags.discard_missing) || !tier_dirs(&config).any(|d| is_store(&d.path)) {
             for dir in tier_dirs(&config) {
                 if !is_store(&dir.path) {
                     return Err(Failure::usage(format!(
@@ -228,8 +227,7 @@ mod tests {
     fn a_look_at_a_store_does_not_shrink_it() {
         let tmp = tempfile::tempdir().unwrap();
         std::fs::write(tmp.path().join("big"), vec![1; 1 << 20]).unwrap();
-        let args =
-            StoreArgs { hdd: vec![dir(tmp.path().to_str().unwrap()).unwrap()], ..StoreArgs::default() };
+        let args = StoreArgs { hdd: vec![dir(tmp.path().to_str().unwrap()).unwrap()], ..StoreArgs::default() };
         assert_eq!(args.of_store().unwrap().hdd.max_size, 50 << 30);
         // As if the default were smaller than what is there.
         let mut sized = args.clone();

@@ -390,12 +390,7 @@ impl Report<'_> {
         row("LRU".into(), memory.clone(), self.models.lru.requests, Some(self.models.lru.bytes));
         match self.models.by_items {
             Some(_) => row("optimum (Belady)".into(), memory, self.models.bound.requests, None),
-            None => row(
-                "no limit (bound)".into(),
-                "∞".into(),
-                self.models.bound.requests,
-                Some(self.models.bound.bytes),
-            ),
+            None => row("no limit (bound)".into(), "∞".into(), self.models.bound.requests, Some(self.models.bound.bytes)),
         }
         let mut header = vec!["", "size", "hits", "hit ratio"];
         if sized {

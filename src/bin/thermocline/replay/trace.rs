@@ -130,8 +130,7 @@ impl Trace {
                     parser = Some(found);
                 }
             }
-            if had && had_sizes == self.sizes.is_empty()
-                || !self.sizes.is_empty() && self.sizes.len() != self.requests.len()
+            if had && had_sizes == self.sizes.is_empty() || !self.sizes.is_empty() && self.sizes.len() != self.requests.len()
             {
                 return Err("one trace has sizes and the other has none: replay them one by one".into());
             }
@@ -145,9 +144,7 @@ impl Trace {
             Format::Lis => {
                 let (start, count) = lis(line).ok_or_else(wrong)?;
                 if count > MAX_RUN {
-                    return Err(format!(
-                        "{count} blocks in one request are more than {MAX_RUN}: no ARC trace"
-                    ));
+                    return Err(format!("{count} blocks in one request are more than {MAX_RUN}: no ARC trace"));
                 }
                 for block in start..start.saturating_add(count) {
                     if self.is_full(limit) {
@@ -160,9 +157,7 @@ impl Trace {
             Format::Csv | Format::KeySize => {
                 let fields: Vec<&[u8]> = match parser.format {
                     // A key may have commas of its own.
-                    Format::KeySize => {
-                        line.rsplitn(2, |b| *b == b',').collect::<Vec<_>>().into_iter().rev().collect()
-                    }
+                    Format::KeySize => line.rsplitn(2, |b| *b == b',').collect::<Vec<_>>().into_iter().rev().collect(),
                     _ => line.split(|b| *b == b',').collect(),
                 };
                 if fields.len() != parser.columns {
@@ -171,9 +166,7 @@ impl Trace {
                 let field = |at: usize| fields.get(at).map(|f| trim(f)).ok_or_else(wrong);
                 let key = checked(field(parser.key)?).ok_or_else(wrong)?;
                 let size = match parser.size {
-                    Some(at) => {
-                        Some(integer(field(at)?).and_then(|n| u32::try_from(n).ok()).ok_or_else(wrong)?)
-                    }
+                    Some(at) => Some(integer(field(at)?).and_then(|n| u32::try_from(n).ok()).ok_or_else(wrong)?),
                     None => None,
                 };
                 self.push(key, size);
@@ -217,9 +210,7 @@ impl Parser {
         let commas = line.iter().filter(|b| **b == b',').count();
         let format = if lis(line).is_some() {
             Format::Lis
-        } else if commas == 1
-            && line.rsplit(|b| *b == b',').next().is_some_and(|f| integer(trim(f)).is_some())
-        {
+        } else if commas == 1 && line.rsplit(|b| *b == b',').next().is_some_and(|f| integer(trim(f)).is_some()) {
             Format::KeySize
         } else if commas == 0 && words == 1 && checked(line).is_some() {
             Format::Keys
