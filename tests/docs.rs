@@ -43,7 +43,7 @@ fn settings() -> Vec<(String, String, String)> {
         if let Some(name) = line.strip_prefix('[') {
             table = name.trim_end_matches(']').to_owned();
         } else if let Some((name, does)) = line.strip_prefix("# ").and_then(|l| l.split_once(":  ")) {
-            all.push((format!("{table}.{name}"), "–".to_owned(), does.to_owned()));
+            all.push((format!("{table}.{name}"), "absent".to_owned(), does.to_owned()));
         } else {
             let (setting, does) = line.split_once("  # ").unwrap();
             let (name, value) = setting.split_once(" = ").unwrap();
@@ -70,11 +70,19 @@ fn configurations_in_the_documentation_can_be_used() {
 #[test]
 fn the_table_of_settings_is_the_programs() {
     let text = fs::read_to_string(root().join("docs/tuning.md")).unwrap();
-    let mut wanted = String::from("| setting | default | what it does |\n|---|---|---|\n");
-    for (name, value, does) in settings() {
-        wanted.push_str(&format!("| `{name}` | {value} | {does} |\n"));
+    let settings = settings();
+    assert!(settings.len() > 40, "only {} settings were found: does the search work?", settings.len());
+    for (name, value, does) in &settings {
+        let (start, end) = (format!("| `{name}` | {value} |"), format!("| {does} |"));
+        let row = text.lines().find(|l| l.starts_with(&format!("| `{name}` |")));
+        let row = row.unwrap_or_else(|| panic!("docs/tuning.md does not have {name}"));
+        assert!(row.starts_with(&start) && row.ends_with(&end), "{row}\nshould be: {start} … {end}");
     }
-    assert!(text.contains(&wanted), "docs/tuning.md should have this table:\n\n{wanted}");
+    let rows =
+        text.lines().filter_map(|l| l.strip_prefix("| `")?.split('`').next().filter(|n| n.contains('.')));
+    for name in rows.filter(|n| !n.ends_with(".path")) {
+        assert!(settings.iter().any(|(n, ..)| n == name), "docs/tuning.md has {name}, which is no setting");
+    }
 }
 
 #[test]
