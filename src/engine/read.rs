@@ -305,15 +305,13 @@ impl Engine {
     pub(crate) fn judge(&self, ident: Ident, key: &[u8], found: &Found) -> Result<Judged> {
         Ok(match found {
             Found::Absent => Judged::Absent,
-            Found::Dirty(v) if v.key == key && !expired(v.expires_at, self.now()) => {
-                Judged::Live(Known {
-                    version: v.version,
-                    expires_at: v.expires_at,
-                    tier: Tier::Memory,
-                    content_type: v.content_type,
-                    len: v.value.len() as u64,
-                })
-            }
+            Found::Dirty(v) if v.key == key && !expired(v.expires_at, self.now()) => Judged::Live(Known {
+                version: v.version,
+                expires_at: v.expires_at,
+                tier: Tier::Memory,
+                content_type: v.content_type,
+                len: v.value.len() as u64,
+            }),
             Found::Dirty(_) => Judged::Absent,
             Found::At(at) => match at.entry.container.head(at.place.position()) {
                 Ok(head) => {

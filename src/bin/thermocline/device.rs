@@ -103,7 +103,9 @@ fn spins(dev: &str) -> Option<bool> {
 /// Bytes of the blocks that are allocated to a directory and all below it, as `du` counts them.
 pub fn occupied(dir: &Path) -> u64 {
     let entries = WalkDir::new(dir).follow_root_links(true).into_iter().flatten();
-    entries.filter_map(|e| e.metadata().ok()).fold(0, |sum, m| sum.saturating_add(m.blocks().saturating_mul(512)))
+    entries
+        .filter_map(|e| e.metadata().ok())
+        .fold(0, |sum, m| sum.saturating_add(m.blocks().saturating_mul(512)))
 }
 
 /// Bytes that an ordinary user may still write to the file system of a directory.

@@ -94,7 +94,9 @@ impl From<Error> for Failure {
     fn from(e: Error) -> Failure {
         let code = match &e {
             Error::Locked { .. } => LOCKED,
-            Error::Config(_) | Error::BadKey { .. } | Error::ValueTooLarge { .. } | Error::NoSuchTier(_) => USAGE,
+            Error::Config(_) | Error::BadKey { .. } | Error::ValueTooLarge { .. } | Error::NoSuchTier(_) => {
+                USAGE
+            }
             _ => FAILED,
         };
         Failure { code, message: with_cure(&e) }

@@ -45,7 +45,12 @@ fn stats_text(stats: &Stats) -> String {
         ]);
     }
     let mut out = show::table(1, &["tier", "items", "occupied", "limit", "full", "containers"], rows);
-    let _ = writeln!(out, "\n  {} items in all; their catalog takes {} of RAM", show::count(stats.items), show::bytes(stats.catalog_bytes));
+    let _ = writeln!(
+        out,
+        "\n  {} items in all; their catalog takes {} of RAM",
+        show::count(stats.items),
+        show::bytes(stats.catalog_bytes)
+    );
     out
 }
 
@@ -122,10 +127,18 @@ fn verify_text(report: &VerifyReport, recovery: &thermocline::Recovery) -> Strin
         );
     }
     if recovery.mended > 0 {
-        let _ = writeln!(out, "{} pieces of the catalog were damaged and taken from its other copy.", recovery.mended);
+        let _ = writeln!(
+            out,
+            "{} pieces of the catalog were damaged and taken from its other copy.",
+            recovery.mended
+        );
     }
     if recovery.lost > 0 {
-        let _ = writeln!(out, "{} items were lost: their container or their record is damaged.", show::count(recovery.lost));
+        let _ = writeln!(
+            out,
+            "{} items were lost: their container or their record is damaged.",
+            show::count(recovery.lost)
+        );
     }
     for (path, why) in &recovery.quarantined {
         let _ = writeln!(out, "quarantined: {}: {why}", path.display());

@@ -64,7 +64,10 @@ impl WorkDir {
                 }
             }
         }
-        Err(Failure::failed(format!("{}: full of left-over directories thermocline-{what}-*", parent.display())))
+        Err(Failure::failed(format!(
+            "{}: full of left-over directories thermocline-{what}-*",
+            parent.display()
+        )))
     }
 
     /// Where it is.

@@ -110,8 +110,7 @@ pub fn put(args: PutArgs, json: bool) -> Outcome {
     let limit = args.store.config()?.max_value_size();
     let value = read_value(&args.file, limit)?;
     let len = value.len();
-    let cache =
-        if args.create { args.store.create(args.open)? } else { args.store.open(args.open)? };
+    let cache = if args.create { args.store.create(args.open)? } else { args.store.open(args.open)? };
     let mut options = PutOptions::new().content_type(match args.content_type {
         TypeArg::Auto => ContentType::Auto,
         TypeArg::Text => ContentType::Text,
@@ -267,7 +266,13 @@ pub fn ls(args: LsArgs, json: bool) -> Outcome {
         }
         if let Some(info) = &info {
             let left = info.expires_at.map_or("never".into(), |at| lives(at, SystemTime::now()));
-            write!(out, "{:<6}  {:<6}  {:>10}  {left:>8}  ", info.tier, info.content_type, show::bytes(info.len))?;
+            write!(
+                out,
+                "{:<6}  {:<6}  {:>10}  {left:>8}  ",
+                info.tier,
+                info.content_type,
+                show::bytes(info.len)
+            )?;
         }
         writeln!(out, "{}", if args.hex { show::hex(&key) } else { show::key(&key) })?;
     }
@@ -307,9 +312,14 @@ mod tests {
 
     #[test]
     fn times() {
-        for (text, ms) in
-            [("90", 90_000), ("90s", 90_000), ("1500ms", 1500), ("5m", 300_000), ("2h", 7_200_000), ("1d", 86_400_000)]
-        {
+        for (text, ms) in [
+            ("90", 90_000),
+            ("90s", 90_000),
+            ("1500ms", 1500),
+            ("5m", 300_000),
+            ("2h", 7_200_000),
+            ("1d", 86_400_000),
+        ] {
             assert_eq!(duration(text), Ok(Duration::from_millis(ms)), "{text}");
         }
         for text in ["", "s", "-1", "1w", "1.5s", "99999999999999999999", "18446744073709551615d", "5é"] {

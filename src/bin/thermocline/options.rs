@@ -130,15 +130,12 @@ impl StoreArgs {
         }
         if self.config.is_none() {
             config.ssd.item_limit = UNLIMITED;
-            let room = |dirs: &[DirConfig], whole: u64| {
-                let taken: u64 = dirs.iter().map(|d| occupied(&d.path)).max().unwrap_or(0);
-                whole.max(taken.saturating_mul(2 * dirs.len() as u64))
-            };
+            let taken = |dirs: &[DirConfig]| dirs.iter().map(|d| occupied(&d.path)).collect::<Vec<_>>();
             if config.ssd.dirs.iter().all(|d| d.size.is_none()) {
-                config.ssd.max_size = room(&config.ssd.dirs, config.ssd.max_size);
+                config.ssd.max_size = room(config.ssd.max_size, &taken(&config.ssd.dirs));
             }
             if config.hdd.dirs.iter().all(|d| d.size.is_none()) {
-                config.hdd.max_size = room(&config.hdd.dirs, config.hdd.max_size);
+                config.hdd.max_size = room(config.hdd.max_size, &taken(&config.hdd.dirs));
             }
         }
         config.validate().map_err(|e| Failure::usage(e.to_string()))?;
@@ -158,7 +155,8 @@ impl StoreArgs {
         more: impl FnOnce(Builder) -> Builder,
     ) -> Result<Cache, Failure> {
         let config = self.of_store()?;
-        if !(flags.without_missing || flags.discard_missing) || !tier_dirs(&config).any(|d| is_store(&d.path)) {
+        if !(flags.without_missing || flags.discard_missing) || !tier_dirs(&config).any(|d| is_store(&d.path))
+        {
             for dir in tier_dirs(&config) {
                 if !is_store(&dir.path) {
                     return Err(Failure::usage(format!(
@@ -181,6 +179,12 @@ impl OpenArgs {
     fn apply(self, builder: Builder) -> Builder {
         builder.without_missing(self.without_missing).discard_missing(self.discard_missing)
     }
+}
+
+/// The limit of a tier whose directories share it and occupy so much: enough that the fullest is at most half full.
+fn room(limit: u64, taken: &[u64]) -> u64 {
+    let fullest = taken.iter().max().copied().unwrap_or(0);
+    limit.max(fullest.saturating_mul(2).saturating_mul(taken.len() as u64))
 }
 
 /// The directories of all disk tiers.
@@ -227,9 +231,10 @@ mod tests {
     fn a_look_at_a_store_does_not_shrink_it() {
         let tmp = tempfile::tempdir().unwrap();
         std::fs::write(tmp.path().join("big"), vec![1; 1 << 20]).unwrap();
-        let args = StoreArgs { hdd: vec![dir(tmp.path().to_str().unwrap()).unwrap()], ..StoreArgs::default() };
+        let args =
+            StoreArgs { hdd: vec![dir(tmp.path().to_str().unwrap()).unwrap()], ..StoreArgs::default() };
         assert_eq!(args.of_store().unwrap().hdd.max_size, 50 << 30);
-        // As if the default were smaller than what is there.
+        assert_eq!((room(100, &[10, 60]), room(100, &[10]), room(100, &[])), (240, 100, 100));
         let mut sized = args.clone();
         sized.hdd[0].size = Some(64 << 20);
         assert_eq!(sized.of_store().unwrap().hdd.max_size, 64 << 20);

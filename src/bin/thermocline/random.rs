@@ -114,7 +114,10 @@ mod tests {
             for k in [1, 2, 3, n / 2, n].into_iter().filter(|k| (1..=n).contains(k)) {
                 let expected = draws as f64 * (k as f64).powf(-s) / sum;
                 let got = counts[k as usize - 1] as f64;
-                assert!((got - expected).abs() < 5.0 * expected.sqrt() + 1.0, "{n} {s} rank {k}: {got}, not {expected}");
+                assert!(
+                    (got - expected).abs() < 5.0 * expected.sqrt() + 1.0,
+                    "{n} {s} rank {k}: {got}, not {expected}"
+                );
             }
         }
     }

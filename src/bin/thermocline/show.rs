@@ -146,6 +146,26 @@ pub fn table(left: usize, header: &[&str], rows: Vec<Vec<String>>) -> String {
     out
 }
 
+/// Text in lines of at most 108 characters, the second and later ones indented like a table. A no-break space keeps
+/// what it joins together.
+pub fn wrap(text: &str) -> String {
+    let mut out = String::new();
+    let mut width = 2;
+    for word in text.split(' ') {
+        let len = word.chars().count();
+        if width > 2 && width + 1 + len > 108 {
+            out.push_str("\n  ");
+            width = 2;
+        } else if width > 2 {
+            out.push(' ');
+            width += 1;
+        }
+        out.push_str(word);
+        width += len;
+    }
+    out
+}
+
 /// The version of the command.
 pub fn version() -> &'static str {
     env!("CARGO_PKG_VERSION")
@@ -188,7 +208,8 @@ mod tests {
         for (n, shown) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
             assert_eq!(count(n), shown);
         }
-        for (ns, shown) in [(85.0, "85 ns"), (1234.0, "1.23 µs"), (999_600.0, "1.00 ms"), (2.5e9, "2.50 s")] {
+        for (ns, shown) in [(85.0, "85 ns"), (1234.0, "1.23 µs"), (999_600.0, "1.00 ms"), (2.5e9, "2.50 s")]
+        {
             assert_eq!(nanos(ns), shown);
         }
         assert_eq!(rate(1_234_000.0), "1.23 M/s");

@@ -9,16 +9,17 @@ use thermocline::ContentType;
 /// Common words; longer ones are made of syllables, so that a dictionary does not learn the text by heart.
 const WORDS: [&str; 96] = [
     "the", "of", "and", "to", "in", "is", "it", "that", "was", "for", "on", "are", "with", "as", "at", "be",
-    "this", "have", "from", "or", "one", "had", "by", "but", "not", "what", "all", "were", "when", "we", "there",
-    "can", "an", "your", "which", "their", "said", "if", "do", "will", "each", "about", "how", "up", "out",
-    "them", "then", "she", "many", "some", "so", "these", "would", "other", "into", "has", "more", "two", "like",
-    "him", "see", "time", "could", "no", "make", "than", "first", "been", "its", "who", "now", "people", "my",
-    "made", "over", "did", "down", "only", "way", "find", "use", "may", "water", "long", "little", "very",
-    "after", "called", "just", "where", "most", "know", "lake", "cold", "warm", "deep",
+    "this", "have", "from", "or", "one", "had", "by", "but", "not", "what", "all", "were", "when", "we",
+    "there", "can", "an", "your", "which", "their", "said", "if", "do", "will", "each", "about", "how", "up",
+    "out", "them", "then", "she", "many", "some", "so", "these", "would", "other", "into", "has", "more",
+    "two", "like", "him", "see", "time", "could", "no", "make", "than", "first", "been", "its", "who", "now",
+    "people", "my", "made", "over", "did", "down", "only", "way", "find", "use", "may", "water", "long",
+    "little", "very", "after", "called", "just", "where", "most", "know", "lake", "cold", "warm", "deep",
 ];
 const SYLLABLES: [&str; 32] = [
-    "an", "ber", "con", "dal", "en", "fer", "gra", "hol", "in", "jo", "kel", "lan", "mer", "nor", "op", "pre",
-    "qui", "ras", "sol", "ter", "un", "ver", "wil", "xen", "yar", "zo", "tion", "ment", "ing", "ed", "ly", "al",
+    "an", "ber", "con", "dal", "en", "fer", "gra", "hol", "in", "jo", "kel", "lan", "mer", "nor", "op",
+    "pre", "qui", "ras", "sol", "ter", "un", "ver", "wil", "xen", "yar", "zo", "tion", "ment", "ing", "ed",
+    "ly", "al",
 ];
 
 /// What one item of the synthetic load is.
@@ -151,11 +152,9 @@ mod tests {
             encoder.write_all(data).unwrap();
             encoder.finish().unwrap().len() as f64 / data.len() as f64
         };
-        for (content_type, least, most) in [
-            (ContentType::Text, 0.2, 0.5),
-            (ContentType::Json, 0.15, 0.5),
-            (ContentType::Media, 0.99, 1.1),
-        ] {
+        for (content_type, least, most) in
+            [(ContentType::Text, 0.2, 0.5), (ContentType::Json, 0.15, 0.5), (ContentType::Media, 0.99, 1.1)]
+        {
             let ratio = zlib(&value(5, Kind { content_type, len: 20_000 }));
             assert!((least..most).contains(&ratio), "{content_type}: {ratio}");
             assert!((0..100).any(|seed| kind(seed).content_type == content_type));

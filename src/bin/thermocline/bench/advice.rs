@@ -17,11 +17,14 @@ const MEMORY_OVERHEAD: u64 = 48;
 /// Bytes of a record on disk beyond key and value, about.
 const RECORD_OVERHEAD: u64 = 64;
 
+/// Which tier is changed, and by which factor; `None`: none.
+pub type Change = Option<(Tier, f64)>;
+
 /// One choice of sizes.
 #[derive(Debug)]
 pub struct Row {
-    /// Which tier is changed, and the factor; `None`: all as they are.
-    pub change: Option<(Tier, f64)>,
+    /// What is changed.
+    pub change: Change,
     /// Share of the requests that each tier answers.
     pub shares: [f64; 4],
     /// Mean latency in nanoseconds with the tiers' measured means.
@@ -55,7 +58,7 @@ impl Advice {
             items.all.iter().map(|i| i.len + i.key.len() as u64 + MEMORY_OVERHEAD).collect();
         let disk = disk_weights(items, stats);
         let now = capacities(plan, stats, &disk);
-        let mut choices: Vec<(Option<(Tier, f64)>, [u64; 3])> = vec![(None, now)];
+        let mut choices: Vec<(Change, [u64; 3])> = vec![(None, now)];
         for (n, tier) in [Tier::Memory, Tier::Ssd, Tier::Hdd].into_iter().enumerate() {
             for factor in [0.5, 2.0] {
                 let mut sizes = now;
@@ -65,7 +68,8 @@ impl Advice {
                 choices.push((Some((tier, factor)), sizes));
             }
         }
-        let depths: Vec<Depths> = choices.iter().map(|(_, [m, s, h])| [*m, *s, s.saturating_add(*h)]).collect();
+        let depths: Vec<Depths> =
+            choices.iter().map(|(_, [m, s, h])| [*m, *s, s.saturating_add(*h)]).collect();
         let counts = count(memory, disk, history, &depths);
         let accesses = history.measured.len() as u64;
         let device = found.reopen.as_ref().map(|r| &r.reads);
@@ -74,7 +78,8 @@ impl Advice {
             .zip(counts)
             .map(|((change, _), counts)| {
                 let shares = counts.map(|n| n as f64 / accesses as f64);
-                let mean = mean_of(&shares, |t| reads.of(t).or(device.and_then(|d| d.of(t))).map(|l| l.mean()));
+                let mean =
+                    mean_of(&shares, |t| reads.of(t).or(device.and_then(|d| d.of(t))).map(|l| l.mean()));
                 let from_device = |t| match t {
                     Tier::Memory => reads.of(t).map(|l| l.mean()),
                     _ => device.and_then(|d| d.of(t)).map(|l| l.mean()),

@@ -32,7 +32,11 @@ impl Report<'_> {
         if let Some(text) = self.found.advice.as_ref().and_then(verdict) {
             let _ = writeln!(out, "<p>{}</p>", escape(&text));
         }
-        let _ = writeln!(out, "<h2>Everything in figures</h2>\n<pre>{}</pre>\n</body></html>", escape(&self.text()));
+        let _ = writeln!(
+            out,
+            "<h2>Everything in figures</h2>\n<pre>{}</pre>\n</body></html>",
+            escape(&self.text())
+        );
         out
     }
 
@@ -44,7 +48,12 @@ impl Report<'_> {
             let Some(l) = reads.of(tier) else { continue };
             for (q, label) in [(0.5, "p50"), (0.99, "p99"), (0.999, "p99.9")] {
                 let ns = l.at(q).max(1.0);
-                bars.push(Bar { label: format!("{tier} {label}"), value: ns, shown: show::nanos(ns), colour });
+                bars.push(Bar {
+                    label: format!("{tier} {label}"),
+                    value: ns,
+                    shown: show::nanos(ns),
+                    colour,
+                });
             }
         }
         bars_svg(&bars, true)
@@ -63,7 +72,8 @@ impl Report<'_> {
         let mut svg = open_svg(height);
         for (n, (label, shares)) in rows.iter().enumerate() {
             let y = n * 24;
-            let _ = write!(svg, "<text x=\"150\" y=\"{}\" text-anchor=\"end\">{}</text>", y + 15, escape(label));
+            let _ =
+                write!(svg, "<text x=\"150\" y=\"{}\" text-anchor=\"end\">{}</text>", y + 15, escape(label));
             let mut x = 160.0;
             for ((share, tier), colour) in shares.iter().zip(Tier::ALL).zip(COLOURS) {
                 let width = share * 560.0;
@@ -136,7 +146,9 @@ fn plot(out: &mut String, title: &str, svg: &str) {
 }
 
 fn open_svg(height: usize) -> String {
-    format!("<svg viewBox=\"0 0 900 {height}\" width=\"900\" role=\"img\" xmlns=\"http://www.w3.org/2000/svg\">")
+    format!(
+        "<svg viewBox=\"0 0 900 {height}\" width=\"900\" role=\"img\" xmlns=\"http://www.w3.org/2000/svg\">"
+    )
 }
 
 /// Horizontal bars, from 0, or from a tenth of the least on a logarithmic scale.

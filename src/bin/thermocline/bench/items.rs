@@ -57,7 +57,13 @@ impl Items {
             let key = Bytes::from(format!("{}/{n:08}", kind.content_type));
             sum += kind.len as u64;
             let content_type = kind.content_type;
-            all.push(Item { key, len: kind.len as u64, content_type, put: None, source: Source::Made(seed, kind) });
+            all.push(Item {
+                key,
+                len: kind.len as u64,
+                content_type,
+                put: None,
+                source: Source::Made(seed, kind),
+            });
         }
         Items { all, dir: None, left_out: BTreeMap::new() }
     }

@@ -128,7 +128,8 @@ pub(crate) struct Reads {
 
 impl Reads {
     fn new() -> Result<Reads, Failure> {
-        let tiers = Tier::ALL.into_iter().map(|t| Ok((t, Latency::new()?))).collect::<Result<_, Failure>>()?;
+        let tiers =
+            Tier::ALL.into_iter().map(|t| Ok((t, Latency::new()?))).collect::<Result<_, Failure>>()?;
         Ok(Reads { tiers, missing: 0, seconds: 0.0 })
     }
 
@@ -253,6 +254,9 @@ pub fn run(args: &BenchArgs, json: bool) -> Outcome {
         Some(dir) => Items::files(dir, args.limit_bytes, args.limit_files, args.seed)?,
         None => Items::synthetic(args.data, args.seed),
     };
+    if stopped() {
+        return Ok(INTERRUPTED);
+    }
     let plan = Plan::new(args, &mut items)?;
     let devices: Vec<(Tier, PathBuf, Device)> =
         plan.dirs.iter().map(|(tier, dir)| (*tier, dir.clone(), Device::of(dir))).collect();

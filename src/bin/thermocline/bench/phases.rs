@@ -231,8 +231,16 @@ fn drop_pages(dir: &Path) {
 
 /// Every byte of every item against what was put.
 pub fn compare(cache: &Cache, items: &Items, when: &'static str) -> Result<Compared, Failure> {
-    let mut found =
-        Compared { when, items: 0, bytes: 0, wrong: Vec::new(), wrong_count: 0, missing: 0, changed: 0, seconds: 0.0 };
+    let mut found = Compared {
+        when,
+        items: 0,
+        bytes: 0,
+        wrong: Vec::new(),
+        wrong_count: 0,
+        missing: 0,
+        changed: 0,
+        seconds: 0.0,
+    };
     let bar = counting_bar(items.all.len() as u64, "comparing");
     let start = Instant::now();
     for item in &items.all {

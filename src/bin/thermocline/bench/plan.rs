@@ -33,7 +33,7 @@ pub fn tier_arg(text: &str) -> Result<TierArg, String> {
 pub struct Plan {
     /// The configuration.
     pub config: Config,
-    /// The directory of each disk tier, not yet made.
+    /// The directory of each disk tier.
     pub dirs: Vec<(Tier, PathBuf)>,
     #[expect(dead_code, reason = "held for what dropping it does")]
     work: Vec<WorkDir>,
@@ -55,7 +55,7 @@ impl Plan {
         let ssd = merge(&args.ssd, of_file(&config.ssd.dirs, Some(config.ssd.max_size)));
         let hdd = merge(&args.hdd, of_file(&config.hdd.dirs, Some(config.hdd.max_size)));
         let cold = merge(&args.cold, of_file(&config.cold.dirs, config.cold.limit));
-        let mut work = Works { what: "bench", at: Vec::new(), args };
+        let mut work = Works { what: "bench", at: Vec::new(), needed: data.saturating_mul(2), args };
         let dirs = vec![
             (Tier::Ssd, work.dir(ssd.dir.as_deref(), "ssd")?),
             (Tier::Hdd, work.dir(hdd.dir.as_deref(), "hdd")?),
@@ -82,7 +82,7 @@ impl Plan {
             config.memory.item_limit = 1 << 40;
             config.ssd.item_limit = 1 << 40;
             // What waits to be written is served from RAM: it must not be most of a small store.
-            config.storage.write_buffer = (data / 32).clamp(MIB, 64 * MIB);
+            config.storage.write_buffer = (data / 16).clamp(MIB, 64 * MIB);
             if config.hdd.max_size < 64 * MIB {
                 config.storage.generation_size = Some(1 << (config.hdd.max_size / 8).max(MIB).ilog2());
             }
@@ -112,6 +112,8 @@ fn merge(option: &Option<TierArg>, file: TierArg) -> TierArg {
 struct Works<'a> {
     what: &'static str,
     at: Vec<(PathBuf, WorkDir)>,
+    /// Bytes that a parent should have free.
+    needed: u64,
     args: &'a BenchArgs,
 }
 
@@ -119,8 +121,14 @@ impl Works<'_> {
     /// A directory for a tier in a fresh one of the parent, or of the common place.
     fn dir(&mut self, parent: Option<&Path>, name: &str) -> Result<PathBuf, Failure> {
         let parent = parent.unwrap_or(&self.args.dir);
+        let make = |dir: &WorkDir| {
+            let path = dir.path().join(name);
+            // Made here, so that it can be asked what it stands on.
+            std::fs::create_dir(&path).map_err(|e| Failure::io("make", &path, &e))?;
+            Ok(path)
+        };
         if let Some((_, dir)) = self.at.iter().find(|(p, _)| p == parent) {
-            return Ok(dir.path().join(name));
+            return make(dir);
         }
         let device = Device::of(parent);
         if device.is_ram() && !self.args.allow_ram_disk {
@@ -131,21 +139,19 @@ impl Works<'_> {
                 device.file_system.unwrap_or_default()
             )));
         }
-        let needed = self.args.data.max(self.args.limit_bytes.min(self.args.data));
+        let needed = self.needed;
         if let Some(free) = free(parent).filter(|free| *free < needed) {
             return Err(Failure::usage(format!(
-                "{}: {} are free and up to {} may be needed: name another directory, or less --data",
+                "{}: {} are free and {} may be needed: name another directory, or use less data",
                 parent.display(),
                 show::bytes(free),
                 show::bytes(needed)
             )));
         }
         let dir = WorkDir::new_in(parent, self.what)?;
-        let path = dir.path().join(name);
-        // Made here, so that it can be asked what it stands on.
-        std::fs::create_dir(&path).map_err(|e| Failure::io("make", &path, &e))?;
+        let path = make(&dir);
         self.at.push((parent.to_path_buf(), dir));
-        Ok(path)
+        path
     }
 }
 

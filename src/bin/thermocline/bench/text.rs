@@ -3,7 +3,7 @@
 use super::advice::{Advice, Row};
 use super::{Findings, Latency, Reads, Report};
 use crate::inspect::type_rows;
-use crate::show;
+use crate::show::{self, wrap};
 use std::fmt::Write as _;
 use thermocline::Tier;
 
@@ -47,8 +47,14 @@ impl Report<'_> {
 
     fn places(&self, out: &mut String) {
         let config = &self.plan.config;
-        let mut rows =
-            vec![vec!["memory".into(), show::bytes(config.memory.max_size), "RAM".into(), "–".into(), "–".into(), "–".into()]];
+        let mut rows = vec![vec![
+            "memory".into(),
+            show::bytes(config.memory.max_size),
+            "RAM".into(),
+            "–".into(),
+            "–".into(),
+            "–".into(),
+        ]];
         for (tier, dir, device) in self.devices {
             let limit = match tier {
                 Tier::Ssd => Some(config.ssd.max_size),
@@ -72,23 +78,34 @@ impl Report<'_> {
     fn load(&self, out: &mut String) {
         let Some(load) = &self.found.load else { return };
         section(out, "Load");
-        let mut row = vec![show::count(load.put.count()), show::rate(load.put.count() as f64 / load.put_seconds.max(1e-9))];
+        let mut row = vec![
+            show::count(load.put.count()),
+            show::rate(load.put.count() as f64 / load.put_seconds.max(1e-9)),
+        ];
         row.push(format!("{}/s", show::bytes((load.bytes as f64 / load.put_seconds.max(1e-9)) as u64)));
         row.extend(quantiles(&load.put));
         let header = ["puts", "rate", "bytes", "mean", "p50", "p99", "p99.9", "max"];
         out.push_str(&show::table(0, &header, vec![row]));
         let _ = write!(out, "  Then a flush took {}", show::nanos(load.flush_seconds * 1e9));
         let _ = match &self.found.settle {
-            Some(s) if s.at_rest => writeln!(out, ", and migration came to rest after {}.", show::nanos(s.seconds * 1e9)),
-            Some(s) => writeln!(out, "; migration was still going on after {}.", show::nanos(s.seconds * 1e9)),
+            Some(s) if s.at_rest => {
+                writeln!(out, ", and migration came to rest after {}.", show::nanos(s.seconds * 1e9))
+            }
+            Some(s) => {
+                writeln!(out, "; migration was still going on after {}.", show::nanos(s.seconds * 1e9))
+            }
             None => writeln!(out, "."),
         };
     }
 
     fn tiers(&self, out: &mut String) {
         let Some(reads) = &self.found.reads else { return };
-        section(out, &format!("Reads: {} by Zipf's law, exponent {}", show::count(reads.total()), self.args.skew));
-        let header = ["tier", "items", "occupied", "full", "hits", "share", "mean", "p50", "p99", "p99.9", "max"];
+        section(
+            out,
+            &format!("Reads: {} by Zipf's law, exponent {}", show::count(reads.total()), self.args.skew),
+        );
+        let header =
+            ["tier", "items", "occupied", "full", "hits", "share", "mean", "p50", "p99", "p99.9", "max"];
         let mut rows = Vec::new();
         for tier in Tier::ALL {
             let Some(stats) = self.found.stats.as_ref().and_then(|s| s.tier(tier)) else { continue };
@@ -104,7 +121,12 @@ impl Report<'_> {
         out.push_str(&show::table(1, &header, rows));
         let rate = reads.total() as f64 / reads.seconds.max(1e-9);
         let mean = show::nanos(reads.mean());
-        let _ = writeln!(out, "  One thread, {}, {mean} a get on average, in {:.1} s.", show::rate(rate), reads.seconds);
+        let _ = writeln!(
+            out,
+            "  One thread, {}, {mean} a get on average, in {:.1} s.",
+            show::rate(rate),
+            reads.seconds
+        );
         if reads.missing > 0 {
             let _ = writeln!(
                 out,
@@ -120,7 +142,11 @@ impl Report<'_> {
         let rows: Vec<_> = type_rows(stats)
             .into_iter()
             .map(|(t, items, original, stored)| {
-                let ratio = if original == 0 { "–".into() } else { format!("{:.2}", stored as f64 / original as f64) };
+                let ratio = if original == 0 {
+                    "–".into()
+                } else {
+                    format!("{:.2}", stored as f64 / original as f64)
+                };
                 vec![t.to_string(), show::count(items), show::bytes(original), show::bytes(stored), ratio]
             })
             .collect();
@@ -144,7 +170,11 @@ impl Report<'_> {
         });
         let mut rows: Vec<_> = rows.collect();
         let sum = self.found.on_disk.iter().map(|d| d.bytes).sum::<u64>();
-        rows.push(vec!["all".into(), show::bytes(sum), format!("{} of data", show::bytes(self.items.bytes()))]);
+        rows.push(vec![
+            "all".into(),
+            show::bytes(sum),
+            format!("{} of data", show::bytes(self.items.bytes())),
+        ]);
         out.push_str(&show::table(1, &["directory", "occupied", "the engine says"], rows));
     }
 
@@ -276,13 +306,14 @@ pub fn verdict(a: &Advice) -> Option<String> {
         rows.min_by(|a, b| cost(a).total_cmp(&cost(b)))
     };
     let (twice, half) = (of(|f| f > 1.0)?, of(|f| f < 1.0)?);
-    let change = |r: &Row| 100.0 * (cost(r) / now - 1.0);
+    let change = |r: &Row| format!("{:+.0}\u{a0}%", 100.0 * (cost(r) / now - 1.0));
     let ((up, _), (down, _)) = (twice.change?, half.change?);
     Some(format!(
-        "Twice the {up} gains most: {} a get instead of {} ({:+.0} %). Half the {down} costs least: {} ({:+.0} %).",
+        "Twice the {up} gains most: {} a get instead of {} ({}). Half the {down} costs {}: {} ({}).",
         show::nanos(cost(twice)),
         show::nanos(now),
         change(twice),
+        if cost(half) < 1.02 * now { "nothing that shows" } else { "least" },
         show::nanos(cost(half)),
         change(half)
     ))
@@ -306,23 +337,4 @@ pub fn page_cache_note(found: &Findings) -> String {
         ),
         _ => "How much of this is the page cache is unknown.".into(),
     }
-}
-
-/// Lines of at most 108 characters, indented like a table.
-fn wrap(text: &str) -> String {
-    let mut out = String::new();
-    let mut width = 2;
-    for word in text.split_whitespace() {
-        let len = word.chars().count();
-        if width > 2 && width + 1 + len > 108 {
-            out.push_str("\n  ");
-            width = 2;
-        } else if width > 2 {
-            out.push(' ');
-            width += 1;
-        }
-        out.push_str(word);
-        width += len;
-    }
-    out
 }

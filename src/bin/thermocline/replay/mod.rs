@@ -92,6 +92,9 @@ pub fn run(args: &ReplayArgs, json: bool) -> Outcome {
     for path in &args.traces {
         format = trace.read(path, args.format, limit)?;
     }
+    if stopped() {
+        return Ok(INTERRUPTED);
+    }
     if let Some(size) = args.value_size {
         let size = u32::try_from(size).map_err(|_| Failure::usage("--value-size: at most 4 GiB"))?;
         trace.sizes.clear();
@@ -305,6 +308,10 @@ impl Models {
     }
 }
 
+fn note(out: &mut String, text: &str) {
+    let _ = writeln!(out, "  {}", show::wrap(text));
+}
+
 /// What is printed.
 struct Report<'r> {
     args: &'r ReplayArgs,
@@ -390,7 +397,12 @@ impl Report<'_> {
         row("LRU".into(), memory.clone(), self.models.lru.requests, Some(self.models.lru.bytes));
         match self.models.by_items {
             Some(_) => row("optimum (Belady)".into(), memory, self.models.bound.requests, None),
-            None => row("no limit (bound)".into(), "∞".into(), self.models.bound.requests, Some(self.models.bound.bytes)),
+            None => row(
+                "no limit (bound)".into(),
+                "∞".into(),
+                self.models.bound.requests,
+                Some(self.models.bound.bytes),
+            ),
         }
         let mut header = vec!["", "size", "hits", "hit ratio"];
         if sized {
@@ -401,31 +413,32 @@ impl Report<'_> {
 
     fn notes(&self, out: &mut String) {
         if self.models.by_items.is_some() {
-            out.push_str(
+            note(
+                out,
                 "LRU and the optimum hold as many items as memory does. The optimum knows the future (Belady, 1966): \
-                 nothing of that size hits more.\n",
+                 nothing of that size hits more.",
             );
         } else {
-            out.push_str(
-                "LRU holds as many bytes of keys and values as memory has; thermocline's overhead counts against it.\n\
-                 The bound is a cache without limit, which misses only what is asked for the first time: with items of\n\
-                 different sizes the optimum of a given size is out of reach of any practical computation.\n",
+            note(
+                out,
+                "LRU holds as many bytes of keys and values as memory has; thermocline's overhead counts against it. \
+                 The bound is a cache without limit, which misses only what is asked for the first time: no smaller \
+                 one can hit more. (The optimum for items of different sizes is NP-hard.)",
             );
         }
         if self.config.has_disk() {
-            out.push_str("Hits in memory include those in the write buffer.\n");
+            note(out, "Hits in memory include those in the write buffer.");
         }
         let wrong = self.done.wrong;
-        let _ = match wrong {
-            0 => writeln!(out, "Every hit was compared byte for byte: all right."),
-            n => writeln!(out, "WRONG VALUES: {} hits were not what was put.", show::count(n)),
-        };
+        match wrong {
+            0 => note(out, "Every hit was compared byte for byte: all right."),
+            n => note(out, &format!("WRONG VALUES: {} hits were not what was put.", show::count(n))),
+        }
         if self.done.too_large > 0 {
-            let _ = writeln!(
+            let (count, most) = (show::count(self.done.too_large), show::bytes(self.config.max_value_size()));
+            note(
                 out,
-                "{} misses were larger than a value may be here ({}) and were not put.",
-                show::count(self.done.too_large),
-                show::bytes(self.config.max_value_size())
+                &format!("{count} misses were larger than a value may be here ({most}) and were not put."),
             );
         }
     }

@@ -171,7 +171,10 @@ mod tests {
     fn by_bytes() {
         // a (3), b (3), a: both fit in 6; c (6) throws both out; d (7) never comes in.
         let (requests, sizes) = ([0u32, 1, 0, 2, 0, 3, 3], [3u64, 3, 3, 6, 3, 7, 7]);
-        assert_eq!(lru(&requests, 4, 6, |at| sizes[at], |at| 10 * sizes[at]), Hits { requests: 1, bytes: 30 });
+        assert_eq!(
+            lru(&requests, 4, 6, |at| sizes[at], |at| 10 * sizes[at]),
+            Hits { requests: 1, bytes: 30 }
+        );
     }
 
     /// The best of all ways to let go of something, or not to take it in.

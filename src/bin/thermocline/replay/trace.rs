@@ -4,6 +4,7 @@
 //! no line is longer than [`MAX_LINE`], and no line of an ARC trace stands for more than [`MAX_RUN`] requests.
 
 use crate::failure::Failure;
+use crate::interrupt::stopped;
 use bytes::Bytes;
 use clap::ValueEnum;
 use flate2::bufread::MultiGzDecoder;
@@ -112,7 +113,8 @@ impl Trace {
         let had_sizes = !self.sizes.is_empty();
         let mut lines = Lines { from, line: Vec::new(), number: 0 };
         let mut parser: Option<Parser> = None;
-        while !self.is_full(limit) {
+        // A signal leaves a part of a trace, which the caller does not replay.
+        while !self.is_full(limit) && !stopped() {
             let number = lines.number + 1;
             let Some(line) = lines.next().map_err(|e| format!("line {number}: {e}"))? else { break };
             let line = trim(line);
@@ -130,7 +132,8 @@ impl Trace {
                     parser = Some(found);
                 }
             }
-            if had && had_sizes == self.sizes.is_empty() || !self.sizes.is_empty() && self.sizes.len() != self.requests.len()
+            if had && had_sizes == self.sizes.is_empty()
+                || !self.sizes.is_empty() && self.sizes.len() != self.requests.len()
             {
                 return Err("one trace has sizes and the other has none: replay them one by one".into());
             }
@@ -144,7 +147,9 @@ impl Trace {
             Format::Lis => {
                 let (start, count) = lis(line).ok_or_else(wrong)?;
                 if count > MAX_RUN {
-                    return Err(format!("{count} blocks in one request are more than {MAX_RUN}: no ARC trace"));
+                    return Err(format!(
+                        "{count} blocks in one request are more than {MAX_RUN}: no ARC trace"
+                    ));
                 }
                 for block in start..start.saturating_add(count) {
                     if self.is_full(limit) {
@@ -157,7 +162,9 @@ impl Trace {
             Format::Csv | Format::KeySize => {
                 let fields: Vec<&[u8]> = match parser.format {
                     // A key may have commas of its own.
-                    Format::KeySize => line.rsplitn(2, |b| *b == b',').collect::<Vec<_>>().into_iter().rev().collect(),
+                    Format::KeySize => {
+                        line.rsplitn(2, |b| *b == b',').collect::<Vec<_>>().into_iter().rev().collect()
+                    }
                     _ => line.split(|b| *b == b',').collect(),
                 };
                 if fields.len() != parser.columns {
@@ -166,7 +173,9 @@ impl Trace {
                 let field = |at: usize| fields.get(at).map(|f| trim(f)).ok_or_else(wrong);
                 let key = checked(field(parser.key)?).ok_or_else(wrong)?;
                 let size = match parser.size {
-                    Some(at) => Some(integer(field(at)?).and_then(|n| u32::try_from(n).ok()).ok_or_else(wrong)?),
+                    Some(at) => {
+                        Some(integer(field(at)?).and_then(|n| u32::try_from(n).ok()).ok_or_else(wrong)?)
+                    }
                     None => None,
                 };
                 self.push(key, size);
@@ -210,7 +219,9 @@ impl Parser {
         let commas = line.iter().filter(|b| **b == b',').count();
         let format = if lis(line).is_some() {
             Format::Lis
-        } else if commas == 1 && line.rsplit(|b| *b == b',').next().is_some_and(|f| integer(trim(f)).is_some()) {
+        } else if commas == 1
+            && line.rsplit(|b| *b == b',').next().is_some_and(|f| integer(trim(f)).is_some())
+        {
             Format::KeySize
         } else if commas == 0 && words == 1 && checked(line).is_some() {
             Format::Keys
@@ -309,11 +320,11 @@ mod tests {
         assert_eq!((keys(&t), f), (vec!["5", "6", "7", "6"], Format::Lis));
         assert_eq!(t.requests, [0, 1, 2, 1]);
         let (t, f) = read(b"version,time,op,size,lbn\n1,56,2a,512,429\n1,57,2a,1024,430\n", None).unwrap();
-        assert_eq!((keys(&t), f, t.sizes), (vec!["429", "430"], Format::Csv, vec![512, 1024]));
+        assert_eq!((keys(&t), f, t.sizes.clone()), (vec!["429", "430"], Format::Csv, vec![512, 1024]));
         let (t, f) = read(b"key,size\na,68\nb,0\na,70\n", None).unwrap();
-        assert_eq!((keys(&t), f, t.sizes), (vec!["a", "b", "a"], Format::Csv, vec![68, 0, 70]));
+        assert_eq!((keys(&t), f, t.sizes.clone()), (vec!["a", "b", "a"], Format::Csv, vec![68, 0, 70]));
         let (t, f) = read(b"a,68\nb,7\n", None).unwrap();
-        assert_eq!((keys(&t), f, t.sizes), (vec!["a", "b"], Format::KeySize, vec![68, 7]));
+        assert_eq!((keys(&t), f, t.sizes.clone()), (vec!["a", "b"], Format::KeySize, vec![68, 7]));
         let (t, f) = read(b"\n a \nb\na", None).unwrap();
         assert_eq!((keys(&t), f, t.sizes.len()), (vec!["a", "b", "a"], Format::Keys, 0));
     }
@@ -323,7 +334,7 @@ mod tests {
         let (t, _) = read(b"1 2 0 0\n", Some(Format::Keys)).unwrap();
         assert_eq!(keys(&t), ["1 2 0 0"]);
         let (t, _) = read(b"a,b,7\nkey,size,3\n", Some(Format::KeySize)).unwrap();
-        assert_eq!((keys(&t), t.sizes), (vec!["a,b", "key,size"], vec![7, 3]));
+        assert_eq!((keys(&t), t.sizes.clone()), (vec!["a,b", "key,size"], vec![7, 3]));
         let (t, _) = read(b"key,size\na,7\n", Some(Format::KeySize)).unwrap();
         assert_eq!(keys(&t), ["a"]);
     }
