@@ -513,9 +513,14 @@ impl Cache {
     }
 
     /// What happens from now on: promotions, demotions, evictions, expiries, damage. Bounded: a slow listener is told
-    /// how many events it missed.
+    /// how many events it missed. Holds 1,024 that were not received yet.
     pub fn subscribe(&self) -> Subscription {
         self.engine().events.subscribe()
+    }
+
+    /// [`subscribe`](Self::subscribe), with room for this many events, at least one.
+    pub fn subscribe_with(&self, capacity: usize) -> Subscription {
+        self.engine().events.subscribe_with(capacity)
     }
 
     /// What opening found and did.

@@ -112,11 +112,13 @@ impl Engine {
         }
         let version = guard.version();
         let size = what.value.len() as u64;
+        let dead = expired(what.expires_at, self.now());
         let entered = self.enter(ident, key, &what, version, false, true, &mut out);
         self.flights.void(ident);
         drop(guard);
         self.let_go(out);
-        if !entered {
+        // What is dead on arrival replaces what was there, and is nowhere: that is no refusal.
+        if !entered && !dead {
             return Err(Error::ValueTooLarge { size, limit: self.memory.stats().max_bytes });
         }
         Ok(Put::Done(version))
