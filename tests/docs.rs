@@ -78,8 +78,8 @@ fn the_table_of_settings_is_the_programs() {
         let row = row.unwrap_or_else(|| panic!("docs/tuning.md does not have {name}"));
         assert!(row.starts_with(&start) && row.ends_with(&end), "{row}\nshould be: {start} … {end}");
     }
-    let rows =
-        text.lines().filter_map(|l| l.strip_prefix("| `")?.split('`').next().filter(|n| n.contains('.')));
+    let table = text.lines().skip_while(|l| !l.starts_with("| name | default |"));
+    let rows = table.filter_map(|l| l.strip_prefix("| `")?.split('`').next().filter(|n| n.contains('.')));
     for name in rows.filter(|n| !n.ends_with(".path")) {
         assert!(settings.iter().any(|(n, ..)| n == name), "docs/tuning.md has {name}, which is no setting");
     }
