@@ -272,6 +272,11 @@ impl Catalog {
         f(shard.find(self, ident))
     }
 
+    /// Takes no version below this from now on.
+    pub fn skip_versions(&self, to: Version) {
+        self.next_version.fetch_max(to.0, Ordering::Relaxed);
+    }
+
     pub(crate) fn next_version(&self) -> Version {
         Version(self.next_version.fetch_add(1, Ordering::Relaxed))
     }
