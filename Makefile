@@ -41,8 +41,8 @@ show-replay-oltp: ## the OLTP trace in memory: hit ratio beside LRU and the opti
 	$(RUN) replay "$(TRACES)/OLTP.lis.gz" --memory-items 9344
 
 .PHONY: show-replay-cloudphysics
-show-replay-cloudphysics: ## a virtual disk's trace through four tiers, each of which must answer
-	scripts/show-replay "$(TRACES)/cloudPhysicsIO.csv.gz" 16MiB 32MiB 64MiB 128MiB
+show-replay-cloudphysics: ## the first of a virtual disk's trace through four tiers, each of which must answer
+	scripts/show-replay "$(TRACES)/cloudPhysicsIO.csv.gz" 8MiB 32MiB 96MiB 192MiB --limit 20000
 
 .PHONY: show-replay-web
 show-replay-web: ## web requests with their sizes through four tiers, each of which must answer

@@ -44,8 +44,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // No archive: when the HDD tier is full, the coldest items go, each with an event.
     let mut builder = Cache::builder()
         .memory(2 << 20)
-        .ssd(dir.path().join("ssd"), 8 << 20)
-        .hdd(dir.path().join("hdd"), 12 << 20);
+        .ssd(dir.path().join("ssd"), 4 << 20)
+        .hdd(dir.path().join("hdd"), 8 << 20);
     builder.config_mut().storage.write_buffer = 2 << 20;
     let cache = builder.open()?;
     let listener = std::thread::spawn({
@@ -58,7 +58,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let text = "It is a truth universally acknowledged that a cache must be in want of room. ".repeat(100);
     let as_text = PutOptions::new().content_type(ContentType::Text);
     let mut noise = 7u64;
-    for i in 0..4_000u32 {
+    for i in 0..2_000u32 {
         cache.put_with(format!("text/{i}"), text.clone(), as_text)?;
         let bytes: Vec<u8> = (0..1024)
             .flat_map(|_| {
@@ -74,8 +74,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     assert_eq!(cache.get("gone in a blink")?, None);
 
     // The hottest keys stay in memory, or come back to it.
-    for i in 0..20_000u32 {
-        cache.get(format!("text/{}", 3_000 + i % 50))?;
+    for i in 0..10_000u32 {
+        cache.get(format!("text/{}", 1_900 + i % 50))?;
     }
 
     let stats = cache.stats();
@@ -86,7 +86,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             println!("{t}: {} values, stored in {percent} % of their size", s.items);
         }
     }
-    cache.close()?; // ends the listener, once it has received everything
+    cache.close()?;
+    drop(cache); // the last handle: the listener ends, once it has received everything
 
     let counts = listener.join().map_err(|_| "the listener panicked")?;
     println!("\nevents:");
