@@ -71,7 +71,7 @@ show-stress: ## many threads on one store
 
 .PHONY: show-memory
 show-memory: ## the memory the process takes, against its limits
-	$(CARGO) test --release --test memory -- --nocapture
+	$(CARGO) test --release --test memory_bound -- --nocapture
 
 .PHONY: fuzz-check
 fuzz-check: ## the fuzz targets compile (running them: fuzz/README.md)

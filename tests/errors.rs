@@ -1,6 +1,12 @@
 //! Bad input and bad luck: each is an error that names the thing and the cure, and leaves nothing half-made.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::expect_used, reason = "a test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    reason = "a test"
+)]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -312,7 +318,10 @@ fn without_permission(dir: &Path) {
         mode(&store, bad);
         let text = message(one(&store).open());
         mode(&store, 0o755);
-        assert!(text.contains("store") && text.to_lowercase().contains("permission denied"), "{bad:o}: {text}");
+        assert!(
+            text.contains("store") && text.to_lowercase().contains("permission denied"),
+            "{bad:o}: {text}"
+        );
         assert_eq!(tree(&store), before, "{bad:o}");
     }
     assert_eq!(one(&store).open().unwrap().get("k").unwrap().as_deref(), Some(&b"v"[..]));

@@ -1,6 +1,12 @@
 //! One item through every tier, down and up again, moved by what is asked for and by nothing else.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::expect_used, reason = "a test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    reason = "a test"
+)]
 
 mod common;
 
@@ -82,9 +88,9 @@ impl Store {
         let mut moves = Vec::new();
         while let Ok(received) = self.events.try_recv() {
             match received {
-                Received::Event(Event::Demoted { key: Some(k), from, to } | Event::Promoted { key: Some(k), from, to })
-                    if k == "traveller" =>
-                {
+                Received::Event(
+                    Event::Demoted { key: Some(k), from, to } | Event::Promoted { key: Some(k), from, to },
+                ) if k == "traveller" => {
                     moves.push((from, to));
                 }
                 Received::Event(Event::Promoted { .. } | Event::Demoted { .. }) => {}

@@ -9,7 +9,13 @@
 //! that have not begun after a minute are left out. A failure is shrunk, printed, and kept in `model.regressions`,
 //! from which it is tried first the next time.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::expect_used, reason = "a test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    reason = "a test"
+)]
 
 mod common;
 
@@ -92,32 +98,89 @@ impl Shape {
 
 #[derive(Debug, Clone)]
 enum Op {
-    Put { key: u8, size: u32, ttl: Ttl },
-    PutMany { key: u8, count: u8, size: u32 },
+    Put {
+        key: u8,
+        size: u32,
+        ttl: Ttl,
+    },
+    PutMany {
+        key: u8,
+        count: u8,
+        size: u32,
+    },
     /// Other keys, to fill the tiers.
-    Fill { start: u8, count: u8, size: u32 },
-    Get { key: u8, times: u8 },
-    GetFill { start: u8, count: u8 },
-    GetMemory { key: u8 },
-    GetOrPut { key: u8, size: u32 },
-    Contains { key: u8 },
-    TierOf { key: u8 },
-    Remove { key: u8 },
-    RemovePrefix { prefix: u8 },
+    Fill {
+        start: u8,
+        count: u8,
+        size: u32,
+    },
+    Get {
+        key: u8,
+        times: u8,
+    },
+    GetFill {
+        start: u8,
+        count: u8,
+    },
+    GetMemory {
+        key: u8,
+    },
+    GetOrPut {
+        key: u8,
+        size: u32,
+    },
+    Contains {
+        key: u8,
+    },
+    TierOf {
+        key: u8,
+    },
+    Remove {
+        key: u8,
+    },
+    RemovePrefix {
+        prefix: u8,
+    },
     Clear,
-    Keys { prefix: u8 },
-    ExpireIn { key: u8, ms: Option<u32> },
-    Touch { key: u8 },
-    PutIfAbsent { key: u8, size: u32 },
-    PutIfVersion { key: u8, size: u32, right: bool },
-    Demote { key: u8, tier: u8 },
-    Promote { key: u8, tier: u8 },
-    Advance { ms: u32 },
+    Keys {
+        prefix: u8,
+    },
+    ExpireIn {
+        key: u8,
+        ms: Option<u32>,
+    },
+    Touch {
+        key: u8,
+    },
+    PutIfAbsent {
+        key: u8,
+        size: u32,
+    },
+    PutIfVersion {
+        key: u8,
+        size: u32,
+        right: bool,
+    },
+    Demote {
+        key: u8,
+        tier: u8,
+    },
+    Promote {
+        key: u8,
+        tier: u8,
+    },
+    Advance {
+        ms: u32,
+    },
     Flush,
     Step,
     Verify,
-    Reopen { small: bool },
-    Crash { small: bool },
+    Reopen {
+        small: bool,
+    },
+    Crash {
+        small: bool,
+    },
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -427,18 +490,19 @@ impl World {
             let got = ok(self.cache.get_entry(key), || format!("get {key} after a crash"))?;
             let found = h.states.iter().rposition(|s| match (alive(s, self.now), &got) {
                 (None, None) => true,
-                (Some(v), Some(e)) => v.bytes == e.value && {
-                    let at = e.expires_at.map_or(0, |t| t.duration_since(UNIX_EPOCH).unwrap().as_millis());
-                    at as u64 == v.expires_at
-                },
+                (Some(v), Some(e)) => {
+                    v.bytes == e.value && {
+                        let at =
+                            e.expires_at.map_or(0, |t| t.duration_since(UNIX_EPOCH).unwrap().as_millis());
+                        at as u64 == v.expires_at
+                    }
+                }
                 _ => false,
             });
             let Some(at) = found else {
-                let states: Vec<_> = h.states.iter().map(|s| short(s.as_ref().map(|v| &v.bytes[..]))).collect();
-                fail!(
-                    "{key} after a crash: {}, of {states:?}",
-                    short(got.as_ref().map(|e| &e.value[..]))
-                );
+                let states: Vec<_> =
+                    h.states.iter().map(|s| short(s.as_ref().map(|v| &v.bytes[..]))).collect();
+                fail!("{key} after a crash: {}, of {states:?}", short(got.as_ref().map(|e| &e.value[..])));
             };
             h.states = vec![h.states[at].clone()];
             h.above = 0;

@@ -1,7 +1,13 @@
 //! Where the hot items are: under a stationary skewed load, the share of requests that memory and SSD serve, beside
 //! that of the best static placement by true frequency.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::expect_used, reason = "a test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    reason = "a test"
+)]
 
 mod common;
 
@@ -129,8 +135,7 @@ impl Load {
 #[test]
 fn reads_alone() {
     for skew in [0.7, 0.9, 1.1] {
-        let load =
-            Load { skew, puts: 0, keys: 20_000, memory: 2 * MIB, ssd: 16 * MIB, operations: 160_000 };
+        let load = Load { skew, puts: 0, keys: 20_000, memory: 2 * MIB, ssd: 16 * MIB, operations: 160_000 };
         let (reached, best) = load.run();
         assert!(reached > best - 0.05, "{reached:.3} of {best:.3} at skew {skew}");
     }
@@ -139,8 +144,7 @@ fn reads_alone() {
 #[test]
 fn reads_and_overwrites() {
     for skew in [0.7, 0.9, 1.1] {
-        let load =
-            Load { skew, puts: 10, keys: 20_000, memory: 2 * MIB, ssd: 16 * MIB, operations: 160_000 };
+        let load = Load { skew, puts: 10, keys: 20_000, memory: 2 * MIB, ssd: 16 * MIB, operations: 160_000 };
         let (reached, best) = load.run();
         assert!(reached > best - 0.05, "{reached:.3} of {best:.3} at skew {skew}");
     }

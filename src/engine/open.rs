@@ -250,6 +250,7 @@ impl Engine {
             result = result.and(self.catalog.checkpoint().map_err(Error::from));
         }
         self.home.lock().take();
+        self.events.close();
         result
     }
 
