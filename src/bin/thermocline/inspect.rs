@@ -71,14 +71,14 @@ fn stats_json(stats: &Stats) -> Value {
 /// The options of `verify`.
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
-    #[command(flatten)]
-    store: StoreArgs,
-    #[command(flatten)]
-    open: OpenArgs,
     /// If the catalog is lost in both copies, build one from what the tiers hold: of each key the newest version
     /// found. Items that had been removed or overwritten may be among them
     #[arg(long)]
     rebuild_catalog: bool,
+    #[command(flatten)]
+    store: StoreArgs,
+    #[command(flatten)]
+    open: OpenArgs,
 }
 
 /// Reads and checks every live item.
@@ -86,7 +86,7 @@ pub fn verify(args: &VerifyArgs, json: bool) -> Outcome {
     let cache = args.store.open_with(args.open, |b| b.rebuild_catalog(args.rebuild_catalog))?;
     let recovery = cache.recovery().clone();
     let bar = counting_bar(cache.stats().items, "checking");
-    let report = cache.verify_with(|n| bar.set_position(n))?;
+    let report = cache.verify_with(|n| bar.inc(n))?;
     bar.finish_and_clear();
     cache.close()?;
     let clean = report.is_clean() && recovery.lost == 0 && recovery.quarantined.is_empty();
@@ -152,10 +152,10 @@ fn verify_text(report: &VerifyReport, recovery: &thermocline::Recovery) -> Strin
     }
     let _ = writeln!(
         out,
-        "{} items, {}, in {} containers: {}",
-        show::count(report.items),
+        "{}, {}, in {}: {}",
+        show::things(report.items, "item"),
         show::bytes(report.bytes),
-        show::count(report.containers),
+        show::things(report.containers, "container"),
         if report.is_clean() {
             "all right".into()
         } else {

@@ -25,16 +25,16 @@ fn key_bytes(key: std::ffi::OsString, hex: bool) -> Result<Vec<u8>, Failure> {
 /// The options of `get`.
 #[derive(Debug, Args)]
 pub struct GetArgs {
-    #[command(flatten)]
-    store: StoreArgs,
-    #[command(flatten)]
-    open: OpenArgs,
     /// The key
     #[arg(value_name = "KEY")]
     key: std::ffi::OsString,
     /// The key is given as hexadecimal digits
     #[arg(long)]
     hex: bool,
+    #[command(flatten)]
+    store: StoreArgs,
+    #[command(flatten)]
+    open: OpenArgs,
 }
 
 /// Writes one value to stdout, byte for byte.
@@ -80,10 +80,6 @@ enum TypeArg {
 /// The options of `put`.
 #[derive(Debug, Args)]
 pub struct PutArgs {
-    #[command(flatten)]
-    store: StoreArgs,
-    #[command(flatten)]
-    open: OpenArgs,
     /// The key
     #[arg(value_name = "KEY")]
     key: std::ffi::OsString,
@@ -102,6 +98,10 @@ pub struct PutArgs {
     /// Make the store, or the directories of it that are new
     #[arg(long)]
     create: bool,
+    #[command(flatten)]
+    store: StoreArgs,
+    #[command(flatten)]
+    open: OpenArgs,
 }
 
 /// Puts one value. When it returns, the value is on stable storage.
@@ -171,10 +171,6 @@ fn duration(text: &str) -> Result<Duration, String> {
 /// The options of `rm`.
 #[derive(Debug, Args)]
 pub struct RmArgs {
-    #[command(flatten)]
-    store: StoreArgs,
-    #[command(flatten)]
-    open: OpenArgs,
     /// The keys
     #[arg(value_name = "KEY", required_unless_present = "prefix")]
     keys: Vec<std::ffi::OsString>,
@@ -184,6 +180,10 @@ pub struct RmArgs {
     /// Keys, or the prefix, are given as hexadecimal digits
     #[arg(long)]
     hex: bool,
+    #[command(flatten)]
+    store: StoreArgs,
+    #[command(flatten)]
+    open: OpenArgs,
 }
 
 /// Removes keys, or all keys of a prefix.
@@ -222,10 +222,6 @@ pub fn rm(args: RmArgs, json: bool) -> Outcome {
 /// The options of `ls`.
 #[derive(Debug, Args)]
 pub struct LsArgs {
-    #[command(flatten)]
-    store: StoreArgs,
-    #[command(flatten)]
-    open: OpenArgs,
     /// Only keys that start with this
     #[arg(value_name = "PREFIX", default_value = "")]
     prefix: std::ffi::OsString,
@@ -235,6 +231,10 @@ pub struct LsArgs {
     /// Keys, and the prefix, as hexadecimal digits
     #[arg(long)]
     hex: bool,
+    #[command(flatten)]
+    store: StoreArgs,
+    #[command(flatten)]
+    open: OpenArgs,
 }
 
 /// Lists keys, a line each, in no order. `--json` gives an object a line.
@@ -269,8 +269,8 @@ pub fn ls(args: LsArgs, json: bool) -> Outcome {
             write!(
                 out,
                 "{:<6}  {:<6}  {:>10}  {left:>8}  ",
-                info.tier,
-                info.content_type,
+                info.tier.name(),
+                info.content_type.name(),
                 show::bytes(info.len)
             )?;
         }

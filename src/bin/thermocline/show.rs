@@ -32,6 +32,11 @@ pub fn count(n: u64) -> String {
     out
 }
 
+/// A count of things: `1 item`, `2 items`.
+pub fn things(n: u64, one: &str) -> String {
+    format!("{} {one}{}", count(n), if n == 1 { "" } else { "s" })
+}
+
 /// Three figures: `1.23`, `12.3`, `123`.
 fn figures(value: f64) -> String {
     if value < 9.995 {

@@ -291,7 +291,7 @@ fn judge(item: &Item, value: &Bytes) -> Verdict {
 pub fn verify(cache: &Cache) -> Result<Verified, Failure> {
     let bar = counting_bar(cache.stats().items, "verifying");
     let start = Instant::now();
-    let report = cache.verify_with(|n| bar.set_position(n))?;
+    let report = cache.verify_with(|n| bar.inc(n))?;
     bar.finish_and_clear();
     Ok(Verified { report, seconds: start.elapsed().as_secs_f64() })
 }

@@ -308,15 +308,19 @@ pub fn verdict(a: &Advice) -> Option<String> {
     let (twice, half) = (of(|f| f > 1.0)?, of(|f| f < 1.0)?);
     let change = |r: &Row| format!("{:+.0}\u{a0}%", 100.0 * (cost(r) / now - 1.0));
     let ((up, _), (down, _)) = (twice.change?, half.change?);
-    Some(format!(
-        "Twice the {up} gains most: {} a get instead of {} ({}). Half the {down} costs {}: {} ({}).",
-        show::nanos(cost(twice)),
-        show::nanos(now),
-        change(twice),
-        if cost(half) < 1.02 * now { "nothing that shows" } else { "least" },
-        show::nanos(cost(half)),
-        change(half)
-    ))
+    let shows = |r: &Row| (cost(r) / now - 1.0).abs() >= 0.02;
+    let more = if cost(twice) < now && shows(twice) {
+        let (then, now) = (show::nanos(cost(twice)), show::nanos(now));
+        format!("Twice the {up} gains most: {then} a get instead of {now} ({}).", change(twice))
+    } else {
+        "Twice of no tier gains anything that shows.".into()
+    };
+    let less = if cost(half) > now && shows(half) {
+        format!("Half the {down} costs least: {} ({}).", show::nanos(cost(half)), change(half))
+    } else {
+        format!("Half the {down} costs nothing that shows.")
+    };
+    Some(format!("{more} {less}"))
 }
 
 /// Which figures are the page cache's.
