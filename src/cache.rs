@@ -63,6 +63,22 @@ pub struct Entry {
     pub version: u64,
 }
 
+/// What is known of an item without its value, as [`Cache::info`] finds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Info {
+    /// Length of the value in bytes.
+    pub len: u64,
+    /// What it was put as, or was found to be.
+    pub content_type: ContentType,
+    /// The highest tier that holds it.
+    pub tier: Tier,
+    /// When it expires; `None`: never.
+    pub expires_at: Option<SystemTime>,
+    /// The order of the write that made it.
+    pub version: u64,
+}
+
 /// How a value is put.
 ///
 /// ```
@@ -346,6 +362,23 @@ impl Cache {
         let engine = self.engine();
         let key = key.as_ref();
         Ok(engine.known(engine.ident(key)?, key)?.map(|known| known.tier))
+    }
+
+    /// What is known of a live key without its value; reads its record's head where only the disk has it. Counts as
+    /// no use.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn info(&self, key: impl AsRef<[u8]>) -> Result<Option<Info>> {
+        let engine = self.engine();
+        let key = key.as_ref();
+        Ok(engine.known(engine.ident(key)?, key)?.map(|known| Info {
+            len: known.len,
+            content_type: known.content_type,
+            tier: known.tier,
+            expires_at: time_of(known.expires_at),
+            version: known.version.0,
+        }))
     }
 
     /// Removes a key; says whether it was live. When it returns, no read finds it, from any thread; how soon that is

@@ -197,6 +197,13 @@ impl Events {
         self.count.store(listeners.len(), Relaxed);
     }
 
+    /// Ends every subscription once it has received what was queued: the cache is closed.
+    pub fn close(&self) {
+        let mut listeners = self.listeners.lock();
+        listeners.clear();
+        self.count.store(0, Relaxed);
+    }
+
     /// A subscription with room for 1,024 events.
     pub fn subscribe(&self) -> Subscription {
         self.subscribe_with(DEFAULT_CAPACITY)
@@ -349,6 +356,16 @@ mod tests {
             Event::Expired { key: Some(key), .. } => u64::from_le_bytes(key.as_ref().try_into().expect("8")),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn closing_ends_subscriptions_after_what_was_queued() {
+        let events = Events::new();
+        let listener = events.subscribe();
+        events.emit(|| event(7));
+        events.close();
+        assert_eq!(listener.recv(), Ok(Received::Event(event(7))));
+        assert_eq!(listener.recv(), Err(RecvError::Closed));
     }
 
     #[test]

@@ -37,7 +37,7 @@ mod heat;
 mod stats;
 
 pub use builder::Builder;
-pub use cache::{Cache, Entry, Keys, PutOptions};
+pub use cache::{Cache, Entry, Info, Keys, PutOptions};
 pub use config::{Config, MemoryPolicy, Persistence};
 pub use engine::{Damage, Recovery, VerifyReport};
 pub use error::{Error, Result};
@@ -52,3 +52,8 @@ pub mod testing {
     pub use thermocline_storage::clock::{Clock, ManualClock, SystemClock};
     pub use thermocline_storage::vfs;
 }
+
+/// The README's program compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -5,9 +5,17 @@
 //! absent that was not removed, expired, or evicted with an event that names it. After a crash each key has its last
 //! value or an earlier one, nothing older than what was durable at the last flush or close.
 //!
-//! `THERMOCLINE_CASES` sets the number of cases.
+//! `THERMOCLINE_CASES` sets the number of cases, however long they take; without it there are thousands, and those
+//! that have not begun after a minute are left out. A failure is shrunk, printed, and kept in `model.regressions`,
+//! from which it is tried first the next time.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::expect_used, reason = "a test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    reason = "a test"
+)]
 
 mod common;
 
@@ -17,7 +25,7 @@ use proptest::test_runner::{Config, FileFailurePersistence, TestCaseError, TestR
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 use thermocline::testing::{ManualClock, vfs::RealFs};
 use thermocline::{
     Builder, Cache, Error, Event, MemoryPolicy, Persistence, PutOptions, Received, RecvError, Subscription,
@@ -90,32 +98,89 @@ impl Shape {
 
 #[derive(Debug, Clone)]
 enum Op {
-    Put { key: u8, size: u32, ttl: Ttl },
-    PutMany { key: u8, count: u8, size: u32 },
+    Put {
+        key: u8,
+        size: u32,
+        ttl: Ttl,
+    },
+    PutMany {
+        key: u8,
+        count: u8,
+        size: u32,
+    },
     /// Other keys, to fill the tiers.
-    Fill { start: u8, count: u8, size: u32 },
-    Get { key: u8, times: u8 },
-    GetFill { start: u8, count: u8 },
-    GetMemory { key: u8 },
-    GetOrPut { key: u8, size: u32 },
-    Contains { key: u8 },
-    TierOf { key: u8 },
-    Remove { key: u8 },
-    RemovePrefix { prefix: u8 },
+    Fill {
+        start: u8,
+        count: u8,
+        size: u32,
+    },
+    Get {
+        key: u8,
+        times: u8,
+    },
+    GetFill {
+        start: u8,
+        count: u8,
+    },
+    GetMemory {
+        key: u8,
+    },
+    GetOrPut {
+        key: u8,
+        size: u32,
+    },
+    Contains {
+        key: u8,
+    },
+    TierOf {
+        key: u8,
+    },
+    Remove {
+        key: u8,
+    },
+    RemovePrefix {
+        prefix: u8,
+    },
     Clear,
-    Keys { prefix: u8 },
-    ExpireIn { key: u8, ms: Option<u32> },
-    Touch { key: u8 },
-    PutIfAbsent { key: u8, size: u32 },
-    PutIfVersion { key: u8, size: u32, right: bool },
-    Demote { key: u8, tier: u8 },
-    Promote { key: u8, tier: u8 },
-    Advance { ms: u32 },
+    Keys {
+        prefix: u8,
+    },
+    ExpireIn {
+        key: u8,
+        ms: Option<u32>,
+    },
+    Touch {
+        key: u8,
+    },
+    PutIfAbsent {
+        key: u8,
+        size: u32,
+    },
+    PutIfVersion {
+        key: u8,
+        size: u32,
+        right: bool,
+    },
+    Demote {
+        key: u8,
+        tier: u8,
+    },
+    Promote {
+        key: u8,
+        tier: u8,
+    },
+    Advance {
+        ms: u32,
+    },
     Flush,
     Step,
     Verify,
-    Reopen { small: bool },
-    Crash { small: bool },
+    Reopen {
+        small: bool,
+    },
+    Crash {
+        small: bool,
+    },
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -173,6 +238,8 @@ struct World {
     writes: u64,
     newest_version: u64,
     evictions: u64,
+    /// Keys evicted at closing, of which it is not known yet whether it was their newest value.
+    unresolved: Vec<String>,
 }
 
 type Check = Result<(), TestCaseError>;
@@ -214,6 +281,7 @@ impl World {
             writes,
             newest_version,
             evictions,
+            unresolved: Vec::new(),
         })
     }
 
@@ -299,9 +367,9 @@ impl World {
                 self.keys.get_mut(&key).unwrap().states.push(None);
                 Ok(())
             }
-            // It happened while the store was closing.
+            // It happened while the store was closing: what became of it is seen when it is open again.
             Err(Error::Closed) => {
-                self.keys.get_mut(&key).unwrap().states.push(None);
+                self.unresolved.push(key);
                 Ok(())
             }
             Err(e) => fail!("tier_of {key}: {e}"),
@@ -398,7 +466,16 @@ impl World {
             self.forget();
         }
         self.reopened(small)?;
+        for key in std::mem::take(&mut self.unresolved) {
+            if self.is_gone(&key)? {
+                self.keys.insert(key, History { states: vec![None], above: 0 });
+            }
+        }
         self.check_all()
+    }
+
+    fn is_gone(&self, key: &str) -> Result<bool, TestCaseError> {
+        Ok(ok(self.cache.tier_of(key), || format!("tier_of {key}"))?.is_none())
     }
 
     fn crash(&mut self, small: bool) -> Check {
@@ -413,18 +490,19 @@ impl World {
             let got = ok(self.cache.get_entry(key), || format!("get {key} after a crash"))?;
             let found = h.states.iter().rposition(|s| match (alive(s, self.now), &got) {
                 (None, None) => true,
-                (Some(v), Some(e)) => v.bytes == e.value && {
-                    let at = e.expires_at.map_or(0, |t| t.duration_since(UNIX_EPOCH).unwrap().as_millis());
-                    at as u64 == v.expires_at
-                },
+                (Some(v), Some(e)) => {
+                    v.bytes == e.value && {
+                        let at =
+                            e.expires_at.map_or(0, |t| t.duration_since(UNIX_EPOCH).unwrap().as_millis());
+                        at as u64 == v.expires_at
+                    }
+                }
                 _ => false,
             });
             let Some(at) = found else {
-                let states: Vec<_> = h.states.iter().map(|s| short(s.as_ref().map(|v| &v.bytes[..]))).collect();
-                fail!(
-                    "{key} after a crash: {}, of {states:?}",
-                    short(got.as_ref().map(|e| &e.value[..]))
-                );
+                let states: Vec<_> =
+                    h.states.iter().map(|s| short(s.as_ref().map(|v| &v.bytes[..]))).collect();
+                fail!("{key} after a crash: {}, of {states:?}", short(got.as_ref().map(|e| &e.value[..])));
             };
             h.states = vec![h.states[at].clone()];
             h.above = 0;
@@ -650,7 +728,8 @@ impl World {
                     Some(t) if down && (t < to || before.is_some_and(|b| b >= t)) => {
                         fail!("{} said it moved, from {before:?} to {t}", what())
                     }
-                    Some(t) if !down && (t > to || before.is_some_and(|b| b <= t)) => {
+                    // Memory may have had it all the while.
+                    Some(t) if !down && (t > to || before.is_some_and(|b| b <= t && b > Tier::Memory)) => {
                         fail!("{} said it moved, from {before:?} to {t}", what())
                     }
                     Some(_) => Ok(()),
@@ -735,31 +814,46 @@ fn shape(hdd: bool) -> impl Strategy<Value = Shape> {
     )
 }
 
-fn check(cases: u32, shape: impl Strategy<Value = Shape>, most_ops: usize) {
+fn check(share: (u32, u32), shape: impl Strategy<Value = Shape>, most_ops: usize) {
+    let asked: Option<u32> = std::env::var("THERMOCLINE_CASES").ok().and_then(|s| s.parse().ok());
+    let cases = (asked.unwrap_or(CASES) * share.0 / share.1).max(1);
+    let begun = Instant::now();
+    let ran = std::cell::Cell::new(0);
     let config = Config {
-        cases: cases.max(1),
+        cases,
         failure_persistence: Some(Box::new(FileFailurePersistence::Direct("tests/model.regressions"))),
         max_shrink_time: 120_000,
         max_shrink_iters: 20_000,
         ..Config::default()
     };
     let strategy = (shape, proptest::collection::vec(op(), 1..most_ops));
-    TestRunner::new(config).run(&strategy, |(shape, ops)| run(shape, &ops)).unwrap_or_else(|e| panic!("{e}"));
+    let failed = std::cell::Cell::new(false);
+    let result = TestRunner::new(config).run(&strategy, |(shape, ops)| {
+        // Once a case failed, time is no reason to leave out what shrinks it.
+        if asked.is_none() && !failed.get() && begun.elapsed() > BUDGET {
+            return Ok(());
+        }
+        ran.set(ran.get() + 1);
+        run(shape, &ops).inspect_err(|_| failed.set(true))
+    });
+    println!("{} of {cases} cases in {:?}", ran.get(), begun.elapsed());
+    result.unwrap_or_else(|e| panic!("{e}"));
 }
 
-fn cases() -> u32 {
-    std::env::var("THERMOCLINE_CASES").ok().and_then(|s| s.parse().ok()).unwrap_or(2_000)
-}
+/// Cases of all tests here together.
+const CASES: u32 = 5_000;
+/// After this, no more are begun.
+const BUDGET: Duration = Duration::from_secs(60);
 
 #[test]
 fn ssd_and_cold_against_the_model() {
-    check(cases() * 7 / 10, shape(false), 60);
+    check((7, 10), shape(false), 60);
 }
 
 /// sled makes opening slow, so these are fewer.
 #[test]
 fn hdd_among_others_against_the_model() {
-    check(cases() / 10, shape(true), 60);
+    check((1, 10), shape(true), 60);
 }
 
 #[test]
@@ -771,5 +865,5 @@ fn memory_alone_against_the_model() {
         };
         Shape { ssd: false, cold: None, persistence, ..s }
     });
-    check(cases() * 2 / 10, strategy, 100);
+    check((2, 10), strategy, 100);
 }

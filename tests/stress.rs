@@ -3,7 +3,13 @@
 //! Each key has one writer at a time (a lock of its own), so that it is known which write of it was the last; readers
 //! take no part in that and check that versions never go back and that every byte is right.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::expect_used, reason = "a test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    reason = "a test"
+)]
 
 mod common;
 
@@ -140,7 +146,9 @@ impl Load {
                 truth.removed.store(version, Ordering::SeqCst);
                 match cache.get(key(no)) {
                     Ok(None) => {}
-                    got => self.wrong(format!("{no} is there after its removal: {:?}", got.map(|v| v.is_some()))),
+                    got => {
+                        self.wrong(format!("{no} is there after its removal: {:?}", got.map(|v| v.is_some())))
+                    }
                 }
             }
             Err(Error::Busy { .. }) => {
@@ -357,7 +365,10 @@ fn one_maker_at_a_time() {
                         if let Some(got) = cache.get(key(no)).unwrap() {
                             let version = parse(&got).map_or(0, |(_, v)| v);
                             if version <= before {
-                                wrong.lock().unwrap().push(format!("{no}: {version} after a removal at {before}"));
+                                wrong
+                                    .lock()
+                                    .unwrap()
+                                    .push(format!("{no}: {version} after a removal at {before}"));
                             }
                         }
                         continue;
@@ -474,7 +485,11 @@ fn a_maker_that_fails_panics_or_asks_for_itself() {
     assert_eq!(cache.get("k").unwrap(), None);
 
     let inner = cache.clone();
-    let recursive = cache.get_or_put_with("k", move || inner.get_or_put_with("k", || Ok::<_, std::io::Error>("x")));
-    assert!(matches!(&recursive, Err(Error::Maker(e)) if e.to_string().contains("same key")), "{recursive:?}");
+    let recursive =
+        cache.get_or_put_with("k", move || inner.get_or_put_with("k", || Ok::<_, std::io::Error>("x")));
+    assert!(
+        matches!(&recursive, Err(Error::Maker(e)) if e.to_string().contains("same key")),
+        "{recursive:?}"
+    );
     assert_eq!(cache.get_or_put_with("k", || Ok::<_, std::io::Error>("at last")).unwrap(), "at last");
 }

@@ -11,6 +11,8 @@ mod size;
 mod tests;
 mod validate;
 
+pub use size::{parse as parse_size, show as show_size};
+
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -18,7 +18,10 @@ const MAX_FRACTION: usize = 12;
 
 /// Reads a size. A number may have a fraction if it has a unit; what comes out is rounded down to a byte. Letters
 /// may be large or small.
-pub(super) fn parse(text: &str) -> Result<u64, String> {
+///
+/// # Errors
+/// It is no size, or more than 2⁶⁴ − 1 bytes: what was read, and how to write one.
+pub fn parse(text: &str) -> Result<u64, String> {
     let wrong = || {
         format!(
             "{text:?} is not a size: write bytes, or a number and KiB, MiB, GiB, TiB (1024) or KB, MB, GB, TB (1000), as in \"512MiB\""
@@ -53,7 +56,7 @@ pub(super) fn parse(text: &str) -> Result<u64, String> {
 }
 
 /// Writes a size so that [`parse`] reads the same: in the largest binary unit that divides it.
-pub(super) fn show(bytes: u64) -> String {
+pub fn show(bytes: u64) -> String {
     let unit = UNITS.iter().take(4).find(|(.., n)| bytes != 0 && bytes.is_multiple_of(*n));
     match unit {
         Some((_, name, n)) => format!("{}{name}", bytes / n),

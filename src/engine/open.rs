@@ -29,7 +29,7 @@ use thermocline_storage::item::Head;
 use thermocline_storage::memory::{HeatSink, MemoryConfig, MemoryPolicy, MemoryTier};
 use thermocline_storage::ssd::{ReadMode, Ssd, SsdConfig};
 use thermocline_storage::vfs::{EntryKind, Vfs};
-use thermocline_storage::{Codec, Error as StorageError, Hasher, Item, Tier};
+use thermocline_storage::{Codec, Error as StorageError, Hasher, Item, Tier, Version};
 
 /// What an engine gets from outside, so that a simulation can stand behind it.
 #[derive(Debug, Clone)]
@@ -146,7 +146,13 @@ impl Engine {
             lost: 0,
         };
         if rebuilt {
-            adopt_all(&catalog, &Hasher::new(home.secret()))?;
+            let newest = adopt_all(&catalog, &Hasher::new(home.secret()))?;
+            if newest.open() >= home.open_counter() {
+                // The directories' own counters had been put back: no version may recur.
+                home.counter_was_used(newest.open())?;
+                home.begin_writing()?;
+                catalog.skip_versions(Version::first_of(home.open_counter()));
+            }
             catalog.checkpoint()?;
         } else {
             catalog.count_live();
@@ -249,6 +255,7 @@ impl Engine {
             result = result.and(self.catalog.checkpoint().map_err(Error::from));
         }
         self.home.lock().take();
+        self.events.close();
         result
     }
 
@@ -398,8 +405,8 @@ fn hdd_config(config: &Config) -> HddConfig {
 }
 
 /// Enters every record found in every container, the newest of each identity winning. A record counts only if its key
-/// has the identity that it claims: bytes inside a value could look like a record.
-fn adopt_all(catalog: &Catalog, hasher: &Hasher) -> Result<()> {
+/// has the identity that it claims: bytes inside a value could look like a record. Gives the newest version found.
+fn adopt_all(catalog: &Catalog, hasher: &Hasher) -> Result<Version> {
     let mut newest = HashMap::new();
     for entry in catalog.containers.all() {
         let mut listed = entry.container.list()?;
@@ -409,7 +416,7 @@ fn adopt_all(catalog: &Catalog, hasher: &Hasher) -> Result<()> {
         listed.iter().for_each(|l| entry.note_expiry(l.expires_at));
         catalog.adopt(entry.no, &listed, &mut newest);
     }
-    Ok(())
+    Ok(newest.into_values().max().unwrap_or_default())
 }
 
 /// Takes out what points into containers that are gone for good.

@@ -64,6 +64,21 @@ pub(crate) struct Known {
     pub(crate) version: Version,
     pub(crate) expires_at: u64,
     pub(crate) tier: Tier,
+    pub(crate) content_type: ContentType,
+    /// Length of the value in bytes.
+    pub(crate) len: u64,
+}
+
+impl Known {
+    pub(crate) fn from_memory(hit: &Hit) -> Known {
+        Known {
+            version: hit.version,
+            expires_at: hit.expires_at,
+            tier: Tier::Memory,
+            content_type: hit.content_type,
+            len: hit.value.len() as u64,
+        }
+    }
 }
 
 /// Whether an expiry (0: never) has come.
@@ -298,7 +313,7 @@ impl Engine {
     pub(crate) fn known(&self, ident: Ident, key: &[u8]) -> Result<Option<Known>> {
         let now = self.now();
         if let Some(hit) = self.memory.peek(ident, key, now) {
-            return Ok(Some(Known { version: hit.version, expires_at: hit.expires_at, tier: Tier::Memory }));
+            return Ok(Some(Known::from_memory(&hit)));
         }
         if !self.has_disk() {
             return Ok(None);
@@ -318,9 +333,13 @@ impl Engine {
     pub(crate) fn judge(&self, ident: Ident, key: &[u8], found: &Found) -> Result<Judged> {
         Ok(match found {
             Found::Absent => Judged::Absent,
-            Found::Dirty(v) if v.key == key && !expired(v.expires_at, self.now()) => {
-                Judged::Live(Known { version: v.version, expires_at: v.expires_at, tier: Tier::Memory })
-            }
+            Found::Dirty(v) if v.key == key && !expired(v.expires_at, self.now()) => Judged::Live(Known {
+                version: v.version,
+                expires_at: v.expires_at,
+                tier: Tier::Memory,
+                content_type: v.content_type,
+                len: v.value.len() as u64,
+            }),
             Found::Dirty(_) => Judged::Absent,
             Found::At(at) => match at.entry.container.head(at.place.position()) {
                 Ok(head) => {
@@ -331,7 +350,13 @@ impl Engine {
                         self.expire_at(ident, at, Some(head.key));
                         Judged::Absent
                     } else {
-                        Judged::Live(Known { version: head.version, expires_at, tier: at.entry.tier })
+                        Judged::Live(Known {
+                            version: head.version,
+                            expires_at,
+                            tier: at.entry.tier,
+                            content_type: head.content_type,
+                            len: u64::from(head.original_len),
+                        })
                     }
                 }
                 Err(e) => match self.unread(ident, at, &e, Some(key))? {

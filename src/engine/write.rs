@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use thermocline_storage::catalog::{Found, Guard, NewValue};
 use thermocline_storage::memory::{Evicted, NewEntry};
-use thermocline_storage::{ContentType, Error as StorageError, Ident, Tier, Version, codec, record};
+use thermocline_storage::{ContentType, Error as StorageError, Ident, Version, codec, record};
 
 /// A dirty item older than this makes writers wait (`Persistence::EverySecond`).
 const OLDEST_DIRTY_MS: u64 = 2_000;
@@ -444,11 +444,7 @@ impl Engine {
             if !self.has_disk() {
                 let mut condition = |_: &Guard<'_>| {
                     let hit = self.memory.peek(ident, key, self.now());
-                    decide(hit.map(|h| Known {
-                        version: h.version,
-                        expires_at: h.expires_at,
-                        tier: Tier::Memory,
-                    }))
+                    decide(hit.as_ref().map(Known::from_memory))
                 };
                 return self.put(key, what.clone(), &mut condition);
             }

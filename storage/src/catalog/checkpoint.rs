@@ -39,6 +39,8 @@ const FILE_MAGIC: u32 = u32::from_le_bytes(*b"TCCP");
 const BLOCK_MAGIC: u32 = u32::from_le_bytes(*b"TCCB");
 const HEAD: usize = 64;
 const BLOCK_HEAD: usize = 40;
+/// Bytes gathered before they are written.
+const BUFFER: usize = 1 << 20;
 /// No block is longer: 97 million entries in one shard.
 const MAX_PAYLOAD: u64 = 1 << 30;
 const CONTAINERS: u32 = 1;
@@ -57,6 +59,8 @@ pub(crate) fn checkpoint_path(dir: &Path, copy: &str, seq: u64) -> PathBuf {
 /// Writes the same bytes to both copies.
 struct Twin {
     pair: Vec<(PathBuf, Arc<dyn VfsFile>)>,
+    /// Bytes not written yet, which go at `at`.
+    buffer: Vec<u8>,
     at: u64,
     seed: u64,
     blocks: u64,
@@ -82,31 +86,40 @@ impl Twin {
         }
         let seed = seed(&cat.store, seq);
         head.extend_from_slice(&checksum(seed, &head).to_le_bytes());
-        let mut twin = Twin { pair, at: 0, seed, blocks: 0 };
-        twin.append(&head)?;
-        Ok(twin)
+        Ok(Twin { pair, buffer: head, at: 0, seed, blocks: 0 })
     }
 
-    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+    fn flush(&mut self) -> Result<()> {
         for (path, file) in &self.pair {
-            file.write_all_at(bytes, self.at).at("write", path)?;
+            file.write_all_at(&self.buffer, self.at).at("write", path)?;
         }
-        self.at += bytes.len() as u64;
+        self.at += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    /// Writes what is left and makes both copies durable.
+    fn finish(&mut self) -> Result<()> {
+        self.flush()?;
+        for (path, file) in &self.pair {
+            file.sync().at("sync", path)?;
+        }
         Ok(())
     }
 
     fn block(&mut self, kind: u32, number: u64, last_frame: u64, payload: &[u8]) -> Result<()> {
-        let mut out = Vec::with_capacity(BLOCK_HEAD + payload.len());
-        out.extend_from_slice(&BLOCK_MAGIC.to_le_bytes());
-        out.extend_from_slice(&kind.to_le_bytes());
+        let mut head = Vec::with_capacity(BLOCK_HEAD);
+        head.extend_from_slice(&BLOCK_MAGIC.to_le_bytes());
+        head.extend_from_slice(&kind.to_le_bytes());
         for n in [number, payload.len() as u64, last_frame] {
-            out.extend_from_slice(&n.to_le_bytes());
+            head.extend_from_slice(&n.to_le_bytes());
         }
-        let sum = checksum(checksum(self.seed, &out), payload);
-        out.extend_from_slice(&sum.to_le_bytes());
-        out.extend_from_slice(payload);
+        let sum = checksum(checksum(self.seed, &head), payload);
+        head.extend_from_slice(&sum.to_le_bytes());
+        self.buffer.extend_from_slice(&head);
+        self.buffer.extend_from_slice(payload);
         self.blocks += 1;
-        self.append(&out)
+        if self.buffer.len() >= BUFFER { self.flush() } else { Ok(()) }
     }
 }
 
@@ -182,9 +195,7 @@ impl Catalog {
         twin.block(HEAT, 0, 0, heat)?;
         let blocks = twin.blocks;
         twin.block(END, blocks, newest, &[])?;
-        for (path, file) in &twin.pair {
-            file.sync().at("sync", path)?;
-        }
+        twin.finish()?;
         // What the blocks contain must be in the new journal before the old one may go.
         let newest = journal.sync_unmended(self.now())?.max(newest);
         Ok((twin.pair.into_iter().map(|(path, _)| path).collect(), newest))

@@ -24,12 +24,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// The two folders of the catalog.
 pub(crate) const COPIES: [&str; 2] = ["a", "b"];
-/// Journal files grow by this much at a time, so that syncs need not change their length.
-const STEP: u64 = 1 << 20;
+/// Journal files grow by this much at a time, so that syncs need not change their length. Less in tests, so that
+/// they cross it.
+const STEP: u64 = if cfg!(test) { 1 << 12 } else { 1 << 20 };
 /// Bytes at which a pair of files is followed by another.
 const MAX_FILE: u64 = 256 << 20;
-/// Bytes set aside on the catalog's disk: room for two steps of both copies.
-const RESERVE: u64 = 4 * STEP;
+/// Bytes set aside on the catalog's disk: room for two steps of both copies, or for a small checkpoint.
+const RESERVE: u64 = 4 << 20;
 
 /// The path of a journal file.
 pub(crate) fn journal_path(dir: &Path, copy: &str, seq: u64) -> PathBuf {

@@ -272,6 +272,11 @@ impl Catalog {
         f(shard.find(self, ident))
     }
 
+    /// Takes no version below this from now on.
+    pub fn skip_versions(&self, to: Version) {
+        self.next_version.fetch_max(to.0, Ordering::Relaxed);
+    }
+
     pub(crate) fn next_version(&self) -> Version {
         Version(self.next_version.fetch_add(1, Ordering::Relaxed))
     }
@@ -332,6 +337,7 @@ impl Catalog {
                 Some(v) if v.version != d.flying => {
                     d.in_flight += 1;
                     d.flying = v.version;
+                    v.in_batch.store(true, Ordering::Relaxed);
                     bytes += v.bytes();
                     out.push(Flying { ident, value: v.clone(), since });
                 }

@@ -16,6 +16,7 @@ use crate::types::{ContentType, Place, Version};
 use bytes::Bytes;
 use parking_lot::RwLockWriteGuard;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// The state of one shard.
 #[derive(Debug, Default)]
@@ -297,6 +298,7 @@ impl Guard<'_> {
     /// A batch that carried this value failed: it goes back to the front of the queue, unless something newer
     /// replaced it.
     pub fn requeue(&mut self, ident: Ident, value: &DirtyValue, since: u64) {
+        value.in_batch.store(false, Ordering::Relaxed);
         let Some(d) = self.shard.dirty.get_mut(&ident) else { return };
         d.in_flight = d.in_flight.saturating_sub(1);
         if d.flying == value.version {
@@ -318,8 +320,9 @@ impl Guard<'_> {
             if d.newest.as_ref().is_some_and(|n| n.version == value.version) {
                 d.newest = previous.filter(|p| p.version > d.last_frame);
                 if let Some(p) = &d.newest {
-                    d.flying = Version(0);
-                    if !d.queued {
+                    let in_batch = p.in_batch.load(Ordering::Relaxed);
+                    d.flying = if in_batch { p.version } else { Version(0) };
+                    if !d.queued && !in_batch {
                         p.charge();
                         d.queued = true;
                         self.cat.buffer.push(ident, now);

@@ -7,12 +7,12 @@ mod tools;
 
 use super::*;
 use crate::clock::ManualClock;
-use crate::container::{Containers, Known, TierDir};
+use crate::container::{Containers, Known, TierDir, Unknown};
 use crate::ident::{Hasher, Ident};
 use crate::types::{ContentType, Version};
 use crate::vfs::Vfs;
 use bytes::Bytes;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub(super) const STORE: [u8; 16] = *b"store of a test!";
 

@@ -12,12 +12,12 @@ use super::core::{Core, Job};
 use super::generation::Generation;
 use super::index::Extent;
 use super::reader::Handle;
-use super::space::Dir;
 use super::value::{self, Header, ValueFile};
 use crate::container::{Containers, Entry, Purpose, Reserved, Written};
 use crate::error::{Error, IoContext, Result};
 use crate::item::Item;
 use crate::record;
+use crate::tierdir::{Dir, Dirs};
 use crate::types::{Place, Tier};
 use parking_lot::RwLock;
 use std::collections::HashMap;
@@ -40,7 +40,7 @@ const PAGE: u64 = 4096;
 pub(super) struct Writer {
     pub core: Arc<Core>,
     pub containers: Arc<Containers>,
-    pub dirs: Arc<Vec<Arc<Dir>>>,
+    pub dirs: Arc<Dirs>,
     pub generations: Arc<RwLock<HashMap<u64, Arc<Generation>>>>,
     pub written: Arc<AtomicU64>,
     pub active: Option<Active>,
@@ -87,7 +87,7 @@ impl Writer {
                 Err(e) => {
                     done.truncate(before);
                     if let Some(active) = &self.active {
-                        active.generation.dir.failed(&e);
+                        self.dirs.failed(&active.generation.dir, &e);
                     }
                     self.seal();
                     if tried_again || matches!(e, Error::OutOfService { .. } | Error::Busy(_)) {
@@ -103,8 +103,7 @@ impl Writer {
 
     fn refuse(&self, items: &[Item]) -> Result<()> {
         if self.closed {
-            let path = self.dirs.first().map(|d| d.folder.clone()).unwrap_or_default();
-            return Err(Error::OutOfService { path, why: "the tier is closed".into() });
+            return Err(self.dirs.closed());
         }
         for item in items {
             let size = record::size(item.key.len(), item.payload.len());
@@ -119,11 +118,7 @@ impl Writer {
     fn move_on(&mut self, items: &[Item], purpose: Purpose) -> bool {
         let needed = self.needed(items);
         let Some(active) = &self.active else { return false };
-        let here = active.generation.dir.no;
-        let elsewhere = self
-            .dirs
-            .iter()
-            .any(|d| d.no != here && d.out_of_service().is_none() && d.admit(needed, purpose).is_ok());
+        let elsewhere = self.dirs.choose(needed, purpose, &[active.generation.dir.no]).is_ok();
         if elsewhere {
             self.seal();
         }
@@ -148,13 +143,14 @@ impl Writer {
             Some(active) => active,
             None => self.create(self.needed(items), purpose)?,
         };
+        let began = active.generation.dir.now();
         let result = active
             .turn_over(&self.core, len, value_size, purpose)
             .and_then(|()| active.append(&self.core, items, purpose, value_size));
         if let Ok(written) = &result {
             let bytes = written.iter().map(|w| u64::from(w.bytes)).sum();
             self.written.fetch_add(bytes, Ordering::Relaxed);
-            active.generation.dir.worked();
+            active.generation.dir.wrote(bytes, began);
         }
         let full = active.bytes >= generation_size || active.next_record >= MAX_RECORDS;
         self.active = Some(active);
@@ -165,34 +161,17 @@ impl Writer {
         Ok(())
     }
 
-    /// Makes a generation in the directory with the largest free share.
+    /// Makes a generation in the best directory.
     fn create(&self, needed: u64, purpose: Purpose) -> Result<Active> {
-        let mut dirs: Vec<_> = self.dirs.iter().filter(|d| d.out_of_service().is_none()).collect();
-        if dirs.is_empty() {
-            return Err(self.dirs.first().map_or(Error::Busy("no HDD directory"), |d| d.refusal()));
-        }
-        let share = |d: &Dir| (!d.suspect(), d.free_share(purpose));
-        dirs.sort_by(|a, b| share(b).partial_cmp(&share(a)).unwrap_or(std::cmp::Ordering::Equal));
-        let mut refused = None;
-        for dir in dirs {
-            match dir.admit(needed, purpose) {
-                Ok(()) => {
-                    let reserved = self.containers.reserve()?;
-                    let charge = value::DATA + self.allowance;
-                    let claimed = dir.claim(charge, purpose);
-                    return claimed
-                        .and_then(|()| self.create_in(dir, reserved).inspect_err(|_| dir.change(charge, 0)))
-                        .inspect_err(|e| {
-                            self.containers.abandon(reserved);
-                            if !e.is_no_space() {
-                                dir.failed(e);
-                            }
-                        });
-                }
-                Err(e) => refused = refused.or(Some(e)),
-            }
-        }
-        Err(refused.unwrap_or(Error::Busy("no HDD directory")))
+        let dir = self.dirs.choose(needed, purpose, &[])?;
+        let reserved = self.containers.reserve()?;
+        let charge = value::DATA + self.allowance;
+        dir.claim(charge, purpose)
+            .and_then(|()| self.create_in(&dir, reserved).inspect_err(|_| dir.change(charge, 0)))
+            .inspect_err(|e| {
+                self.containers.abandon(reserved);
+                self.dirs.failed(&dir, e);
+            })
     }
 
     fn create_in(&self, dir: &Arc<Dir>, reserved: Reserved) -> Result<Active> {

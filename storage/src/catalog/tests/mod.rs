@@ -91,7 +91,7 @@ fn id(i: u8) -> Ident {
 
 /// Writes and commits one identity at a place.
 fn write(cat: &Catalog, ident: Ident, place: Place) {
-    let v = cat.lock(ident).put_in_flight(ident, value(1));
+    let (v, _) = cat.lock(ident).put_in_flight(ident, value(1));
     assert!(cat.lock(ident).commit(ident, &v, place));
 }
 
@@ -156,7 +156,6 @@ enum Op {
 struct Wet {
     seq: u64,
     version: Version,
-    durable_is_stale: bool,
 }
 
 /// A catalog beside its model.
@@ -278,8 +277,7 @@ impl World {
 
     fn wet(&mut self, ident: Ident, version: Version) {
         self.seq += 1;
-        let under = self.dirty.contains_key(&ident);
-        self.dirty.insert(ident, Wet { seq: self.seq, version, durable_is_stale: under });
+        self.dirty.insert(ident, Wet { seq: self.seq, version });
     }
 
     fn commit(&mut self, flying: &Flying, seq: u64) {
@@ -393,18 +391,20 @@ impl World {
 
     /// A value that its caller writes.
     fn own(&mut self, ident: Ident, good: bool) {
-        let v = self.cat().lock(ident).put_in_flight(ident, value(2));
+        let before = self.dirty.get(&ident).copied();
+        let (v, previous) = self.cat().lock(ident).put_in_flight(ident, value(2));
         self.wet(ident, v.version);
         let w = self.dirty[&ident];
         if good {
             let f = Flying { ident, value: v, since: 0 };
             self.commit(&f, w.seq);
         } else {
-            self.cat().lock(ident).abort(ident, &v);
-            self.dirty.remove(&ident);
-            if w.durable_is_stale {
-                self.kill_stale(ident);
-            }
+            // What was newest before is the newest again.
+            self.cat().lock(ident).abort(ident, &v, previous);
+            match before {
+                Some(before) => self.dirty.insert(ident, before),
+                None => self.dirty.remove(&ident),
+            };
         }
     }
 

@@ -39,7 +39,7 @@ fn small() -> Small {
     let (known, items, written, listed, bytes) = template().clone();
     let bench = Bench::new(1);
     std::fs::create_dir(bench.folder(0)).unwrap();
-    let path = bench.folder(0).join(dir::pack_name(known.id));
+    let path = bench.folder(0).join(pack::name_of(known.id));
     write_file(&path, &bytes);
     Small { bench, known, items, written, listed, path, bytes }
 }

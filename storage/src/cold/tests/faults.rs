@@ -233,7 +233,7 @@ fn one_failed_sync_is_tried_again_in_a_new_pack() {
     t.check(&written, 0);
     assert!(t.faults.lock().unwrap().is_empty(), "the sync failed");
     assert_eq!(t.bench.files(0).len(), 1, "{:?}", t.bench.files(0));
-    assert!(t.cold.dirs[0].failed().is_none());
+    assert!(t.cold.dirs[0].in_service());
 }
 
 #[test]
@@ -261,7 +261,7 @@ fn another_directory_takes_over() {
         t.check(&written, 1);
         assert_eq!(t.bench.files(0), before, "{fault:?}");
         // Reading the first goes on; the full one is not out of service.
-        assert_eq!(t.cold.dirs[0].failed().is_some(), fault == Fault::Sync);
+        assert_eq!(t.cold.dirs[0].in_service(), fault != Fault::Sync);
     }
 }
 

@@ -222,7 +222,7 @@ fn a_copy_of_a_segment_in_another_directory_is_set_aside() {
     let w = b.put(&all);
     b.ssd.close().unwrap();
     let path = b.files().remove(0);
-    let copy = c.path().join(dirs::FOLDER).join(path.file_name().unwrap());
+    let copy = c.path().join(FOLDER).join(path.file_name().unwrap());
     for (known, unknown) in [(b.known(), Unknown::Delete), (Vec::new(), Unknown::Attach)] {
         std::fs::copy(&path, &copy).unwrap();
         b.reopen_with(known, unknown);

@@ -1,0 +1,336 @@
+//! `bench`: all four tiers under a load, on directories of its own.
+//!
+//! Phases: load, settle (migration), read (warm-up, then measured), compare, reopen, read with the page cache
+//! dropped, verify. Each leaves its part in [`Findings`]; a signal ends the phase that runs and skips the rest, and
+//! what was found so far is printed.
+
+mod advice;
+mod html;
+mod items;
+mod json;
+mod phases;
+mod plan;
+mod text;
+
+use crate::device::{Device, occupied};
+use crate::failure::{Failure, INTERRUPTED, NOT_FOUND, OK, Outcome};
+use crate::interrupt::{stopped, watch};
+use crate::options::size;
+use crate::show;
+use clap::Args;
+use hdrhistogram::Histogram;
+use items::Items;
+use plan::{Plan, TierArg, tier_arg};
+use std::path::PathBuf;
+use std::time::Duration;
+use thermocline::{Cache, Stats, Tier, VerifyReport};
+
+/// The options of `bench`.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Configuration in TOML; options override it. Its directories get fresh subdirectories, its stores are not touched
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where the directories of tiers without one of their own are made
+    #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
+    dir: PathBuf,
+    /// Bytes of the memory tier [default: a sixteenth of the data]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    memory: Option<u64>,
+    /// Directory and size of the SSD tier; =SIZE alone keeps it in --dir
+    #[arg(long, value_name = "DIR[=SIZE]", value_parser = tier_arg)]
+    ssd: Option<TierArg>,
+    /// Directory and size of the HDD tier
+    #[arg(long, value_name = "DIR[=SIZE]", value_parser = tier_arg)]
+    hdd: Option<TierArg>,
+    /// Directory and size of the cold tier [default: unlimited]
+    #[arg(long, value_name = "DIR[=SIZE]", value_parser = tier_arg)]
+    cold: Option<TierArg>,
+    /// Use the files below a directory as items instead of made-up values
+    #[arg(long, value_name = "DIR")]
+    files: Option<PathBuf>,
+    /// Of the files, at most so many bytes
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "256MiB")]
+    limit_bytes: u64,
+    /// Of the files, at most so many
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    limit_files: u64,
+    /// Bytes of made-up values
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "256MiB", conflicts_with = "files")]
+    data: u64,
+    /// Seconds of measured reading
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    seconds: u64,
+    /// Exponent of the Zipf distribution of the reads
+    #[arg(long, value_name = "S", default_value_t = 0.99, value_parser = skew)]
+    skew: f64,
+    /// Seed of values and reads
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Compare every byte of every item with what was put, and again after a reopen [default with --files]
+    #[arg(long)]
+    verify: bool,
+    /// Do not compare, with --files
+    #[arg(long, conflicts_with = "verify")]
+    no_verify: bool,
+    /// Also write a page with tables and plots
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Put disk tiers on a RAM file system, too
+    #[arg(long)]
+    allow_ram_disk: bool,
+}
+
+fn skew(text: &str) -> Result<f64, String> {
+    let s = text.parse::<f64>().ok().filter(|s| *s > 0.0 && *s <= 5.0);
+    s.ok_or_else(|| "a number over 0 and at most 5".into())
+}
+
+/// Latencies in nanoseconds, to three digits.
+#[derive(Debug, Clone)]
+pub(crate) struct Latency(Histogram<u64>);
+
+impl Latency {
+    /// None yet. An hour is the most that is told apart.
+    fn new() -> Result<Latency, Failure> {
+        let histogram = Histogram::new_with_bounds(1, 3_600_000_000_000, 3);
+        histogram.map(Latency).map_err(|e| Failure::failed(format!("make a histogram: {e}")))
+    }
+
+    fn record(&mut self, t: Duration) {
+        self.0.saturating_record(u64::try_from(t.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    fn count(&self) -> u64 {
+        self.0.len()
+    }
+
+    fn mean(&self) -> f64 {
+        self.0.mean()
+    }
+
+    fn at(&self, quantile: f64) -> f64 {
+        self.0.value_at_quantile(quantile) as f64
+    }
+
+    fn max(&self) -> f64 {
+        self.0.max() as f64
+    }
+}
+
+/// Reads by the tier that answered.
+#[derive(Debug)]
+pub(crate) struct Reads {
+    tiers: Vec<(Tier, Latency)>,
+    missing: u64,
+    seconds: f64,
+}
+
+impl Reads {
+    fn new() -> Result<Reads, Failure> {
+        let tiers =
+            Tier::ALL.into_iter().map(|t| Ok((t, Latency::new()?))).collect::<Result<_, Failure>>()?;
+        Ok(Reads { tiers, missing: 0, seconds: 0.0 })
+    }
+
+    fn of(&self, tier: Tier) -> Option<&Latency> {
+        self.tiers.iter().find(|(t, l)| *t == tier && l.count() > 0).map(|(_, l)| l)
+    }
+
+    fn answered(&self) -> u64 {
+        self.tiers.iter().map(|(_, l)| l.count()).sum()
+    }
+
+    fn total(&self) -> u64 {
+        self.answered() + self.missing
+    }
+
+    /// Mean latency of what was answered, in nanoseconds.
+    fn mean(&self) -> f64 {
+        let sum: f64 = self.tiers.iter().map(|(_, l)| l.mean() * l.count() as f64).sum();
+        sum / self.answered().max(1) as f64
+    }
+}
+
+/// The load phase.
+#[derive(Debug)]
+pub(crate) struct Load {
+    put: Latency,
+    bytes: u64,
+    /// In `put` itself, without making or reading the values.
+    put_seconds: f64,
+    flush_seconds: f64,
+}
+
+/// Waiting for migration.
+#[derive(Debug)]
+pub(crate) struct Settle {
+    seconds: f64,
+    /// Whether it came to rest before it was given up.
+    at_rest: bool,
+}
+
+/// What the directory of a tier really occupies, by allocated blocks.
+#[derive(Debug)]
+pub(crate) struct OnDisk {
+    what: &'static str,
+    bytes: u64,
+}
+
+/// Closing and opening again.
+#[derive(Debug)]
+pub(crate) struct Reopen {
+    close_seconds: f64,
+    open_seconds: f64,
+    /// With the store's files dropped from the page cache.
+    cold_open_seconds: f64,
+    reads: Reads,
+}
+
+/// Every byte of every item against what was put.
+#[derive(Debug)]
+pub(crate) struct Compared {
+    when: &'static str,
+    items: u64,
+    bytes: u64,
+    wrong: Vec<String>,
+    wrong_count: u64,
+    missing: u64,
+    /// Files that are no longer what was put.
+    changed: u64,
+    seconds: f64,
+}
+
+/// The engine's own check.
+#[derive(Debug)]
+pub(crate) struct Verified {
+    report: VerifyReport,
+    seconds: f64,
+}
+
+/// What there is so far.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    /// The phase that a signal ended.
+    interrupted: Option<&'static str>,
+    load: Option<Load>,
+    settle: Option<Settle>,
+    reads: Option<Reads>,
+    stats: Option<Stats>,
+    on_disk: Vec<OnDisk>,
+    reopen: Option<Reopen>,
+    compared: Vec<Compared>,
+    verified: Option<Verified>,
+    advice: Option<advice::Advice>,
+    /// Bytes of RAM that the page cache could have.
+    available_ram: Option<u64>,
+}
+
+impl Findings {
+    fn is_wrong(&self) -> bool {
+        self.compared.iter().any(|c| c.wrong_count > 0)
+            || self.verified.as_ref().is_some_and(|v| !v.report.is_clean())
+    }
+}
+
+/// What every way of printing has.
+pub(crate) struct Report<'r> {
+    args: &'r BenchArgs,
+    plan: &'r Plan,
+    items: &'r Items,
+    devices: &'r [(Tier, PathBuf, Device)],
+    found: &'r Findings,
+}
+
+/// Runs it.
+pub fn run(args: &BenchArgs, json: bool) -> Outcome {
+    watch()?;
+    let mut report_file = None;
+    if let Some(path) = &args.report {
+        // Now, not after a minute's work.
+        report_file = Some(std::fs::File::create(path).map_err(|e| Failure::io("write", path, &e))?);
+    }
+    let mut items = match &args.files {
+        Some(dir) => Items::files(dir, args.limit_bytes, args.limit_files, args.seed)?,
+        None => Items::synthetic(args.data, args.seed),
+    };
+    if stopped() {
+        return Ok(INTERRUPTED);
+    }
+    let plan = Plan::new(args, &mut items)?;
+    let devices: Vec<(Tier, PathBuf, Device)> =
+        plan.dirs.iter().map(|(tier, dir)| (*tier, dir.clone(), Device::of(dir))).collect();
+    let mut found = Findings { available_ram: crate::device::available_ram(), ..Findings::default() };
+    let ran = phases(args, &plan, &mut items, &mut found);
+    if stopped() {
+        found.interrupted.get_or_insert("run");
+    }
+    let report = Report { args, plan: &plan, items: &items, devices: &devices, found: &found };
+    if json {
+        show::json(&report.json())?;
+    } else {
+        show::text(&report.text())?;
+    }
+    if let (Some(path), Some(mut file)) = (&args.report, report_file) {
+        let page = report.html();
+        std::io::Write::write_all(&mut file, page.as_bytes()).map_err(|e| Failure::io("write", path, &e))?;
+    }
+    ran?;
+    Ok(match &found {
+        f if f.is_wrong() => NOT_FOUND,
+        Findings { interrupted: Some(_), .. } => INTERRUPTED,
+        _ => OK,
+    })
+}
+
+fn phases(args: &BenchArgs, plan: &Plan, items: &mut Items, found: &mut Findings) -> Result<(), Failure> {
+    let compare = args.verify || (args.files.is_some() && !args.no_verify);
+    let cache = Cache::open(plan.config.clone())?;
+    // Each gives up when a signal asks for it; the first that did gets the blame.
+    macro_rules! phase {
+        ($cache:ident, $name:literal) => {
+            if stopped() {
+                found.interrupted = Some($name);
+                found.stats.get_or_insert_with(|| $cache.stats());
+                return Ok(());
+            }
+        };
+    }
+    found.load = Some(phases::load(&cache, items)?);
+    phase!(cache, "load");
+    found.settle = Some(phases::settle(&cache)?);
+    phase!(cache, "settle");
+    let (reads, history) = phases::read(&cache, items, args)?;
+    found.reads = Some(reads);
+    phase!(cache, "read");
+    if compare {
+        found.compared.push(phases::compare(&cache, items, "while open")?);
+        phase!(cache, "compare");
+    }
+    phases::settle(&cache)?;
+    cache.flush()?;
+    phase!(cache, "settle");
+    let stats = cache.stats();
+    for (tier, dir) in &plan.dirs {
+        let catalog = occupied(&dir.join("catalog"));
+        found.on_disk.push(OnDisk { what: tier.name(), bytes: occupied(dir).saturating_sub(catalog) });
+        if catalog > 0 {
+            found.on_disk.push(OnDisk { what: "catalog", bytes: catalog });
+        }
+    }
+    phases::learn_types(&cache, items)?;
+    found.stats = Some(stats);
+    phase!(cache, "settle");
+    let (cache, reopen) = phases::reopen(cache, plan, items)?;
+    found.reopen = Some(reopen);
+    phase!(cache, "reopen");
+    found.verified = Some(phases::verify(&cache)?);
+    phase!(cache, "verify");
+    if compare {
+        found.compared.push(phases::compare(&cache, items, "after a reopen")?);
+        phase!(cache, "compare");
+    }
+    cache.close()?;
+    found.advice = advice::Advice::of(plan, items, found, &history);
+    Ok(())
+}

@@ -1,0 +1,344 @@
+//! What was found, for people.
+
+use super::advice::{Advice, Row};
+use super::{Findings, Latency, Reads, Report};
+use crate::inspect::type_rows;
+use crate::show::{self, wrap};
+use std::fmt::Write as _;
+use thermocline::Tier;
+
+/// A latency's row: `p50 p99 p99.9 max mean`.
+pub fn quantiles(l: &Latency) -> Vec<String> {
+    [l.mean(), l.at(0.5), l.at(0.99), l.at(0.999), l.max()].into_iter().map(show::nanos).collect()
+}
+
+impl Report<'_> {
+    /// All of it.
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        self.head(&mut out);
+        if let Some(phase) = self.found.interrupted {
+            let _ = writeln!(out, "\nInterrupted during: {phase}. What there is so far:");
+        }
+        self.places(&mut out);
+        self.load(&mut out);
+        self.tiers(&mut out);
+        self.types(&mut out);
+        self.on_disk(&mut out);
+        self.reopen(&mut out);
+        self.checks(&mut out);
+        self.advice(&mut out);
+        out
+    }
+
+    fn head(&self, out: &mut String) {
+        let what = match &self.items.dir {
+            Some(dir) => format!("files of {}", dir.display()),
+            None => "made-up values: text, JSON, binary, media".into(),
+        };
+        let (count, bytes) = (show::count(self.items.all.len() as u64), show::bytes(self.items.bytes()));
+        let _ = writeln!(out, "thermocline bench: {count} items, {bytes} ({what})");
+        let left: Vec<String> =
+            self.items.left_out.iter().map(|(why, n)| format!("{} {why}", show::count(*n))).collect();
+        if !left.is_empty() {
+            let _ = writeln!(out, "left out: {}", left.join(", "));
+        }
+    }
+
+    fn places(&self, out: &mut String) {
+        let config = &self.plan.config;
+        let mut rows = vec![vec![
+            "memory".into(),
+            show::bytes(config.memory.max_size),
+            "RAM".into(),
+            "–".into(),
+            "–".into(),
+            "–".into(),
+        ]];
+        for (tier, dir, device) in self.devices {
+            let limit = match tier {
+                Tier::Ssd => Some(config.ssd.max_size),
+                Tier::Hdd => Some(config.hdd.max_size),
+                _ => config.cold.limit,
+            };
+            let or = |s: &Option<String>| s.clone().unwrap_or_else(|| "unknown".into());
+            rows.push(vec![
+                tier.to_string(),
+                limit.map_or("no limit".into(), show::bytes),
+                or(&device.source),
+                or(&device.file_system),
+                device.spins_word().into(),
+                dir.display().to_string(),
+            ]);
+        }
+        section(out, "Tiers");
+        out.push_str(&show::table(6, &["tier", "size", "device", "file system", "spins", "directory"], rows));
+    }
+
+    fn load(&self, out: &mut String) {
+        let Some(load) = &self.found.load else { return };
+        section(out, "Load");
+        let mut row = vec![
+            show::count(load.put.count()),
+            show::rate(load.put.count() as f64 / load.put_seconds.max(1e-9)),
+        ];
+        row.push(format!("{}/s", show::bytes((load.bytes as f64 / load.put_seconds.max(1e-9)) as u64)));
+        row.extend(quantiles(&load.put));
+        let header = ["puts", "rate", "bytes", "mean", "p50", "p99", "p99.9", "max"];
+        out.push_str(&show::table(0, &header, vec![row]));
+        let _ = write!(out, "  Then a flush took {}", show::nanos(load.flush_seconds * 1e9));
+        let _ = match &self.found.settle {
+            Some(s) if s.at_rest => {
+                writeln!(out, ", and migration came to rest after {}.", show::nanos(s.seconds * 1e9))
+            }
+            Some(s) => {
+                writeln!(out, "; migration was still going on after {}.", show::nanos(s.seconds * 1e9))
+            }
+            None => writeln!(out, "."),
+        };
+    }
+
+    fn tiers(&self, out: &mut String) {
+        let Some(reads) = &self.found.reads else { return };
+        section(
+            out,
+            &format!("Reads: {} by Zipf's law, exponent {}", show::count(reads.total()), self.args.skew),
+        );
+        let header =
+            ["tier", "items", "occupied", "full", "hits", "share", "mean", "p50", "p99", "p99.9", "max"];
+        let mut rows = Vec::new();
+        for tier in Tier::ALL {
+            let Some(stats) = self.found.stats.as_ref().and_then(|s| s.tier(tier)) else { continue };
+            let mut row = vec![
+                tier.to_string(),
+                show::count(stats.items),
+                show::bytes(stats.bytes),
+                stats.limit.map_or("–".into(), |l| show::percent(stats.bytes, l)),
+            ];
+            latency_cells(reads, tier, &mut row);
+            rows.push(row);
+        }
+        out.push_str(&show::table(1, &header, rows));
+        let rate = reads.total() as f64 / reads.seconds.max(1e-9);
+        let mean = show::nanos(reads.mean());
+        let _ = writeln!(
+            out,
+            "  One thread, {}, {mean} a get on average, in {:.1} s.",
+            show::rate(rate),
+            reads.seconds
+        );
+        if reads.missing > 0 {
+            let _ = writeln!(
+                out,
+                "  {} gets found nothing: every tier was full and the item had been evicted. That is no error.",
+                show::count(reads.missing)
+            );
+        }
+        let _ = writeln!(out, "  {}", wrap(&page_cache_note(self.found)));
+    }
+
+    fn types(&self, out: &mut String) {
+        let Some(stats) = &self.found.stats else { return };
+        let rows: Vec<_> = type_rows(stats)
+            .into_iter()
+            .map(|(t, items, original, stored)| {
+                let ratio = if original == 0 {
+                    "–".into()
+                } else {
+                    format!("{:.2}", stored as f64 / original as f64)
+                };
+                vec![t.to_string(), show::count(items), show::bytes(original), show::bytes(stored), ratio]
+            })
+            .collect();
+        if rows.is_empty() {
+            return;
+        }
+        section(out, "Compression on the way to the first disk tier");
+        out.push_str(&show::table(1, &["type", "items", "original", "stored", "stored / original"], rows));
+    }
+
+    fn on_disk(&self, out: &mut String) {
+        let Some(stats) = &self.found.stats else { return };
+        if self.found.on_disk.is_empty() {
+            return;
+        }
+        section(out, "On disk, by allocated blocks");
+        let rows = self.found.on_disk.iter().map(|d| {
+            let tier = Tier::DISK.into_iter().find(|t| t.name() == d.what);
+            let said = tier.and_then(|t| stats.tier(t)).map_or("–".into(), |t| show::bytes(t.bytes));
+            vec![d.what.to_owned(), show::bytes(d.bytes), said]
+        });
+        let mut rows: Vec<_> = rows.collect();
+        let sum = self.found.on_disk.iter().map(|d| d.bytes).sum::<u64>();
+        rows.push(vec![
+            "all".into(),
+            show::bytes(sum),
+            format!("{} of data", show::bytes(self.items.bytes())),
+        ]);
+        out.push_str(&show::table(1, &["directory", "occupied", "the engine says"], rows));
+    }
+
+    fn reopen(&self, out: &mut String) {
+        let Some(r) = &self.found.reopen else { return };
+        let time = |s: f64| show::nanos(s * 1e9);
+        section(out, "Reopen after a clean close");
+        let _ = writeln!(
+            out,
+            "  Close {}, open {}; with the page cache dropped before, open {}.",
+            time(r.close_seconds),
+            time(r.open_seconds),
+            time(r.cold_open_seconds)
+        );
+        let _ = writeln!(out, "  Then, each item read for the first time:");
+        let mut rows = Vec::new();
+        for tier in Tier::ALL {
+            let Some(l) = r.reads.of(tier) else { continue };
+            let mut row = vec![tier.to_string(), show::count(l.count())];
+            row.extend(quantiles(l));
+            rows.push(row);
+        }
+        out.push_str(&show::table(1, &["tier", "reads", "mean", "p50", "p99", "p99.9", "max"], rows));
+    }
+
+    fn checks(&self, out: &mut String) {
+        if self.found.verified.is_none() && self.found.compared.is_empty() {
+            return;
+        }
+        section(out, "Checks");
+        if let Some(v) = &self.found.verified {
+            let r = &v.report;
+            let _ = writeln!(
+                out,
+                "  The engine's own, after a reopen: {} items, {}, {} damaged, {} unreachable; {}.",
+                show::count(r.items),
+                show::bytes(r.bytes),
+                r.damaged.len(),
+                r.unreachable.len(),
+                show::nanos(v.seconds * 1e9)
+            );
+        }
+        for c in &self.found.compared {
+            let _ = writeln!(
+                out,
+                "  Byte for byte, {}: {} items, {}, {} wrong, {} missing; {}.",
+                c.when,
+                show::count(c.items),
+                show::bytes(c.bytes),
+                show::count(c.wrong_count),
+                show::count(c.missing),
+                show::nanos(c.seconds * 1e9)
+            );
+            if c.changed > 0 {
+                let _ = writeln!(
+                    out,
+                    "    {} files changed since they were put; their items are what was put, by its hash.",
+                    show::count(c.changed)
+                );
+            }
+            for key in &c.wrong {
+                let _ = writeln!(out, "    WRONG: {key}");
+            }
+        }
+    }
+
+    fn advice(&self, out: &mut String) {
+        let Some(a) = &self.found.advice else { return };
+        section(out, "Other sizes: who would answer, and how fast");
+        let mut rows = vec![advice_row("measured", &a.measured, a.measured_mean, None)];
+        rows.extend(a.rows.iter().map(|r| advice_row(&name(r), &r.shares, r.mean, r.mean_device)));
+        let header = ["sizes", "memory", "ssd", "hdd", "cold", "mean get", "mean get, devices"];
+        out.push_str(&show::table(1, &header, rows));
+        let _ = writeln!(
+            out,
+            "  {}",
+            wrap(&format!(
+                "From {} recorded reads by stack distance (Mattson et al., 1970): each tier is taken to hold what was \
+                 used last. The engine keeps by frequency; the first two rows show how far the model is off. \"mean \
+                 get\" uses the latencies above, \"devices\" those with the page cache dropped.",
+                show::count(a.accesses)
+            ))
+        );
+        if let Some(verdict) = verdict(a) {
+            let _ = writeln!(out, "\n  {}", wrap(&verdict));
+        }
+    }
+}
+
+fn section(out: &mut String, title: &str) {
+    let _ = writeln!(out, "\n{title}\n");
+}
+
+/// Hits, share, and the quantiles if there are any.
+fn latency_cells(reads: &Reads, tier: Tier, row: &mut Vec<String>) {
+    match reads.of(tier) {
+        Some(l) => {
+            row.push(show::count(l.count()));
+            row.push(show::percent(l.count(), reads.total()));
+            row.extend(quantiles(l));
+        }
+        None => row.extend(["0", "0.0 %", "–", "–", "–", "–", "–"].map(String::from)),
+    }
+}
+
+fn advice_row(name: &str, shares: &[f64; 4], mean: f64, device: Option<f64>) -> Vec<String> {
+    let mut row = vec![name.to_owned()];
+    row.extend(shares.iter().map(|s| format!("{:.1} %", 100.0 * s)));
+    row.push(show::nanos(mean));
+    row.push(device.map_or("–".into(), show::nanos));
+    row
+}
+
+/// What a row of the advice is about.
+pub fn name(row: &Row) -> String {
+    match row.change {
+        None => "model, as they are".into(),
+        Some((tier, factor)) if factor < 1.0 => format!("{tier} half"),
+        Some((tier, _)) => format!("{tier} twice"),
+    }
+}
+
+/// The sentence that the table comes to: which doubling gains most, which halving costs least.
+pub fn verdict(a: &Advice) -> Option<String> {
+    let cost = |r: &Row| r.mean_device.unwrap_or(r.mean);
+    let now = cost(a.rows.first()?);
+    let of = |wanted: fn(f64) -> bool| {
+        let rows = a.rows.iter().filter(move |r| r.change.is_some_and(|(_, f)| wanted(f)));
+        rows.min_by(|a, b| cost(a).total_cmp(&cost(b)))
+    };
+    let (twice, half) = (of(|f| f > 1.0)?, of(|f| f < 1.0)?);
+    let change = |r: &Row| format!("{:+.0}\u{a0}%", 100.0 * (cost(r) / now - 1.0));
+    let ((up, _), (down, _)) = (twice.change?, half.change?);
+    let shows = |r: &Row| (cost(r) / now - 1.0).abs() >= 0.02;
+    let more = if cost(twice) < now && shows(twice) {
+        let (then, now) = (show::nanos(cost(twice)), show::nanos(now));
+        format!("Twice the {up} gains most: {then} a get instead of {now} ({}).", change(twice))
+    } else {
+        "Twice of no tier gains anything that shows.".into()
+    };
+    let less = if cost(half) > now && shows(half) {
+        format!("Half the {down} costs least: {} ({}).", show::nanos(cost(half)), change(half))
+    } else {
+        format!("Half the {down} costs nothing that shows.")
+    };
+    Some(format!("{more} {less}"))
+}
+
+/// Which figures are the page cache's.
+pub fn page_cache_note(found: &Findings) -> String {
+    let on_disk: u64 = found.on_disk.iter().map(|d| d.bytes).sum();
+    match found.available_ram {
+        Some(ram) if on_disk > 0 && on_disk < ram => format!(
+            "The {} on disk fit into the {} of RAM that are available: what ssd, hdd and cold show here is the page \
+             cache, not the devices. Those are under \"Reopen\", as far as the system let its pages be dropped.",
+            show::bytes(on_disk),
+            show::bytes(ram)
+        ),
+        Some(ram) if on_disk > 0 => format!(
+            "The {} on disk are more than the {} of RAM that are available: what ssd, hdd and cold show here is partly \
+             the page cache, partly the devices.",
+            show::bytes(on_disk),
+            show::bytes(ram)
+        ),
+        _ => "How much of this is the page cache is unknown.".into(),
+    }
+}

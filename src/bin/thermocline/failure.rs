@@ -1,0 +1,125 @@
+//! What ends a subcommand early: one line that names the thing and the cure, and the exit code.
+//!
+//! Invariant: every way out of the command has one of the codes of [`EXIT_CODES`], which `--help` prints.
+
+use std::fmt::Display;
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+use thermocline::{Error, StorageError};
+
+/// Done, and what was asked for was found right.
+pub const OK: u8 = 0;
+/// A key was not found, or damage was.
+pub const NOT_FOUND: u8 = 1;
+/// The command line or the configuration is wrong.
+pub const USAGE: u8 = 2;
+/// The store is open elsewhere.
+pub const LOCKED: u8 = 3;
+/// The disk or the store failed.
+pub const FAILED: u8 = 4;
+/// Stopped by a signal.
+pub const INTERRUPTED: u8 = 130;
+
+/// The codes, as `--help` tells them.
+pub const EXIT_CODES: &str = "\
+Exit codes:
+    0  done
+    1  a key was not found, or a value or the store was found damaged
+    2  the command line or the configuration is wrong
+    3  the store is open in another process
+    4  the disk or the store failed
+  130  interrupted";
+
+/// Why a subcommand ended early.
+#[derive(Debug)]
+pub struct Failure {
+    /// The exit code.
+    pub code: u8,
+    /// One line for stderr; empty: say nothing.
+    pub message: String,
+}
+
+/// Result of a subcommand: its exit code.
+pub type Outcome = Result<u8, Failure>;
+
+impl Failure {
+    /// The command line or the configuration is wrong.
+    pub fn usage(message: impl Into<String>) -> Failure {
+        Failure { code: USAGE, message: message.into() }
+    }
+
+    /// The disk or the store failed.
+    pub fn failed(message: impl Into<String>) -> Failure {
+        Failure { code: FAILED, message: message.into() }
+    }
+
+    /// What a system call on a file said.
+    pub fn io(doing: &str, path: &Path, e: &io::Error) -> Failure {
+        Failure::failed(format!("{doing} {}: {e}", path.display()))
+    }
+
+    /// Whether whoever read our output went away (`ls | head`): no failure at all.
+    fn is_quiet(&self) -> bool {
+        self.message.is_empty()
+    }
+
+    /// Reports it and gives the code to exit with.
+    pub fn report(&self) -> ExitCode {
+        if !self.is_quiet() {
+            let line = format!("thermocline: {}\n", self.message.replace('\n', " "));
+            let _ = io::Write::write_all(&mut io::stderr().lock(), line.as_bytes());
+        }
+        ExitCode::from(self.code)
+    }
+}
+
+/// Writing to stdout or stderr failed.
+impl From<io::Error> for Failure {
+    fn from(e: io::Error) -> Failure {
+        if e.kind() == io::ErrorKind::BrokenPipe {
+            return Failure { code: OK, message: String::new() };
+        }
+        Failure::failed(format!("write the output: {e}"))
+    }
+}
+
+impl From<serde_json::Error> for Failure {
+    fn from(e: serde_json::Error) -> Failure {
+        Failure::from(io::Error::from(e))
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(e: Error) -> Failure {
+        let code = match &e {
+            Error::Locked { .. } => LOCKED,
+            Error::Config(_) | Error::BadKey { .. } | Error::ValueTooLarge { .. } | Error::NoSuchTier(_) => {
+                USAGE
+            }
+            _ => FAILED,
+        };
+        Failure { code, message: with_cure(&e) }
+    }
+}
+
+/// The engine's errors speak to programs; where an option is the cure, this names it.
+fn with_cure(e: &Error) -> String {
+    match e.storage() {
+        Some(StorageError::MissingDirectory { path, why }) => format!(
+            "{}: {why}: mount it, or go on without it (--without-missing), or give up what was in it \
+             (--discard-missing)",
+            path.display()
+        ),
+        Some(StorageError::CatalogLost { path, why }) => format!(
+            "{}: the catalog is lost ({why}): `thermocline verify --rebuild-catalog` builds one from what is there, \
+             and removed and overwritten items may be among it",
+            path.display()
+        ),
+        _ => one_line(e),
+    }
+}
+
+fn one_line(e: &dyn Display) -> String {
+    e.to_string()
+}

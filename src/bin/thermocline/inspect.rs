@@ -1,0 +1,235 @@
+//! `stat`, `verify`, `config`, `completions`: what a store is, and whether it is whole.
+
+use crate::failure::{Failure, NOT_FOUND, OK, Outcome};
+use crate::options::{OpenArgs, StoreArgs, tier_dirs};
+use crate::show;
+use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+use thermocline::{ContentType, Damage, Stats, Tier, VerifyReport};
+
+/// The options of `stat`.
+#[derive(Debug, Args)]
+pub struct StatArgs {
+    #[command(flatten)]
+    store: StoreArgs,
+    #[command(flatten)]
+    open: OpenArgs,
+}
+
+/// Shows what each tier holds.
+pub fn stat(args: &StatArgs, json: bool) -> Outcome {
+    let cache = args.store.open(args.open)?;
+    let stats = cache.stats();
+    cache.close()?;
+    if json {
+        show::json(&stats_json(&stats))?;
+    } else {
+        show::text(&stats_text(&stats))?;
+    }
+    Ok(OK)
+}
+
+fn stats_text(stats: &Stats) -> String {
+    let mut rows = Vec::new();
+    for tier in Tier::DISK {
+        let Some(t) = stats.tier(tier) else { continue };
+        rows.push(vec![
+            tier.to_string(),
+            show::count(t.items),
+            show::bytes(t.bytes),
+            t.limit.map_or("none".into(), show::bytes),
+            t.limit.map_or("–".into(), |limit| show::percent(t.bytes, limit)),
+            show::count(t.containers),
+        ]);
+    }
+    let mut out = show::table(1, &["tier", "items", "occupied", "limit", "full", "containers"], rows);
+    let _ = writeln!(
+        out,
+        "\n  {} items in all; their catalog takes {} of RAM",
+        show::count(stats.items),
+        show::bytes(stats.catalog_bytes)
+    );
+    out
+}
+
+fn stats_json(stats: &Stats) -> Value {
+    let tiers: serde_json::Map<String, Value> = Tier::DISK
+        .into_iter()
+        .filter_map(|tier| {
+            let t = stats.tier(tier)?;
+            let value = json!({
+                "items": t.items, "bytes": t.bytes, "limit": t.limit, "containers": t.containers,
+            });
+            Some((tier.name().to_owned(), value))
+        })
+        .collect();
+    json!({ "items": stats.items, "catalog_bytes": stats.catalog_bytes, "tiers": tiers })
+}
+
+/// The options of `verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// If the catalog is lost in both copies, build one from what the tiers hold: of each key the newest version
+    /// found. Items that had been removed or overwritten may be among them
+    #[arg(long)]
+    rebuild_catalog: bool,
+    #[command(flatten)]
+    store: StoreArgs,
+    #[command(flatten)]
+    open: OpenArgs,
+}
+
+/// Reads and checks every live item.
+pub fn verify(args: &VerifyArgs, json: bool) -> Outcome {
+    let cache = args.store.open_with(args.open, |b| b.rebuild_catalog(args.rebuild_catalog))?;
+    let recovery = cache.recovery().clone();
+    let bar = counting_bar(cache.stats().items, "checking");
+    let report = cache.verify_with(|n| bar.inc(n))?;
+    bar.finish_and_clear();
+    cache.close()?;
+    let clean = report.is_clean() && recovery.lost == 0 && recovery.quarantined.is_empty();
+    if json {
+        let quarantined: Vec<Value> = recovery
+            .quarantined
+            .iter()
+            .map(|(path, why)| json!({ "path": path.to_string_lossy(), "why": why }))
+            .collect();
+        show::json(&json!({
+            "clean": clean,
+            "items": report.items,
+            "bytes": report.bytes,
+            "containers": report.containers,
+            "damaged": report.damaged.iter().map(damage_json).collect::<Vec<_>>(),
+            "unreachable": report.unreachable.iter().map(damage_json).collect::<Vec<_>>(),
+            "opening": {
+                "catalog_rebuilt": recovery.rebuilt,
+                "mended": recovery.mended,
+                "frames_replayed": recovery.frames,
+                "torn": recovery.torn,
+                "items_lost": recovery.lost,
+                "quarantined": quarantined,
+                "leftovers_deleted": recovery.deleted,
+            },
+        }))?;
+    } else {
+        show::text(&verify_text(&report, &recovery))?;
+    }
+    Ok(if clean { OK } else { NOT_FOUND })
+}
+
+fn verify_text(report: &VerifyReport, recovery: &thermocline::Recovery) -> String {
+    let mut out = String::new();
+    if recovery.rebuilt {
+        out.push_str(
+            "The catalog was rebuilt from the containers: removed and overwritten items may be among the live ones.\n",
+        );
+    }
+    if recovery.mended > 0 {
+        let _ = writeln!(
+            out,
+            "{} pieces of the catalog were damaged and taken from its other copy.",
+            recovery.mended
+        );
+    }
+    if recovery.lost > 0 {
+        let _ = writeln!(
+            out,
+            "{} items were lost: their container or their record is damaged.",
+            show::count(recovery.lost)
+        );
+    }
+    for (path, why) in &recovery.quarantined {
+        let _ = writeln!(out, "quarantined: {}: {why}", path.display());
+    }
+    for (what, list) in [("damaged", &report.damaged), ("unreachable", &report.unreachable)] {
+        for d in list {
+            let key = d.key.as_ref().map_or("a key that cannot be read".into(), |k| show::key(k));
+            let path = d.path.as_ref().map_or(String::new(), |p| format!(" in {}", p.display()));
+            let _ = writeln!(out, "{what}: {key} ({}{path}): {}", d.tier, d.why);
+        }
+    }
+    let _ = writeln!(
+        out,
+        "{}, {}, in {}: {}",
+        show::things(report.items, "item"),
+        show::bytes(report.bytes),
+        show::things(report.containers, "container"),
+        if report.is_clean() {
+            "all right".into()
+        } else {
+            format!("{} damaged, {} unreachable", report.damaged.len(), report.unreachable.len())
+        }
+    );
+    out
+}
+
+fn damage_json(d: &Damage) -> Value {
+    json!({
+        "tier": d.tier.name(),
+        "path": d.path.as_ref().map(|p| p.to_string_lossy()),
+        "key": d.key.as_ref().map(|k| show::key(k)),
+        "why": d.why,
+    })
+}
+
+/// A bar on stderr that counts items; nothing where stderr is no terminal.
+pub fn counting_bar(len: u64, what: &'static str) -> ProgressBar {
+    let bar = ProgressBar::new(len);
+    let style = ProgressStyle::with_template("{msg:<10} {wide_bar} {human_pos}/{human_len}  {elapsed}");
+    if let Ok(style) = style {
+        bar.set_style(style);
+    }
+    bar.set_message(what);
+    bar
+}
+
+/// The subcommands of `config`.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print the whole configuration as it is in force, in TOML
+    Show(ConfigArgs),
+    /// Say whether it can be used; touches no disk
+    Check(ConfigArgs),
+}
+
+/// The options of `config show` and `config check`.
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+/// Shows or checks a configuration.
+pub fn config(command: &ConfigCommand, json: bool) -> Outcome {
+    let (ConfigCommand::Show(args) | ConfigCommand::Check(args)) = command;
+    let config = args.store.config()?;
+    config.validate().map_err(|e| Failure::usage(e.to_string()))?;
+    if let ConfigCommand::Show(_) = command {
+        let toml = config.to_toml().map_err(|e| Failure::usage(e.to_string()))?;
+        if json {
+            let value: Value = toml::from_str(&toml).map_err(|e| Failure::failed(e.to_string()))?;
+            show::json(&value)?;
+        } else {
+            show::text(&toml)?;
+        }
+        return Ok(OK);
+    }
+    let dirs: Vec<String> = tier_dirs(&config).map(|d| d.path.to_string_lossy().into_owned()).collect();
+    if json {
+        show::json(&json!({ "valid": true, "directories": dirs }))?;
+    } else {
+        show::text(&match dirs.as_slice() {
+            [] => "usable: memory alone\n".to_owned(),
+            dirs => format!("usable: {}\n", dirs.join(", ")),
+        })?;
+    }
+    Ok(OK)
+}
+
+/// A content type's row of how well it compressed.
+pub fn type_rows(stats: &Stats) -> Vec<(ContentType, u64, u64, u64)> {
+    let of = |t| stats.content(t).map(|s| (t, s.items, s.original_bytes, s.stored_bytes));
+    ContentType::STORED.into_iter().filter_map(of).filter(|(_, items, ..)| *items > 0).collect()
+}

@@ -1,0 +1,128 @@
+//! Ctrl-C, SIGTERM and SIGHUP, and the directories that must not be left behind.
+//!
+//! Invariants: a working directory is registered before it is made and struck off after it is gone; its guard
+//! removes it however the scope is left, by a panic too; the first signal asks the work to stop, the second removes
+//! the directories and ends the process on the spot. (SIGKILL leaves them: nothing can be done then.)
+
+use crate::failure::{Failure, INTERRUPTED};
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+static STOP: AtomicBool = AtomicBool::new(false);
+static DIRS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+fn dirs() -> MutexGuard<'static, Vec<PathBuf>> {
+    DIRS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// From now on a signal asks the work to stop instead of ending the process.
+pub fn watch() -> Result<(), Failure> {
+    ctrlc::set_handler(|| {
+        if STOP.swap(true, Ordering::SeqCst) {
+            let left = dirs().clone();
+            left.iter().for_each(|dir| remove(dir));
+            std::process::exit(i32::from(INTERRUPTED));
+        }
+    })
+    .map_err(|e| Failure::failed(format!("watch for signals: {e}")))
+}
+
+/// Whether a signal asked to stop.
+pub fn stopped() -> bool {
+    STOP.load(Ordering::Relaxed)
+}
+
+/// A directory for as long as this lives.
+#[derive(Debug)]
+pub struct WorkDir {
+    path: PathBuf,
+}
+
+impl WorkDir {
+    /// Makes a fresh directory, mode 0700, in one that exists.
+    pub fn new_in(parent: &Path, what: &str) -> Result<WorkDir, Failure> {
+        let meta = fs::metadata(parent).map_err(|e| Failure::io("look at", parent, &e))?;
+        if !meta.is_dir() {
+            return Err(Failure::usage(format!("{}: not a directory", parent.display())));
+        }
+        let pid = std::process::id();
+        for n in 0..1000 {
+            let path = parent.join(format!("thermocline-{what}-{pid}-{n}"));
+            dirs().push(path.clone());
+            match fs::DirBuilder::new().mode(0o700).create(&path) {
+                Ok(()) => return Ok(WorkDir { path }),
+                Err(e) => {
+                    strike_off(&path);
+                    if e.kind() != io::ErrorKind::AlreadyExists {
+                        return Err(Failure::io("make a directory in", parent, &e));
+                    }
+                }
+            }
+        }
+        Err(Failure::failed(format!(
+            "{}: full of left-over directories thermocline-{what}-*",
+            parent.display()
+        )))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for WorkDir {
+    fn drop(&mut self) {
+        remove(&self.path);
+        strike_off(&self.path);
+    }
+}
+
+fn strike_off(path: &Path) {
+    dirs().retain(|p| p != path);
+}
+
+/// Removes a directory and what is in it. A thread of the engine may be making a file in it at this very moment, so
+/// once more if something was left.
+fn remove(dir: &Path) {
+    for _ in 0..20 {
+        match fs::remove_dir_all(dir) {
+            Ok(()) => return,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return,
+            Err(_) => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_working_directory_is_gone_after_a_panic() {
+        let parent = tempfile::tempdir().unwrap();
+        let at = parent.path().to_path_buf();
+        let panicked = std::panic::catch_unwind(|| {
+            let dir = WorkDir::new_in(&at, "test").unwrap();
+            fs::write(dir.path().join("file"), "x").unwrap();
+            assert_eq!(fs::read_dir(&at).unwrap().count(), 1);
+            panic!("on purpose");
+        });
+        assert!(panicked.is_err());
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0);
+        assert!(dirs().iter().all(|d| !d.starts_with(parent.path())));
+    }
+
+    #[test]
+    fn two_at_a_time_do_not_meet() {
+        let parent = tempfile::tempdir().unwrap();
+        let a = WorkDir::new_in(parent.path(), "test").unwrap();
+        let b = WorkDir::new_in(parent.path(), "test").unwrap();
+        assert_ne!(a.path(), b.path());
+    }
+}

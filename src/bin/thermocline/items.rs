@@ -1,0 +1,333 @@
+//! `get`, `put`, `rm`, `ls`: single items of a store that is there.
+
+use crate::failure::{Failure, NOT_FOUND, OK, Outcome};
+use crate::options::{OpenArgs, StoreArgs};
+use crate::show;
+use bytes::Bytes;
+use clap::{Args, ValueEnum};
+use serde_json::{Map, Value, json};
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use thermocline::{ContentType, PutOptions};
+
+/// A key on the command line: its bytes, or hexadecimal digits of them with `--hex`.
+fn key_bytes(key: std::ffi::OsString, hex: bool) -> Result<Vec<u8>, Failure> {
+    if !hex {
+        return Ok(key.into_vec());
+    }
+    let digits = key.to_str().and_then(show::from_hex);
+    digits.ok_or_else(|| Failure::usage(format!("{}: with --hex a key is hexadecimal digits", key.display())))
+}
+
+/// The options of `get`.
+#[derive(Debug, Args)]
+pub struct GetArgs {
+    /// The key
+    #[arg(value_name = "KEY")]
+    key: std::ffi::OsString,
+    /// The key is given as hexadecimal digits
+    #[arg(long)]
+    hex: bool,
+    #[command(flatten)]
+    store: StoreArgs,
+    #[command(flatten)]
+    open: OpenArgs,
+}
+
+/// Writes one value to stdout, byte for byte.
+pub fn get(args: GetArgs, json: bool) -> Outcome {
+    let key = key_bytes(args.key, args.hex)?;
+    let cache = args.store.open(args.open)?;
+    let found = cache.get_entry(&key)?;
+    cache.close()?;
+    let Some(entry) = found else {
+        return Err(Failure { code: NOT_FOUND, message: format!("{}: not found", show::key(&key)) });
+    };
+    if json {
+        let mut object = key_json(&key);
+        object.insert("content_type".into(), json!(entry.content_type.name()));
+        object.insert("tier".into(), json!(entry.tier.name()));
+        object.insert("expires_at_ms".into(), json!(entry.expires_at.map(millis)));
+        object.insert("version".into(), json!(entry.version));
+        object.insert("bytes".into(), json!(entry.value.len()));
+        match std::str::from_utf8(&entry.value) {
+            Ok(text) => object.insert("value".into(), json!(text)),
+            Err(_) => object.insert("value_hex".into(), json!(show::hex(&entry.value))),
+        };
+        show::json(&Value::Object(object))?;
+    } else {
+        let mut out = io::stdout().lock();
+        out.write_all(&entry.value)?;
+        out.flush()?;
+    }
+    Ok(OK)
+}
+
+/// What a value is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum TypeArg {
+    /// Found from the bytes
+    Auto,
+    Text,
+    Json,
+    Binary,
+    Media,
+}
+
+/// The options of `put`.
+#[derive(Debug, Args)]
+pub struct PutArgs {
+    /// The key
+    #[arg(value_name = "KEY")]
+    key: std::ffi::OsString,
+    /// Where the value is; -: stdin
+    #[arg(value_name = "FILE", default_value = "-")]
+    file: PathBuf,
+    /// The key is given as hexadecimal digits
+    #[arg(long)]
+    hex: bool,
+    /// What the value is, which decides how it is compressed
+    #[arg(long = "type", value_name = "TYPE", default_value = "auto")]
+    content_type: TypeArg,
+    /// How long it lives: seconds, or a number and ms, s, m, h or d
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    ttl: Option<Duration>,
+    /// Make the store, or the directories of it that are new
+    #[arg(long)]
+    create: bool,
+    #[command(flatten)]
+    store: StoreArgs,
+    #[command(flatten)]
+    open: OpenArgs,
+}
+
+/// Puts one value. When it returns, the value is on stable storage.
+pub fn put(args: PutArgs, json: bool) -> Outcome {
+    let key = key_bytes(args.key, args.hex)?;
+    let limit = args.store.config()?.max_value_size();
+    let value = read_value(&args.file, limit)?;
+    let len = value.len();
+    let cache = if args.create { args.store.create(args.open)? } else { args.store.open(args.open)? };
+    let mut options = PutOptions::new().content_type(match args.content_type {
+        TypeArg::Auto => ContentType::Auto,
+        TypeArg::Text => ContentType::Text,
+        TypeArg::Json => ContentType::Json,
+        TypeArg::Binary => ContentType::Binary,
+        TypeArg::Media => ContentType::Media,
+    });
+    if let Some(ttl) = args.ttl {
+        options = options.ttl(ttl);
+    }
+    cache.put_with(&key, value, options)?;
+    cache.close()?;
+    if json {
+        let mut object = key_json(&key);
+        object.insert("bytes".into(), json!(len));
+        show::json(&Value::Object(object))?;
+    }
+    Ok(OK)
+}
+
+/// The bytes of a file or of stdin, at most one more than the limit: the engine then says that it is too much.
+fn read_value(file: &Path, limit: u64) -> Result<Bytes, Failure> {
+    let mut value = Vec::new();
+    let most = limit.saturating_add(1);
+    let read = if file == Path::new("-") {
+        io::stdin().lock().take(most).read_to_end(&mut value)
+    } else {
+        File::open(file).and_then(|f| f.take(most).read_to_end(&mut value))
+    };
+    read.map_err(|e| Failure::io("read", file, &e))?;
+    if value.len() as u64 > limit {
+        return Err(Failure::usage(format!(
+            "{}: more than the {} that a value may have: raise storage.max_value_size, or the sizes of the tiers",
+            file.display(),
+            show::bytes(limit)
+        )));
+    }
+    Ok(value.into())
+}
+
+/// `90`, `90s`, `1500ms`, `5m`, `2h`, `7d`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at_checked(split).unwrap_or((text, ""));
+    let scale = match unit {
+        "ms" => 1,
+        "" | "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => 0,
+    };
+    let ms = number.parse::<u64>().ok().filter(|_| scale > 0).and_then(|n| n.checked_mul(scale));
+    ms.map(Duration::from_millis)
+        .ok_or_else(|| "a time is a number of seconds, or a number and ms, s, m, h or d, as in 90s".into())
+}
+
+/// The options of `rm`.
+#[derive(Debug, Args)]
+pub struct RmArgs {
+    /// The keys
+    #[arg(value_name = "KEY", required_unless_present = "prefix")]
+    keys: Vec<std::ffi::OsString>,
+    /// Remove every key that starts with this; empty: all
+    #[arg(long, value_name = "PREFIX", conflicts_with = "keys")]
+    prefix: Option<std::ffi::OsString>,
+    /// Keys, or the prefix, are given as hexadecimal digits
+    #[arg(long)]
+    hex: bool,
+    #[command(flatten)]
+    store: StoreArgs,
+    #[command(flatten)]
+    open: OpenArgs,
+}
+
+/// Removes keys, or all keys of a prefix.
+pub fn rm(args: RmArgs, json: bool) -> Outcome {
+    if let Some(prefix) = args.prefix {
+        let prefix = key_bytes(prefix, args.hex)?;
+        let cache = args.store.open(args.open)?;
+        let removed = cache.remove_prefix(&prefix)?;
+        cache.close()?;
+        if json {
+            show::json(&json!({ "removed": removed }))?;
+        } else {
+            show::text(&format!("{} removed\n", show::count(removed)))?;
+        }
+        return Ok(OK);
+    }
+    let keys = args.keys.into_iter().map(|k| key_bytes(k, args.hex)).collect::<Result<Vec<_>, _>>()?;
+    let cache = args.store.open(args.open)?;
+    let mut missing = Vec::new();
+    for key in &keys {
+        if !cache.remove(key)? {
+            missing.push(show::key(key));
+        }
+    }
+    cache.close()?;
+    if json {
+        show::json(&json!({ "removed": keys.len() - missing.len(), "not_found": missing }))?;
+        return Ok(if missing.is_empty() { OK } else { NOT_FOUND });
+    }
+    if missing.is_empty() {
+        return Ok(OK);
+    }
+    Err(Failure { code: NOT_FOUND, message: format!("not found: {}", missing.join(", ")) })
+}
+
+/// The options of `ls`.
+#[derive(Debug, Args)]
+pub struct LsArgs {
+    /// Only keys that start with this
+    #[arg(value_name = "PREFIX", default_value = "")]
+    prefix: std::ffi::OsString,
+    /// Also tier, content type, size and time to live
+    #[arg(long, short)]
+    long: bool,
+    /// Keys, and the prefix, as hexadecimal digits
+    #[arg(long)]
+    hex: bool,
+    #[command(flatten)]
+    store: StoreArgs,
+    #[command(flatten)]
+    open: OpenArgs,
+}
+
+/// Lists keys, a line each, in no order. `--json` gives an object a line.
+pub fn ls(args: LsArgs, json: bool) -> Outcome {
+    let prefix = key_bytes(args.prefix, args.hex)?;
+    let cache = args.store.open(args.open)?;
+    let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
+    for key in cache.keys(&prefix) {
+        let key = key?;
+        // One that is gone by now is no longer in the list.
+        let info = if args.long {
+            let Some(info) = cache.info(&key)? else { continue };
+            Some(info)
+        } else {
+            None
+        };
+        if json {
+            let mut object = key_json(&key);
+            if let Some(info) = &info {
+                object.insert("tier".into(), json!(info.tier.name()));
+                object.insert("content_type".into(), json!(info.content_type.name()));
+                object.insert("bytes".into(), json!(info.len));
+                object.insert("expires_at_ms".into(), json!(info.expires_at.map(millis)));
+                object.insert("version".into(), json!(info.version));
+            }
+            serde_json::to_writer(&mut out, &Value::Object(object))?;
+            out.write_all(b"\n")?;
+            continue;
+        }
+        if let Some(info) = &info {
+            let left = info.expires_at.map_or("never".into(), |at| lives(at, SystemTime::now()));
+            write!(
+                out,
+                "{:<6}  {:<6}  {:>10}  {left:>8}  ",
+                info.tier.name(),
+                info.content_type.name(),
+                show::bytes(info.len)
+            )?;
+        }
+        writeln!(out, "{}", if args.hex { show::hex(&key) } else { show::key(&key) })?;
+    }
+    out.flush()?;
+    drop(out);
+    cache.close()?;
+    Ok(OK)
+}
+
+/// How long something that expires still lives.
+fn lives(at: SystemTime, now: SystemTime) -> String {
+    let s = at.duration_since(now).map_or(0, |left| left.as_secs());
+    match s {
+        0..=119 => format!("{s} s"),
+        120..=7_199 => format!("{} min", s / 60),
+        7_200..=172_799 => format!("{} h", s / 3_600),
+        _ => format!("{} d", s / 86_400),
+    }
+}
+
+fn millis(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// A key for programs: `key` if it is text, else `key_hex`.
+fn key_json(key: &[u8]) -> Map<String, Value> {
+    let (name, text) = match std::str::from_utf8(key) {
+        Ok(text) => ("key", text.to_owned()),
+        Err(_) => ("key_hex", show::hex(key)),
+    };
+    Map::from_iter([(name.to_owned(), Value::String(text))])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times() {
+        for (text, ms) in [
+            ("90", 90_000),
+            ("90s", 90_000),
+            ("1500ms", 1500),
+            ("5m", 300_000),
+            ("2h", 7_200_000),
+            ("1d", 86_400_000),
+        ] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+        for text in ["", "s", "-1", "1w", "1.5s", "99999999999999999999", "18446744073709551615d", "5é"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+        let now = UNIX_EPOCH + Duration::from_secs(1_000_000);
+        assert_eq!(lives(now + Duration::from_secs(90), now), "90 s");
+        assert_eq!(lives(now + Duration::from_secs(7 * 86_400), now), "7 d");
+        assert_eq!(lives(now, now + Duration::from_secs(1)), "0 s");
+    }
+}

@@ -1,0 +1,132 @@
+//! The command `thermocline`: a benchmark of the engine on one's own disks, a replay of access traces, and the tools
+//! to look into a store.
+//!
+//! | module | job |
+//! |---|---|
+//! | `options` | which store: options and file to a configuration |
+//! | `items` | get, put, rm, ls |
+//! | `inspect` | stat, verify, config |
+//! | `bench` | the benchmark |
+//! | `replay` | the replay of traces |
+//! | `stack` | LRU at every size at once |
+//! | `random`, `values` | deterministic load |
+//! | `device` | what a directory stands on |
+//! | `interrupt` | signals, and directories that must go |
+//! | `failure`, `show` | errors, exit codes, numbers and tables |
+
+mod bench;
+mod device;
+mod failure;
+mod inspect;
+mod interrupt;
+mod items;
+mod options;
+mod random;
+mod replay;
+mod show;
+mod stack;
+mod values;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use failure::{EXIT_CODES, OK, Outcome};
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+/// A four-tier cache store: memory, SSD, HDD and a cold archive.
+#[derive(Debug, Parser)]
+#[command(name = "thermocline", version, about, after_help = EXIT_CODES, propagate_version = true, max_term_width = 110)]
+struct Cli {
+    /// Print for programs, as JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Measure all four tiers, on this machine's disks or yours
+    ///
+    /// Without options it makes its directories under /var/tmp, sizes the tiers so that every one is used, runs for
+    /// about a minute and removes what it made. No store is touched: a directory that is named gets a fresh
+    /// subdirectory, and only that is removed.
+    #[command(after_help = EXIT_CODES)]
+    Bench(Box<bench::BenchArgs>),
+    /// Replay access traces and compare hit ratios with LRU and the optimum
+    ///
+    /// Runs the engine itself: a get for each request and, on a miss, a put of a value of the item's size; each hit
+    /// is compared byte for byte. Traces may be gzipped.
+    #[command(after_help = EXIT_CODES)]
+    Replay(Box<replay::ReplayArgs>),
+    /// Write one value to stdout, byte for byte
+    #[command(after_help = EXIT_CODES)]
+    Get(items::GetArgs),
+    /// Put one value, from a file or stdin
+    ///
+    /// The store must be there, unless --create is given.
+    #[command(after_help = EXIT_CODES)]
+    Put(items::PutArgs),
+    /// Remove keys, or all keys of a prefix
+    #[command(after_help = EXIT_CODES)]
+    Rm(items::RmArgs),
+    /// List keys, in no order
+    ///
+    /// What is no printable UTF-8 in a key is shown as \xNN, and \ as \\. Listing counts as no use of an item.
+    #[command(after_help = EXIT_CODES)]
+    Ls(items::LsArgs),
+    /// Show what each tier holds
+    #[command(after_help = EXIT_CODES)]
+    Stat(inspect::StatArgs),
+    /// Read and check every item
+    ///
+    /// Items that fail are dead afterwards, their bytes in the quarantine.
+    #[command(after_help = EXIT_CODES)]
+    Verify(inspect::VerifyArgs),
+    /// Show or check a configuration
+    #[command(subcommand)]
+    Config(inspect::ConfigCommand),
+    /// Print a completion script for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli.command, cli.json) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(command: Command, json: bool) -> Outcome {
+    match command {
+        Command::Bench(args) => bench::run(&args, json),
+        Command::Replay(args) => replay::run(&args, json),
+        Command::Get(args) => items::get(args, json),
+        Command::Put(args) => items::put(args, json),
+        Command::Rm(args) => items::rm(args, json),
+        Command::Ls(args) => items::ls(args, json),
+        Command::Stat(args) => inspect::stat(&args, json),
+        Command::Verify(args) => inspect::verify(&args, json),
+        Command::Config(command) => inspect::config(&command, json),
+        Command::Completions { shell } => {
+            // Into memory first: the generator panics if it cannot write.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "thermocline", &mut script);
+            io::stdout().lock().write_all(&script)?;
+            Ok(OK)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

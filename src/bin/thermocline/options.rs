@@ -1,0 +1,242 @@
+//! Which store: the options that every subcommand on a store takes, and the configuration that they make.
+//!
+//! Options override the file. A directory named without a size, and without a file that says one, must not be
+//! shrunk by a mere look: its limit is then at least twice what it occupies, so that opening it starts no demotion.
+
+use crate::device::occupied;
+use crate::failure::Failure;
+use clap::{Args, ValueEnum};
+use std::path::{Path, PathBuf};
+use thermocline::config::{DirConfig, parse_size};
+use thermocline::{Builder, Cache, Config, Persistence};
+
+/// No limit that anybody would notice.
+const UNLIMITED: u64 = 1 << 60;
+
+/// A size, as configurations write it.
+pub fn size(text: &str) -> Result<u64, String> {
+    parse_size(text)
+}
+
+/// `DIR` or `DIR=SIZE`. What stands behind the last `=` is a size only if it reads as one.
+pub fn dir(text: &str) -> Result<DirConfig, String> {
+    let sized = text.rsplit_once('=').and_then(|(path, size)| Some((path, parse_size(size).ok()?)));
+    match sized {
+        Some(("", _)) => Err("a directory comes before the =, as in /mnt/disk/cache=50GiB".into()),
+        Some((path, size)) => Ok(DirConfig { path: path.into(), size: Some(size) }),
+        None if text.is_empty() => Err("name a directory".into()),
+        None => Ok(DirConfig { path: text.into(), size: None }),
+    }
+}
+
+/// What a returned put means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PersistenceArg {
+    /// It is on stable storage
+    Always,
+    /// It is there within about a second
+    EverySecond,
+    /// It is there when memory evicts it
+    OnEviction,
+}
+
+/// The store: from a file, from options, or from both.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Store")]
+pub struct StoreArgs {
+    /// Configuration in TOML; options override it
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Bytes of the memory tier
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub memory: Option<u64>,
+    /// A directory of the SSD tier; may be given again
+    #[arg(long, value_name = "DIR[=SIZE]", value_parser = dir)]
+    pub ssd: Vec<DirConfig>,
+    /// A directory of the HDD tier; may be given again
+    #[arg(long, value_name = "DIR[=SIZE]", value_parser = dir)]
+    pub hdd: Vec<DirConfig>,
+    /// A directory of the cold tier; may be given again
+    #[arg(long, value_name = "DIR[=SIZE]", value_parser = dir)]
+    pub cold: Vec<DirConfig>,
+    /// All three disk tiers under one directory, in ssd, hdd and cold
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["ssd", "hdd", "cold"])]
+    pub root: Option<PathBuf>,
+    /// Where the catalog is [default: in the first directory of the highest disk tier]
+    #[arg(long, value_name = "DIR")]
+    pub catalog: Option<PathBuf>,
+    /// What a returned put means
+    #[arg(long, value_name = "WHEN")]
+    pub persistence: Option<PersistenceArg>,
+}
+
+/// How to open it if something is missing.
+#[derive(Debug, Clone, Copy, Default, Args)]
+#[command(next_help_heading = "Store")]
+pub struct OpenArgs {
+    /// Open although a directory is missing; its items are absent until it is back
+    #[arg(long)]
+    pub without_missing: bool,
+    /// Open although a directory is missing, and give up what was in it for good
+    #[arg(long, conflicts_with = "without_missing")]
+    pub discard_missing: bool,
+}
+
+impl StoreArgs {
+    /// The file's settings, overridden by the options. Nothing is checked but each by itself.
+    pub fn config(&self) -> Result<Config, Failure> {
+        let mut config = match &self.config {
+            Some(file) => Config::from_file(file).map_err(|e| Failure::usage(e.to_string()))?,
+            None => Config::default(),
+        };
+        if let Some(memory) = self.memory {
+            config.memory.max_size = memory;
+        }
+        if let Some(root) = &self.root {
+            config.set_root(root);
+        }
+        let sum = |dirs: &[DirConfig]| dirs.iter().map(|d| d.size).sum::<Option<u64>>();
+        if !self.ssd.is_empty() {
+            config.ssd.dirs.clone_from(&self.ssd);
+            config.ssd.max_size = sum(&self.ssd).unwrap_or(config.ssd.max_size);
+        }
+        if !self.hdd.is_empty() {
+            config.hdd.dirs.clone_from(&self.hdd);
+            config.hdd.max_size = sum(&self.hdd).unwrap_or(config.hdd.max_size);
+        }
+        if !self.cold.is_empty() {
+            config.cold.dirs.clone_from(&self.cold);
+            config.cold.limit = sum(&self.cold);
+        }
+        if let Some(catalog) = &self.catalog {
+            config.storage.catalog = Some(catalog.clone());
+        }
+        config.storage.persistence = match self.persistence {
+            Some(PersistenceArg::Always) => Persistence::Always,
+            Some(PersistenceArg::EverySecond) => Persistence::EverySecond,
+            Some(PersistenceArg::OnEviction) => Persistence::OnEviction,
+            None => config.storage.persistence,
+        };
+        Ok(config)
+    }
+
+    /// As [`config`](Self::config), of a store on disk that is to be opened, checked as a whole.
+    fn of_store(&self) -> Result<Config, Failure> {
+        let mut config = self.config()?;
+        if !config.has_disk() {
+            return Err(Failure::usage(
+                "no store is named: give --config FILE, --root DIR, or --ssd, --hdd and --cold DIR",
+            ));
+        }
+        if self.config.is_none() {
+            config.ssd.item_limit = UNLIMITED;
+            let taken = |dirs: &[DirConfig]| dirs.iter().map(|d| occupied(&d.path)).collect::<Vec<_>>();
+            if config.ssd.dirs.iter().all(|d| d.size.is_none()) {
+                config.ssd.max_size = room(config.ssd.max_size, &taken(&config.ssd.dirs));
+            }
+            if config.hdd.dirs.iter().all(|d| d.size.is_none()) {
+                config.hdd.max_size = room(config.hdd.max_size, &taken(&config.hdd.dirs));
+            }
+        }
+        config.validate().map_err(|e| Failure::usage(e.to_string()))?;
+        Ok(config)
+    }
+
+    /// Opens a store that is there. A directory that is not one of a store is refused, so that a slip of the pen
+    /// makes none, unless the open flags say that some are missing.
+    pub fn open(&self, flags: OpenArgs) -> Result<Cache, Failure> {
+        self.open_with(flags, |b| b)
+    }
+
+    /// As [`open`](Self::open), with more to say to the builder.
+    pub fn open_with(
+        &self,
+        flags: OpenArgs,
+        more: impl FnOnce(Builder) -> Builder,
+    ) -> Result<Cache, Failure> {
+        let config = self.of_store()?;
+        if !(flags.without_missing || flags.discard_missing) || !tier_dirs(&config).any(|d| is_store(&d.path))
+        {
+            for dir in tier_dirs(&config) {
+                if !is_store(&dir.path) {
+                    return Err(Failure::usage(format!(
+                        "{}: no store is there: check the name; `thermocline put --create` makes one",
+                        dir.path.display()
+                    )));
+                }
+            }
+        }
+        Ok(more(flags.apply(Builder::from_config(config))).open()?)
+    }
+
+    /// Opens a store, making what is missing of it.
+    pub fn create(&self, flags: OpenArgs) -> Result<Cache, Failure> {
+        Ok(flags.apply(Builder::from_config(self.of_store()?)).open()?)
+    }
+}
+
+impl OpenArgs {
+    fn apply(self, builder: Builder) -> Builder {
+        builder.without_missing(self.without_missing).discard_missing(self.discard_missing)
+    }
+}
+
+/// The limit of a tier whose directories share it and occupy so much: enough that the fullest is at most half full.
+fn room(limit: u64, taken: &[u64]) -> u64 {
+    let fullest = taken.iter().max().copied().unwrap_or(0);
+    limit.max(fullest.saturating_mul(2).saturating_mul(taken.len() as u64))
+}
+
+/// The directories of all disk tiers.
+pub fn tier_dirs(config: &Config) -> impl Iterator<Item = &DirConfig> {
+    config.ssd.dirs.iter().chain(&config.hdd.dirs).chain(&config.cold.dirs)
+}
+
+/// Whether a directory has the identity of a store, in either copy.
+fn is_store(dir: &Path) -> bool {
+    ["store.a", "store.b"].iter().any(|name| dir.join(name).exists())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_with_and_without_sizes() {
+        let of = |text| dir(text).map(|d| (d.path, d.size));
+        assert_eq!(of("/a"), Ok(("/a".into(), None)));
+        assert_eq!(of("/a=1GiB"), Ok(("/a".into(), Some(1 << 30))));
+        assert_eq!(of("/a=b=64KiB"), Ok(("/a=b".into(), Some(64 << 10))));
+        assert_eq!(of("/a=b"), Ok(("/a=b".into(), None)));
+        assert!(of("=1GiB").is_err() && of("").is_err());
+    }
+
+    #[test]
+    fn options_override_the_file() {
+        let tmp = tempfile::tempdir().unwrap();
+        let file = tmp.path().join("t.toml");
+        let text = "[storage_tiers.memory]\nmax_size = \"64MiB\"\n[storage_tiers.ssd]\npath = \"/x\"\n";
+        std::fs::write(&file, text).unwrap();
+        let mut args = StoreArgs { config: Some(file), ..StoreArgs::default() };
+        let config = args.config().unwrap();
+        assert_eq!((config.memory.max_size, config.ssd.max_size), (64 << 20, 5 << 30));
+        args.memory = Some(1 << 20);
+        args.ssd = vec![dir("/y=64MiB").unwrap(), dir("/z=1GiB").unwrap()];
+        let config = args.config().unwrap();
+        assert_eq!((config.memory.max_size, config.ssd.max_size), (1 << 20, (1 << 30) + (64 << 20)));
+        assert_eq!(config.ssd.dirs.len(), 2);
+    }
+
+    #[test]
+    fn a_look_at_a_store_does_not_shrink_it() {
+        let tmp = tempfile::tempdir().unwrap();
+        std::fs::write(tmp.path().join("big"), vec![1; 1 << 20]).unwrap();
+        let args =
+            StoreArgs { hdd: vec![dir(tmp.path().to_str().unwrap()).unwrap()], ..StoreArgs::default() };
+        assert_eq!(args.of_store().unwrap().hdd.max_size, 50 << 30);
+        assert_eq!((room(100, &[10, 60]), room(100, &[10]), room(100, &[])), (240, 100, 100));
+        let mut sized = args.clone();
+        sized.hdd[0].size = Some(64 << 20);
+        assert_eq!(sized.of_store().unwrap().hdd.max_size, 64 << 20);
+    }
+}

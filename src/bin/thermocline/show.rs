@@ -1,0 +1,249 @@
+//! Numbers, keys and tables for people; keys for programs.
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use std::fmt::Write as _;
+use std::io::{self, Write};
+
+/// Bytes in the largest binary unit that leaves at least 1, to three figures: `12.3 MiB`.
+pub fn bytes(n: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = n as f64;
+    let mut unit = "B";
+    for name in UNITS {
+        unit = name;
+        if value < 1023.5 || name == "TiB" {
+            break;
+        }
+        value /= 1024.0;
+    }
+    if unit == "B" { format!("{n} B") } else { format!("{} {unit}", figures(value)) }
+}
+
+/// A count with separators: `1,234,567`.
+pub fn count(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (i, c) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(c);
+    }
+    out
+}
+
+/// A count of things: `1 item`, `2 items`.
+pub fn things(n: u64, one: &str) -> String {
+    format!("{} {one}{}", count(n), if n == 1 { "" } else { "s" })
+}
+
+/// Three figures: `1.23`, `12.3`, `123`.
+fn figures(value: f64) -> String {
+    if value < 9.995 {
+        format!("{value:.2}")
+    } else if value < 99.95 {
+        format!("{value:.1}")
+    } else {
+        format!("{value:.0}")
+    }
+}
+
+/// Nanoseconds, to three figures: `850 ns`, `12.3 µs`, `4.56 ms`, `1.20 s`.
+pub fn nanos(ns: f64) -> String {
+    if ns < 999.5 {
+        format!("{ns:.0} ns")
+    } else if ns < 999_500.0 {
+        format!("{} µs", figures(ns / 1e3))
+    } else if ns < 999_500_000.0 {
+        format!("{} ms", figures(ns / 1e6))
+    } else {
+        format!("{} s", figures(ns / 1e9))
+    }
+}
+
+/// A rate: `12.3 k/s`, `1.23 M/s`.
+pub fn rate(per_second: f64) -> String {
+    if per_second < 999.5 {
+        format!("{}/s", figures(per_second))
+    } else if per_second < 999_500.0 {
+        format!("{} k/s", figures(per_second / 1e3))
+    } else {
+        format!("{} M/s", figures(per_second / 1e6))
+    }
+}
+
+/// A part of a whole in per cent; `–` of nothing.
+pub fn percent(part: u64, whole: u64) -> String {
+    if whole == 0 { "–".into() } else { format!("{:.1} %", 100.0 * part as f64 / whole as f64) }
+}
+
+/// A share between 0 and 1 in per cent, with two digits: hit ratios are compared by the hundredth.
+pub fn ratio(share: f64) -> String {
+    format!("{:.2} %", 100.0 * share)
+}
+
+/// A key as one line for people: what is no printable UTF-8 as `\xNN`, and `\` as `\\`, so that nothing is ambiguous
+/// and nothing in a key reaches the terminal as a control sequence.
+pub fn key(key: &[u8]) -> String {
+    let mut out = String::with_capacity(key.len());
+    for chunk in key.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            if c == '\\' {
+                out.push_str("\\\\");
+            } else if c.is_control() || is_format(c) {
+                let mut buf = [0; 4];
+                c.encode_utf8(&mut buf).bytes().for_each(|b| hex_byte(&mut out, b));
+            } else {
+                out.push(c);
+            }
+        }
+        chunk.invalid().iter().for_each(|b| hex_byte(&mut out, *b));
+    }
+    out
+}
+
+/// Marks that change the direction or the look of what follows.
+fn is_format(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+fn hex_byte(out: &mut String, b: u8) {
+    let _ = write!(out, "\\x{b:02x}");
+}
+
+/// Bytes as hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, b| {
+        let _ = write!(out, "{b:02x}");
+        out
+    })
+}
+
+/// Hexadecimal digits as bytes; `None` if they are none.
+pub fn from_hex(text: &str) -> Option<Vec<u8>> {
+    if !text.len().is_multiple_of(2) || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    let pairs = text.as_bytes().chunks(2);
+    pairs.map(|pair| std::str::from_utf8(pair).ok().and_then(|p| u8::from_str_radix(p, 16).ok())).collect()
+}
+
+/// A table whose first columns (`left` of them) are names and the others numbers.
+pub fn table(left: usize, header: &[&str], rows: Vec<Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(header.iter().copied());
+    table.add_rows(rows);
+    for (i, column) in table.column_iter_mut().enumerate() {
+        column.set_cell_alignment(if i < left { CellAlignment::Left } else { CellAlignment::Right });
+        column.set_padding((if i == 0 { 2 } else { 1 }, 1));
+    }
+    let lines: Vec<String> = table.lines().map(|l| l.trim_end().to_owned()).collect();
+    let width = lines.iter().map(|l| l.chars().count()).max().unwrap_or(0);
+    let mut out = String::new();
+    for (i, line) in lines.iter().enumerate() {
+        out.push_str(line);
+        out.push('\n');
+        if i == 0 {
+            let _ = writeln!(out, "  {}", "─".repeat(width.saturating_sub(2)));
+        }
+    }
+    out
+}
+
+/// Text in lines of at most 108 characters, the second and later ones indented like a table. A no-break space keeps
+/// what it joins together.
+pub fn wrap(text: &str) -> String {
+    let mut out = String::new();
+    let mut width = 2;
+    for word in text.split(' ') {
+        let len = word.chars().count();
+        if width > 2 && width + 1 + len > 108 {
+            out.push_str("\n  ");
+            width = 2;
+        } else if width > 2 {
+            out.push(' ');
+            width += 1;
+        }
+        out.push_str(word);
+        width += len;
+    }
+    out
+}
+
+/// The version of the command.
+pub fn version() -> &'static str {
+    env!("CARGO_PKG_VERSION")
+}
+
+/// Writes one JSON document and a newline to stdout.
+pub fn json(value: &serde_json::Value) -> Result<(), crate::failure::Failure> {
+    let mut out = io::stdout().lock();
+    serde_json::to_writer_pretty(&mut out, value)?;
+    out.write_all(b"\n")?;
+    out.flush()?;
+    Ok(())
+}
+
+/// Writes text to stdout.
+pub fn text(text: &str) -> Result<(), crate::failure::Failure> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn numbers() {
+        for (n, shown) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.00 KiB"),
+            (10 << 20, "10.0 MiB"),
+            ((1 << 30) - 1, "1.00 GiB"),
+            (5 << 40, "5.00 TiB"),
+        ] {
+            assert_eq!(bytes(n), shown);
+        }
+        for (n, shown) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
+            assert_eq!(count(n), shown);
+        }
+        for (ns, shown) in [(85.0, "85 ns"), (1234.0, "1.23 µs"), (999_600.0, "1.00 ms"), (2.5e9, "2.50 s")]
+        {
+            assert_eq!(nanos(ns), shown);
+        }
+        assert_eq!(rate(1_234_000.0), "1.23 M/s");
+        assert_eq!(percent(1, 3), "33.3 %");
+        assert_eq!(percent(0, 0), "–");
+    }
+
+    #[test]
+    fn keys_that_are_no_text_are_escaped() {
+        assert_eq!(key("thumb/42 ä".as_bytes()), "thumb/42 ä");
+        assert_eq!(key(b"a\xffb\n\\"), "a\\xffb\\x0a\\\\");
+        assert_eq!(key("\u{1b}[31m".as_bytes()), "\\x1b[31m");
+        assert_eq!(key("\u{202e}x".as_bytes()), "\\xe2\\x80\\xaex");
+    }
+
+    proptest! {
+        #[test]
+        fn hex_there_and_back(data in proptest::collection::vec(any::<u8>(), 0..50)) {
+            prop_assert_eq!(from_hex(&hex(&data)), Some(data));
+        }
+
+        #[test]
+        fn no_hex_no_panic(text in "\\PC{0,10}") {
+            let _ = from_hex(&text);
+        }
+
+        #[test]
+        fn a_shown_key_has_no_controls(data in proptest::collection::vec(any::<u8>(), 0..50)) {
+            prop_assert!(!key(&data).chars().any(char::is_control));
+        }
+    }
+}
