@@ -4,11 +4,12 @@
 //! frame is synced leaves the old record live; one after it, the new.
 
 use super::Engine;
-use super::read::expired;
+use super::read::{Follow, Judged, expired};
 use crate::error::Result;
 use crate::events::{Event, EvictReason};
 use crate::stats::Counters;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use thermocline_storage::catalog::{Batch, Found, Located};
 use thermocline_storage::container::{DiskTier, Entry, Listed, Purpose, Written};
@@ -67,10 +68,11 @@ impl Engine {
                 }
                 -t.bytes / rate
             };
-            if self.is_stopping() {
+            // Reclaim that somebody waits for begins when the one under way has ended.
+            if self.is_stopping() || self.urgent.load(Ordering::Relaxed) > 0 {
                 return;
             }
-            std::thread::sleep(Duration::from_secs_f64(wait.clamp(0.001, 0.2)));
+            std::thread::sleep(Duration::from_secs_f64(wait.clamp(0.001, 0.05)));
         }
     }
 
@@ -274,16 +276,20 @@ impl Engine {
 
     /// Where a live key's record stands on disk, after writing it there if it was dirty.
     fn on_disk(&self, ident: Ident, key: &[u8]) -> Result<Option<Located>> {
+        let mut follow = Follow::default();
         loop {
             let found = self.catalog.find(ident);
             match self.judge(ident, key, &found)? {
-                super::read::Judged::Moved => continue,
-                super::read::Judged::Live(_) => {}
+                Judged::Moved => {
+                    follow.on()?;
+                    continue;
+                }
+                Judged::Live(_) => {}
                 _ => return Ok(None),
             }
             match found {
                 Found::At(at) => return Ok(Some(at)),
-                Found::Dirty(_) => self.flush()?,
+                Found::Dirty(_) => self.flush_all()?,
                 Found::Absent => return Ok(None),
             }
         }
@@ -292,7 +298,7 @@ impl Engine {
     /// Moves a key down to a tier, out of memory included; says whether anything changed.
     pub(crate) fn demote(&self, key: &[u8], to: Tier) -> Result<bool> {
         let ident = self.ident(key)?;
-        let _open = self.open.read();
+        let _open = self.using()?;
         if to == Tier::Memory || self.known(ident, key)?.is_none() {
             return Ok(false);
         }
@@ -314,7 +320,7 @@ impl Engine {
     /// Moves a key up to a tier; says whether anything changed.
     pub(crate) fn promote(&self, key: &[u8], to: Tier) -> Result<bool> {
         let ident = self.ident(key)?;
-        let _open = self.open.read();
+        let _open = self.using()?;
         if to == Tier::Memory {
             let found = self.catalog.find(ident);
             if self.memory.peek(ident, key, self.now()).is_some() {

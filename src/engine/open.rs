@@ -14,7 +14,7 @@ use crossbeam::queue::ArrayQueue;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use thermocline_storage::catalog::{Catalog, Recovered, Setup};
 use thermocline_storage::clock::{Clock, EngineClock};
@@ -115,8 +115,12 @@ impl Engine {
             (Self::assemble(config, &world, secret, catalog, Vec::new(), heat, None), Recovery::default())
         };
         let engine = Arc::new(engine);
-        if world.threads {
-            engine.start()?;
+        if world.threads
+            && let Err(e) = engine.start()
+        {
+            // Those that did start end, and the directories are free again.
+            let _ = engine.close();
+            return Err(e);
         }
         Ok((engine, recovery))
     }
@@ -205,6 +209,7 @@ impl Engine {
             committing: Mutex::default(),
             last_failure: Mutex::default(),
             reclaiming: Default::default(),
+            urgent: AtomicUsize::new(0),
             bar: AtomicU32::new(0),
             promotions: ArrayQueue::new(PROMOTIONS),
             throttle: Mutex::default(),
@@ -241,7 +246,7 @@ impl Engine {
         }
         let _all = self.open.write();
         self.stop();
-        let mut result = self.flush();
+        let mut result = self.flush_all();
         for tier in &self.tiers {
             result = result.and(tier.close().map_err(Error::from));
         }
