@@ -102,11 +102,13 @@ impl Budget {
         self.shared.state.lock().used
     }
 
+    #[cfg(test)]
     /// Bytes that may be out.
     pub fn limit(&self) -> u64 {
         self.shared.limit
     }
 
+    #[cfg(test)]
     /// Callers that wait.
     pub fn waiting(&self) -> usize {
         self.shared.state.lock().queue.len()
@@ -136,6 +138,7 @@ impl Shared {
 }
 
 impl Permit {
+    #[cfg(test)]
     /// The bytes that this permit stands for.
     pub fn bytes(&self) -> u64 {
         self.bytes

@@ -78,13 +78,6 @@ pub enum Event {
         /// The key of the item that they were, where it could be read.
         key: Option<Bytes>,
     },
-    /// Something was lost that no copy is kept of.
-    Lost {
-        /// The tier.
-        tier: Tier,
-        /// What, and why.
-        what: String,
-    },
     /// The oldest content of a quarantine was deleted, because it had reached its share of the tier.
     QuarantineTrimmed {
         /// The tier.
@@ -122,8 +115,6 @@ pub enum EvictReason {
     BelowOutOfService,
     /// Its tier is full, and the item is larger than any tier below can hold.
     TooLargeBelow,
-    /// It had not been asked for during the eviction age.
-    Idle,
 }
 
 /// What a subscription receives.
@@ -204,6 +195,13 @@ impl Events {
         let mut listeners = self.listeners.lock();
         listeners.retain(|l| l.offer(&event));
         self.count.store(listeners.len(), Relaxed);
+    }
+
+    /// Ends every subscription once it has received what was queued: the cache is closed.
+    pub fn close(&self) {
+        let mut listeners = self.listeners.lock();
+        listeners.clear();
+        self.count.store(0, Relaxed);
     }
 
     /// A subscription with room for 1,024 events.
@@ -358,6 +356,16 @@ mod tests {
             Event::Expired { key: Some(key), .. } => u64::from_le_bytes(key.as_ref().try_into().expect("8")),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn closing_ends_subscriptions_after_what_was_queued() {
+        let events = Events::new();
+        let listener = events.subscribe();
+        events.emit(|| event(7));
+        events.close();
+        assert_eq!(listener.recv(), Ok(Received::Event(event(7))));
+        assert_eq!(listener.recv(), Err(RecvError::Closed));
     }
 
     #[test]

@@ -52,3 +52,8 @@ pub mod testing {
     pub use thermocline_storage::clock::{Clock, ManualClock, SystemClock};
     pub use thermocline_storage::vfs;
 }
+
+/// The README's program compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

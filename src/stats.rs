@@ -150,6 +150,8 @@ pub struct Stats {
     pub items: u64,
     /// Bytes waiting to be written.
     pub dirty_bytes: u64,
+    /// Bytes of values in flight: being read, decoded, or written by their callers.
+    pub inflight_bytes: u64,
     /// Bytes of RAM that the catalog takes, roughly.
     pub catalog_bytes: u64,
     /// Bytes written to the journal, both copies.

@@ -432,3 +432,26 @@ fn show_dir(dir: &DirConfig) -> String {
 fn quote(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distances_of_words() {
+        for (a, b, d) in [
+            ("", "", 0),
+            ("", "abc", 3),
+            ("abc", "", 3),
+            ("ssd", "sdd", 1),
+            ("pahts", "paths", 1),
+            ("kitten", "sitting", 3),
+            ("level", "level", 0),
+            ("ab", "ba", 1),
+            ("\u{fc}ni", "uni", 1),
+        ] {
+            assert_eq!(distance(a, b), d, "{a} {b}");
+        }
+        assert_eq!(nearest("pahts", &["paths", "path", "priority"]), ["paths", "path"]);
+    }
+}

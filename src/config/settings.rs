@@ -258,7 +258,7 @@ pub(super) static SETTINGS: &[Setting] = &[
     ),
     setting(
         "storage.pack_size",
-        Field::AutoSize(|c| &mut c.storage.pack_size, MIB..=512 * MIB),
+        Field::AutoSize(|c| &mut c.storage.pack_size, MIB..=480 * MIB),
         "bytes of a pack of the archive; auto: a sixteenth of its smallest limit, 4 to 256 MiB",
     ),
     setting(

@@ -309,6 +309,8 @@ fn small_tiers_need_no_further_settings() {
     c.add_cold("/c");
     c.validate().unwrap();
     assert_eq!((c.generation_size(), c.pack_size(), c.max_value_size()), (4 * MIB, 256 * MIB, 4 * MIB));
+    c.add_ssd("/s", GIB);
+    assert_eq!(c.max_value_size(), 4 * MIB, "the tightest tier decides");
     let mut large = Config::default();
     large.add_ssd("/s", 3 << 40);
     large.storage.max_value_size = Some(GIB);

@@ -5,12 +5,14 @@
 //! leaves after each step: nothing; garbage records; garbage records; the values.
 
 use super::Engine;
+use super::moves::batch_bytes;
 use super::write::What;
 use crate::config::Persistence;
 use crate::error::{Error, Result};
 use crate::stats::Counters;
 use bytes::Bytes;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use thermocline_storage::catalog::{Batch, DirtyValue, Flying};
 use thermocline_storage::codec::{self, Compression};
 use thermocline_storage::container::{DiskTier, Purpose, Written};
@@ -19,6 +21,12 @@ use thermocline_storage::{Codec, ContentType, Error as StorageError, Ident, Item
 /// Most items and bytes of one batch.
 const BATCH_ITEMS: usize = 65_536;
 const BATCH_BYTES: u64 = 16 << 20;
+
+/// Values that go to the same tier.
+struct Group<'a> {
+    tier: Option<&'a Arc<dyn DiskTier>>,
+    values: Vec<Flying>,
+}
 
 /// How a step ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,21 +45,26 @@ impl Engine {
     }
 
     fn commit_locked(&self) -> Result<Committed> {
-        if !self.has_disk() {
-            return Ok(Committed { taken: 0, failed: 0 });
-        }
-        let flying =
-            self.catalog.take_dirty(BATCH_ITEMS, BATCH_BYTES.min(self.settings.write_buffer / 2).max(1));
+        let Some(top) = self.top() else { return Ok(Committed { taken: 0, failed: 0 }) };
+        let most = BATCH_BYTES.min(self.settings.write_buffer / 2).min(batch_bytes(top)).max(1);
+        let flying = self.catalog.take_dirty(BATCH_ITEMS, most);
         let taken = flying.len();
         let (landed, failed) = self.write_batch(flying);
         let synced = self.catalog.sync().map_err(Arc::new);
-        if let Err(e) = &synced {
-            Counters::bump(&self.counters.write_failures);
-            self.fail(e);
+        match &synced {
+            Ok(()) => self.unsynced_since.store(0, Ordering::Relaxed),
+            Err(e) => {
+                Counters::bump(&self.counters.write_failures);
+                self.fail(e);
+                let _ =
+                    self.unsynced_since.compare_exchange(0, self.now(), Ordering::Relaxed, Ordering::Relaxed);
+            }
         }
         for f in &landed {
             self.finish(f, &synced);
         }
+        // Gives their bytes of the write buffer back before who waits for them is woken.
+        drop(landed);
         self.catalog.buffer.landed();
         if synced.is_ok() && failed == 0 {
             *self.last_failure.lock() = None;
@@ -64,38 +77,41 @@ impl Engine {
     fn write_batch(&self, flying: Vec<Flying>) -> (Vec<Flying>, usize) {
         let mut landed = Vec::with_capacity(flying.len());
         let mut failed = 0;
-        for (tier, group) in self.by_tier(flying) {
-            let Some(tier) = tier else {
-                failed += group.len();
-                continue;
+        for Group { tier, values } in self.by_tier(flying) {
+            let done = match tier {
+                Some(tier) => {
+                    let items = self.encode(tier, &values);
+                    self.append_down(tier.tier(), &items)
+                }
+                None => Err(StorageError::Busy("no tier can hold a value of this size any more")),
             };
-            let items = self.encode(tier, &group);
-            match self.append_down(tier.tier(), &items) {
+            match done {
                 Ok((written, _batch)) => {
-                    for (f, w) in group.iter().zip(written) {
+                    for (f, w) in values.iter().zip(written) {
                         self.catalog.lock(f.ident).commit(f.ident, &f.value, w.place);
                     }
-                    landed.extend(group);
+                    landed.extend(values);
                 }
                 Err(e) => {
                     Counters::bump(&self.counters.write_failures);
-                    failed += group.len();
-                    self.give_back(group, &Arc::new(e));
+                    failed += values.len();
+                    self.give_back(values, &Arc::new(e));
                 }
             }
         }
         (landed, failed)
     }
 
-    /// The values in groups by the highest tier in service that can hold each.
-    fn by_tier(&self, flying: Vec<Flying>) -> Vec<(Option<&Arc<dyn DiskTier>>, Vec<Flying>)> {
-        let mut groups: Vec<(Option<&Arc<dyn DiskTier>>, Vec<Flying>)> = Vec::new();
+    /// The values in groups by the highest tier that can hold each.
+    fn by_tier(&self, flying: Vec<Flying>) -> Vec<Group<'_>> {
+        let mut groups: Vec<Group<'_>> = Vec::new();
         for f in flying {
             let size = record::size(f.value.key.len(), f.value.value.len());
             let tier = self.tiers.iter().find(|t| t.max_record() >= size);
-            match groups.iter_mut().find(|(t, _)| t.map(|t| t.tier()) == tier.map(|t| t.tier())) {
-                Some((_, group)) => group.push(f),
-                None => groups.push((tier, vec![f])),
+            let kind = tier.map(|t| t.tier());
+            match groups.iter_mut().find(|g| g.tier.map(|t| t.tier()) == kind) {
+                Some(group) => group.values.push(f),
+                None => groups.push(Group { tier, values: vec![f] }),
             }
         }
         groups
@@ -149,7 +165,8 @@ impl Engine {
                     Counters::add(&self.counters.tier(tier.tier()).written, bytes);
                     return Ok((written, batch));
                 }
-                Err(e) if e.is_no_space() && tries < 64 => {
+                // Reclaim holds its tier's lock already, and is what makes room.
+                Err(e) if e.is_no_space() && purpose == Purpose::Write && tries < 64 => {
                     drop(batch);
                     tries += 1;
                     if !self.make_room(tier.tier(), needed) {
@@ -182,15 +199,11 @@ impl Engine {
         self.fail(e);
         for f in group.into_iter().rev() {
             let mut guard = self.catalog.lock(f.ident);
-            if self.settings.persistence == Persistence::Always
-                && let Some(outcome) = guard.pending(f.ident)
-            {
-                guard.withdraw(f.ident, f.value.version);
-                guard.requeue(f.ident, &f.value, f.since);
-                drop(guard);
+            let outcome = guard.pending_of(f.ident, f.value.version);
+            guard.withdraw(f.ident, f.value.version);
+            guard.requeue(f.ident, &f.value, f.since);
+            if let Some(outcome) = outcome {
                 outcome.set(Err(e.clone()));
-            } else {
-                guard.requeue(f.ident, &f.value, f.since);
             }
         }
     }
@@ -205,7 +218,7 @@ impl Engine {
         let mut out = Vec::new();
         if self.settings.persistence == Persistence::Always {
             let mut guard = self.catalog.lock(f.ident);
-            let outcome = guard.pending(f.ident);
+            let outcome = guard.pending_of(f.ident, f.value.version);
             match synced {
                 Ok(()) => {
                     if guard.reveal(f.ident, f.value.version) {
@@ -214,7 +227,7 @@ impl Engine {
                 }
                 Err(_) => guard.withdraw(f.ident, f.value.version),
             }
-            drop(guard);
+            // Told under the lock: who finds a write no longer hidden finds out how it ended.
             if let Some(outcome) = outcome {
                 outcome.set(synced.clone());
             }
@@ -266,6 +279,12 @@ impl Engine {
 
     /// When this returns, everything acknowledged before the call is on stable storage.
     pub(crate) fn flush(&self) -> Result<()> {
+        let _open = self.using()?;
+        self.flush_all()
+    }
+
+    /// [`flush`](Self::flush) on behalf of who uses the store already, or closes it.
+    pub(super) fn flush_all(&self) -> Result<()> {
         if !self.has_disk() {
             return Ok(());
         }

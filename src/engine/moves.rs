@@ -4,18 +4,24 @@
 //! frame is synced leaves the old record live; one after it, the new.
 
 use super::Engine;
-use super::read::expired;
+use super::read::{Follow, Judged, expired};
 use crate::error::Result;
 use crate::events::{Event, EvictReason};
 use crate::stats::Counters;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use thermocline_storage::catalog::{Found, Located};
-use thermocline_storage::container::{DiskTier, Entry, Listed, Purpose};
-use thermocline_storage::{Error as StorageError, Ident, Item, Place, Tier};
+use thermocline_storage::catalog::{Batch, Found, Located};
+use thermocline_storage::container::{DiskTier, Entry, Listed, Purpose, Written};
+use thermocline_storage::{Error as StorageError, Ident, Item, Place, Tier, codec};
 
 /// Bytes that are read and written at a time by a move to a tier that appends.
 const CHUNK: u64 = 4 << 20;
+
+/// Bytes of one write to a tier: small enough that it fits beside what is being reclaimed.
+pub(super) fn batch_bytes(tier: &Arc<dyn DiskTier>) -> u64 {
+    tier.usage().limit.map_or(u64::MAX, |limit| (limit / 16).max(1))
+}
 
 /// The brake on background moves: a bucket of bytes that fills up at the configured rate.
 #[derive(Debug)]
@@ -62,10 +68,11 @@ impl Engine {
                 }
                 -t.bytes / rate
             };
-            if self.is_closed() {
+            // Reclaim that somebody waits for begins when the one under way has ended.
+            if self.is_stopping() || self.urgent.load(Ordering::Relaxed) > 0 {
                 return;
             }
-            std::thread::sleep(Duration::from_secs_f64(wait.clamp(0.001, 0.2)));
+            std::thread::sleep(Duration::from_secs_f64(wait.clamp(0.001, 0.05)));
         }
     }
 
@@ -81,7 +88,7 @@ impl Engine {
         let (most_items, most_bytes) = match to.tier() {
             // A pack is written whole, so it is filled.
             Tier::Cold => (usize::MAX, self.settings.pack_size),
-            _ => (self.settings.batch_items.max(1), CHUNK),
+            _ => (self.settings.batch_items.max(1), batch_bytes(to).min(CHUNK)),
         };
         let mut moved = Moved::default();
         let mut rest = movers;
@@ -103,7 +110,7 @@ impl Engine {
             let done = self.move_chunk(chunk, to, purpose)?;
             moved.items += done.items;
             moved.bytes += done.bytes;
-            if self.is_closed() && !urgent {
+            if self.is_stopping() && !urgent {
                 break;
             }
         }
@@ -116,20 +123,21 @@ impl Engine {
         to: &Arc<dyn DiskTier>,
         purpose: Purpose,
     ) -> Result<Moved, StorageError> {
-        let mut items = Vec::with_capacity(chunk.len());
-        let mut origins = Vec::with_capacity(chunk.len());
+        let mut taken = Vec::with_capacity(chunk.len());
         for m in chunk {
-            if let Some((item, at)) = self.fetch(m)? {
-                items.push(item);
-                origins.push(at);
+            taken.extend(self.fetch(m)?);
+        }
+        let (written, _batch, taken) = match self.append_taken(to, taken, purpose) {
+            Ok(done) => done,
+            // One item that does not decode keeps a pack from being written: it is damaged, and dies alone.
+            Err((StorageError::Dependency { .. }, taken)) => {
+                let sound = self.condemn_undecodable(taken);
+                self.append_taken(to, sound, purpose).map_err(|(e, _)| e)?
             }
-        }
-        if items.is_empty() {
-            return Ok(Moved::default());
-        }
-        let (written, _batch) = self.append(to, &items, purpose)?;
+            Err((e, _)) => return Err(e),
+        };
         let mut moved = Moved::default();
-        for ((item, at), w) in items.iter().zip(&origins).zip(&written) {
+        for ((item, at), w) in taken.iter().zip(&written) {
             let swapped = self.catalog.lock(item.ident).swap(
                 item.ident,
                 at.place,
@@ -145,6 +153,38 @@ impl Engine {
         }
         Counters::add(&self.counters.moved_bytes, moved.bytes);
         Ok(moved)
+    }
+
+    /// Appends items that were read to be moved; gives them back with where they went, or with the error.
+    #[expect(clippy::type_complexity, reason = "the error takes the items back")]
+    fn append_taken(
+        &self,
+        to: &Arc<dyn DiskTier>,
+        taken: Vec<(Item, Located)>,
+        purpose: Purpose,
+    ) -> Result<(Vec<Written>, Option<Batch<'_>>, Vec<(Item, Located)>), (StorageError, Vec<(Item, Located)>)>
+    {
+        if taken.is_empty() {
+            return Ok((Vec::new(), None, taken));
+        }
+        let items: Vec<Item> = taken.iter().map(|(item, _)| item.clone()).collect();
+        match self.append(to, &items, purpose) {
+            Ok((written, batch)) => Ok((written, Some(batch), taken)),
+            Err(e) => Err((e, taken)),
+        }
+    }
+
+    fn condemn_undecodable(&self, taken: Vec<(Item, Located)>) -> Vec<(Item, Located)> {
+        taken
+            .into_iter()
+            .filter(|(item, at)| match codec::decode(item.codec, &item.payload, item.original_len) {
+                Ok(_) => true,
+                Err(why) => {
+                    self.condemn(item.ident, at.place, &at.entry, why, Some(item.key.clone()));
+                    false
+                }
+            })
+            .collect()
     }
 
     fn tell_move(&self, item: &Item, from: Tier, to: Tier) {
@@ -236,16 +276,20 @@ impl Engine {
 
     /// Where a live key's record stands on disk, after writing it there if it was dirty.
     fn on_disk(&self, ident: Ident, key: &[u8]) -> Result<Option<Located>> {
+        let mut follow = Follow::default();
         loop {
             let found = self.catalog.find(ident);
             match self.judge(ident, key, &found)? {
-                super::read::Judged::Moved => continue,
-                super::read::Judged::Live(_) => {}
+                Judged::Moved => {
+                    follow.on()?;
+                    continue;
+                }
+                Judged::Live(_) => {}
                 _ => return Ok(None),
             }
             match found {
                 Found::At(at) => return Ok(Some(at)),
-                Found::Dirty(_) => self.flush()?,
+                Found::Dirty(_) => self.flush_all()?,
                 Found::Absent => return Ok(None),
             }
         }
@@ -254,7 +298,7 @@ impl Engine {
     /// Moves a key down to a tier, out of memory included; says whether anything changed.
     pub(crate) fn demote(&self, key: &[u8], to: Tier) -> Result<bool> {
         let ident = self.ident(key)?;
-        let _open = self.open.read();
+        let _open = self.using()?;
         if to == Tier::Memory || self.known(ident, key)?.is_none() {
             return Ok(false);
         }
@@ -276,7 +320,7 @@ impl Engine {
     /// Moves a key up to a tier; says whether anything changed.
     pub(crate) fn promote(&self, key: &[u8], to: Tier) -> Result<bool> {
         let ident = self.ident(key)?;
-        let _open = self.open.read();
+        let _open = self.using()?;
         if to == Tier::Memory {
             let found = self.catalog.find(ident);
             if self.memory.peek(ident, key, self.now()).is_some() {

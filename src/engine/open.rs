@@ -14,7 +14,7 @@ use crossbeam::queue::ArrayQueue;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use thermocline_storage::catalog::{Catalog, Recovered, Setup};
 use thermocline_storage::clock::{Clock, EngineClock};
@@ -29,7 +29,7 @@ use thermocline_storage::item::Head;
 use thermocline_storage::memory::{HeatSink, MemoryConfig, MemoryPolicy, MemoryTier};
 use thermocline_storage::ssd::{ReadMode, Ssd, SsdConfig};
 use thermocline_storage::vfs::{EntryKind, Vfs};
-use thermocline_storage::{Codec, Error as StorageError, Hasher, Item, Tier};
+use thermocline_storage::{Codec, Error as StorageError, Hasher, Item, Tier, Version};
 
 /// What an engine gets from outside, so that a simulation can stand behind it.
 #[derive(Debug, Clone)]
@@ -115,8 +115,12 @@ impl Engine {
             (Self::assemble(config, &world, secret, catalog, Vec::new(), heat, None), Recovery::default())
         };
         let engine = Arc::new(engine);
-        if world.threads {
-            engine.start()?;
+        if world.threads
+            && let Err(e) = engine.start()
+        {
+            // Those that did start end, and the directories are free again.
+            let _ = engine.close();
+            return Err(e);
         }
         Ok((engine, recovery))
     }
@@ -142,7 +146,13 @@ impl Engine {
             lost: 0,
         };
         if rebuilt {
-            adopt_all(&catalog)?;
+            let newest = adopt_all(&catalog, &Hasher::new(home.secret()))?;
+            if newest.open() >= home.open_counter() {
+                // The directories' own counters had been put back: no version may recur.
+                home.counter_was_used(newest.open())?;
+                home.begin_writing()?;
+                catalog.skip_versions(Version::first_of(home.open_counter()));
+            }
             catalog.checkpoint()?;
         } else {
             catalog.count_live();
@@ -191,12 +201,15 @@ impl Engine {
             settings: settings(config),
             log: RateLimit::new(world.clock.clone()),
             closed: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            unsynced_since: AtomicU64::new(0),
             signals: Default::default(),
             handles: Mutex::default(),
             has_threads: AtomicBool::new(false),
             committing: Mutex::default(),
             last_failure: Mutex::default(),
             reclaiming: Default::default(),
+            urgent: AtomicUsize::new(0),
             bar: AtomicU32::new(0),
             promotions: ArrayQueue::new(PROMOTIONS),
             throttle: Mutex::default(),
@@ -205,6 +218,7 @@ impl Engine {
             home: Mutex::new(home),
             first_dead: Mutex::new(HashMap::new()),
             checkpointed_ms: Mutex::new(opened_ms),
+            directories: Mutex::default(),
         }
     }
 
@@ -232,7 +246,7 @@ impl Engine {
         }
         let _all = self.open.write();
         self.stop();
-        let mut result = self.flush();
+        let mut result = self.flush_all();
         for tier in &self.tiers {
             result = result.and(tier.close().map_err(Error::from));
         }
@@ -241,6 +255,7 @@ impl Engine {
             result = result.and(self.catalog.checkpoint().map_err(Error::from));
         }
         self.home.lock().take();
+        self.events.close();
         result
     }
 
@@ -389,12 +404,19 @@ fn hdd_config(config: &Config) -> HddConfig {
     }
 }
 
-fn adopt_all(catalog: &Catalog) -> Result<()> {
+/// Enters every record found in every container, the newest of each identity winning. A record counts only if its key
+/// has the identity that it claims: bytes inside a value could look like a record. Gives the newest version found.
+fn adopt_all(catalog: &Catalog, hasher: &Hasher) -> Result<Version> {
     let mut newest = HashMap::new();
     for entry in catalog.containers.all() {
-        catalog.adopt(entry.no, &entry.container.list()?, &mut newest);
+        let mut listed = entry.container.list()?;
+        listed.retain(|l| entry.container.head(l.position).is_ok_and(|h| hasher.ident(&h.key) == l.ident));
+        entry.records.store(listed.len() as u64, Ordering::Relaxed);
+        entry.earliest_expiry.store(u64::MAX, Ordering::Relaxed);
+        listed.iter().for_each(|l| entry.note_expiry(l.expires_at));
+        catalog.adopt(entry.no, &listed, &mut newest);
     }
-    Ok(())
+    Ok(newest.into_values().max().unwrap_or_default())
 }
 
 /// Takes out what points into containers that are gone for good.

@@ -16,6 +16,7 @@ impl Engine {
         let mut stats = Stats {
             counts: self.counters.counts(),
             dirty_bytes: self.catalog.buffer.bytes(),
+            inflight_bytes: self.budget.used(),
             catalog_bytes: catalog.bytes,
             journal_bytes: catalog.journal_written,
             checkpoints: catalog.checkpoints,

@@ -2,11 +2,13 @@
 
 use super::Engine;
 use crate::error::Error;
+use crate::events::Event;
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use thermocline_storage::Tier;
+use thermocline_storage::container::DiskTier;
 
 /// How long the writer gathers before it writes what nobody waits for.
 const GATHER: Duration = Duration::from_millis(1000);
@@ -22,6 +24,9 @@ const RETRY: Duration = Duration::from_millis(200);
 pub(crate) struct Signal {
     state: Mutex<Wake>,
     changed: Condvar,
+    /// Whether the state is not `No`: set under its lock, read without, so that the many who have work for later
+    /// take no lock that they share.
+    soon: AtomicBool,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -35,9 +40,13 @@ enum Wake {
 impl Signal {
     /// There is work that can wait for the thread's pause. Cheap: the thread is not woken.
     pub(crate) fn wake_soon(&self) {
+        if self.soon.load(Ordering::SeqCst) {
+            return;
+        }
         let mut state = self.state.lock();
         if *state == Wake::No {
             *state = Wake::Soon;
+            self.soon.store(true, Ordering::SeqCst);
         }
     }
 
@@ -46,6 +55,7 @@ impl Signal {
         let mut state = self.state.lock();
         if *state != Wake::Now {
             *state = Wake::Now;
+            self.soon.store(true, Ordering::SeqCst);
             self.changed.notify_all();
         }
     }
@@ -59,6 +69,7 @@ impl Signal {
                 break;
             }
         }
+        self.soon.store(false, Ordering::SeqCst);
         std::mem::take(&mut *state) != Wake::No
     }
 }
@@ -94,6 +105,7 @@ impl Engine {
 
     /// Wakes every thread, so that it sees that the store is closing, and waits for it to end.
     pub(super) fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
         for s in &self.signals {
             s.wake_now();
         }
@@ -109,7 +121,7 @@ impl Engine {
 
     fn run_writer(&self) {
         let mut pause = GATHER;
-        while !self.is_closed() {
+        while !self.is_stopping() {
             if !self.signals[0].sleep(pause)
                 && self.catalog.buffer.queued() == 0
                 && self.catalog.queued_frames() == 0
@@ -132,7 +144,7 @@ impl Engine {
                         break;
                     }
                 }
-                if self.is_closed() {
+                if self.is_stopping() {
                     return;
                 }
             }
@@ -150,9 +162,9 @@ impl Engine {
 
     fn run_mover(&self) {
         lower_priority();
-        while !self.is_closed() {
+        while !self.is_stopping() {
             self.signals[1].sleep(MOVER_PAUSE);
-            while !self.is_closed() && self.move_step() {}
+            while !self.is_stopping() && self.move_step() {}
         }
     }
 
@@ -170,9 +182,9 @@ impl Engine {
 
     fn run_janitor(&self) {
         lower_priority();
-        while !self.is_closed() {
+        while !self.is_stopping() {
             self.signals[2].sleep(BEAT);
-            if self.is_closed() {
+            if self.is_stopping() {
                 return;
             }
             self.keep_step();
@@ -188,6 +200,7 @@ impl Engine {
         }
         for tier in &self.tiers {
             tier.maintain();
+            self.watch_directories(tier);
         }
         self.catalog.maintain();
         self.heat.grow(self.catalog_items());
@@ -209,6 +222,32 @@ impl Engine {
         *last = now;
         if let Err(e) = self.catalog.checkpoint() {
             self.log.warn("checkpoint", || format!("no checkpoint could be written: {e}"));
+        }
+    }
+
+    /// Tells of directories that went out of service, came back, or lost part of their quarantine.
+    fn watch_directories(&self, tier: &Arc<dyn DiskTier>) {
+        let kind = tier.tier();
+        let mut seen = self.directories.lock();
+        for now in tier.directories() {
+            let before =
+                seen.insert(now.path.clone(), (now.out_of_service.is_some(), now.quarantine_removed));
+            let (was_out, removed) = before.unwrap_or_default();
+            match (was_out, now.out_of_service) {
+                (false, Some(why)) => {
+                    let path = now.path.clone();
+                    self.events.emit(|| Event::TierOutOfService { tier: kind, path, why });
+                }
+                (true, None) => {
+                    let path = now.path.clone();
+                    self.events.emit(|| Event::TierBack { tier: kind, path });
+                }
+                _ => {}
+            }
+            if now.quarantine_removed > removed {
+                let (path, removed) = (now.path, now.quarantine_removed - removed);
+                self.events.emit(|| Event::QuarantineTrimmed { tier: kind, path, removed });
+            }
         }
     }
 

@@ -100,6 +100,19 @@ impl Entry {
             .unwrap_or(0)
     }
 
+    /// What the catalog remembers of it across a restart.
+    pub fn known(&self) -> Known {
+        Known {
+            no: self.no,
+            id: self.id,
+            tier: self.tier,
+            dir: self.dir,
+            created_ms: self.created_ms,
+            records: self.records.load(Ordering::Relaxed),
+            earliest_expiry: self.earliest_expiry.load(Ordering::Relaxed),
+        }
+    }
+
     /// Notes that a record expires at `ms` (0: never).
     pub fn note_expiry(&self, ms: u64) {
         if ms != 0 {
@@ -231,19 +244,22 @@ impl Containers {
 
     /// Enters a container that was there before this open; it is sealed. Not announced: the catalog knows it.
     pub fn attach(&self, known: Known, container: Arc<dyn Container>) -> Arc<Entry> {
-        {
-            let mut numbers = self.numbers.lock();
-            let high = u32::from(known.no) + 1;
-            while numbers.high < high {
-                let no = numbers.high;
-                numbers.high += 1;
-                if let Ok(no) = ContainerNo::try_from(no) {
-                    numbers.free.push(no);
-                }
-            }
-            numbers.free.retain(|n| *n != known.no);
-        }
+        self.keep(known.no);
         self.enter(known, container, true)
+    }
+
+    /// Marks a number as taken: the catalog knows a container of that number, attached or not.
+    pub fn keep(&self, no: ContainerNo) {
+        let mut numbers = self.numbers.lock();
+        let high = u32::from(no) + 1;
+        while numbers.high < high {
+            let no = numbers.high;
+            numbers.high += 1;
+            if let Ok(no) = ContainerNo::try_from(no) {
+                numbers.free.push(no);
+            }
+        }
+        numbers.free.retain(|n| *n != no);
     }
 
     fn enter(&self, k: Known, container: Arc<dyn Container>, sealed: bool) -> Arc<Entry> {
@@ -338,6 +354,19 @@ pub struct Usage {
     pub written: u64,
 }
 
+/// How one directory of a tier is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirStatus {
+    /// The directory.
+    pub path: PathBuf,
+    /// Why it takes no writes; `None` while it does.
+    pub out_of_service: Option<String>,
+    /// Bytes in its quarantine.
+    pub quarantine: u64,
+    /// Pieces of the quarantine that went because its cap was reached, since the opening.
+    pub quarantine_removed: u64,
+}
+
 /// One directory of a tier.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TierDir {
@@ -408,6 +437,8 @@ pub trait DiskTier: Send + Sync + fmt::Debug + 'static {
     fn drop_container(&self, entry: &Entry) -> Result<()>;
     /// How full it is.
     fn usage(&self) -> Usage;
+    /// How its directories are.
+    fn directories(&self) -> Vec<DirStatus>;
     /// Copies the bytes at a position that failed verification to the quarantine, with a report.
     fn quarantine_record(&self, entry: &Entry, position: u32, why: &str);
     /// Housekeeping, about once a second: ageing of residency bits, health of dependencies, quarantine cap.

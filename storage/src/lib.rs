@@ -26,6 +26,7 @@ pub mod memory;
 pub mod quarantine;
 pub mod record;
 pub mod ssd;
+mod tierdir;
 pub mod types;
 pub mod vfs;
 

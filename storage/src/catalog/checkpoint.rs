@@ -31,6 +31,7 @@ use crate::types::{Place, Tier};
 use crate::vfs::{OpenMode, Vfs, VfsFile};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// The newest checkpoint format known here.
 const FORMAT: u32 = 1;
@@ -38,6 +39,10 @@ const FILE_MAGIC: u32 = u32::from_le_bytes(*b"TCCP");
 const BLOCK_MAGIC: u32 = u32::from_le_bytes(*b"TCCB");
 const HEAD: usize = 64;
 const BLOCK_HEAD: usize = 40;
+/// Bytes gathered before they are written.
+const BUFFER: usize = 1 << 20;
+/// No block is longer: 97 million entries in one shard.
+const MAX_PAYLOAD: u64 = 1 << 30;
 const CONTAINERS: u32 = 1;
 const SHARD: u32 = 2;
 const HEAT: u32 = 3;
@@ -54,6 +59,8 @@ pub(crate) fn checkpoint_path(dir: &Path, copy: &str, seq: u64) -> PathBuf {
 /// Writes the same bytes to both copies.
 struct Twin {
     pair: Vec<(PathBuf, Arc<dyn VfsFile>)>,
+    /// Bytes not written yet, which go at `at`.
+    buffer: Vec<u8>,
     at: u64,
     seed: u64,
     blocks: u64,
@@ -79,31 +86,40 @@ impl Twin {
         }
         let seed = seed(&cat.store, seq);
         head.extend_from_slice(&checksum(seed, &head).to_le_bytes());
-        let mut twin = Twin { pair, at: 0, seed, blocks: 0 };
-        twin.append(&head)?;
-        Ok(twin)
+        Ok(Twin { pair, buffer: head, at: 0, seed, blocks: 0 })
     }
 
-    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+    fn flush(&mut self) -> Result<()> {
         for (path, file) in &self.pair {
-            file.write_all_at(bytes, self.at).at("write", path)?;
+            file.write_all_at(&self.buffer, self.at).at("write", path)?;
         }
-        self.at += bytes.len() as u64;
+        self.at += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    /// Writes what is left and makes both copies durable.
+    fn finish(&mut self) -> Result<()> {
+        self.flush()?;
+        for (path, file) in &self.pair {
+            file.sync().at("sync", path)?;
+        }
         Ok(())
     }
 
     fn block(&mut self, kind: u32, number: u64, last_frame: u64, payload: &[u8]) -> Result<()> {
-        let mut out = Vec::with_capacity(BLOCK_HEAD + payload.len());
-        out.extend_from_slice(&BLOCK_MAGIC.to_le_bytes());
-        out.extend_from_slice(&kind.to_le_bytes());
+        let mut head = Vec::with_capacity(BLOCK_HEAD);
+        head.extend_from_slice(&BLOCK_MAGIC.to_le_bytes());
+        head.extend_from_slice(&kind.to_le_bytes());
         for n in [number, payload.len() as u64, last_frame] {
-            out.extend_from_slice(&n.to_le_bytes());
+            head.extend_from_slice(&n.to_le_bytes());
         }
-        let sum = checksum(checksum(self.seed, &out), payload);
-        out.extend_from_slice(&sum.to_le_bytes());
-        out.extend_from_slice(payload);
+        let sum = checksum(checksum(self.seed, &head), payload);
+        head.extend_from_slice(&sum.to_le_bytes());
+        self.buffer.extend_from_slice(&head);
+        self.buffer.extend_from_slice(payload);
         self.blocks += 1;
-        self.append(&out)
+        if self.buffer.len() >= BUFFER { self.flush() } else { Ok(()) }
     }
 }
 
@@ -112,41 +128,60 @@ impl Catalog {
     /// failed. On an error the catalog is as durable as it was before.
     pub fn checkpoint(&self) -> Result<()> {
         let Some(journal) = &self.journal else { return Ok(()) };
-        let mut count = self.checkpointing.lock();
-        self.checkpoint_locked(journal, &mut count)
+        let _one = self.checkpointing.lock();
+        self.checkpoint_locked(journal)
     }
 
     /// Replaces a journal that failed, unless somebody else has by now; then syncs what is queued.
     pub(super) fn mend(&self, journal: &Journal) -> Result<()> {
-        let mut count = self.checkpointing.lock();
+        let one = self.checkpointing.lock();
         if journal.broken() {
-            return self.checkpoint_locked(journal, &mut count);
+            return self.checkpoint_locked(journal);
         }
-        drop(count);
+        drop(one);
         journal.sync(self.now()).map(|durable| self.release_dropped(durable))
     }
 
-    fn checkpoint_locked(&self, journal: &Journal, count: &mut u64) -> Result<()> {
-        let (seq, _) = journal.rotate(self.now())?;
-        let heat = self.heat.get().map(|heat| heat()).unwrap_or_default();
-        match self.write_checkpoint(journal, seq, &heat) {
-            Ok(newest) => {
-                journal.mend(newest);
-                *count += 1;
-                self.release_dropped(newest);
-                Ok(())
+    fn checkpoint_locked(&self, journal: &Journal) -> Result<()> {
+        match self.checkpoint_once(journal) {
+            // Mending needs room; without it nothing gets durable any more, removes included.
+            Err(e) if e.is_no_space() && journal.broken() && journal.give_up_reserve(&e) => {
+                self.checkpoint_once(journal)
             }
-            Err(e) => {
-                for copy in COPIES {
-                    let _ =
-                        self.vfs.remove_file(&checkpoint_path(&self.dir, copy, seq).with_extension("tmp"));
-                }
-                Err(e)
-            }
+            other => other,
         }
     }
 
-    fn write_checkpoint(&self, journal: &Journal, seq: u64, heat: &[u8]) -> Result<u64> {
+    fn checkpoint_once(&self, journal: &Journal) -> Result<()> {
+        let (seq, _) = journal.rotate(self.now())?;
+        let heat = match self.heat.get() {
+            Some(heat) => heat(),
+            None => self.saved_heat.lock().clone(),
+        };
+        let written = self.write_checkpoint(journal, seq, &heat);
+        if written.is_err() {
+            for copy in COPIES {
+                let _ = self.vfs.remove_file(&checkpoint_path(&self.dir, copy, seq).with_extension("tmp"));
+            }
+            journal.discard_orphan(seq);
+        }
+        let (pair, newest) = written?;
+        self.publish(&pair, seq)?;
+        journal.mend(newest);
+        self.checkpoints.fetch_add(1, Ordering::Relaxed);
+        self.release_dropped(newest);
+        remove_older(&*self.vfs, &self.dir, seq);
+        Ok(())
+    }
+
+    /// Writes both copies under temporary names and makes everything durable that they contain. Gives them, and
+    /// the number up to which all frames are in them or in the new journal.
+    pub(super) fn write_checkpoint(
+        &self,
+        journal: &Journal,
+        seq: u64,
+        heat: &[u8],
+    ) -> Result<(Vec<PathBuf>, u64)> {
         let mut twin = Twin::create(self, seq)?;
         // Containers before shards: a container named by a shard's block was published before, or its frame is in
         // the new journal.
@@ -160,34 +195,38 @@ impl Catalog {
         twin.block(HEAT, 0, 0, heat)?;
         let blocks = twin.blocks;
         twin.block(END, blocks, newest, &[])?;
-        for (path, file) in &twin.pair {
-            file.sync().at("sync", path)?;
-        }
+        twin.finish()?;
         // What the blocks contain must be in the new journal before the old one may go.
         let newest = journal.sync_unmended(self.now())?.max(newest);
-        for (copy, (tmp, _)) in COPIES.iter().zip(&twin.pair) {
+        Ok((twin.pair.into_iter().map(|(path, _)| path).collect(), newest))
+    }
+
+    /// Gives both copies their names. From the first rename on the checkpoint may be what recovery finds, so an
+    /// error here takes nothing back: the pair of journals of the same number stays.
+    pub(super) fn publish(&self, written: &[PathBuf], seq: u64) -> Result<()> {
+        for (copy, tmp) in COPIES.iter().zip(written) {
             let path = checkpoint_path(&self.dir, copy, seq);
             self.vfs.rename(tmp, &path).at("publish", &path)?;
             let folder = self.dir.join(copy);
             self.vfs.sync_dir(&folder).at("sync", &folder)?;
         }
-        remove_older(&*self.vfs, &self.dir, seq);
-        Ok(newest)
+        Ok(())
     }
 
     fn encode_containers(&self) -> Vec<u8> {
-        let mut out = Vec::new();
-        for e in self.containers.all() {
-            out.extend_from_slice(&e.no.to_le_bytes());
-            out.extend_from_slice(&e.id.to_le_bytes());
-            out.push(e.tier as u8);
+        // Those that are not attached (their directory is away) are still the catalog's: its entries point there.
+        let mut known = self.absent.lock().clone();
+        known.extend(self.containers.all().iter().map(|e| (e.no, e.known())));
+        let mut out = Vec::with_capacity(known.len() * CONTAINER_BYTES);
+        for k in known.values() {
+            out.extend_from_slice(&k.no.to_le_bytes());
+            out.extend_from_slice(&k.id.to_le_bytes());
+            out.push(k.tier as u8);
             out.push(0);
-            out.extend_from_slice(&e.dir.to_le_bytes());
-            out.extend_from_slice(&e.created_ms.to_le_bytes());
-            out.extend_from_slice(&e.records.load(std::sync::atomic::Ordering::Relaxed).to_le_bytes());
-            out.extend_from_slice(
-                &e.earliest_expiry.load(std::sync::atomic::Ordering::Relaxed).to_le_bytes(),
-            );
+            out.extend_from_slice(&k.dir.to_le_bytes());
+            out.extend_from_slice(&k.created_ms.to_le_bytes());
+            out.extend_from_slice(&k.records.to_le_bytes());
+            out.extend_from_slice(&k.earliest_expiry.to_le_bytes());
             out.extend_from_slice(&[0; 4]);
         }
         out
@@ -251,6 +290,10 @@ pub(crate) fn load(vfs: &dyn Vfs, dir: &Path, store: &[u8; 16], seq: u64) -> Res
     let seed = seed(store, seq);
     let mut loaded = Loaded { shards: (0..SHARDS).map(|_| Shard::default()).collect(), ..Loaded::default() };
     let mut found = None;
+    loaded.mended += (COPIES.len() - copies.len()) as u64;
+    // The second copy of a block is read only if the first is damaged; its length at least is compared.
+    let lengths = copies.iter().zip(copies.iter().skip(1));
+    loaded.mended += lengths.filter(|(a, b)| a.len != b.len).count() as u64;
     for copy in &copies {
         match read_head(copy, seed)? {
             Some(time) => found = Some(time),
@@ -316,7 +359,7 @@ fn read_block(copy: &Copy, at: u64, seed: u64) -> Option<Block> {
     copy.file.read_exact_at(&mut head, at).ok()?;
     let len = le64(&head, 16);
     let begin = at + BLOCK_HEAD as u64;
-    if le32(&head, 0) != BLOCK_MAGIC || begin.checked_add(len)? > copy.len {
+    if le32(&head, 0) != BLOCK_MAGIC || len > MAX_PAYLOAD || begin.checked_add(len)? > copy.len {
         return None;
     }
     let mut payload = vec![0; usize::try_from(len).ok()?];

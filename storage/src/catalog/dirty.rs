@@ -30,6 +30,8 @@ pub struct DirtyValue {
     pub expires_at: u64,
     /// The order of the write.
     pub version: Version,
+    /// A batch carries it: taken from the queue, neither committed nor given back.
+    pub(crate) in_batch: AtomicBool,
     charge: Charge,
 }
 
@@ -44,7 +46,7 @@ impl DirtyValue {
     ) -> DirtyValue {
         let bytes = key.len() as u64 + value.len() as u64 + OVERHEAD;
         let charge = Charge { buffer: buffer.clone(), bytes, on: AtomicBool::new(false) };
-        DirtyValue { key, value, content_type, expires_at, version, charge }
+        DirtyValue { key, value, content_type, expires_at, version, in_batch: AtomicBool::new(false), charge }
     }
 
     /// Bytes that the value takes of the write buffer.
@@ -137,6 +139,7 @@ impl WriteBuffer {
         self.queue.lock().idents.push_back((ident, now));
     }
 
+    /// In reverse order, if several go back: the front is the oldest.
     pub(crate) fn push_front(&self, ident: Ident, at: u64) {
         self.queue.lock().idents.push_front((ident, at));
     }

@@ -6,8 +6,11 @@
 //! - both copies hold the same bytes at the same offsets, so a batch damaged in one is read from the other;
 //! - `durable` is raised only when both copies are synced (or a checkpoint that contains the frames is published),
 //!   and every batch names it: a gap at or below it is damage, above it a torn tail;
-//! - a file whose write or sync failed is never written again: both copies are abandoned, and nothing that waits
-//!   is acknowledged before a checkpoint with a new pair is published ([`Journal::broken`]).
+//! - a pair of files of which a write or a sync failed is never written again: both copies are abandoned, and
+//!   nothing that waits is acknowledged before a checkpoint with a new pair is published ([`Journal::broken`]);
+//! - a pair begun while the journal was broken is an orphan: frames may be missing before it, so nothing in it
+//!   counts as durable until the checkpoint of the same number is published ([`Journal::mend`]). That publishing
+//!   mends the pair it was made with and no other: a pair that failed since stays broken.
 //!
 //! Lock order: shard, then files, then queue; nothing is locked while the queue is held.
 
@@ -21,10 +24,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// The two folders of the catalog.
 pub(crate) const COPIES: [&str; 2] = ["a", "b"];
-/// Journal files grow by this much at a time, so that syncs need not change their length.
-const STEP: u64 = 1 << 20;
-/// Bytes set aside on the catalog's disk: room for two steps of both copies.
-const RESERVE: u64 = 4 * STEP;
+/// Journal files grow by this much at a time, so that syncs need not change their length. Less in tests, so that
+/// they cross it.
+const STEP: u64 = if cfg!(test) { 1 << 12 } else { 1 << 20 };
+/// Bytes at which a pair of files is followed by another.
+const MAX_FILE: u64 = 256 << 20;
+/// Bytes set aside on the catalog's disk: room for two steps of both copies, or for a small checkpoint.
+const RESERVE: u64 = 4 << 20;
 
 /// The path of a journal file.
 pub(crate) fn journal_path(dir: &Path, copy: &str, seq: u64) -> PathBuf {
@@ -45,6 +51,16 @@ struct Files {
     /// Where the next batch goes.
     end: u64,
     allocated: u64,
+    /// A write or sync of this pair failed: frames that were taken from the queue are in no journal.
+    failed: bool,
+    /// Begun while the journal was broken, and the checkpoint that covers the gap before it is not published.
+    orphan: bool,
+}
+
+impl Files {
+    fn broken(&self) -> bool {
+        self.failed || self.orphan
+    }
 }
 
 /// The journal of an open store.
@@ -57,8 +73,13 @@ pub(crate) struct Journal {
     queue: Mutex<Queue>,
     files: Mutex<Files>,
     durable: AtomicU64,
+    /// What [`Files::broken`] says, to be read without waiting for a sync.
     broken: AtomicBool,
+    /// What [`Files::end`] is, likewise.
+    len: AtomicU64,
     written: AtomicU64,
+    /// A pair that has grown to this is followed by another, checkpoint or not.
+    max_file: AtomicU64,
 }
 
 impl Journal {
@@ -83,7 +104,9 @@ impl Journal {
             files: Mutex::new(files),
             durable: AtomicU64::new(next.saturating_sub(1)),
             broken: AtomicBool::new(false),
+            len: AtomicU64::new(HEAD as u64),
             written: AtomicU64::new(0),
+            max_file: AtomicU64::new(MAX_FILE),
         })
     }
 
@@ -112,7 +135,7 @@ impl Journal {
 
     /// Bytes in one copy of the newest file.
     pub(crate) fn len(&self) -> u64 {
-        self.files.lock().end
+        self.len.load(Ordering::Relaxed)
     }
 
     /// Bytes written to both copies since the store was opened.
@@ -120,57 +143,98 @@ impl Journal {
         self.written.load(Ordering::Relaxed)
     }
 
-    /// Writes and syncs what is queued. On `Ok` every frame queued before the call is durable. On an error the
-    /// journal is broken; the frames that were queued are covered by the next checkpoint.
+    /// Writes and syncs what is queued. On `Ok` every frame queued before the call is durable. On an error either
+    /// there was no room, and the frames wait in the queue; or the journal is broken, and the frames that were
+    /// queued are covered by the next checkpoint.
     pub(crate) fn sync(&self, time: u64) -> Result<u64> {
         let mut files = self.files.lock();
-        if self.broken() {
+        if files.broken() {
             return Err(Error::Busy("the journal failed; a checkpoint must replace it first"));
         }
+        self.flush(&mut files, time)
+    }
+
+    /// Writes what is queued for the checkpoint that is about to be published, even if the pair is an orphan: then
+    /// the frames do not count as durable before [`mend`](Self::mend).
+    pub(crate) fn sync_unmended(&self, time: u64) -> Result<u64> {
+        let mut files = self.files.lock();
+        if files.failed {
+            return Err(Error::Busy("the journal failed while its checkpoint was being written"));
+        }
+        self.flush(&mut files, time)
+    }
+
+    /// Gives the number of the last frame queued, all of which are in the pair now.
+    fn flush(&self, files: &mut Files, time: u64) -> Result<u64> {
         let (frames, next) = {
             let mut q = self.queue.lock();
             (std::mem::take(&mut q.frames), q.next)
         };
-        if frames.is_empty() {
-            return Ok(self.durable());
-        }
-        if let Err(e) = self.make_room(&mut files, frames.len()) {
-            // Nothing was written: the pair is as good as it was, and the frames wait for room.
-            let mut q = self.queue.lock();
-            let newer = std::mem::replace(&mut q.frames, frames);
-            q.frames.extend(newer);
-            return Err(e);
-        }
-        match self.write(&mut files, &frames, next, time) {
-            Ok(()) => {
-                self.durable.fetch_max(next - 1, Ordering::AcqRel);
-                Ok(next - 1)
-            }
-            Err(e) => {
+        if !frames.is_empty() {
+            let written = match self.make_room(files, &frames, next) {
+                // Nothing was written: the pair is as good as it was, and the frames wait for room.
+                Err(e) if e.is_no_space() => {
+                    let mut q = self.queue.lock();
+                    let newer = std::mem::replace(&mut q.frames, frames);
+                    q.frames.extend(newer);
+                    return Err(e);
+                }
+                Err(e) => Err(e),
+                Ok(()) => self.write(files, &frames, next, time),
+            };
+            if let Err(e) = written {
+                files.failed = true;
                 self.broken.store(true, Ordering::Release);
-                Err(e)
+                return Err(e);
             }
         }
+        if !files.orphan {
+            self.durable.fetch_max(next - 1, Ordering::AcqRel);
+        }
+        Ok(next - 1)
     }
 
-    /// Sees to it that both files have blocks for this many frames, giving up the reserve if the disk is full: it
-    /// is there so that removes and reclaim go on, which make room.
-    fn make_room(&self, files: &mut Files, frames: usize) -> Result<()> {
-        let need = files.end + (frames * FRAME + frames.div_ceil(MAX_BATCH) * HEAD) as u64;
+    /// Sees to it that both files have blocks for these frames, giving up the reserve if the disk is full: it is
+    /// there so that removes and reclaim go on, which make room.
+    fn make_room(&self, files: &mut Files, frames: &[Frame], next: u64) -> Result<()> {
+        if files.end >= self.max_file.load(Ordering::Relaxed) && !files.orphan {
+            // Recovery reads one pair at a time, so their size bounds what it needs.
+            let (seq, first) = (files.seq + 1, next - frames.len() as u64);
+            match self.replace(files, seq, first, false) {
+                // The old pair may still have blocks, and the reserve is for it.
+                Err(e) if e.is_no_space() => {}
+                other => other?,
+            }
+        }
+        let need = files.end + (frames.len() * FRAME + frames.len().div_ceil(MAX_BATCH) * HEAD) as u64;
         if need <= files.allocated {
             return Ok(());
         }
         let want = need.next_multiple_of(STEP);
         let extend = || files.pair.iter().try_for_each(|(path, file)| file.allocate(want).at("extend", path));
         match extend() {
-            Err(e) if e.is_no_space() && self.vfs.remove_file(&self.reserve()).is_ok() => {
-                tracing::warn!(error = %e, "the catalog's disk is full: its reserve is given up");
-                extend()?;
-            }
+            Err(e) if e.is_no_space() && self.give_up_reserve(&e) => extend()?,
             other => other?,
         }
         files.allocated = want;
         Ok(())
+    }
+
+    /// Puts a new pair in the place of the current one.
+    fn replace(&self, files: &mut Files, seq: u64, first: u64, orphan: bool) -> Result<()> {
+        let head = FileHead { store: self.store, seq, open: self.open, first };
+        *files = Files { orphan, ..create_pair(&*self.vfs, &self.dir, &head)? };
+        self.len.store(files.end, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Gives the blocks of the reserve back to the disk; says whether there were any.
+    pub(crate) fn give_up_reserve(&self, why: &Error) -> bool {
+        let given = self.vfs.remove_file(&self.reserve()).is_ok();
+        if given {
+            tracing::warn!(error = %why, "the catalog's disk is full: its reserve is given up");
+        }
+        given
     }
 
     fn reserve(&self) -> PathBuf {
@@ -212,58 +276,61 @@ impl Journal {
             file.sync().at("sync", path)?;
         }
         files.end = end;
+        self.len.store(end, Ordering::Relaxed);
         self.written.fetch_add(2 * out.len() as u64, Ordering::Relaxed);
         Ok(())
     }
 
     /// Starts a new pair of files, for a checkpoint. What is queued goes to the old pair first, unless that is
     /// broken: then the checkpoint covers it and it is dropped from the queue. Returns the new sequence number and
-    /// the number of its first frame: every frame below is in the shards when this returns.
+    /// the number of its first frame: every frame below is in the shards, or in the section that is about to put it
+    /// there, when this returns.
     pub(crate) fn rotate(&self, time: u64) -> Result<(u64, u64)> {
-        if !self.broken() {
-            // A failure here breaks the journal, which the checkpoint is about to mend.
-            let _ = self.sync(time);
-        }
         let mut files = self.files.lock();
+        if !files.broken() {
+            // A failure here breaks the journal, which the checkpoint is about to mend; without room the frames
+            // stay queued and go to the new pair.
+            let _ = self.flush(&mut files, time);
+        }
+        let broken = files.broken();
         let next = {
             let mut q = self.queue.lock();
-            if self.broken() {
+            if broken {
                 q.frames.clear();
             }
-            // Frames queued since the sync above go to the new file: its first frame is the first of them.
             q.next - q.frames.len() as u64
         };
         let seq = files.seq + 1;
-        let head = FileHead { store: self.store, seq, open: self.open, first: next };
-        *files = create_pair(&*self.vfs, &self.dir, &head)?;
+        self.replace(&mut files, seq, next, broken)?;
         Ok((seq, next))
     }
 
-    /// Writes what is queued to the new pair although the journal is broken: for the checkpoint that mends it. The
-    /// frames do not count as durable before [`mend`](Self::mend).
-    pub(crate) fn sync_unmended(&self, time: u64) -> Result<u64> {
+    /// The checkpoint of the current pair was published: every frame up to `number` is in it or in a pair since,
+    /// synced.
+    pub(crate) fn mend(&self, number: u64) {
         let mut files = self.files.lock();
-        let (frames, next) = {
-            let mut q = self.queue.lock();
-            (std::mem::take(&mut q.frames), q.next)
-        };
-        if frames.is_empty() {
-            return Ok(next - 1);
-        }
-        let written = self
-            .make_room(&mut files, frames.len())
-            .and_then(|()| self.write(&mut files, &frames, next, time));
-        if let Err(e) = written {
-            self.broken.store(true, Ordering::Release);
-            return Err(e);
-        }
-        Ok(next - 1)
+        files.orphan = false;
+        self.durable.fetch_max(number, Ordering::AcqRel);
+        self.broken.store(files.broken(), Ordering::Release);
     }
 
-    /// A checkpoint that contains every frame up to `number` was published.
-    pub(crate) fn mend(&self, number: u64) {
-        self.durable.fetch_max(number, Ordering::AcqRel);
-        self.broken.store(false, Ordering::Release);
+    /// The checkpoint `seq` failed before either copy of it was published. If its pair is an orphan nothing will
+    /// ever be read from it; it goes, so that attempts on a failing disk leave no trail of files.
+    pub(crate) fn discard_orphan(&self, seq: u64) {
+        let mut files = self.files.lock();
+        if files.orphan && files.seq == seq {
+            for (path, _) in &files.pair {
+                let _ = self.vfs.remove_file(path);
+            }
+            files.failed = true;
+            files.seq = seq - 1;
+        }
+    }
+
+    /// Pairs of at most about this many bytes, for tests.
+    #[cfg(test)]
+    pub(crate) fn set_max_file(&self, bytes: u64) {
+        self.max_file.store(bytes, Ordering::Relaxed);
     }
 }
 
@@ -285,5 +352,5 @@ fn create_pair(vfs: &dyn Vfs, dir: &Path, head: &FileHead) -> Result<Files> {
         let folder = dir.join(copy);
         vfs.sync_dir(&folder).at("sync", &folder)?;
     }
-    Ok(Files { seq: head.seq, pair, end: HEAD as u64, allocated: HEAD as u64 })
+    Ok(Files { seq: head.seq, pair, end: HEAD as u64, allocated: HEAD as u64, failed: false, orphan: false })
 }

@@ -14,7 +14,8 @@
 //! | checkpoint in one copy's folder | it, complete | uses it; journals from its number on are there |
 //! | checkpoint in both, older files not removed | both | uses the newest; removes the older |
 //!
-//! Lock order: a shard, then (memory tier, journal files, journal queue, write buffer). No two shards at once.
+//! Lock order: a shard, then (memory tier, journal files, batches, containers, journal queue, write buffer). No two
+//! shards at once. A checkpoint locks shards, and [`Catalog::sync`] may need one: no shard is locked by who calls it.
 
 mod checkpoint;
 mod dirty;
@@ -22,6 +23,7 @@ mod frame;
 mod index;
 mod journal;
 mod recovery;
+mod replay;
 mod shard;
 
 pub use dirty::{DirtyValue, WriteBuffer};
@@ -38,7 +40,7 @@ use frame::Frame;
 use journal::Journal;
 use parking_lot::{Condvar, Mutex, RwLock};
 use shard::Shard;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -114,7 +116,7 @@ pub struct CatalogStats {
     pub checkpoints: u64,
 }
 
-/// Marks a batch between its write to a tier and its commit; see [`Catalog::try_drop`].
+/// Marks a batch between its write to a tier and its commit; see [`Catalog::may_drop`].
 #[derive(Debug)]
 pub struct Batch<'a> {
     cat: &'a Catalog,
@@ -133,6 +135,15 @@ struct Batches {
     active: BTreeSet<u64>,
     /// Containers seen empty, with the number that every batch still active then is below.
     empty: Vec<(u64, u64)>,
+    /// Containers that may be dropped: nothing is pointed at them again.
+    condemned: BTreeSet<u64>,
+}
+
+impl Batches {
+    fn forget(&mut self, id: u64) {
+        self.empty.retain(|(e, _)| *e != id);
+        self.condemned.remove(&id);
+    }
 }
 
 /// The catalog of an open store.
@@ -152,9 +163,14 @@ pub struct Catalog {
     batches: Mutex<Batches>,
     /// Containers whose removal is queued, with the frame that says so.
     dropping: Mutex<Vec<(u64, Arc<Entry>)>>,
-    /// Serialises checkpoints, and counts them.
-    checkpointing: Mutex<u64>,
+    /// Containers that recovery found and that nobody attached (yet): their directory may be away.
+    absent: Mutex<BTreeMap<ContainerNo, Known>>,
+    /// Serialises checkpoints.
+    checkpointing: Mutex<()>,
+    checkpoints: AtomicU64,
     heat: OnceLock<HeatSource>,
+    /// The heat as recovery found it, for a checkpoint before [`Catalog::on_checkpoint`].
+    saved_heat: Mutex<Vec<u8>>,
 }
 
 type HeatSource = Box<dyn Fn() -> Vec<u8> + Send + Sync>;
@@ -169,6 +185,7 @@ impl Catalog {
     /// Where checkpoints get the heat of the items from (opaque bytes). Set once.
     pub fn on_checkpoint(&self, heat: impl Fn() -> Vec<u8> + Send + Sync + 'static) {
         let _ = self.heat.set(Box::new(heat));
+        *self.saved_heat.lock() = Vec::new();
     }
 
     /// A catalog without disks: it gives versions and orders writes.
@@ -200,15 +217,7 @@ impl Catalog {
         let journal = journal.map(Arc::new);
         if let Some(journal) = journal.clone() {
             containers.on_publish(move |entry| {
-                journal.push(Frame::Created(Known {
-                    no: entry.no,
-                    id: entry.id,
-                    tier: entry.tier,
-                    dir: entry.dir,
-                    created_ms: entry.created_ms,
-                    records: 0,
-                    earliest_expiry: u64::MAX,
-                }));
+                journal.push(Frame::Created(entry.known()));
             });
         }
         Catalog {
@@ -224,8 +233,11 @@ impl Catalog {
             open,
             batches: Mutex::default(),
             dropping: Mutex::default(),
-            checkpointing: Mutex::new(0),
+            absent: Mutex::default(),
+            checkpointing: Mutex::default(),
+            checkpoints: AtomicU64::new(0),
             heat: OnceLock::new(),
+            saved_heat: Mutex::default(),
         }
     }
 
@@ -258,6 +270,11 @@ impl Catalog {
     pub fn with<R>(&self, ident: Ident, f: impl FnOnce(Found) -> R) -> R {
         let shard = self.shard(Self::shard_of(ident)).read();
         f(shard.find(self, ident))
+    }
+
+    /// Takes no version below this from now on.
+    pub fn skip_versions(&self, to: Version) {
+        self.next_version.fetch_max(to.0, Ordering::Relaxed);
     }
 
     pub(crate) fn next_version(&self) -> Version {
@@ -307,6 +324,7 @@ impl Catalog {
     }
 
     /// Takes dirty values to be written, oldest first, until either limit is reached (at least one, if any).
+    /// One writer at a time; it says [`WriteBuffer::landed`] when what it took is committed or queued again.
     pub fn take_dirty(&self, max_items: usize, max_bytes: u64) -> Vec<Flying> {
         let mut out = Vec::new();
         let mut bytes = 0;
@@ -319,6 +337,7 @@ impl Catalog {
                 Some(v) if v.version != d.flying => {
                     d.in_flight += 1;
                     d.flying = v.version;
+                    v.in_batch.store(true, Ordering::Relaxed);
                     bytes += v.bytes();
                     out.push(Flying { ident, value: v.clone(), since });
                 }
@@ -327,6 +346,10 @@ impl Catalog {
                 }
                 _ => {}
             }
+        }
+        if out.is_empty() {
+            // Only what was removed meanwhile stood in the queue; nobody would say that it landed.
+            self.buffer.landed();
         }
         out
     }
@@ -370,6 +393,9 @@ impl Catalog {
 
     /// Whether a sealed container may be dropped: nothing points at it, and no batch that may have written to it
     /// is still to be committed. The first call that finds it empty only notes so; a later one answers.
+    ///
+    /// Once it said yes nothing points at the container again. What took the last records from it may still be only
+    /// queued: [`sync`](Self::sync), then delete, then [`forget`](Self::forget).
     pub fn may_drop(&self, entry: &Entry) -> bool {
         let mut b = self.batches.lock();
         if !entry.sealed.load(Ordering::Acquire) || entry.live() > 0 {
@@ -378,30 +404,38 @@ impl Catalog {
         }
         let next = b.next;
         let oldest = b.active.first().copied().unwrap_or(next);
-        match b.empty.iter().position(|(id, _)| *id == entry.id) {
-            None => {
-                b.empty.push((entry.id, next));
-                // With nothing active there is nobody to wait for: batches to come do not write to it.
-                let free = oldest == next && entry.live() == 0;
-                if free {
-                    b.empty.retain(|(id, _)| *id != entry.id);
-                }
-                free
-            }
-            Some(at) => {
-                let free = b.empty.get(at).is_some_and(|(_, seen)| oldest >= *seen) && entry.live() == 0;
-                if free {
-                    b.empty.swap_remove(at);
-                }
-                free
-            }
+        let free = match b.empty.iter().find(|(id, _)| *id == entry.id) {
+            // With nothing active there is nobody to wait for: batches to come do not write to it.
+            None => oldest == next,
+            Some((_, seen)) => oldest >= *seen,
+        };
+        // Looked at again: a batch that ended since the first look may have pointed at it.
+        if entry.live() > 0 {
+            b.empty.retain(|(id, _)| *id != entry.id);
+            return false;
         }
+        if free {
+            b.condemned.insert(entry.id);
+        } else if !b.empty.iter().any(|(id, _)| *id == entry.id) {
+            b.empty.push((entry.id, next));
+        }
+        free
+    }
+
+    /// Calls `f` unless the container was given up by [`may_drop`](Self::may_drop), which waits meanwhile.
+    pub(crate) fn unless_condemned<R>(&self, entry: &Entry, f: impl FnOnce() -> R) -> Option<R> {
+        let b = self.batches.lock();
+        let there = self.containers.get(entry.no).is_some_and(|e| e.id == entry.id);
+        (there && !b.condemned.contains(&entry.id)).then(f)
     }
 
     /// Takes a container out of the table and queues the frame that says so. The caller has synced every frame
     /// that took a record from it, and has deleted its files.
     pub fn forget(&self, entry: &Arc<Entry>) {
+        // Out of both tables before the frame is numbered: a checkpoint that lists them later than that lacks it.
+        self.absent.lock().remove(&entry.no);
         self.containers.remove(entry.no);
+        self.batches.lock().forget(entry.id);
         let frame = self.push(Frame::Dropped { no: entry.no, id: entry.id });
         self.dropping.lock().push((frame, entry.clone()));
     }
@@ -426,8 +460,12 @@ impl Catalog {
         let mut seen: Vec<Seen> = Vec::with_capacity(shard.index.len());
         let only_dirty =
             shard.dirty.iter().filter(|(i, d)| d.newest.is_some() && shard.index.get(**i).is_none());
-        let idents = shard.index.iter().map(|(i, _)| i).chain(only_dirty.map(|(i, _)| *i));
-        for ident in idents {
+        // A removal that is still hidden: its identity is in neither.
+        let only_hidden = shard.hidden.keys().filter(|i| {
+            shard.index.get(**i).is_none() && shard.dirty.get(*i).is_none_or(|d| d.newest.is_none())
+        });
+        let idents = shard.index.iter().map(|(i, _)| i);
+        for ident in idents.chain(only_dirty.map(|(i, _)| *i)).chain(only_hidden.copied()) {
             match shard.find(self, ident) {
                 Found::Absent => {}
                 found => seen.push(Seen { ident, found }),
@@ -492,7 +530,7 @@ impl Catalog {
             s.journal_written = j.written();
             s.journal_len = j.len();
         }
-        s.checkpoints = *self.checkpointing.lock();
+        s.checkpoints = self.checkpoints.load(Ordering::Relaxed);
         s
     }
 

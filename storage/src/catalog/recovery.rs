@@ -6,24 +6,30 @@
 //!   first answer, so that what was read once is read again;
 //! - a gap at or below a number that some batch names as durable is a lost catalog, never a shorter history; a gap
 //!   above every such number is a torn tail, and the journal is cut there;
-//! - an older checkpoint is never a substitute for the newest one.
+//! - an older checkpoint is never a substitute for the newest one that was published in both copies.
 //!
 //! A crash during recovery leaves the same files, or the union in both copies, or also an empty new journal pair.
 
-use super::checkpoint::{self, checkpoint_path};
-use super::frame::{FRAME, FileHead, Frame, HEAD, decode_batch, seed};
-use super::journal::{COPIES, Journal, journal_path};
-use super::shard::Shard;
+use super::checkpoint::checkpoint_path;
+use super::frame::Frame;
+use super::journal::{COPIES, journal_path};
+use super::replay::{Replay, read_heads};
 use super::{Catalog, SHARDS};
 use crate::clock::EngineClock;
-use crate::container::{Containers, Known, Listed};
+use crate::container::{Known, Listed};
 use crate::error::{Error, IoContext, Result};
 use crate::ident::Ident;
 use crate::types::{Place, Version};
 use crate::vfs::{OpenMode, Vfs, VfsFile};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// Sequence numbers of files stay below this.
+const MAX_SEQ: u64 = 1 << 62;
+/// A rebuilt catalog numbers its frames this far above any that a damaged journal may hold.
+const REBUILT: u64 = 1 << 40;
 
 /// What a catalog is opened with.
 #[derive(Debug, Clone)]
@@ -71,35 +77,49 @@ pub(crate) struct Copy {
     pub(crate) len: u64,
 }
 
-/// Opens those copies of a file that are there. Permission and I/O trouble is an error, absence is not.
+/// Opens those copies of a file that are there and can be opened. A copy that cannot be is as good as damaged;
+/// it is an error if no permission is the reason, or if there is no other copy.
 pub(crate) fn open_twins(vfs: &dyn Vfs, paths: &[PathBuf]) -> Result<Vec<Copy>> {
     let mut copies = Vec::new();
+    let mut failed = None;
     for path in paths {
-        match vfs.open(path, OpenMode::Read) {
-            Ok(file) => {
-                let len = file.len().at("measure", path)?;
-                copies.push(Copy { path: path.clone(), file, len });
+        match vfs.open(path, OpenMode::Read).and_then(|file| Ok((file.len()?, file))) {
+            Ok((len, file)) => copies.push(Copy { path: path.clone(), file, len }),
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            // A link, or a directory, in the place of a copy.
+            Err(e) if e.raw_os_error() == Some(40) || e.kind() == ErrorKind::IsADirectory => {}
+            Err(e) if e.kind() == ErrorKind::PermissionDenied => return Err(Error::io("open", path, e)),
+            Err(e) => {
+                tracing::warn!(path = %path.display(), error = %e, "cannot open a copy of the catalog");
+                failed = Some(Error::io("open", path, e));
             }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-            // A link, or a directory, in the place of a copy: that copy is damaged.
-            Err(e) if e.raw_os_error() == Some(40) || e.kind() == std::io::ErrorKind::IsADirectory => {}
-            Err(e) => return Err(Error::io("open", path, e)),
         }
     }
-    Ok(copies)
+    match failed {
+        Some(e) if copies.is_empty() => Err(e),
+        _ => Ok(copies),
+    }
 }
 
 /// Files `PREFIX` + 16 hexadecimal digits in a folder; an unreadable folder counts as empty, because there are two.
+/// Numbers that no store reaches are nobody's.
 pub(crate) fn numbered(vfs: &dyn Vfs, folder: &Path, prefix: &str) -> Vec<(String, u64)> {
     let entries = vfs.read_dir(folder).unwrap_or_default();
     entries
         .into_iter()
         .filter_map(|e| {
             let digits = e.name.strip_prefix(prefix)?;
-            let n = (digits.len() == 16).then(|| u64::from_str_radix(digits, 16).ok()).flatten()?;
-            Some((e.name, n))
+            let plain = digits.len() == 16 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+            let n = plain.then(|| u64::from_str_radix(digits, 16).ok()).flatten()?;
+            (n < MAX_SEQ).then_some((e.name, n))
         })
         .collect()
+}
+
+/// The numbers of these files in either copy, rising.
+pub(crate) fn both(setup: &Setup, prefix: &str) -> Vec<u64> {
+    let all = COPIES.iter().flat_map(|c| numbered(&*setup.vfs, &setup.dir.join(c), prefix));
+    all.map(|(_, n)| n).collect::<BTreeSet<u64>>().into_iter().collect()
 }
 
 impl Catalog {
@@ -115,18 +135,15 @@ impl Catalog {
     /// [`adopt`](Self::adopt) and published by a checkpoint.
     pub fn rebuild(setup: Setup) -> Result<Catalog> {
         make_folders(&setup)?;
-        let mut last = 0;
-        for copy in COPIES {
-            let folder = setup.dir.join(copy);
-            for prefix in ["checkpoint-", "journal-"] {
-                last =
-                    numbered(&*setup.vfs, &folder, prefix).into_iter().map(|(_, n)| n).fold(last, u64::max);
-            }
-        }
-        // Not fresh: nothing is published before the containers are adopted. A crash until then finds the lost
-        // catalog again, and nothing deleted.
-        let mut replay = Replay { last_seq: last, ..Replay::empty() };
+        // Numbered above everything that is there: if this is not finished, the next opening must find the lost
+        // catalog again, and a journal of a later open whose first frame is low would cut its history.
+        let mut replay = Replay::empty();
         replay.out.fresh = false;
+        replay.last_seq = both(&setup, "checkpoint-").last().copied().unwrap_or(0);
+        for (seq, head, _) in read_heads(&setup, 0)? {
+            replay.last_seq = replay.last_seq.max(seq);
+            replay.next = replay.next.max(head.map_or(0, |h| h.first).saturating_add(REBUILT));
+        }
         replay.into_catalog(setup).map(|(catalog, _)| catalog)
     }
 
@@ -157,7 +174,8 @@ impl Catalog {
         }
     }
 
-    /// Takes out everything that points into containers for which `lost` holds; gives how many went.
+    /// Takes out everything that points into containers for which `lost` holds, and those of them that are not
+    /// attached; gives how many records went.
     pub fn drop_lost(&self, lost: impl Fn(u16) -> bool) -> u64 {
         let mut count = 0;
         for no in 0..SHARDS {
@@ -166,6 +184,14 @@ impl Catalog {
             for (ident, place) in gone {
                 count += u64::from(self.lock(ident).kill(ident, place));
             }
+        }
+        let mut absent = self.absent.lock();
+        let away = |no: &u16| lost(*no) && self.containers.get(*no).is_none();
+        let gone: Vec<Known> = absent.iter().filter(|(no, _)| away(no)).map(|(_, k)| *k).collect();
+        for k in gone {
+            // The number stays taken until the next open.
+            absent.remove(&k.no);
+            self.push(Frame::Dropped { no: k.no, id: k.id });
         }
         count
     }
@@ -187,330 +213,20 @@ fn make_folders(setup: &Setup) -> Result<()> {
     setup.vfs.sync_dir(&setup.dir).at("sync", &setup.dir)
 }
 
-/// The journals of one sequence number, read from both copies.
-struct Pair {
-    seq: u64,
-    head: FileHead,
-    copies: Vec<(PathBuf, Vec<u8>)>,
-}
-
-struct Replay {
-    shards: Vec<Shard>,
-    containers: BTreeMap<u16, Known>,
-    out: Recovered,
-    /// The number of the next frame.
-    next: u64,
-    /// Frames up to here are known to have been durable.
-    durable: u64,
-    time: u64,
-    first_seq: u64,
-    last_seq: u64,
-    tail: HashMap<Ident, (u64, Place)>,
-}
-
-impl Replay {
-    fn empty() -> Replay {
-        Replay {
-            shards: (0..SHARDS).map(|_| Shard::default()).collect(),
-            containers: BTreeMap::new(),
-            out: Recovered { fresh: true, ..Recovered::default() },
-            next: 1,
-            durable: 0,
-            time: 0,
-            first_seq: 1,
-            last_seq: 0,
-            tail: HashMap::new(),
-        }
-    }
-
-    /// Loads the newest checkpoint, if there is one.
-    fn new(setup: &Setup) -> Result<Replay> {
-        let mut replay = Replay::empty();
-        let seqs = COPIES.iter().flat_map(|c| numbered(&*setup.vfs, &setup.dir.join(c), "checkpoint-"));
-        let Some(seq) = seqs.map(|(_, n)| n).max() else { return Ok(replay) };
-        let loaded = checkpoint::load(&*setup.vfs, &setup.dir, &setup.store, seq)?;
-        replay.out.fresh = false;
-        replay.out.heat = loaded.heat;
-        replay.out.mended += loaded.mended;
-        replay.shards = loaded.shards;
-        replay.containers = loaded.containers.into_iter().map(|k| (k.no, k)).collect();
-        replay.durable = loaded.newest;
-        replay.time = loaded.time;
-        replay.first_seq = seq;
-        replay.last_seq = seq;
-        Ok(replay)
-    }
-
-    fn lost(setup: &Setup, why: String) -> Error {
-        Error::CatalogLost { path: setup.dir.clone(), why }
-    }
-
-    fn run(&mut self, setup: &Setup) -> Result<()> {
-        let mut pairs = self.read_journals(setup)?;
-        if self.out.fresh {
-            // A store whose first checkpoint was never published has no containers and no frames.
-            let empty = pairs.iter().all(|p| p.copies.iter().all(|(_, b)| b.len() <= HEAD));
-            return match empty && !setup.has_containers {
-                true => Ok(()),
-                false => Err(Self::lost(setup, "there is no checkpoint in either copy".into())),
-            };
-        }
-        // The pair made with the checkpoint begins the history; without it nothing says what came after.
-        match pairs.first() {
-            Some(p) if p.seq == self.first_seq => self.next = p.head.first,
-            _ => {
-                return Err(Self::lost(
-                    setup,
-                    format!("journal {:x} is missing or unreadable", self.first_seq),
-                ));
-            }
-        }
-        let heads: Vec<FileHead> = pairs.iter().map(|p| p.head).collect();
-        for (i, pair) in pairs.iter_mut().enumerate() {
-            // A later open cut the history where its first journal begins.
-            let later = heads.iter().skip(i + 1).filter(|h| h.open > pair.head.open);
-            let limit = later.map(|h| h.first).min().unwrap_or(u64::MAX);
-            self.replay_pair(setup, pair, limit)?;
-        }
-        // Numbers known durable that no journal held?
-        if self.durable >= self.next {
-            let why = format!("frames {} to {} are damaged in both copies", self.next, self.durable);
-            return Err(Self::lost(setup, why));
-        }
-        self.out.tail =
-            self.tail.iter().filter(|(_, (n, _))| *n > self.durable).map(|(i, (_, p))| (*i, *p)).collect();
-        Ok(())
-    }
-
-    fn read_journals(&mut self, setup: &Setup) -> Result<Vec<Pair>> {
-        let mut seqs: Vec<u64> = COPIES
-            .iter()
-            .flat_map(|c| numbered(&*setup.vfs, &setup.dir.join(c), "journal-"))
-            .map(|(_, n)| n)
-            .filter(|n| *n >= self.first_seq)
-            .collect();
-        seqs.sort_unstable();
-        seqs.dedup();
-        let mut pairs = Vec::new();
-        for seq in seqs {
-            self.last_seq = self.last_seq.max(seq);
-            let mut copies = Vec::new();
-            let mut head = None;
-            for copy in open_twins(&*setup.vfs, &COPIES.map(|c| journal_path(&setup.dir, c, seq)))? {
-                let mut bytes = vec![0; usize::try_from(copy.len).unwrap_or(0)];
-                let n = match copy.file.read_at(&mut bytes, 0) {
-                    Ok(n) => n,
-                    Err(e) => {
-                        tracing::warn!(path = %copy.path.display(), error = %e, "cannot read a copy of the journal");
-                        0
-                    }
-                };
-                bytes.truncate(n);
-                match FileHead::decode(&bytes, &setup.store, seq, &copy.path)? {
-                    Some(h) => head = Some(h),
-                    None => self.out.mended += 1,
-                }
-                copies.push((copy.path, bytes));
-            }
-            // A pair without any readable header was being made when the crash came: nothing was written to it.
-            // If something was, its frames are missed as a gap.
-            if let Some(head) = head {
-                pairs.push(Pair { seq, head, copies });
-            }
-        }
-        Ok(pairs)
-    }
-
-    fn replay_pair(&mut self, setup: &Setup, pair: &mut Pair, limit: u64) -> Result<()> {
-        let seed = seed(&setup.store, pair.seq);
-        let mut at = HEAD;
-        let mut dead = pair.head.first != self.next;
-        while !dead {
-            let found = pair.copies.iter().find_map(|(_, bytes)| {
-                let (head, _) = decode_batch(bytes.get(at..)?, pair.seq, seed)?;
-                (head.first == self.next).then_some(head)
-            });
-            let Some(head) = found else { break };
-            if head.first >= limit {
-                dead = true;
-                continue;
-            }
-            let whole = pair.copies.iter().find_map(|(_, bytes)| {
-                let rest = bytes.get(at..)?;
-                decode_batch(rest, pair.seq, seed)?;
-                rest.get(..head.len()).map(<[u8]>::to_vec)
-            });
-            let Some(whole) = whole else { break };
-            self.mend_copies(setup, pair, at, &whole, seed);
-            self.durable = self.durable.max(head.durable);
-            self.time = self.time.max(head.time);
-            for b in whole.get(HEAD..).unwrap_or_default().chunks_exact(FRAME) {
-                if self.next >= limit {
-                    break;
-                }
-                let frame = Frame::decode(b)
-                    .ok_or_else(|| Self::lost(setup, format!("frame {} is of an unknown kind", self.next)))?;
-                self.apply(self.next, frame);
-                self.next += 1;
-                self.out.frames += 1;
-            }
-            at += head.len();
-        }
-        self.look_beyond(pair, at, seed, limit)
-    }
-
-    /// What stands behind the last batch that follows on: a torn tail, or the proof that something durable is
-    /// missing before it.
-    fn look_beyond(&mut self, pair: &Pair, from: usize, seed: u64, limit: u64) -> Result<()> {
-        for (_, bytes) in &pair.copies {
-            let mut at = from;
-            while at + HEAD <= bytes.len() {
-                match decode_batch(bytes.get(at..).unwrap_or_default(), pair.seq, seed) {
-                    Some((head, _)) => {
-                        if head.first < limit {
-                            self.durable = self.durable.max(head.durable.min(limit - 1));
-                        }
-                        at += head.len();
-                    }
-                    None => at += FRAME,
-                }
-            }
-            let tail = bytes.get(from..).unwrap_or_default();
-            self.out.torn |= tail.iter().any(|b| *b != 0);
-        }
-        Ok(())
-    }
-
-    /// Brings a batch that one copy lacks into the bytes that are to be written back to it.
-    fn mend_copies(&mut self, setup: &Setup, pair: &mut Pair, at: usize, whole: &[u8], seed: u64) {
-        for (path, bytes) in &mut pair.copies {
-            if decode_batch(bytes.get(at..).unwrap_or_default(), pair.seq, seed).is_some() {
-                continue;
-            }
-            self.out.mended += 1;
-            if bytes.len() < at + whole.len() {
-                bytes.resize(at + whole.len(), 0);
-            }
-            if let Some(slot) = bytes.get_mut(at..at + whole.len()) {
-                slot.copy_from_slice(whole);
-            }
-            if !setup.read_only {
-                let result = setup.vfs.open(path, OpenMode::ReadWrite).and_then(|f| {
-                    f.write_all_at(whole, at as u64)?;
-                    f.sync()
-                });
-                if let Err(e) = result {
-                    tracing::warn!(path = %path.display(), error = %e, "cannot mend a copy of the journal");
-                }
-            }
-        }
-    }
-
-    fn apply(&mut self, number: u64, frame: Frame) {
-        let shard_no = match frame {
-            Frame::Put { ident, .. } | Frame::Dead { ident, .. } | Frame::Expire { ident, .. } => {
-                Catalog::shard_of(ident)
-            }
-            Frame::Clear { shard, .. } => usize::try_from(shard).unwrap_or(SHARDS),
-            Frame::Created(k) => {
-                self.containers.insert(k.no, k);
-                return;
-            }
-            Frame::Dropped { no, id } => {
-                if self.containers.get(&no).is_some_and(|k| k.id == id) {
-                    self.containers.remove(&no);
-                }
-                return;
-            }
-        };
-        if let Frame::Put { place, expires_at, .. } = frame
-            && let Some(k) = self.containers.get_mut(&place.container())
-        {
-            k.records += 1;
-            if expires_at != 0 {
-                k.earliest_expiry = k.earliest_expiry.min(expires_at);
-            }
-        }
-        let Some(shard) = self.shards.get_mut(shard_no) else { return };
-        if number <= shard.last_frame {
-            return;
-        }
-        shard.last_frame = number;
-        match frame {
-            Frame::Put { ident, place, .. } => {
-                shard.index.insert(ident, place);
-                shard.expiries.remove(&ident);
-                self.tail.insert(ident, (number, place));
-            }
-            Frame::Dead { ident, .. } => {
-                shard.index.remove(ident);
-                shard.expiries.remove(&ident);
-                self.tail.remove(&ident);
-            }
-            Frame::Expire { ident, place, expires_at, .. } => {
-                if shard.index.get(ident) == Some(place) {
-                    shard.expiries.insert(ident, expires_at);
-                    if let Some(k) = self.containers.get_mut(&place.container())
-                        && expires_at != 0
-                    {
-                        k.earliest_expiry = k.earliest_expiry.min(expires_at);
-                    }
-                }
-            }
-            Frame::Clear { .. } => {
-                shard.index.take();
-                shard.expiries.clear();
-                self.tail.retain(|i, _| Catalog::shard_of(*i) != shard_no);
-            }
-            Frame::Created(_) | Frame::Dropped { .. } => {}
-        }
-    }
-
-    fn into_catalog(mut self, setup: Setup) -> Result<(Catalog, Recovered)> {
-        setup.clock.at_least(self.time);
-        self.out.containers = self.containers.into_values().collect();
-        let containers = Arc::new(Containers::new(setup.open));
-        let journal = if setup.read_only {
-            None
-        } else {
-            sync_all(&setup, self.first_seq, self.last_seq);
-            let seq = self.last_seq + 1;
-            Some(Journal::create(setup.vfs.clone(), &setup.dir, setup.store, setup.open, seq, self.next)?)
-        };
-        let writes = journal.is_some();
-        let catalog = Catalog::assemble(
-            setup.vfs,
-            setup.dir,
-            setup.store,
-            setup.open,
-            setup.clock,
-            containers,
-            journal,
-            self.shards,
-        );
-        if self.out.fresh && writes {
-            // The first checkpoint, so that from now on its absence is damage and not youth.
-            catalog.checkpoint()?;
-        }
-        Ok((catalog, self.out))
-    }
-}
-
 /// Syncs the journals that were read: a killed process may have left them in the page cache only.
-fn sync_all(setup: &Setup, first: u64, last: u64) {
-    for seq in first..=last {
-        for copy in COPIES {
-            let path = journal_path(&setup.dir, copy, seq);
-            if let Ok(file) = setup.vfs.open(&path, OpenMode::ReadWrite)
-                && let Err(e) = file.sync()
-            {
-                tracing::warn!(path = %path.display(), error = %e, "cannot sync a copy of the journal");
-            }
-            let path = checkpoint_path(&setup.dir, copy, seq);
-            if let Ok(file) = setup.vfs.open(&path, OpenMode::ReadWrite) {
-                let _ = file.sync();
-            }
+pub(crate) fn sync_all(setup: &Setup, first: u64) -> bool {
+    let mut good = true;
+    let files = both(setup, "journal-").into_iter().filter(|n| *n >= first);
+    let journals = files.flat_map(|seq| COPIES.map(|c| journal_path(&setup.dir, c, seq)));
+    let checkpoints = COPIES.map(|c| checkpoint_path(&setup.dir, c, first));
+    for path in journals.chain(checkpoints) {
+        let result = setup.vfs.open(&path, OpenMode::ReadWrite).and_then(|file| file.sync());
+        if let Err(e) = result
+            && e.kind() != ErrorKind::NotFound
+        {
+            tracing::warn!(path = %path.display(), error = %e, "cannot sync a copy of the catalog");
+            good = false;
         }
-        let _ = COPIES.iter().try_for_each(|c| setup.vfs.sync_dir(&setup.dir.join(c)));
     }
+    good & COPIES.iter().all(|c| setup.vfs.sync_dir(&setup.dir.join(c)).is_ok())
 }

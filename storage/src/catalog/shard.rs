@@ -3,7 +3,8 @@
 //! Invariants:
 //! - every change of the durable place (`index`) queues its frame in the same section;
 //! - a version is taken under the lock of the key's shard;
-//! - live counts of containers follow `index`, change by change.
+//! - live counts of containers follow `index`, change by change; a count is lowered only after the frame that says
+//!   why is queued.
 
 use super::dirty::{Dirty, DirtyValue};
 use super::frame::Frame;
@@ -15,6 +16,7 @@ use crate::types::{ContentType, Place, Version};
 use bytes::Bytes;
 use parking_lot::RwLockWriteGuard;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// The state of one shard.
 #[derive(Debug, Default)]
@@ -33,6 +35,8 @@ pub(crate) struct Shard {
 #[derive(Debug, Clone)]
 pub(crate) struct Hidden {
     pub(crate) beneath: Option<Located>,
+    /// The place in the index beneath, even if its container cannot be reached.
+    pub(crate) was: Option<Place>,
     pub(crate) outcome: Arc<Outcome>,
     pub(crate) version: Version,
 }
@@ -122,6 +126,12 @@ impl Guard<'_> {
         self.shard.hidden.get(&ident).map(|h| h.outcome.clone())
     }
 
+    /// The outcome of this very write, if it is still hidden. Another write of the identity may be by now: its
+    /// outcome is not for who wrote this one to tell.
+    pub fn pending_of(&self, ident: Ident, version: Version) -> Option<Arc<Outcome>> {
+        self.shard.hidden.get(&ident).filter(|h| h.version == version).map(|h| h.outcome.clone())
+    }
+
     /// Takes a version without writing anything (a store without disks).
     pub fn version(&self) -> Version {
         self.cat.next_version()
@@ -145,13 +155,14 @@ impl Guard<'_> {
         value
     }
 
-    /// Puts a value that stays hidden until [`Guard::settle_hidden`]. The caller has checked
+    /// Puts a value that stays hidden until [`reveal`](Self::reveal) or [`withdraw`](Self::withdraw). The caller has checked
     /// [`pending`](Self::pending).
     pub fn put_hidden(&mut self, ident: Ident, new: NewValue) -> (Arc<DirtyValue>, Arc<Outcome>) {
         let beneath = self.shard.locate(self.cat, ident);
+        let was = self.shard.index.get(ident);
         let value = self.put(ident, new, true);
         let outcome = Arc::new(Outcome::default());
-        let hidden = Hidden { beneath, outcome: outcome.clone(), version: value.version };
+        let hidden = Hidden { beneath, was, outcome: outcome.clone(), version: value.version };
         self.shard.hidden.insert(ident, hidden);
         (value, outcome)
     }
@@ -175,7 +186,9 @@ impl Guard<'_> {
     /// Hides a write of [`put_in_flight`](Self::put_in_flight) or a removal until it is settled.
     pub fn hide(&mut self, ident: Ident, beneath: Option<Located>, version: Version) -> Arc<Outcome> {
         let outcome = Arc::new(Outcome::default());
-        self.shard.hidden.insert(ident, Hidden { beneath, outcome: outcome.clone(), version });
+        // After a removal the index says nothing any more; what was beneath does.
+        let was = beneath.as_ref().map(|b| b.place).or(self.shard.index.get(ident));
+        self.shard.hidden.insert(ident, Hidden { beneath, was, outcome: outcome.clone(), version });
         outcome
     }
 
@@ -184,7 +197,7 @@ impl Guard<'_> {
         self.shard.locate(self.cat, ident)
     }
 
-    /// Makes a hidden write visible, if it is still the one under way; gives the value it made visible.
+    /// Makes a hidden write visible, if it is still the one under way; says whether it was.
     pub fn reveal(&mut self, ident: Ident, version: Version) -> bool {
         match self.shard.hidden.get(&ident) {
             Some(h) if h.version == version => {
@@ -201,28 +214,27 @@ impl Guard<'_> {
         if h.version != version {
             return;
         }
-        let beneath = h.beneath.clone();
+        let (beneath, was) = (h.beneath.clone(), h.was);
         self.shard.hidden.remove(&ident);
         if let Some(d) = self.shard.dirty.get_mut(&ident) {
             if d.newest.as_ref().is_some_and(|v| v.version == version) {
                 d.newest = None;
             }
-            // A batch of it that still comes back is garbage.
+            // A batch of it that still comes back is garbage; the next write has a higher version.
             d.last_frame = d.last_frame.max(version);
         }
-        let now_at = self.shard.index.get(ident);
-        if now_at != beneath.as_ref().map(|b| b.place) {
-            match beneath {
-                Some(b) => {
-                    let expires_at = b.expires_at.unwrap_or(0);
-                    self.point(ident, version, b.place, expires_at);
+        if self.shard.index.get(ident) != was {
+            let cat = self.cat;
+            let restored = beneath.and_then(|b| {
+                cat.unless_condemned(&b.entry, || {
+                    self.point(ident, version, b.place, b.expires_at.unwrap_or(0));
                     if let Some(ms) = b.expires_at {
                         self.set_durable_expiry(ident, version, ms);
                     }
-                }
-                None => {
-                    self.unpoint(ident, version);
-                }
+                })
+            });
+            if restored.is_none() {
+                self.unpoint(ident, version);
             }
         }
         self.tidy(ident);
@@ -245,21 +257,25 @@ impl Guard<'_> {
         let old = self.shard.index.insert(ident, place);
         self.shard.expiries.remove(&ident);
         self.cat.containers.add_live(place, 1);
-        if let Some(old) = old {
-            self.cat.containers.add_live(old, -1);
-        }
         if let Some(entry) = self.cat.containers.get(place.container()) {
             entry.note_expiry(expires_at);
         }
-        self.frame(Frame::Put { ident, version, place, expires_at })
+        let frame = self.frame(Frame::Put { ident, version, place, expires_at });
+        // Only now: whoever sees a container empty finds the frame that emptied it queued, and syncs it.
+        if let Some(old) = old {
+            self.cat.containers.add_live(old, -1);
+        }
+        frame
     }
 
     /// Takes an identity out of the index and queues the frame, if it is there.
     fn unpoint(&mut self, ident: Ident, version: Version) -> Option<u64> {
         let old = self.shard.index.remove(ident)?;
         self.shard.expiries.remove(&ident);
+        let frame = self.frame(Frame::Dead { ident, version });
+        // After the frame, as in `point`.
         self.cat.containers.add_live(old, -1);
-        Some(self.frame(Frame::Dead { ident, version }))
+        Some(frame)
     }
 
     /// A batch that carried this value is durable at `place`. It becomes the durable place even if a newer value
@@ -282,6 +298,7 @@ impl Guard<'_> {
     /// A batch that carried this value failed: it goes back to the front of the queue, unless something newer
     /// replaced it.
     pub fn requeue(&mut self, ident: Ident, value: &DirtyValue, since: u64) {
+        value.in_batch.store(false, Ordering::Relaxed);
         let Some(d) = self.shard.dirty.get_mut(&ident) else { return };
         d.in_flight = d.in_flight.saturating_sub(1);
         if d.flying == value.version {
@@ -303,8 +320,9 @@ impl Guard<'_> {
             if d.newest.as_ref().is_some_and(|n| n.version == value.version) {
                 d.newest = previous.filter(|p| p.version > d.last_frame);
                 if let Some(p) = &d.newest {
-                    d.flying = Version(0);
-                    if !d.queued {
+                    let in_batch = p.in_batch.load(Ordering::Relaxed);
+                    d.flying = if in_batch { p.version } else { Version(0) };
+                    if !d.queued && !in_batch {
                         p.charge();
                         d.queued = true;
                         self.cat.buffer.push(ident, now);
@@ -329,9 +347,17 @@ impl Guard<'_> {
     }
 
     /// Kills the record at a place, if the identity still points there: it expired, was evicted, is damaged.
+    /// A hidden write no longer uncovers it either.
     pub fn kill(&mut self, ident: Ident, place: Place) -> bool {
+        let mut beneath = false;
+        if let Some(h) = self.shard.hidden.get_mut(&ident)
+            && h.was == Some(place)
+        {
+            (h.beneath, h.was) = (None, None);
+            beneath = true;
+        }
         if self.shard.index.get(ident) != Some(place) {
-            return false;
+            return beneath;
         }
         let version = self.cat.next_version();
         self.unpoint(ident, version).is_some()
@@ -368,6 +394,7 @@ impl Guard<'_> {
             && let Some(entry) = self.cat.containers.get(new.container())
         {
             h.beneath = Some(Located { place: new, entry, expires_at: changed });
+            h.was = Some(new);
         }
         true
     }
@@ -406,12 +433,7 @@ impl Guard<'_> {
     pub(crate) fn clear(&mut self, shard_no: u64) -> Vec<Ident> {
         let version = self.cat.next_version();
         let index = self.shard.index.take();
-        let mut gone = Vec::with_capacity(index.len());
-        for (ident, place) in index.iter() {
-            self.cat.containers.add_live(place, -1);
-            gone.push(ident);
-        }
-        let on_disk = gone.len();
+        let mut gone: Vec<Ident> = index.iter().map(|(ident, _)| ident).collect();
         for (ident, d) in &mut self.shard.dirty {
             if d.newest.take().is_some() && index.get(*ident).is_none() {
                 gone.push(*ident);
@@ -420,9 +442,25 @@ impl Guard<'_> {
         }
         self.shard.dirty.retain(|_, d| !d.is_idle() || d.queued);
         self.shard.expiries.clear();
-        if on_disk > 0 {
+        // What was visible beneath a hidden write is gone as well, and does not come back if the write fails.
+        let hidden = &self.shard.hidden;
+        gone.retain(|i| hidden.get(i).is_none_or(|h| h.beneath.is_some()));
+        gone.extend(
+            hidden.iter().filter(|(i, h)| h.beneath.is_some() && index.get(**i).is_none()).map(|(i, _)| *i),
+        );
+        // The writes themselves came before the clear and are gone with the rest.
+        for (_, hidden) in self.shard.hidden.drain() {
+            hidden.outcome.set(Ok(()));
+        }
+        if index.len() > 0 {
             self.frame(Frame::Clear { shard: shard_no, version });
         }
+        // After the frame, as in `point`.
+        for (_, place) in index.iter() {
+            self.cat.containers.add_live(place, -1);
+        }
+        gone.sort_unstable();
+        gone.dedup();
         gone
     }
 }

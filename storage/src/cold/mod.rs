@@ -14,7 +14,6 @@
 //!
 //! Nothing is kept in memory for an item, and about 200 bytes for a pack; files are opened when they are read.
 
-mod dir;
 mod entry;
 mod files;
 mod identity;
@@ -27,21 +26,22 @@ mod tests;
 mod transcode;
 mod writer;
 
-use crate::container::{DiskTier, Entry, OpenReport, Purpose, TierContext, Unknown, Usage, Written};
+use crate::container::{DirStatus, DiskTier, Entry, OpenReport, Purpose, TierContext, Usage, Written};
 use crate::error::{Error, Result};
 use crate::item::Item;
 use crate::record::MAX_VALUE;
+use crate::tierdir::{Dir, Dirs, Rules};
 use crate::types::{Codec, MAX_KEY, Place, Tier};
-use dir::PackDir;
 use files::OpenFiles;
 use pack::Pack;
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use writer::{PackWriter, Staged};
 
+/// The folder with the packs in each directory.
+const FOLDER: &str = "packs";
 /// What stands in the directory for whoever finds it.
 const README: &str = include_str!("readme.txt");
 /// Positions count 32 bytes in 24 bits, so no entry may begin beyond 512 MiB.
@@ -74,7 +74,7 @@ impl Default for ColdConfig {
 pub struct Cold {
     ctx: TierContext,
     config: ColdConfig,
-    dirs: Vec<Arc<PackDir>>,
+    dirs: Dirs,
     files: Arc<OpenFiles>,
     packs: Mutex<HashMap<u64, Arc<Pack>>>,
     written: AtomicU64,
@@ -91,12 +91,9 @@ impl Cold {
     /// `Io` if a directory cannot be listed; `NewerFormat` if an unknown pack is of a newer format.
     pub fn open(ctx: TierContext, config: ColdConfig) -> Result<(Arc<Cold>, OpenReport)> {
         let config = ColdConfig { pack_size: config.pack_size.clamp(SMALLEST_PACK, LARGEST_PACK), ..config };
-        let make = ctx.unknown != Unknown::Ignore;
-        let dirs = ctx
-            .dirs
-            .iter()
-            .map(|d| PackDir::open(ctx.vfs.clone(), d, config.pack_size, make).map(Arc::new))
-            .collect::<Result<Vec<_>>>()?;
+        let rules = Rules { tier: Tier::Cold, folder: FOLDER, free_reserve: Some(0) };
+        // A limit of a few packs must not be all reserve.
+        let dirs = Dirs::open(&ctx, rules, |limit| config.pack_size.min(limit / 8))?;
         let files = Arc::new(OpenFiles::default());
         let (packs, report) = open::open(&ctx, &dirs, &files)?;
         let cold = Cold {
@@ -111,14 +108,15 @@ impl Cold {
         Ok((Arc::new(cold), report))
     }
 
-    /// Writes one pack with as many of the items as go into it, in the directory with most room; if that fails,
-    /// once more, elsewhere if there is another one.
+    /// Writes one pack with as many of the items as go into it, in the best directory; if that fails, once more,
+    /// elsewhere if there is another one.
     fn one_pack(&self, items: &[Item], purpose: Purpose) -> Result<Staged> {
         let mut full: Vec<u16> = Vec::new();
-        let mut failed: Option<Arc<PackDir>> = None;
+        let needed = least_bytes(items).min(self.config.pack_size);
+        let mut failed = false;
         let mut last = None;
         loop {
-            let dir = match self.choose(items, purpose, &full) {
+            let dir = match self.dirs.choose(needed, purpose, &full) {
                 Ok(dir) => dir,
                 Err(e) => return Err(last.unwrap_or(e)),
             };
@@ -129,15 +127,11 @@ impl Cold {
                     last = Some(e);
                 }
                 Err(e @ Error::Io { .. }) => {
-                    let again = failed.replace(dir.clone());
-                    // One failure may be the file's; a second one, or another directory to go to, and it is out.
-                    let others = self.dirs.iter().any(|d| d.no != dir.no && d.failed().is_none());
-                    if again.is_some() || others {
-                        dir.fail(self.ctx.clock.boot_ms(), &e);
-                    }
-                    if again.is_some() {
+                    self.dirs.failed(&dir, &e);
+                    if failed {
                         return Err(e);
                     }
+                    failed = true;
                     last = Some(e);
                 }
                 Err(e) => return Err(e),
@@ -145,32 +139,10 @@ impl Cold {
         }
     }
 
-    /// The directory in service with most room, but for those found full.
-    fn choose(&self, items: &[Item], purpose: Purpose, full: &[u16]) -> Result<Arc<PackDir>> {
-        let mut why = None;
-        let mut best: Option<(u64, &Arc<PackDir>)> = None;
-        for dir in self.dirs.iter().filter(|d| !full.contains(&d.no)) {
-            if let Some(reason) = dir.failed() {
-                why = Some(Error::OutOfService { path: dir.path.clone(), why: reason });
-                continue;
-            }
-            let room = dir.room(purpose);
-            if best.is_none_or(|(most, _)| room > most) {
-                best = Some((room, dir));
-            }
-        }
-        let needed = least_bytes(items).min(self.config.pack_size);
-        match best {
-            Some((room, dir)) if room >= needed => Ok(dir.clone()),
-            Some((_, dir)) => Err(dir.no_space(needed)),
-            None => Err(why.unwrap_or(Error::Busy("no directory of the cold tier has room"))),
-        }
-    }
-
     /// Writes one pack into a directory. On an error nothing of it is left.
-    fn fill(&self, dir: &Arc<PackDir>, items: &[Item], purpose: Purpose) -> Result<Staged> {
+    fn fill(&self, dir: &Arc<Dir>, items: &[Item], purpose: Purpose) -> Result<Staged> {
         let reserved = self.ctx.containers.reserve()?;
-        let now = self.ctx.clock.wall_ms();
+        let (now, began) = (self.ctx.clock.wall_ms(), dir.now());
         let staged = PackWriter::create(dir, reserved, self.ctx.store, now, purpose).and_then(|mut pack| {
             match self.append_all(&mut pack, items) {
                 Ok(()) => pack.finish(),
@@ -180,8 +152,9 @@ impl Cold {
                 }
             }
         });
-        if staged.is_err() {
-            self.ctx.containers.abandon(reserved);
+        match &staged {
+            Ok(pack) => dir.wrote(pack.len, began),
+            Err(_) => self.ctx.containers.abandon(reserved),
         }
         staged
     }
@@ -250,14 +223,13 @@ impl DiskTier for Cold {
 
     fn max_record(&self) -> u64 {
         let largest = MAX_VALUE + 2 * MAX_KEY as u64 + MOST_OVERHEAD;
-        let limits = self.dirs.iter().map(|d| d.limit().unwrap_or(u64::MAX));
+        let limits = self.dirs.iter().map(|d| d.limit.unwrap_or(u64::MAX));
         largest.min(limits.max().unwrap_or(u64::MAX))
     }
 
     fn write(&self, items: &[Item], purpose: Purpose) -> Result<Vec<Written>> {
         if self.closed.load(Ordering::Acquire) {
-            let path = self.dirs.first().map_or_else(PathBuf::new, |d| d.path.clone());
-            return Err(Error::OutOfService { path, why: "the tier is closed".to_owned() });
+            return Err(self.dirs.closed());
         }
         let mut staged: Vec<Staged> = Vec::new();
         let mut rest = items;
@@ -292,29 +264,22 @@ impl DiskTier for Cold {
     }
 
     fn usage(&self) -> Usage {
-        let limits: Option<Vec<u64>> = self.dirs.iter().map(|d| d.limit()).collect();
-        Usage {
-            occupied: self.dirs.iter().map(|d| d.occupied()).sum(),
-            limit: limits.map(|l| l.into_iter().fold(0, u64::saturating_add)),
-            written: self.written.load(Ordering::Relaxed),
-        }
+        self.dirs.usage(self.written.load(Ordering::Relaxed))
+    }
+
+    fn directories(&self) -> Vec<DirStatus> {
+        self.dirs.status()
     }
 
     fn quarantine_record(&self, entry: &Entry, position: u32, why: &str) {
         let Some(pack) = self.pack_of(entry) else { return };
         let Some(raw) = entry.container.raw(position) else { return };
         let key = entry.container.head(position).ok().map(|h| h.key);
-        let kept = pack.dir.quarantine.record(&raw.path, raw.offset, &raw.bytes, why, key.as_deref());
-        if let Err(e) = kept {
-            tracing::warn!(path = %raw.path.display(), error = %e, "cold: cannot quarantine a record");
-        }
+        pack.dir.keep_damaged(&raw, why, key.as_deref());
     }
 
     fn maintain(&self) {
-        let now = self.ctx.clock.boot_ms();
-        for dir in &self.dirs {
-            dir.retry(now);
-        }
+        self.dirs.retry();
     }
 
     fn close(&self) -> Result<()> {

@@ -1,13 +1,14 @@
 //! Opening the tier: what lies in its directories, held against what the catalog knows.
 
-use super::dir::{PackDir, pack_id};
+use super::README;
 use super::files::OpenFiles;
 use super::identity::{self, Identity};
-use super::pack::{Pack, identity_of};
+use super::pack::{self, Pack, identity_of};
 use crate::container::{Known, OpenReport, TierContext, Unknown};
 use crate::error::{Error, IoContext, Result};
+use crate::tierdir::Dir;
 use crate::types::Tier;
-use crate::vfs::{EntryKind, OpenMode};
+use crate::vfs::{EntryKind, OpenMode, Vfs, replace_small};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ pub(super) type Packs = HashMap<u64, Arc<Pack>>;
 
 /// A pack's file as the folder lists it.
 struct Found {
-    dir: Arc<PackDir>,
+    dir: Arc<Dir>,
     id: u64,
     len: u64,
 }
@@ -25,13 +26,16 @@ struct Found {
 /// Attaches what is known and settles what is not.
 pub(super) fn open(
     ctx: &TierContext,
-    dirs: &[Arc<PackDir>],
+    dirs: &[Arc<Dir>],
     files: &Arc<OpenFiles>,
 ) -> Result<(Packs, OpenReport)> {
     let mut report = OpenReport::default();
     let mut packs = Packs::new();
     let mut found = Vec::new();
     for dir in dirs {
+        if ctx.unknown != Unknown::Ignore {
+            explain(&*ctx.vfs, &dir.path);
+        }
         list_folder(ctx, dir, &mut found, &mut report)?;
     }
     let mut known: HashMap<u64, Known> = ctx.known.iter().map(|k| (k.id, *k)).collect();
@@ -57,7 +61,7 @@ pub(super) fn open(
 
 fn list_folder(
     ctx: &TierContext,
-    dir: &Arc<PackDir>,
+    dir: &Arc<Dir>,
     found: &mut Vec<Found>,
     report: &mut OpenReport,
 ) -> Result<()> {
@@ -69,8 +73,8 @@ fn list_folder(
             continue;
         }
         let path = dir.folder.join(&e.name);
-        if let Some(id) = pack_id(&e.name) {
-            dir.found(e.len);
+        if let Some(id) = pack::id_in(&e.name) {
+            dir.change(0, e.len);
             found.push(Found { dir: dir.clone(), id, len: e.len });
         } else if e.name.ends_with(".tmp") && ctx.unknown != Unknown::Ignore {
             ctx.vfs.remove_file(&path).at("remove", &path)?;
@@ -104,7 +108,7 @@ fn settle(
     if ctx.unknown == Unknown::Ignore {
         return Ok(());
     }
-    let path = f.dir.pack_path(f.id);
+    let path = pack::path_in(&f.dir, f.id);
     let file = ctx.vfs.open(&path, OpenMode::Read).at("open", &path)?;
     let Some(is) = identity_of(&*file, f.len).at("read", &path)? else {
         return quarantine(f, &path, "neither copy of the pack's identity can be read", report);
@@ -126,7 +130,7 @@ fn settle(
         Unknown::Attach => adopt(ctx, files, f, &is, packs),
         _ => {
             ctx.vfs.remove_file(&path).at("remove", &path)?;
-            f.dir.discharge(f.len);
+            f.dir.change(f.len, 0);
             report.deleted += 1;
             Ok(())
         }
@@ -135,7 +139,7 @@ fn settle(
 
 fn quarantine(f: &Found, path: &Path, why: &str, report: &mut OpenReport) -> Result<()> {
     f.dir.quarantine.container(path, why)?;
-    f.dir.discharge(f.len);
+    f.dir.change(f.len, 0);
     report.quarantined.push((path.to_path_buf(), why.to_owned()));
     Ok(())
 }
@@ -169,4 +173,18 @@ fn adopt(
     };
     attach(ctx, files, f, known, packs);
     Ok(())
+}
+
+/// Puts a README into the directory unless there is one: what a person made of it is theirs. The archive works
+/// without, so failing is no reason not to open.
+fn explain(vfs: &dyn Vfs, dir: &Path) {
+    let path = dir.join("README.txt");
+    let made = match vfs.kind(&path) {
+        Ok(None) => replace_small(vfs, &path, README.as_bytes()),
+        Ok(Some(_)) => Ok(()),
+        Err(e) => Err(e),
+    };
+    if let Err(e) = made {
+        tracing::warn!(path = %path.display(), error = %e, "cold: cannot write the README");
+    }
 }

@@ -4,7 +4,6 @@
 //! [`SMALLEST_READ`] bytes, and a second one if it is longer. Lengths are used once the checksum that covers them
 //! matched, and never beyond the end of the file, so damage cannot make the reader allocate.
 
-use super::dir::PackDir;
 use super::entry::{self, LARGEST_HEADER, Local, Meta};
 use super::files::OpenFiles;
 use super::identity::{self, Identity};
@@ -12,6 +11,7 @@ use super::listing;
 use crate::container::{Container, Listed, RawRecord};
 use crate::error::{Error, IoContext, Result};
 use crate::item::{Head, Item};
+use crate::tierdir::Dir;
 use crate::types::{ContainerNo, Place};
 use crate::vfs::{OpenMode, VfsFile};
 use bytes::Bytes;
@@ -27,10 +27,27 @@ const MOST_RAW: u64 = 64 << 20;
 /// Both copies of the identity lie this near to the ends of the file.
 const IDENTITY_WITHIN: u64 = 4 << 10;
 
+/// The name of a pack's file.
+pub(super) fn name_of(id: u64) -> String {
+    format!("pack-{id:016x}.zip")
+}
+
+/// The id in the name of a pack's file.
+pub(super) fn id_in(name: &str) -> Option<u64> {
+    let hex = name.strip_prefix("pack-")?.strip_suffix(".zip")?;
+    let id = u64::from_str_radix(hex, 16).ok()?;
+    (name_of(id) == name).then_some(id)
+}
+
+/// Where the pack with this id lies.
+pub(super) fn path_in(dir: &Dir, id: u64) -> PathBuf {
+    dir.folder.join(name_of(id))
+}
+
 /// One pack.
 #[derive(Debug)]
 pub(super) struct Pack {
-    pub(super) dir: Arc<PackDir>,
+    pub(super) dir: Arc<Dir>,
     files: Arc<OpenFiles>,
     no: ContainerNo,
     id: u64,
@@ -45,7 +62,7 @@ pub(super) struct Pack {
 impl Pack {
     /// A pack of `len` bytes, counted as occupied by its directory.
     pub(super) fn new(
-        dir: Arc<PackDir>,
+        dir: Arc<Dir>,
         files: Arc<OpenFiles>,
         no: ContainerNo,
         id: u64,
@@ -58,7 +75,7 @@ impl Pack {
     }
 
     pub(super) fn path(&self) -> PathBuf {
-        self.dir.pack_path(self.id)
+        path_in(&self.dir, self.id)
     }
 
     /// The open file. `Gone` if the pack was dropped.
@@ -97,7 +114,7 @@ impl Pack {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(Error::io("remove", path, e)),
         }
-        self.dir.discharge(self.counted.swap(0, Ordering::AcqRel));
+        self.dir.change(self.counted.swap(0, Ordering::AcqRel), 0);
         self.dir.vfs.sync_dir(&self.dir.folder).at("sync", &self.dir.folder)
     }
 

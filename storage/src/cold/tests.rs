@@ -7,12 +7,12 @@ mod tools;
 
 use super::*;
 use crate::clock::ManualClock;
-use crate::container::{Containers, Known, TierDir};
+use crate::container::{Containers, Known, TierDir, Unknown};
 use crate::ident::{Hasher, Ident};
 use crate::types::{ContentType, Version};
-use crate::vfs::{RealFs, Vfs};
+use crate::vfs::Vfs;
 use bytes::Bytes;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub(super) const STORE: [u8; 16] = *b"store of a test!";
 
@@ -36,7 +36,7 @@ impl Bench {
             .map(|(no, t)| TierDir { no: no as u16, path: t.path().to_path_buf(), limit: None })
             .collect();
         Bench {
-            vfs: Arc::new(RealFs),
+            vfs: Arc::new(faults::Faulty::default()),
             clock: Arc::new(ManualClock::new(1_700_000_000_000)),
             dirs,
             config: ColdConfig::default(),
@@ -172,5 +172,7 @@ pub(super) fn mixed() -> Vec<Item> {
 }
 
 pub(super) fn write_file(path: &Path, bytes: &[u8]) {
+    // A file that is cut to nothing and written again is flushed by some file systems when it is closed.
+    let _ = std::fs::remove_file(path);
     std::fs::write(path, bytes).unwrap();
 }

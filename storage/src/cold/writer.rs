@@ -10,13 +10,14 @@
 //!
 //! Invariant: a file whose name ends in `.zip` is complete and was synced before it got the name.
 
-use super::dir::PackDir;
 use super::entry::{self, IDENTITY, Layout, PADDING, RECORD};
 use super::identity::Identity;
 use super::names::Names;
+use super::pack;
 use super::transcode::Prepared;
 use crate::container::{Purpose, Reserved};
 use crate::error::{Error, IoContext, Result};
+use crate::tierdir::Dir;
 use crate::types::{Codec, Place};
 use crate::vfs::{OpenMode, VfsFile};
 use rawzip::path::EntryPath;
@@ -40,7 +41,7 @@ const MODE: u32 = 0o100_600;
 /// A pack that is durable but not yet published.
 #[derive(Debug)]
 pub(super) struct Staged {
-    pub(super) dir: Arc<PackDir>,
+    pub(super) dir: Arc<Dir>,
     pub(super) reserved: Reserved,
     pub(super) created_ms: u64,
     pub(super) len: u64,
@@ -52,7 +53,7 @@ pub(super) struct Staged {
 
 /// A pack being written.
 pub(super) struct PackWriter {
-    dir: Arc<PackDir>,
+    dir: Arc<Dir>,
     reserved: Reserved,
     created_ms: u64,
     seed: u64,
@@ -75,7 +76,7 @@ type Fault = Rc<RefCell<Option<Error>>>;
 impl PackWriter {
     /// Begins a pack in `dir` under a temporary name.
     pub(super) fn create(
-        dir: &Arc<PackDir>,
+        dir: &Arc<Dir>,
         reserved: Reserved,
         store: [u8; 16],
         created_ms: u64,
@@ -83,7 +84,7 @@ impl PackWriter {
     ) -> Result<PackWriter> {
         let identity =
             Identity { format: super::identity::FORMAT, store, id: reserved.id, created_ms }.line();
-        let mut temporary = dir.pack_path(reserved.id).into_os_string();
+        let mut temporary = pack::path_in(dir, reserved.id).into_os_string();
         temporary.push(".tmp");
         let temporary = PathBuf::from(temporary);
         let file = dir.vfs.open(&temporary, OpenMode::CreateNew).at("create", &temporary)?;
@@ -172,7 +173,7 @@ impl PackWriter {
     /// file system lets it be removed.
     pub(super) fn finish(self) -> Result<Staged> {
         let PackWriter { dir, reserved, temporary, zip, fault, file, charged, .. } = self;
-        let path = dir.pack_path(reserved.id);
+        let path = pack::path_in(&dir, reserved.id);
         let done = zip
             .finish()
             .map_err(|e| failure(&fault, &temporary, e))
@@ -206,13 +207,13 @@ impl PackWriter {
 impl Staged {
     /// Removes the pack again; nothing points at it.
     pub(super) fn discard(self) {
-        remove(&self.dir, &[self.dir.pack_path(self.reserved.id)], self.len);
+        remove(&self.dir, &[pack::path_in(&self.dir, self.reserved.id)], self.len);
     }
 }
 
 /// Removes files that nothing points at. What cannot be removed keeps counting as occupied, and goes at the next
 /// opening.
-fn remove(dir: &PackDir, paths: &[PathBuf], bytes: u64) {
+fn remove(dir: &Dir, paths: &[PathBuf], bytes: u64) {
     let mut gone = true;
     for path in paths {
         match dir.vfs.remove_file(path) {
@@ -225,7 +226,7 @@ fn remove(dir: &PackDir, paths: &[PathBuf], bytes: u64) {
         }
     }
     if gone {
-        dir.discharge(bytes);
+        dir.change(bytes, 0);
     }
     // Only to have it gone early: a pack that comes back after a power cut is unknown to the catalog.
     let _ = dir.vfs.sync_dir(&dir.folder);
@@ -275,7 +276,7 @@ fn failure(fault: &Fault, path: &std::path::Path, e: rawzip::Error) -> Error {
 
 /// The file behind a buffer; counts every byte against the directory's limit before it is written.
 struct Sink {
-    dir: Arc<PackDir>,
+    dir: Arc<Dir>,
     path: PathBuf,
     file: Arc<dyn VfsFile>,
     purpose: Purpose,
@@ -288,7 +289,7 @@ struct Sink {
 impl Sink {
     fn append(&mut self, bytes: &[u8]) -> Result<()> {
         let n = bytes.len() as u64;
-        self.dir.charge(n, self.purpose)?;
+        self.dir.claim(n, self.purpose)?;
         *self.charged.borrow_mut() += n;
         self.file.write_all_at(bytes, self.at).at("write", &self.path)?;
         self.at += n;

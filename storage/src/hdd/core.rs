@@ -82,12 +82,14 @@ impl Core {
         self.config.block_size as u64
     }
 
+    /// Whether sled is used: it is configured, and has not failed too often.
+    pub fn sled_in_favour(&self) -> bool {
+        !self.ram_only.load(Ordering::Acquire)
+    }
+
     /// The factory, unless the tier does without sled.
     pub fn sled(&self) -> Option<Arc<dyn IndexFactory>> {
-        if self.ram_only.load(Ordering::Acquire) {
-            return None;
-        }
-        self.factory.clone()
+        self.factory.clone().filter(|_| self.sled_in_favour())
     }
 
     /// Notes that a database failed. The second one suggests that sled's process-wide pool is broken, and all of
@@ -118,11 +120,13 @@ impl Core {
 }
 
 type FileKey = (u64, u16);
+/// An open file, and when it was last asked for.
+type OpenFile = (Arc<dyn VfsFile>, u64);
 
 /// Open value files, the least recently used closed first.
 #[derive(Debug, Default)]
 pub(super) struct FileCache {
-    open: Mutex<HashMap<FileKey, (Arc<dyn VfsFile>, u64)>>,
+    open: Mutex<HashMap<FileKey, OpenFile>>,
     ticks: AtomicU64,
 }
 

@@ -1,34 +1,25 @@
 //! A generation: value files, and the index that finds blocks in them.
 //!
-//! Reading goes: header of the block in the cache of headers → one `pread` of the record; else extent from the
-//! index → one `pread` of the extent (about a block) → the record in it. Whatever the index said, a record is
-//! returned only if its header, key and payload verify under the generation's id and it carries the record number
-//! asked for.
-//!
 //! The index is in one of these states, and a reader waits (at most `open_wait`) only in the last:
 //! - in RAM: while the generation is appended to; after a rebuild; while sled is out of favour;
 //! - behind the fence: sealed, checked, open;
 //! - neither: the keeper is asked to open or rebuild it.
 //!
-//! An extent from sled that leads to no verifiable block makes the index *distrusted*: the generation is scanned
-//! once, and the index of that scan, in RAM, has the last word for as long as the process lives. Only then is a
+//! A fault of sled, or an extent from it that leads to no verifiable block, makes sled *distrusted* here: the
+//! generation is scanned once, and the index of that scan, in RAM, has the last word while the process lives. Only then is a
 //! record that is not found declared damaged.
 
-use super::block::{self, Block, Spot};
 use super::core::{Core, Job};
 use super::fence::{Fault, Fence};
 use super::index::{self, Extent};
 use super::scan::{self, Scan};
 use super::seal::{self, Seal};
-use super::space::Dir;
 use super::value;
-use crate::container::{Container, Listed, RawRecord};
+use crate::container::Purpose;
 use crate::error::{Error, IoContext, Result};
-use crate::item::{Head, Item};
-use crate::record::{self, Header};
+use crate::tierdir::Dir;
 use crate::types::ContainerNo;
 use crate::vfs::{OpenMode, VfsFile, replace_small};
-use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -37,11 +28,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
-
-/// Most bytes that go to the quarantine for one record.
-const MAX_RAW: u64 = 64 << 20;
-/// Enough for a block header of one record, a record header and the longest key.
-const HEAD_PREFIX: u64 = 40 << 10;
 
 /// An index in RAM.
 #[derive(Debug, Clone, Default)]
@@ -90,6 +76,8 @@ pub(super) struct Generation {
     index_bytes: AtomicU64,
     distrusted: AtomicBool,
     dropped: AtomicBool,
+    /// The directory could not be listed, so there may be value files that are not known of.
+    unlisted: AtomicBool,
 }
 
 impl fmt::Debug for Generation {
@@ -107,27 +95,9 @@ impl Drop for Generation {
     }
 }
 
-/// What an extent led to.
-struct Fetched {
-    path: PathBuf,
-    /// Where in the file the buffer begins.
-    offset: u64,
-    buffer: Vec<u8>,
-    /// Where in the buffer the record begins and ends.
-    start: usize,
-    end: usize,
-}
-
-/// Why an extent led to nothing.
-enum Miss {
-    /// The bytes could not be read.
-    Error(Error),
-    /// The record is not there; damage, or the index is wrong.
-    Absent(Error),
-}
-
 impl Generation {
-    /// A generation without value files; `index_bytes` is what its index may come to occupy.
+    /// A generation without value files; `index_bytes` is what its index occupies or may come to, which the
+    /// caller has charged to the directory.
     pub fn new(
         core: Arc<Core>,
         dir: Arc<Dir>,
@@ -137,7 +107,6 @@ impl Generation {
         path: PathBuf,
         index_bytes: u64,
     ) -> Generation {
-        dir.change(0, index_bytes);
         Generation {
             core,
             dir,
@@ -153,15 +122,58 @@ impl Generation {
             index_bytes: AtomicU64::new(index_bytes),
             distrusted: AtomicBool::new(false),
             dropped: AtomicBool::new(false),
+            unlisted: AtomicBool::new(false),
         }
     }
 
-    /// A value file can be read up to `end` and occupies `allocated` bytes.
-    pub fn set_value(&self, no: u16, end: u64, allocated: u64) {
-        let mut values = self.values.write();
-        values.insert(no, Value { end, allocated });
-        let sum = values.values().map(|v| v.allocated).sum();
-        self.dir.change(self.value_bytes.swap(sum, Ordering::AcqRel), sum);
+    /// A value file can be read up to `end`; what it occupies was charged.
+    pub fn set_end(&self, no: u16, end: u64) {
+        if let Some(value) = self.values.write().get_mut(&no) {
+            value.end = end;
+        }
+    }
+
+    /// Enters a value file that can be read up to `end` and occupies `allocated` bytes, which the caller has
+    /// charged to the directory.
+    pub fn add_value(&self, no: u16, end: u64, allocated: u64) {
+        self.values.write().insert(no, Value { end, allocated });
+        self.value_bytes.fetch_add(allocated, Ordering::AcqRel);
+    }
+
+    /// Not all value files may be known: what is not found is unreachable, not lost.
+    pub fn set_unlisted(&self) {
+        self.unlisted.store(true, Ordering::Release);
+    }
+
+    /// Charges the growth of a value file to `len` bytes.
+    pub fn claim_value(&self, no: u16, len: u64, purpose: Purpose) -> Result<()> {
+        // Only the writer changes what is allocated, so asking the file system needs no lock that readers take.
+        let allocated = self.values.read().get(&no).map_or(0, |v| v.allocated);
+        let more = len.saturating_sub(allocated);
+        self.dir.claim(more, purpose)?;
+        if let Some(value) = self.values.write().get_mut(&no) {
+            value.allocated += more;
+        }
+        self.value_bytes.fetch_add(more, Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// Takes part of a charge back: the value file was not allocated beyond `len`.
+    pub fn unclaim_value(&self, no: u16, len: u64) {
+        if let Some(value) = self.values.write().get_mut(&no) {
+            let less = value.allocated.saturating_sub(len);
+            value.allocated -= less;
+            self.value_bytes.fetch_sub(less, Ordering::AcqRel);
+            self.dir.change(less, 0);
+        }
+    }
+
+    /// Charges an index that may come to occupy `bytes`.
+    pub fn claim_index(&self, bytes: u64) -> Result<()> {
+        let more = bytes.saturating_sub(self.index_bytes());
+        self.dir.claim(more, Purpose::Reclaim)?;
+        self.index_bytes.fetch_add(more, Ordering::AcqRel);
+        Ok(())
     }
 
     /// The index occupies this many bytes.
@@ -184,11 +196,13 @@ impl Generation {
         self.set_index_bytes(0);
     }
 
-    fn value_path(&self, no: u16) -> PathBuf {
+    /// The path of a value file.
+    pub fn value_path(&self, no: u16) -> PathBuf {
         self.path.join(value::name(no))
     }
 
-    fn file(&self, no: u16) -> Result<Arc<dyn VfsFile>> {
+    /// A value file, open to read; `Gone` once the generation is dropped.
+    pub fn file(&self, no: u16) -> Result<Arc<dyn VfsFile>> {
         if self.dropped() {
             return Err(Error::Gone(self.no));
         }
@@ -257,7 +271,12 @@ impl Generation {
     /// Whether a lookup needs nothing more.
     pub fn ready(&self) -> bool {
         let state = self.state.lock();
-        state.ram.is_some() || state.disk.is_some()
+        state.ram.is_some() || (state.disk.is_some() && self.trusts_sled())
+    }
+
+    /// Whether an open database may be asked.
+    fn trusts_sled(&self) -> bool {
+        !self.distrusted() && self.core.sled_in_favour()
     }
 
     /// Whether a database is open.
@@ -292,6 +311,21 @@ impl Generation {
         self.changed.notify_all();
     }
 
+    /// Sled led astray here: it is not asked again.
+    pub fn distrust(&self) {
+        self.distrusted.store(true, Ordering::Release);
+    }
+
+    /// The readable length of a value file; 0 if there is none.
+    pub fn end(&self, no: u16) -> u64 {
+        self.values.read().get(&no).map_or(0, |v| v.end)
+    }
+
+    /// Bytes on disk, the index included.
+    pub fn occupied(&self) -> u64 {
+        self.value_bytes.load(Ordering::Acquire) + self.index_bytes()
+    }
+
     /// Whether sled led astray here.
     pub fn distrusted(&self) -> bool {
         self.distrusted.load(Ordering::Acquire)
@@ -303,7 +337,7 @@ impl Generation {
     }
 
     /// Where a record may be, and whether an index in RAM (as against sled) says so.
-    fn lookup(self: &Arc<Self>, record: u32) -> Result<(Option<Extent>, bool)> {
+    pub fn lookup(self: &Arc<Self>, record: u32) -> Result<(Option<Extent>, bool)> {
         let until = Instant::now() + self.core.config.open_wait;
         let mut state = self.state.lock();
         let failures = state.failures;
@@ -321,7 +355,7 @@ impl Generation {
                 return Ok((found, true));
             }
             let fence = state.disk.as_ref().map(|(fence, _)| Arc::clone(fence));
-            if let Some(fence) = fence.filter(|_| !self.distrusted()) {
+            if let Some(fence) = fence.filter(|_| self.trusts_sled()) {
                 let answer = MutexGuard::unlocked(&mut state, || fence.lookup(record));
                 match answer {
                     Ok(found) => return Ok((found.filter(|e| e.holds(record)), false)),
@@ -358,8 +392,9 @@ impl Generation {
         self.mark_abandoned(fence.path(), fault);
     }
 
-    /// Notes a fault, and leaves word for the next opening.
+    /// Notes a fault, and leaves word for the next opening. The generation is served from RAM from now on.
     pub fn mark_abandoned(&self, index: &std::path::Path, fault: &Fault) {
+        self.distrusted.store(true, Ordering::Release);
         self.core.fault(index, fault);
         let mut marker = index.as_os_str().to_owned();
         marker.push(".abandoned");
@@ -372,8 +407,20 @@ impl Generation {
     /// Builds an index from the value files.
     pub fn rebuild(&self) -> Result<RamIndex> {
         let mut ram = RamIndex::default();
-        for (no, end) in self.values() {
-            let mut scan = Scan::new(self.file(no)?, self.id, no, end);
+        let values = self.values();
+        let mut opened = values.is_empty();
+        ram.partial = self.unlisted.load(Ordering::Acquire);
+        for (no, end) in values {
+            let file = match self.file(no) {
+                Ok(file) => file,
+                Err(e) => {
+                    tracing::warn!(path = %self.path.display(), file = no, error = %e, "cannot open a value file");
+                    ram.partial = true;
+                    continue;
+                }
+            };
+            opened = true;
+            let mut scan = Scan::new(file, self.id, no, end);
             let keep_on = || !self.core.jobs.stopping() && !self.dropped();
             let whole = scan::extents(&mut scan, self.core.extent_max(), &mut ram.extents, &keep_on);
             if !keep_on() {
@@ -381,121 +428,14 @@ impl Generation {
             }
             ram.partial |= !whole;
         }
+        if !opened {
+            return Err(Error::io("open", &self.path, io::Error::other("no value file can be opened")));
+        }
         ram.extents.sort_by_key(|e| e.first);
         ram.extents.dedup_by_key(|e| e.first);
         self.core.rebuilt.fetch_add(1, Ordering::Relaxed);
         tracing::info!(path = %self.path.display(), extents = ram.extents.len(), "HDD index rebuilt");
         Ok(ram)
-    }
-
-    // Records.
-
-    /// The bytes of a record, and of what stands around it; `whole` or its head at least.
-    fn fetch(self: &Arc<Self>, record: u32, whole: bool) -> Result<Fetched> {
-        if let Some(block) = self.core.tables.get(self.id, record)
-            && let Ok(fetched) = self.fetch_known(&block, record, whole)
-        {
-            return Ok(fetched);
-        }
-        loop {
-            let (extent, certain) = self.lookup(record)?;
-            let missed = match extent {
-                Some(extent) => match self.fetch_extent(extent, record, whole) {
-                    Ok(fetched) => return Ok(fetched),
-                    Err(Miss::Error(e)) => return Err(e),
-                    Err(Miss::Absent(e)) => e,
-                },
-                None => {
-                    Error::corrupt(&self.path, 0, format!("record {record} is in none of the value files"))
-                }
-            };
-            if certain {
-                return Err(missed);
-            }
-            tracing::warn!(path = %self.path.display(), record, "HDD index led astray; it is rebuilt");
-            self.distrusted.store(true, Ordering::Release);
-        }
-    }
-
-    /// A record of a block whose header is known: one read of what is wanted.
-    fn fetch_known(&self, block: &Block, record: u32, whole: bool) -> Result<Fetched> {
-        let path = self.value_path(block.spot.file);
-        let (start, end) =
-            block.record(record).ok_or_else(|| Error::corrupt(&path, block.spot.offset, "no such record"))?;
-        let len = if whole { end - start } else { (end - start).min(HEAD_PREFIX) };
-        let offset = block.spot.offset + start;
-        let buffer = self.pread(block.spot.file, &path, offset, len)?;
-        let end = buffer.len();
-        Ok(Fetched { path, offset, buffer, start: 0, end })
-    }
-
-    fn pread(&self, no: u16, path: &std::path::Path, offset: u64, len: u64) -> Result<Vec<u8>> {
-        let file = self.file(no)?;
-        let mut buffer = vec![0; usize::try_from(len).unwrap_or(0)];
-        let n = file.read_at(&mut buffer, offset).at("read", path)?;
-        buffer.truncate(n);
-        Ok(buffer)
-    }
-
-    fn fetch_extent(&self, extent: Extent, record: u32, whole: bool) -> Result<Fetched, Miss> {
-        let path = self.value_path(extent.file);
-        let absent = |what: &str| Miss::Absent(Error::corrupt(&path, extent.offset, what));
-        let end = self.values.read().get(&extent.file).map_or(0, |v| v.end);
-        let inside = extent.offset >= value::DATA
-            && extent.offset % record::ALIGN as u64 == 0
-            && extent.offset.checked_add(extent.len).is_some_and(|e| e <= end);
-        if !inside {
-            return Err(absent("the index points outside of the value file"));
-        }
-        let small = extent.len <= 2 * self.core.extent_max();
-        let len = if whole || small { extent.len } else { extent.len.min(HEAD_PREFIX) };
-        let buffer = self.pread(extent.file, &path, extent.offset, len).map_err(Miss::Error)?;
-        let spot = Spot { container: self.id, file: extent.file, offset: extent.offset };
-        match self.find_in(&buffer, spot, record) {
-            Some((start, end)) => Ok(Fetched { path, offset: extent.offset, buffer, start, end }),
-            None => Err(absent(&format!("record {record} is not where it was written"))),
-        }
-    }
-
-    /// Where in a buffer read at `spot` a record is: by the blocks in it, and where none verifies by itself.
-    fn find_in(&self, buffer: &[u8], spot: Spot, record: u32) -> Option<(usize, usize)> {
-        let mut at = 0;
-        while let Some(rest) = buffer.get(at..).filter(|r| r.len() >= record::HEADER) {
-            let here = Spot { offset: spot.offset + at as u64, ..spot };
-            let step = if !rest.starts_with(b"TC") {
-                record::ALIGN
-            } else if let Ok(block) = block::parse(rest, here) {
-                if let Some((start, end)) = block.record(record) {
-                    self.core.tables.put(block);
-                    let start = at.saturating_add(usize::try_from(start).ok()?);
-                    let end = at.saturating_add(usize::try_from(end).ok()?).min(buffer.len());
-                    return (start < end).then_some((start, end));
-                }
-                usize::try_from(block.len).ok()?
-            } else {
-                match record::parse_header(rest, self.id) {
-                    Ok(h) if h.ordinal == record => {
-                        let end = at.saturating_add(usize::try_from(h.size()).ok()?);
-                        return Some((at, end.min(buffer.len())));
-                    }
-                    Ok(h) => usize::try_from(h.size()).ok()?,
-                    Err(_) => record::ALIGN,
-                }
-            };
-            at = at.saturating_add(step);
-        }
-        None
-    }
-
-    fn header(&self, fetched: &Fetched, record: u32) -> Result<Header> {
-        let offset = fetched.offset + fetched.start as u64;
-        let damaged = |what| Error::corrupt(&fetched.path, offset, what);
-        let bytes = fetched.buffer.get(fetched.start..fetched.end).unwrap_or_default();
-        let header = record::parse_header(bytes, self.id).map_err(damaged)?;
-        if header.ordinal != record {
-            return Err(damaged("another record stands here"));
-        }
-        Ok(header)
     }
 
     // The end.
@@ -533,67 +473,5 @@ impl Generation {
                 }
             }
         }
-    }
-}
-
-/// A generation as the table of containers holds it.
-#[derive(Debug)]
-pub(super) struct Handle(pub Arc<Generation>);
-
-impl Container for Handle {
-    fn read(&self, position: u32) -> Result<Item> {
-        let fetched = self.0.fetch(position, true)?;
-        let header = self.0.header(&fetched, position)?;
-        let offset = fetched.offset + fetched.start as u64;
-        let damaged = |what| Error::corrupt(&fetched.path, offset, what);
-        let start = fetched.start + header.payload_at();
-        let end = start + header.head.stored_len as usize;
-        let payload = fetched.buffer.get(start..end.min(fetched.end)).unwrap_or_default();
-        header.verify_payload(payload).map_err(damaged)?;
-        // A payload that is most of what was read takes the buffer over; a small one does not pin a block.
-        let payload = if payload.len() >= fetched.buffer.len() / 2 {
-            Bytes::from(fetched.buffer).slice(start..end)
-        } else {
-            Bytes::copy_from_slice(payload)
-        };
-        Ok(header.into_item(payload))
-    }
-
-    fn head(&self, position: u32) -> Result<Head> {
-        let fetched = self.0.fetch(position, false)?;
-        self.0.header(&fetched, position).map(|h| h.head)
-    }
-
-    fn list(&self) -> Result<Vec<Listed>> {
-        let mut listed = Vec::new();
-        for (no, end) in self.0.values() {
-            let mut scan = Scan::new(self.0.file(no)?, self.0.id, no, end);
-            scan::list(&mut scan, &mut listed);
-            if scan.refused() {
-                tracing::warn!(path = %self.0.path.display(), file = no, "part of a value file cannot be read");
-            }
-        }
-        listed.sort_by_key(|l| l.position);
-        listed.dedup_by_key(|l| l.position);
-        Ok(listed)
-    }
-
-    fn raw(&self, position: u32) -> Option<RawRecord> {
-        let generation = &self.0;
-        if let Ok(fetched) = generation.fetch(position, true) {
-            let end = fetched.end.min(fetched.start.saturating_add(MAX_RAW as usize));
-            let bytes = fetched.buffer.get(fetched.start..end)?.to_vec();
-            let offset = fetched.offset + fetched.start as u64;
-            return Some(RawRecord { path: fetched.path, offset, bytes });
-        }
-        // Nothing verifies: the whole stretch in which the record was.
-        let extent = generation.lookup(position).ok()?.0?;
-        let path = generation.value_path(extent.file);
-        let bytes = generation.pread(extent.file, &path, extent.offset, extent.len.min(MAX_RAW)).ok()?;
-        Some(RawRecord { path, offset: extent.offset, bytes })
-    }
-
-    fn occupied(&self) -> u64 {
-        self.0.value_bytes.load(Ordering::Acquire) + self.0.index_bytes()
     }
 }

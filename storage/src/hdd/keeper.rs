@@ -14,7 +14,6 @@ use super::fence::{Fault, Fence};
 use super::generation::Generation;
 use super::index::{Extent, IndexFactory};
 use super::seal::{self, Seal};
-use crate::container::Purpose;
 use crate::error::{Error, IoContext, Result};
 use crate::record::checksum;
 use std::sync::{Arc, Weak};
@@ -78,8 +77,9 @@ impl Keeper {
             generation.wake();
             return;
         }
+        self.close(generation);
         if generation.distrusted() {
-            self.close(generation);
+            tracing::debug!(path = %generation.path.display(), "the HDD index is not trusted");
         } else if let Some(factory) = self.core.sled() {
             match self.open_sealed(generation, factory, open) {
                 Ok(()) => return generation.wake(),
@@ -118,7 +118,7 @@ impl Keeper {
             return Err(Error::corrupt(&generation.path, 0, "the seal is of other value files").into());
         }
         seal.check(vfs, &generation.path)?;
-        generation.set_index_bytes(seal::occupied(vfs, &generation.path.join(seal::index_name(seal.index))));
+        generation.set_index_bytes(seal::occupied(vfs, &generation.path, &seal::index_name(seal.index)));
         if open {
             let fence = self.open_fence(generation, factory, seal.index, u64::from(seal.entries))?;
             let sentinel = self.faults(generation, &fence, fence.sentinel())?;
@@ -191,9 +191,8 @@ impl Keeper {
     ) -> Result<Seal, Failure> {
         let vfs = Arc::clone(&self.core.vfs);
         let estimate = factory.estimate(extents.len() as u64);
-        generation.dir.admit(estimate.saturating_sub(generation.index_bytes()), Purpose::Reclaim)?;
+        generation.claim_index(estimate)?;
         generation.dir.admit_on_disk(estimate)?;
-        generation.set_index_bytes(estimate.max(generation.index_bytes()));
         let entries = vfs.read_dir(&generation.path).at("list", &generation.path)?;
         let last =
             entries.iter().filter_map(|e| seal::index_number(e.name.trim_end_matches(".abandoned"))).max();
@@ -207,6 +206,10 @@ impl Keeper {
         let token = self.token(generation)?;
         self.faults(generation, &fence, fence.set_sentinel(token.to_vec()))?;
         self.faults(generation, &fence, fence.close())?;
+        // sled writes once more when it is opened for the first time, and no more after that: what is sealed now
+        // stays as it is, and is good even after a kill while it is open.
+        let fence = self.open_fence(generation, Arc::clone(factory), index, extents.len() as u64)?;
+        self.faults(generation, &fence, fence.close())?;
 
         let seal = Seal {
             container: generation.id,
@@ -219,7 +222,7 @@ impl Keeper {
         };
         vfs.sync_dir(&generation.path).at("sync", &generation.path)?;
         seal.write(&*vfs, &generation.path)?;
-        generation.set_index_bytes(seal::occupied(&*vfs, &folder));
+        generation.set_index_bytes(seal::occupied(&*vfs, &generation.path, &seal::index_name(index)));
         Ok(seal)
     }
 
@@ -235,6 +238,10 @@ impl Keeper {
     /// Closes a generation's database and seals it as it was left. The caller holds the generation's `upkeep`.
     fn close(&self, generation: &Arc<Generation>) {
         let Some((fence, seal)) = generation.take_disk() else { return };
+        if !self.core.sled_in_favour() {
+            // sled's pool is broken: a close would cost the deadline, for each database.
+            return fence.abandon();
+        }
         if let Err(fault) = fence.close() {
             if fault != Fault::Abandoned {
                 generation.give_up(&fence, &fault);
@@ -253,7 +260,8 @@ impl Keeper {
     fn seal_again(&self, generation: &Generation, old: &Seal) -> Result<()> {
         let folder = generation.path.join(seal::index_name(old.index));
         let files = seal::digest(&*self.core.vfs, &folder, true)?;
-        generation.set_index_bytes(seal::occupied(&*self.core.vfs, &folder));
+        let name = seal::index_name(old.index);
+        generation.set_index_bytes(seal::occupied(&*self.core.vfs, &generation.path, &name));
         if files == old.files {
             return Ok(());
         }

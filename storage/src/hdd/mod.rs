@@ -32,10 +32,10 @@ mod generation;
 mod index;
 mod keeper;
 mod open;
+mod reader;
 mod scan;
 mod seal;
 mod sled_index;
-mod space;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -43,19 +43,20 @@ mod writer;
 
 use self::core::{Core, Job};
 use crate::container::{
-    Container, DiskTier, Entry, OpenReport, Purpose, TierContext, Unknown, Usage, Written,
+    Container, DirStatus, DiskTier, Entry, OpenReport, Purpose, TierContext, Unknown, Usage, Written,
 };
 use crate::error::{Error, IoContext, Result};
 use crate::item::Item;
 use crate::record;
+use crate::tierdir::{Dir, Dirs, Rules};
 use crate::types::{MAX_KEY, Tier};
-use generation::{Generation, Handle};
+use generation::Generation;
 use index::IndexFactory;
 use keeper::Keeper;
 use open::Opening;
 use parking_lot::{Mutex, RwLock};
+use reader::Handle;
 use sled_index::SledFactory;
-use space::Dir;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -63,6 +64,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use writer::Writer;
+
+/// The folder of the generations in each directory.
+const FOLDER: &str = "generations";
 
 /// Where the indexes of sealed generations are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -142,7 +146,7 @@ pub struct Health {
 #[derive(Debug)]
 pub struct Hdd {
     core: Arc<Core>,
-    dirs: Arc<Vec<Arc<Dir>>>,
+    dirs: Arc<Dirs>,
     generations: Arc<RwLock<HashMap<u64, Arc<Generation>>>>,
     writer: Mutex<Writer>,
     written: Arc<AtomicU64>,
@@ -171,6 +175,9 @@ impl Hdd {
         mut config: HddConfig,
         factory: Option<Arc<dyn IndexFactory>>,
     ) -> Result<(Arc<Hdd>, OpenReport)> {
+        // A read-only check keeps its indexes in RAM: sled writes when it opens.
+        let may_change = ctx.unknown != Unknown::Ignore;
+        let factory = factory.filter(|_| may_change);
         config.block_size = config.block_size.clamp(4 << 10, 4 << 20);
         config.generation_size = config.generation_size.max(config.block_size as u64);
         let entries = 2 * config.generation_size / config.block_size as u64 + 2;
@@ -179,9 +186,9 @@ impl Hdd {
         let max_record = max_record(&ctx, allowance);
         let core = Core::new(Arc::clone(&ctx.vfs), Arc::clone(&ctx.clock), ctx.store, config, factory);
         let core = Arc::new(core);
-        let open_dir =
-            |d| Dir::open(Arc::clone(&ctx.vfs), Arc::clone(&ctx.clock), d, generation_size, reserve);
-        let dirs = ctx.dirs.iter().map(|d| open_dir(d).map(Arc::new)).collect::<Result<Vec<_>>>()?;
+        // The free-space reserve is there so that sled never meets ENOSPC, after which its drop hangs.
+        let rules = Rules { tier: Tier::Hdd, folder: FOLDER, free_reserve: Some(reserve) };
+        let dirs = Dirs::open(&ctx, rules, |limit| generation_size.max(limit / 20).min(limit / 4))?;
 
         let mut opening = Opening {
             core: &core,
@@ -191,7 +198,7 @@ impl Hdd {
             generations: HashMap::new(),
         };
         let mut known: HashMap<_, _> = ctx.known.iter().map(|k| (k.id, *k)).collect();
-        for dir in &dirs {
+        for dir in dirs.iter() {
             opening.directory(dir, &mut known)?;
         }
         let Opening { mut report, generations, .. } = opening;
@@ -199,7 +206,7 @@ impl Hdd {
 
         let mut newest_first: Vec<_> = generations.values().cloned().collect();
         newest_first.sort_by_key(|g| std::cmp::Reverse(g.id));
-        if ctx.unknown != Unknown::Ignore {
+        if may_change {
             newest_first.into_iter().for_each(|g| core.jobs.push(Job::Check(g)));
         }
         let (dirs, generations) = (Arc::new(dirs), Arc::new(RwLock::new(generations)));
@@ -211,7 +218,7 @@ impl Hdd {
             generations: Arc::clone(&generations),
             written: Arc::clone(&written),
             active: None,
-            closed: ctx.unknown == Unknown::Ignore,
+            closed: !may_change,
             allowance,
             max_record,
         };
@@ -334,12 +341,11 @@ impl DiskTier for Hdd {
     }
 
     fn usage(&self) -> Usage {
-        let limits: Option<Vec<u64>> = self.dirs.iter().map(|d| d.limit).collect();
-        Usage {
-            occupied: self.dirs.iter().map(|d| d.occupied()).sum(),
-            limit: limits.map(|l| l.into_iter().fold(0, u64::saturating_add)),
-            written: self.written.load(Ordering::Relaxed),
-        }
+        self.dirs.usage(self.written.load(Ordering::Relaxed))
+    }
+
+    fn directories(&self) -> Vec<DirStatus> {
+        self.dirs.status()
     }
 
     fn quarantine_record(&self, entry: &Entry, position: u32, why: &str) {
@@ -347,19 +353,13 @@ impl DiskTier for Hdd {
         let dir = Arc::clone(&generation.dir);
         let handle = Handle(generation);
         let Some(raw) = handle.raw(position) else { return };
-        if dir.room(Purpose::Reclaim) < raw.bytes.len() as u64 {
-            tracing::warn!(path = %raw.path.display(), offset = raw.offset, "no room to quarantine a record");
-            return;
-        }
         let head = record::parse_header(&raw.bytes, entry.id).ok();
         let key = head.as_ref().map(|h| h.head.key.as_ref());
-        if let Err(e) = dir.quarantine.record(&raw.path, raw.offset, &raw.bytes, why, key) {
-            tracing::warn!(error = %e, "cannot quarantine a record");
-        }
+        dir.keep_damaged(&raw, why, key);
     }
 
     fn maintain(&self) {
-        self.dirs.iter().for_each(|d| d.retry());
+        self.dirs.retry();
         let dead = std::mem::take(&mut *self.dead.lock());
         dead.into_iter().for_each(|(dir, path, bytes)| self.remove_dead(&dir, path, bytes));
     }

@@ -6,13 +6,14 @@
 //! say, its directory's name tells its id and its blocks and records prove that they belong to it.
 
 use super::core::Core;
-use super::generation::{Generation, Handle};
+use super::generation::Generation;
+use super::reader::Handle;
 use super::seal;
-use super::space::Dir;
 use super::value::{self, Header};
 use super::writer::{generation_id, generation_name};
 use crate::container::{Containers, Known, OpenReport, Unknown};
 use crate::error::{Error, IoContext, Result};
+use crate::tierdir::Dir;
 use crate::types::Tier;
 use crate::vfs::{EntryKind, OpenMode, Vfs};
 use std::collections::HashMap;
@@ -40,6 +41,8 @@ enum Identity {
 
 struct Files {
     identity: Identity,
+    /// The directory could not be listed.
+    unlisted: bool,
     /// Number, length, bytes on disk.
     values: Vec<(u16, u64, u64)>,
 }
@@ -48,10 +51,13 @@ impl Opening<'_> {
     /// Attaches the known generations that a directory holds, and sees to the others.
     pub fn directory(&mut self, dir: &Arc<Dir>, known: &mut HashMap<u64, Known>) -> Result<()> {
         let vfs = Arc::clone(&self.core.vfs);
+        if self.unknown == Unknown::Ignore && vfs.kind(&dir.folder).at("look at", &dir.folder)?.is_none() {
+            return Ok(());
+        }
         for entry in vfs.read_dir(&dir.folder).at("list", &dir.folder)? {
             let path = dir.folder.join(&entry.name);
             let Some(id) = generation_id(&entry.name).filter(|_| entry.kind == EntryKind::Dir) else {
-                self.leftover(&entry.name, &path, entry.kind)?;
+                self.leftover(&entry.name, &path, entry.kind);
                 continue;
             };
             match (known.remove(&id), self.unknown) {
@@ -59,9 +65,8 @@ impl Opening<'_> {
                 (None, Unknown::Ignore) => {}
                 (None, Unknown::Delete) => {
                     let dead = dir.folder.join(format!("{}.dead", generation_name(id)));
-                    vfs.rename(&path, &dead).at("rename", &path)?;
-                    vfs.remove_dir_all(&dead).at("remove", &dead)?;
-                    self.report.deleted += 1;
+                    let gone = vfs.rename(&path, &dead).and_then(|()| vfs.remove_dir_all(&dead));
+                    self.deleted(&path, gone);
                 }
                 (None, Unknown::Attach) => {
                     let reserved = self.containers.reserve()?;
@@ -87,18 +92,24 @@ impl Opening<'_> {
         Ok(())
     }
 
-    fn leftover(&mut self, name: &str, path: &Path, kind: EntryKind) -> Result<()> {
+    fn leftover(&mut self, name: &str, path: &Path, kind: EntryKind) {
         let ours = name.ends_with(".tmp") || name.ends_with(".dead");
         if !ours || self.unknown == Unknown::Ignore {
-            return Ok(());
+            return;
         }
-        match kind {
+        let gone = match kind {
             EntryKind::Dir => self.core.vfs.remove_dir_all(path),
             _ => self.core.vfs.remove_file(path),
+        };
+        self.deleted(path, gone);
+    }
+
+    /// What cannot be deleted is no reason not to open: it is tried again the next time.
+    fn deleted(&mut self, path: &Path, gone: std::io::Result<()>) {
+        match gone {
+            Ok(()) => self.report.deleted += 1,
+            Err(e) => tracing::warn!(path = %path.display(), error = %e, "cannot delete a leftover"),
         }
-        .at("remove", path)?;
-        self.report.deleted += 1;
-        Ok(())
     }
 
     fn attach(&mut self, dir: &Arc<Dir>, mut known: Known, path: &Path) -> Result<()> {
@@ -106,7 +117,9 @@ impl Opening<'_> {
         match files.identity {
             Identity::Lost(why) if self.unknown != Unknown::Ignore => {
                 tracing::warn!(path = %path.display(), %why, "HDD generation quarantined");
-                dir.quarantine.container(path, &why)?;
+                if let Err(e) = dir.quarantine.container(path, &why) {
+                    tracing::warn!(path = %path.display(), error = %e, "cannot quarantine a generation; left alone");
+                }
                 self.report.quarantined.push((path.to_path_buf(), why));
                 return Ok(());
             }
@@ -114,9 +127,14 @@ impl Opening<'_> {
             _ => {}
         }
         known.dir = dir.no;
-        if self.unknown != Unknown::Ignore {
-            self.quarantine_abandoned(dir, path)?;
+        if self.unknown != Unknown::Ignore
+            && let Err(e) = self.quarantine_abandoned(dir, path)
+        {
+            tracing::warn!(path = %path.display(), error = %e, "cannot quarantine an HDD index");
         }
+        let index_bytes = self.index_bytes(path);
+        let value_bytes: u64 = files.values.iter().map(|(_, _, allocated)| allocated).sum();
+        dir.change(0, index_bytes + value_bytes);
         let generation = Arc::new(Generation::new(
             Arc::clone(self.core),
             Arc::clone(dir),
@@ -124,10 +142,13 @@ impl Opening<'_> {
             known.id,
             known.created_ms,
             path.to_path_buf(),
-            self.index_bytes(path),
+            index_bytes,
         ));
+        if files.unlisted {
+            generation.set_unlisted();
+        }
         for (no, len, allocated) in files.values {
-            generation.set_value(no, len, allocated);
+            generation.add_value(no, len, allocated);
         }
         self.containers.attach(known, Arc::new(Handle(Arc::clone(&generation))));
         self.generations.insert(known.id, generation);
@@ -139,7 +160,14 @@ impl Opening<'_> {
         let vfs = &*self.core.vfs;
         let mut values = Vec::new();
         let (mut whole, mut unreachable, mut lost) = (None, false, None);
-        for entry in vfs.read_dir(path).at("list", path)? {
+        let entries = match vfs.read_dir(path) {
+            Ok(entries) => entries,
+            Err(e) => {
+                tracing::warn!(path = %path.display(), error = %e, "cannot list a generation");
+                return Ok(Files { identity: Identity::Unreachable, unlisted: true, values });
+            }
+        };
+        for entry in entries {
             let file_path = path.join(&entry.name);
             let Some(no) = value::number(&entry.name).filter(|_| entry.kind == EntryKind::File) else {
                 continue;
@@ -168,14 +196,14 @@ impl Opening<'_> {
             (None, true) => Identity::Unreachable,
             (None, false) => Identity::Lost(lost.unwrap_or_else(|| "it has no value files".into())),
         };
-        Ok(Files { identity, values })
+        Ok(Files { identity, unlisted: false, values })
     }
 
     fn index_bytes(&self, path: &Path) -> u64 {
         let vfs: &dyn Vfs = &*self.core.vfs;
         let Ok(entries) = vfs.read_dir(path) else { return 0 };
         let indexes = entries.iter().filter(|e| seal::index_number(&e.name).is_some());
-        indexes.map(|e| seal::occupied(vfs, &path.join(&e.name))).sum()
+        indexes.map(|e| seal::occupied(vfs, path, &e.name)).sum()
     }
 
     /// Databases that were given up, which sled could not be made to let go of while the process lived.

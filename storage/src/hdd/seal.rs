@@ -202,14 +202,16 @@ fn sum_of(file: &dyn VfsFile) -> std::io::Result<(u64, u64)> {
     }
 }
 
-/// Bytes that an index's files occupy.
-pub(super) fn occupied(vfs: &dyn Vfs, folder: &Path) -> u64 {
-    let Ok(entries) = vfs.read_dir(folder) else { return 0 };
-    let size = |name: &str, len: u64| {
-        let file = vfs.open(&folder.join(name), OpenMode::Read);
+/// Bytes that an index of a generation occupies, with its seal.
+pub(super) fn occupied(vfs: &dyn Vfs, generation: &Path, index: &str) -> u64 {
+    let size = |path: &Path, len: u64| {
+        let file = vfs.open(path, OpenMode::Read);
         file.and_then(|f| f.allocated()).unwrap_or(len).max(len)
     };
-    entries.iter().filter(|e| e.kind == EntryKind::File).map(|e| size(&e.name, e.len)).sum()
+    let folder = generation.join(index);
+    let entries = vfs.read_dir(&folder).unwrap_or_default();
+    let files = entries.iter().filter(|e| e.kind == EntryKind::File);
+    files.map(|e| size(&folder.join(&e.name), e.len)).sum::<u64>() + size(&generation.join(NAME), 0)
 }
 
 #[cfg(test)]

@@ -42,7 +42,7 @@ impl IndexFactory for SledFactory {
     }
 
     fn estimate(&self, entries: u64) -> u64 {
-        (48 << 10) + entries.saturating_mul(192)
+        (56 << 10) + entries.saturating_mul(224)
     }
 }
 
@@ -81,5 +81,40 @@ impl BlockIndex for SledIndex {
         self.0.flush().map_err(|e| format!("cannot flush: {e}"))?;
         drop(self.0);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hdd::seal::{digest, occupied};
+    use crate::vfs::RealFs;
+
+    /// What the keeper relies on so that a kill costs no rebuild, and the limit so that it holds.
+    #[test]
+    fn from_the_second_opening_on_sled_writes_nothing_and_the_estimate_is_enough() {
+        for n in [1, 60, 4000, 4200] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("index-0000");
+            let extent =
+                |k: u32| Extent { first: k * 9, count: 9, file: 0, offset: u64::from(k) * 8192, len: 8192 };
+            let all: Vec<_> = (0..n).map(extent).collect();
+            let mut index = SledFactory.open(&path, u64::from(n), 1 << 20).unwrap();
+            index.insert(&all).unwrap();
+            index.set_sentinel(b"token").unwrap();
+            index.close().unwrap();
+            SledFactory.open(&path, u64::from(n), 1 << 20).unwrap().close().unwrap();
+            let settled = digest(&RealFs, &path, false).unwrap();
+            assert!(occupied(&RealFs, dir.path(), "index-0000") + 4096 <= SledFactory.estimate(u64::from(n)));
+            let mut index = SledFactory.open(&path, u64::from(n), 1 << 20).unwrap();
+            assert_eq!(index.sentinel().unwrap().as_deref(), Some(&b"token"[..]));
+            for k in 0..n {
+                assert_eq!(index.lookup(k * 9 + 8).unwrap(), Some(extent(k)));
+            }
+            assert_eq!(index.lookup(u32::MAX >> 8).unwrap(), Some(extent(n - 1)));
+            assert_eq!(digest(&RealFs, &path, false).unwrap(), settled, "while it is open");
+            index.close().unwrap();
+            assert_eq!(digest(&RealFs, &path, false).unwrap(), settled);
+        }
     }
 }

@@ -130,6 +130,11 @@ impl Open {
         entry.container.read(w.place.position())
     }
 
+    /// Makes the next reads ask the index.
+    pub fn forget_headers(&self) {
+        self.containers.all().iter().for_each(|e| self.hdd.core.tables.forget(e.id));
+    }
+
     pub fn settle(&self) {
         assert!(self.hdd.settle(Duration::from_secs(30)));
     }
@@ -137,6 +142,7 @@ impl Open {
     /// Reads everything and says how many came back; the rest must be damage, never something else.
     pub fn check(&self, items: &[Item], written: &[Written]) -> usize {
         let mut good = 0;
+        self.forget_headers();
         for (item, w) in items.iter().zip(written) {
             match self.read(w) {
                 Ok(found) => {
@@ -168,6 +174,8 @@ pub(super) enum Trouble {
     Lie,
     /// Every lookup answers that there is nothing.
     Forget,
+    /// The sentinel is not the one that was left.
+    OtherSentinel,
 }
 
 /// Makes indexes in RAM that keep one file, so that there is something to seal, and misbehave as told.
@@ -265,7 +273,8 @@ impl BlockIndex for Faulty {
     }
 
     fn sentinel(&mut self) -> Result<Option<Vec<u8>>, String> {
-        Ok(self.token.clone())
+        let other = *self.trouble.lock() == Trouble::OtherSentinel;
+        Ok(self.token.clone().map(|t| if other { t.iter().map(|b| !b).collect() } else { t }))
     }
 
     fn close(self: Box<Self>) -> Result<(), String> {

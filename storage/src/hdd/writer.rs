@@ -9,14 +9,15 @@
 
 use super::block::{self, Spot};
 use super::core::{Core, Job};
-use super::generation::{Generation, Handle};
+use super::generation::Generation;
 use super::index::Extent;
-use super::space::Dir;
+use super::reader::Handle;
 use super::value::{self, Header, ValueFile};
 use crate::container::{Containers, Entry, Purpose, Reserved, Written};
 use crate::error::{Error, IoContext, Result};
 use crate::item::Item;
 use crate::record;
+use crate::tierdir::{Dir, Dirs};
 use crate::types::{Place, Tier};
 use parking_lot::RwLock;
 use std::collections::HashMap;
@@ -31,12 +32,15 @@ const GATHER: usize = 1 << 20;
 /// extents on the disk and a small one wastes little.
 const STEP: (u64, u64) = (64 << 10, 8 << 20);
 
+/// Disks reserve in pages; so does the accounting.
+const PAGE: u64 = 4096;
+
 /// The writing side of the tier; behind one lock, which readers never take.
 #[derive(Debug)]
 pub(super) struct Writer {
     pub core: Arc<Core>,
     pub containers: Arc<Containers>,
-    pub dirs: Arc<Vec<Arc<Dir>>>,
+    pub dirs: Arc<Dirs>,
     pub generations: Arc<RwLock<HashMap<u64, Arc<Generation>>>>,
     pub written: Arc<AtomicU64>,
     pub active: Option<Active>,
@@ -72,7 +76,7 @@ impl Writer {
                 Ok(()) => {}
                 Err(e) if e.is_no_space() => {
                     done.truncate(before);
-                    if self.active.as_ref().is_some_and(|a| a.file.failed()) {
+                    if self.active.as_ref().is_some_and(|a| a.file.log.poisoned()) {
                         self.seal();
                     }
                     moves = moves.saturating_sub(1);
@@ -83,7 +87,7 @@ impl Writer {
                 Err(e) => {
                     done.truncate(before);
                     if let Some(active) = &self.active {
-                        active.generation.dir.failed(&e);
+                        self.dirs.failed(&active.generation.dir, &e);
                     }
                     self.seal();
                     if tried_again || matches!(e, Error::OutOfService { .. } | Error::Busy(_)) {
@@ -99,8 +103,7 @@ impl Writer {
 
     fn refuse(&self, items: &[Item]) -> Result<()> {
         if self.closed {
-            let path = self.dirs.first().map(|d| d.folder.clone()).unwrap_or_default();
-            return Err(Error::OutOfService { path, why: "the tier is closed".into() });
+            return Err(self.dirs.closed());
         }
         for item in items {
             let size = record::size(item.key.len(), item.payload.len());
@@ -115,11 +118,7 @@ impl Writer {
     fn move_on(&mut self, items: &[Item], purpose: Purpose) -> bool {
         let needed = self.needed(items);
         let Some(active) = &self.active else { return false };
-        let here = active.generation.dir.no;
-        let elsewhere = self
-            .dirs
-            .iter()
-            .any(|d| d.no != here && d.out_of_service().is_none() && d.admit(needed, purpose).is_ok());
+        let elsewhere = self.dirs.choose(needed, purpose, &[active.generation.dir.no]).is_ok();
         if elsewhere {
             self.seal();
         }
@@ -144,13 +143,14 @@ impl Writer {
             Some(active) => active,
             None => self.create(self.needed(items), purpose)?,
         };
+        let began = active.generation.dir.now();
         let result = active
-            .turn_over(&self.core, len, value_size)
+            .turn_over(&self.core, len, value_size, purpose)
             .and_then(|()| active.append(&self.core, items, purpose, value_size));
         if let Ok(written) = &result {
             let bytes = written.iter().map(|w| u64::from(w.bytes)).sum();
             self.written.fetch_add(bytes, Ordering::Relaxed);
-            active.generation.dir.worked();
+            active.generation.dir.wrote(bytes, began);
         }
         let full = active.bytes >= generation_size || active.next_record >= MAX_RECORDS;
         self.active = Some(active);
@@ -161,30 +161,17 @@ impl Writer {
         Ok(())
     }
 
-    /// Makes a generation in the directory with the largest free share.
+    /// Makes a generation in the best directory.
     fn create(&self, needed: u64, purpose: Purpose) -> Result<Active> {
-        let mut dirs: Vec<_> = self.dirs.iter().filter(|d| d.out_of_service().is_none()).collect();
-        if dirs.is_empty() {
-            return Err(self.dirs.first().map_or(Error::Busy("no HDD directory"), |d| d.refusal()));
-        }
-        let share = |d: &Dir| (!d.suspect(), d.free_share(purpose));
-        dirs.sort_by(|a, b| share(b).partial_cmp(&share(a)).unwrap_or(std::cmp::Ordering::Equal));
-        let mut refused = None;
-        for dir in dirs {
-            match dir.admit(needed, purpose) {
-                Ok(()) => {
-                    let reserved = self.containers.reserve()?;
-                    return self.create_in(dir, reserved).inspect_err(|e| {
-                        self.containers.abandon(reserved);
-                        if !e.is_no_space() {
-                            dir.failed(e);
-                        }
-                    });
-                }
-                Err(e) => refused = refused.or(Some(e)),
-            }
-        }
-        Err(refused.unwrap_or(Error::Busy("no HDD directory")))
+        let dir = self.dirs.choose(needed, purpose, &[])?;
+        let reserved = self.containers.reserve()?;
+        let charge = value::DATA + self.allowance;
+        dir.claim(charge, purpose)
+            .and_then(|()| self.create_in(&dir, reserved).inspect_err(|_| dir.change(charge, 0)))
+            .inspect_err(|e| {
+                self.containers.abandon(reserved);
+                self.dirs.failed(&dir, e);
+            })
     }
 
     fn create_in(&self, dir: &Arc<Dir>, reserved: Reserved) -> Result<Active> {
@@ -204,7 +191,7 @@ impl Writer {
             let _ = vfs.remove_dir_all(&tmp);
             let _ = vfs.remove_dir_all(&path);
         })?;
-        file.path = path.join(value::name(0));
+        file.log.moved_to(path.join(value::name(0)));
         let generation = Arc::new(Generation::new(
             Arc::clone(&self.core),
             Arc::clone(dir),
@@ -215,8 +202,8 @@ impl Writer {
             self.allowance,
         ));
         generation.begin_ram();
-        generation.set_value(0, file.synced, file.allocated);
-        self.core.files.put((reserved.id, 0), Arc::clone(&file.file));
+        generation.add_value(0, file.log.synced(), file.log.reserved());
+        self.core.files.put((reserved.id, 0), Arc::clone(file.log.file()));
         self.generations.write().insert(reserved.id, Arc::clone(&generation));
         let handle = Arc::new(Handle(Arc::clone(&generation)));
         let entry = self.containers.publish(reserved, Tier::Hdd, dir.no, created_ms, handle);
@@ -228,7 +215,7 @@ impl Writer {
         if let Some(active) = self.active.take() {
             active.entry.sealed.store(true, Ordering::Release);
             let file = &active.file;
-            active.generation.set_value(file.no, file.synced, file.allocated);
+            active.generation.set_end(file.no, file.log.synced());
             self.core.jobs.push(Job::Persist(active.generation));
         }
     }
@@ -251,9 +238,9 @@ impl Active {
     }
 
     /// Begins another value file if the block does not go into this one.
-    fn turn_over(&mut self, core: &Core, len: u64, value_size: u64) -> Result<()> {
-        let empty = self.file.end == value::DATA;
-        if empty || self.file.end.saturating_add(len) <= value_size || self.file.no == u16::MAX {
+    fn turn_over(&mut self, core: &Core, len: u64, value_size: u64, purpose: Purpose) -> Result<()> {
+        let end = self.file.log.appended();
+        if end == value::DATA || end.saturating_add(len) <= value_size || self.file.no == u16::MAX {
             return Ok(());
         }
         let generation = &self.generation;
@@ -264,9 +251,11 @@ impl Active {
             file: self.file.no + 1,
             created_ms: generation.created_ms,
         };
-        let file = ValueFile::create(&*core.vfs, &generation.path, &header)?;
-        core.files.put((generation.id, file.no), Arc::clone(&file.file));
-        generation.set_value(file.no, file.synced, file.allocated);
+        generation.dir.claim(value::DATA, purpose)?;
+        let file = ValueFile::create(&*core.vfs, &generation.path, &header)
+            .inspect_err(|_| generation.dir.change(value::DATA, 0))?;
+        core.files.put((generation.id, file.no), Arc::clone(file.log.file()));
+        generation.add_value(file.no, file.log.synced(), file.log.reserved());
         self.file = file;
         Ok(())
     }
@@ -286,7 +275,7 @@ impl Active {
             let room = (MAX_RECORDS - self.next_record) as usize;
             let (count, len) = block::plan(rest, core.config.block_size, room);
             let (batch, after) = rest.split_at_checked(count).unwrap_or((rest, &[]));
-            let offset = self.file.end + buffer.len() as u64;
+            let offset = self.file.log.appended() + buffer.len() as u64;
             let begun = !extents.is_empty();
             if begun && (self.is_full(len, generation_size) || offset.saturating_add(len) > value_size) {
                 break;
@@ -305,14 +294,14 @@ impl Active {
             self.bytes += len;
             self.next_block += 1;
             if buffer.len() >= GATHER {
-                self.file.append(&buffer)?;
+                self.file.log.append(&buffer)?;
                 buffer.clear();
             }
             rest = after;
         }
-        self.file.append(&buffer)?;
-        self.file.sync()?;
-        self.generation.set_value(self.file.no, self.file.synced, self.file.allocated);
+        self.file.log.append(&buffer)?;
+        self.file.log.sync()?;
+        self.generation.set_end(self.file.no, self.file.log.synced());
         self.generation.enter(&extents);
         self.entry.records.store(u64::from(self.next_record), Ordering::Relaxed);
         items.iter().take(written.len()).for_each(|i| self.entry.note_expiry(i.expires_at));
@@ -333,27 +322,20 @@ impl Active {
 
     /// Reserves disk blocks up to `end`, a step more where there is room for it.
     fn reserve(&mut self, end: u64, value_size: u64, purpose: Purpose) -> Result<()> {
-        if end <= self.file.allocated {
+        let before = self.file.log.reserved();
+        if end <= before {
             return Ok(());
         }
-        let dir = &self.generation.dir;
-        let step = (self.file.allocated / 8).clamp(STEP.0, STEP.1);
-        let generous = end.max(self.file.allocated + step).min(value_size.max(end));
-        let wanted = [generous, end];
-        let mut refused = None;
-        for len in wanted {
-            match dir.admit(len - self.file.allocated, purpose) {
-                Ok(()) => {
-                    // Charged first: what is reserved on the disk never exceeds what is charged.
-                    self.generation.set_value(self.file.no, self.file.synced, len);
-                    return self.file.allocate(len).inspect_err(|_| {
-                        self.generation.set_value(self.file.no, self.file.synced, self.file.allocated);
-                    });
-                }
-                Err(e) => refused = Some(e),
-            }
-        }
-        refused.map_or(Ok(()), Err)
+        let step = (before / 8).clamp(STEP.0, STEP.1);
+        let end = end.next_multiple_of(PAGE);
+        let generous = end.max(before + step).min(value_size.max(end));
+        let no = self.file.no;
+        // Charged first: what is reserved on the disk never exceeds what is charged.
+        let claimed = match self.generation.claim_value(no, generous, purpose) {
+            Ok(()) => generous,
+            Err(_) => self.generation.claim_value(no, end, purpose).map(|()| end)?,
+        };
+        self.file.log.reserve(claimed).inspect_err(|_| self.generation.unclaim_value(no, before))
     }
 }
 

@@ -516,6 +516,11 @@ mod tests {
         vfs::replace_small(&RealFs, &paths[1], &newer.encode()).unwrap();
         let pair = read_pair(&RealFs, &paths, true).unwrap();
         assert!(pair.best == Some(newer) && pair.first == 0 && pair.damage.is_none());
+        let newest = Record { edition: 9, ..record.clone() };
+        vfs::replace_small(&RealFs, &paths[0], &newest.encode()).unwrap();
+        let pair = read_pair(&RealFs, &paths, true).unwrap();
+        assert!(pair.best == Some(newest) && pair.first == 1);
+        vfs::replace_small(&RealFs, &paths[0], &record.encode()).unwrap();
         std::fs::write(&paths[1], b"torn").unwrap();
         let pair = read_pair(&RealFs, &paths, true).unwrap();
         assert!(pair.best == Some(record) && pair.first == 1);

@@ -149,7 +149,8 @@ pub enum Reason {
     Removed,
 }
 
-/// An entry that left, or that was not admitted.
+/// An entry that left, or that was not admitted. It keeps its bytes alive, and they count no longer: write what is
+/// dirty and drop it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Evicted {
     /// The identity.

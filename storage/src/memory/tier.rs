@@ -56,6 +56,12 @@ impl MemoryTier {
         }
     }
 
+    /// Whether an entry with a key and a value of these lengths is within the limits at all.
+    pub fn can_hold(&self, key_len: usize, value_len: usize) -> bool {
+        let limits = self.budget.limits();
+        entry::weight(key_len, value_len) <= limits.bytes && limits.items > 0
+    }
+
     /// Looks a key up and counts the use.
     pub fn get(&self, ident: Ident, key: &[u8], now_ms: u64) -> Lookup {
         let hash = mix(ident);

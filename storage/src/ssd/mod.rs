@@ -3,7 +3,7 @@
 //! - [`format`](self) of a segment: a header block with two copies of the header, records, a footer that lists
 //!   them, a trailer (`format.rs`);
 //! - `segment.rs`, `residency.rs`, `pin.rs`: reading; `scan.rs`: finding records without a footer;
-//! - `writer.rs`: group commit into the one segment that is being written; `dirs.rs`: room, health, speed;
+//! - `writer.rs`: group commit into the one segment that is being written; `room.rs`: room for segments;
 //! - `open.rs`: what is found on disk.
 //!
 //! Invariants:
@@ -21,11 +21,11 @@
 //! whose footer does not verify, which is scanned when it must be listed; while a segment is removed, the
 //! segment or nothing.
 
-mod dirs;
 mod format;
 mod open;
 mod pin;
 mod residency;
+mod room;
 mod scan;
 mod segment;
 #[cfg(test)]
@@ -33,17 +33,20 @@ mod tests;
 mod writer;
 
 use crate::clock::Clock;
-use crate::container::{Containers, DiskTier, Entry, OpenReport, Purpose, TierContext, Usage, Written};
+use crate::container::{
+    Containers, DirStatus, DiskTier, Entry, OpenReport, Purpose, TierContext, Usage, Written,
+};
 use crate::error::{Error, IoContext, Result};
 use crate::item::Item;
 use crate::record::{self, MAX_VALUE};
+use crate::tierdir::{Dirs, Lease, Rules};
 use crate::types::{MAX_KEY, Place, Tier};
 use crate::vfs::Vfs;
-use dirs::{Dirs, Lease};
 use format::HEADER_BLOCK;
 use open::{Files, OnDisk};
 use parking_lot::{Mutex, RwLock};
 use pin::Pins;
+use room::Room;
 use segment::Reading;
 use std::collections::HashMap;
 use std::io;
@@ -51,6 +54,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use writer::Writer;
 
+/// The folder of segments in each directory.
+const FOLDER: &str = "segments";
 /// Smallest size of a segment in bytes.
 pub const MIN_SEGMENT: u64 = 8 << 10;
 /// Largest size of an ordinary segment in bytes: what positions can address.
@@ -114,8 +119,7 @@ pub struct Ssd {
     clock: Arc<dyn Clock>,
     store: [u8; 16],
     containers: Arc<Containers>,
-    dirs: Dirs,
-    segment_size: u64,
+    room: Room,
     reading: Arc<Reading>,
     /// Every segment that is on disk, by id.
     segments: RwLock<HashMap<u64, OnDisk>>,
@@ -152,18 +156,15 @@ impl Ssd {
             smallest: config.smallest_read.max(record::HEADER),
             pins: Arc::new(Pins::new(total / 10)),
         });
-        let dirs = ctx
-            .dirs
-            .iter()
-            .map(|d| dirs::Dir::open(ctx.vfs.clone(), d).map(Arc::new))
-            .collect::<Result<Vec<_>>>()?;
+        // Segments are reserved whole, which says at once when the disk is full.
+        let rules = Rules { tier: Tier::Ssd, folder: FOLDER, free_reserve: None };
+        let dirs = Dirs::open(&ctx, rules, |_| 0)?;
         let (Files { segments, strays }, report) = open::open(&ctx, &dirs, &reading)?;
         let ssd = Ssd {
             vfs: ctx.vfs,
             store: ctx.store,
             containers: ctx.containers,
-            dirs: Dirs::new(dirs, segment_size),
-            segment_size,
+            room: Room { dirs, segment: segment_size },
             reading,
             segments: RwLock::new(segments),
             _strays: strays,
@@ -177,7 +178,7 @@ impl Ssd {
 
     /// The size of an ordinary segment in force, in bytes.
     pub fn segment_size(&self) -> u64 {
-        self.segment_size
+        self.room.segment
     }
 
     /// Bytes of values handed out as slices of maps and still held.
@@ -194,7 +195,7 @@ impl Ssd {
         }
         let stored = crate::types::ContentType::from_u8(item.content_type as u8).is_some();
         if item.key.is_empty() || item.key.len() > MAX_KEY || !stored {
-            let path = self.dirs.iter().next().map(|d| d.folder.clone()).unwrap_or_default();
+            let path = self.room.dirs.first().map(|d| d.folder.clone()).unwrap_or_default();
             let e = io::Error::new(io::ErrorKind::InvalidInput, "a key of a length, or a type, not allowed");
             return Err(Error::io("append to", path, e));
         }
@@ -209,7 +210,7 @@ impl DiskTier for Ssd {
 
     fn max_record(&self) -> u64 {
         let most = record::size(MAX_KEY, MAX_VALUE as usize);
-        let largest = self.dirs.largest();
+        let largest = self.room.largest();
         let whole_blocks = largest - largest % HEADER_BLOCK;
         most.min(whole_blocks.saturating_sub(writer::LONE_OVERHEAD))
     }
@@ -243,19 +244,17 @@ impl DiskTier for Ssd {
     }
 
     fn usage(&self) -> Usage {
-        Usage {
-            occupied: self.dirs.iter().map(|d| d.occupied()).fold(0, u64::saturating_add),
-            limit: self.dirs.limit(),
-            written: self.written.load(Ordering::Relaxed),
-        }
+        self.room.dirs.usage(self.written.load(Ordering::Relaxed))
+    }
+
+    fn directories(&self) -> Vec<DirStatus> {
+        self.room.dirs.status()
     }
 
     fn quarantine_record(&self, entry: &Entry, position: u32, why: &str) {
         let Some(raw) = entry.container.raw(position) else { return };
-        let Some(dir) = self.dirs.iter().find(|d| d.no == entry.dir) else { return };
-        if let Err(e) = dir.quarantine.record(&raw.path, raw.offset, &raw.bytes, why, None) {
-            tracing::warn!(path = %raw.path.display(), error = %e, "a damaged record was not quarantined");
-        }
+        let Some(dir) = self.room.dirs.get(entry.dir) else { return };
+        dir.keep_damaged(&raw, why, None);
     }
 
     fn maintain(&self) {
@@ -266,9 +265,7 @@ impl DiskTier for Ssd {
                 segment.age();
             }
         }
-        for dir in self.dirs.iter() {
-            dir.retry(now);
-        }
+        self.room.dirs.retry();
     }
 
     fn close(&self) -> Result<()> {

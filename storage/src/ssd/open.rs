@@ -7,13 +7,13 @@
 //!
 //! A crash in here leaves some leftovers deleted and some not; the next opening goes on.
 
-use super::dirs::{Dir, Lease};
 use super::format::{self, Identity, Unfit};
 use super::segment::{Reading, Segment};
 use crate::appendlog::TMP;
 use crate::container::{Container, Known, Listed, OpenReport, RawRecord, TierContext, Unknown};
 use crate::error::{Error, IoContext, Result};
 use crate::item::{Head, Item};
+use crate::tierdir::{Dir, Lease, PROBE};
 use crate::types::Tier;
 use crate::vfs::{EntryKind, OpenMode, VfsFile};
 use std::collections::HashMap;
@@ -69,8 +69,8 @@ pub(super) fn open(
     let known = ctx.known.iter().filter(|k| k.tier == Tier::Ssd).map(|k| (k.id, *k)).collect();
     let mut o = Opening { ctx, reading, known, files: Files::default(), report: OpenReport::default() };
     let mut unknown = Vec::new();
-    for (dir, at) in dirs.iter().zip(&ctx.dirs) {
-        o.folder(dir, &at.path, &mut unknown)?;
+    for dir in dirs {
+        o.folder(dir, &mut unknown)?;
     }
     // Numbers that the catalog knows are all taken before one is given to a segment that it does not.
     for (dir, path, id, len) in unknown {
@@ -82,20 +82,11 @@ pub(super) fn open(
 }
 
 impl Opening<'_> {
-    fn folder(
-        &mut self,
-        dir: &Arc<Dir>,
-        parent: &Path,
-        unknown: &mut Vec<(Arc<Dir>, PathBuf, u64, u64)>,
-    ) -> Result<()> {
+    fn folder(&mut self, dir: &Arc<Dir>, unknown: &mut Vec<(Arc<Dir>, PathBuf, u64, u64)>) -> Result<()> {
         let vfs = &*self.ctx.vfs;
         let folder = &dir.folder;
-        if vfs.kind(folder).at("look at", folder)?.is_none() {
-            if self.ctx.unknown == Unknown::Ignore {
-                return Ok(());
-            }
-            vfs.create_dir_all(folder).at("create", folder)?;
-            vfs.sync_dir(parent).at("sync", parent)?;
+        if self.ctx.unknown == Unknown::Ignore && vfs.kind(folder).at("look at", folder)?.is_none() {
+            return Ok(());
         }
         let deleted = self.report.deleted;
         let mut entries = vfs.read_dir(folder).at("list", folder)?;
@@ -105,7 +96,7 @@ impl Opening<'_> {
             if e.kind != EntryKind::File {
                 continue;
             }
-            if e.name.starts_with(PREFIX) && e.name.ends_with(TMP) {
+            if e.name.ends_with(TMP) && (e.name.starts_with(PREFIX) || e.name == PROBE) {
                 self.delete(dir, &path, e.len);
             } else if let Some(id) = id_of(&e.name) {
                 match self.known.remove(&id) {
@@ -166,6 +157,11 @@ impl Opening<'_> {
             Found::Newer(found) => Err(newer(path, found)),
             Found::Unfit(why) => {
                 self.quarantine(dir, path, why, len);
+                Ok(())
+            }
+            // A copy of one that is attached: two places would name one record.
+            Found::Ours(..) if self.files.segments.contains_key(&id) => {
+                self.quarantine(dir, path, "a second file with this container's id".to_owned(), len);
                 Ok(())
             }
             Found::Ours(file, identity) if self.ctx.unknown == Unknown::Attach => {

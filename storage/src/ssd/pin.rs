@@ -3,7 +3,7 @@
 //! A slice keeps the map, and so the blocks of its segment, alive after the segment was dropped. All slices
 //! together are at most the cap of [`Pins`]; over it, values are copied.
 
-use super::dirs::Lease;
+use crate::tierdir::Lease;
 use crate::vfs::Map;
 use bytes::Bytes;
 use std::ops::{Deref, Range};

@@ -9,7 +9,6 @@
 //!   header has verified; only then is memory of that size allocated;
 //! - no read takes a lock that a writer holds while it waits for the disk.
 
-use super::dirs::{Dir, Lease};
 use super::format::{self, HEADER_BLOCK, TRAILER};
 use super::pin::{Mapped, Pins};
 use super::residency::Residency;
@@ -18,6 +17,7 @@ use crate::container::{Container, Listed, RawRecord};
 use crate::error::{Error, IoContext, Result};
 use crate::item::{Head, Item};
 use crate::record::{self, HEADER, Header};
+use crate::tierdir::{Dir, Lease};
 use crate::types::{MAX_KEY, Place};
 use crate::vfs::VfsFile;
 use bytes::Bytes;

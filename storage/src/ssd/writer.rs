@@ -13,7 +13,6 @@
 //! garbage: no place in it was handed out.
 
 use super::Ssd;
-use super::dirs::Dir;
 use super::format::{self, HEADER_BLOCK, Identity, TRAILER, Trailer};
 use super::open::OnDisk;
 use super::segment::Segment;
@@ -22,6 +21,7 @@ use crate::container::{Entry, Purpose, Written};
 use crate::error::{Error, Result};
 use crate::item::Item;
 use crate::record;
+use crate::tierdir::Dir;
 use crate::types::{Place, Tier};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -149,11 +149,10 @@ pub(super) struct Writer {
 impl Writer {
     pub fn write(&mut self, ssd: &Ssd, items: &[Item], purpose: Purpose) -> Result<Vec<Written>> {
         if self.closed {
-            let path = ssd.dirs.iter().next().map(|d| d.folder.clone()).unwrap_or_default();
-            return Err(Error::OutOfService { path, why: "the tier is closed".to_owned() });
+            return Err(ssd.room.dirs.closed());
         }
         let sizes = self.plan(ssd, items);
-        ssd.dirs.room_for(&sizes, purpose)?;
+        ssd.room.check(&sizes, purpose)?;
         let mut out = Vec::with_capacity(items.len());
         let mut rest = items;
         let mut failed_before = false;
@@ -166,9 +165,7 @@ impl Writer {
                 Err(Failure::Other(e)) => return Err(e),
                 Err(Failure::Segment(e, dir)) => {
                     // With no other directory to go to, this one gets its second chance now.
-                    if !e.is_no_space() && (failed_before || ssd.dirs.has_another(&dir)) {
-                        dir.fail(ssd.clock.boot_ms(), &e);
-                    }
+                    ssd.room.dirs.failed(&dir, &e);
                     if failed_before {
                         return Err(e);
                     }
@@ -189,10 +186,10 @@ impl Writer {
             if let Some(size) = alone(ssd, item) {
                 sizes.push(size);
             } else if fill.as_mut().and_then(|f| f.take(key, stored)).is_none() {
-                let mut next = Fill::new(ssd.segment_size);
+                let mut next = Fill::new(ssd.room.segment);
                 next.take(key, stored);
                 fill = Some(next);
-                sizes.push(ssd.segment_size);
+                sizes.push(ssd.room.segment);
             }
         }
         sizes
@@ -215,7 +212,7 @@ impl Writer {
         let fits = |a: &Active| { a.fill }.take(first.key.len(), first.payload.len()).is_some();
         let mut active = match self.active.take() {
             Some(active) if fits(&active) => active,
-            full => match create(ssd, ssd.segment_size, purpose) {
+            full => match create(ssd, ssd.room.segment, purpose) {
                 Ok(new) => {
                     if let Some(full) = full {
                         finish(ssd, full);
@@ -246,7 +243,7 @@ impl Writer {
         items: &[Item],
         last: bool,
     ) -> Result<(Vec<Written>, bool)> {
-        let began = ssd.clock.boot_ms();
+        let began = active.segment.dir().now();
         let before = active.log.synced();
         let had = active.records;
         let mut run = Run { entries: Some(Vec::new()), expiries: u64::MAX, ..Run::default() };
@@ -276,7 +273,7 @@ impl Writer {
         active.entry.earliest_expiry.fetch_min(run.expiries, Ordering::Relaxed);
         let bytes = active.fill.end - before.min(active.fill.end);
         ssd.written.fetch_add(bytes, Ordering::Relaxed);
-        active.segment.dir().note_speed(bytes, ssd.clock.boot_ms().saturating_sub(began));
+        active.segment.dir().wrote(bytes, began);
         if seal {
             active.retire(run.entries.is_some());
         }
@@ -346,7 +343,7 @@ impl Writer {
 /// The size of the segment that an item has to itself, if it is larger than half an ordinary one.
 fn alone(ssd: &Ssd, item: &Item) -> Option<u64> {
     let size = record::size(item.key.len(), item.payload.len());
-    (size > ssd.segment_size / 2).then(|| lone_size(size))
+    (size > ssd.room.segment / 2).then(|| lone_size(size))
 }
 
 /// Retires a segment whose write or sync failed: it counts up to what was published, which is what was synced.
@@ -373,20 +370,20 @@ fn seal(ssd: &Ssd, mut active: Active) -> Result<()> {
 
 /// Makes a segment and announces it.
 fn create(ssd: &Ssd, size: u64, purpose: Purpose) -> Result<Active> {
-    ssd.dirs.room_for(&[size], purpose)?;
+    ssd.room.check(&[size], purpose)?;
+    let mut tried = Vec::new();
     let mut failure = None;
-    for dir in ssd.dirs.candidates(size) {
+    loop {
+        let dir = match ssd.room.dirs.choose(size, purpose, &tried) {
+            Ok(dir) => dir,
+            Err(e) => return Err(failure.unwrap_or(e)),
+        };
         match create_in(ssd, &dir, size) {
             Ok(active) => return Ok(active),
-            Err(e) => {
-                if !e.is_no_space() && !matches!(e, Error::Busy(_)) {
-                    dir.fail(ssd.clock.boot_ms(), &e);
-                }
-                failure = Some(e);
-            }
+            Err(e) => ssd.room.dirs.failed(&dir, failure.insert(e)),
         }
+        tried.push(dir.no);
     }
-    Err(failure.unwrap_or_else(|| ssd.dirs.no_space(&[size])))
 }
 
 fn create_in(ssd: &Ssd, dir: &Arc<Dir>, size: u64) -> Result<Active> {

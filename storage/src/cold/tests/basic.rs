@@ -6,6 +6,7 @@ use proptest::prelude::*;
 #[test]
 fn what_is_written_is_read() {
     let mut bench = Bench::new(1);
+    bench.vfs = Arc::new(crate::vfs::RealFs);
     let (cold, containers) = bench.open();
     let items = mixed();
     let written = cold.write(&items, Purpose::Write).unwrap();

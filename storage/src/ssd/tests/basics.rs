@@ -66,6 +66,23 @@ fn an_item_over_half_a_segment_has_one_to_itself() {
 }
 
 #[test]
+fn payloads_that_bypass_the_buffer_stand_where_they_should() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut b = Bench::one(dir.path(), 64 << 20, config(4096 * KIB));
+    // One byte over, at and below the size that is written from where it stands; and batches beyond the buffer.
+    let sizes = [100, (256 << 10) + 1, 7, 256 << 10, 255 << 10, 300_001, 1, 40_000];
+    let all: Vec<Item> =
+        (0..80).map(|i| item(&format!("{i}"), i + 1, sizes[i as usize % sizes.len()])).collect();
+    let w = b.put(&all);
+    b.ssd.close().unwrap();
+    b.reopen();
+    for (i, w) in all.iter().zip(&w) {
+        assert_eq!(&b.read(w.place).unwrap(), i);
+    }
+    assert!(b.containers.all().len() < 8, "several to a segment");
+}
+
+#[test]
 fn a_listing_is_the_same_from_ram_footer_and_scan() {
     let dir = tempfile::tempdir().unwrap();
     let mut b = Bench::one(dir.path(), 1024 * KIB, config(64 * KIB));
@@ -194,6 +211,32 @@ fn leftovers_go_and_strangers_are_attached_when_asked() {
     assert_eq!(b.report.deleted, known.len() as u64 - 1);
     assert_eq!(b.files().len(), 2);
     assert_eq!(b.read(w[0].place).unwrap(), all[0]);
+}
+
+#[test]
+fn a_copy_of_a_segment_in_another_directory_is_set_aside() {
+    let (a, c) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let dirs = vec![dir(0, a.path(), 4096 * KIB), dir(1, c.path(), 1024 * KIB)];
+    let mut b = Bench::new(dirs, config(64 * KIB), Arc::new(RealFs));
+    let all = items(3, 100);
+    let w = b.put(&all);
+    b.ssd.close().unwrap();
+    let path = b.files().remove(0);
+    let copy = c.path().join(FOLDER).join(path.file_name().unwrap());
+    for (known, unknown) in [(b.known(), Unknown::Delete), (Vec::new(), Unknown::Attach)] {
+        std::fs::copy(&path, &copy).unwrap();
+        b.reopen_with(known, unknown);
+        assert_eq!(b.report.quarantined.len(), 1);
+        assert_eq!(b.containers.all().len(), 1);
+        assert!(path.exists() && !copy.exists());
+        assert_eq!(b.containers.all()[0].container.read(w[2].place.position()).unwrap(), all[2]);
+    }
+    // Moved to another directory of the tier, it is served from there.
+    let known = b.known();
+    std::fs::rename(&path, &copy).unwrap();
+    b.reopen_with(known, Unknown::Delete);
+    assert_eq!(b.containers.all()[0].dir, 1);
+    assert!(b.report.missing.is_empty());
 }
 
 #[test]

@@ -182,7 +182,7 @@ fn two_failed_syncs_are_an_error_and_a_pause() {
     }
     faults.sync.clear();
     assert!(matches!(b.ssd.write(&items(2, 100), Purpose::Write), Err(Error::OutOfService { .. })));
-    b.clock.advance(dirs::RETRY_MS - 1);
+    b.clock.advance(crate::tierdir::RETRY_MS - 1);
     b.ssd.maintain();
     assert!(b.ssd.write(&items(2, 100), Purpose::Write).is_err());
     b.clock.advance(1);
@@ -220,7 +220,7 @@ fn any_call_that_fails_costs_no_acknowledged_item() {
                     Err(e) => {
                         errors += 1;
                         assert!(matches!(e, Error::Io { .. } | Error::OutOfService { .. }), "{e}");
-                        b.clock.advance(dirs::RETRY_MS);
+                        b.clock.advance(crate::tierdir::RETRY_MS);
                         b.ssd.maintain();
                     }
                 }
@@ -272,7 +272,7 @@ fn a_failing_directory_is_left_for_another() {
     assert_eq!(dir_of(&b.put(&items(1, 100))), 1, "out of service for new segments");
     assert_eq!(b.read(w[0].place).unwrap(), items(1, 100)[0], "and still read");
     faults.sync.clear();
-    b.clock.advance(dirs::RETRY_MS);
+    b.clock.advance(crate::tierdir::RETRY_MS);
     b.ssd.maintain();
     b.ssd.seal().unwrap();
     assert_eq!(dir_of(&b.put(&items(1, 100))), 0);

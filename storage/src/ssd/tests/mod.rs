@@ -110,7 +110,7 @@ impl Bench {
     pub fn files(&self) -> Vec<PathBuf> {
         let mut all = Vec::new();
         for d in &self.dirs {
-            let folder = d.path.join(dirs::FOLDER);
+            let folder = d.path.join(FOLDER);
             all.extend(std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()));
         }
         all.sort();

@@ -92,7 +92,7 @@ impl Model {
         assert_eq!(listed, self.live.len());
         assert_eq!(b.ssd.usage().occupied, b.on_disk());
         for d in &b.dirs {
-            let folder = d.path.join(dirs::FOLDER);
+            let folder = d.path.join(FOLDER);
             let sum: u64 =
                 std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum();
             assert!(sum <= d.limit.unwrap());

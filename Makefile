@@ -1,0 +1,78 @@
+# Targets for people: `make help`.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+# What show-bench-files puts through the tiers.
+FILES ?= /usr/share/doc
+# A directory of recorded traces; the replays need it.
+TRACES = $(if $(THERMOCLINE_TRACES),$(THERMOCLINE_TRACES),$(error THERMOCLINE_TRACES is not set: name a directory of traces))
+RUN = $(CARGO) run --quiet --release --
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-24s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: test
+test: ## everything that must hold: formatting, lints, all tests, examples, documentation (CI=true: nothing skipped)
+	@scripts/test
+
+.PHONY: bench
+bench: ## the criterion benches, in full
+	$(CARGO) bench --bench tiers
+	$(CARGO) bench --bench codecs
+
+.PHONY: show-benches
+show-benches: ## the criterion benches, a first idea in a minute or two
+	$(CARGO) bench --bench tiers -- --quick --noplot
+	$(CARGO) bench --bench codecs -- --quick --noplot
+
+.PHONY: show-bench
+show-bench: ## the command's benchmark, a synthetic load through four tiers on this machine's disk
+	$(RUN) bench
+
+.PHONY: show-bench-files
+show-bench-files: ## the command's benchmark on real files, every byte compared (FILES=directory)
+	$(RUN) bench --files "$(FILES)" --verify
+
+.PHONY: show-replay-oltp
+show-replay-oltp: ## the OLTP trace in memory: hit ratio beside LRU and the optimum
+	$(RUN) replay "$(TRACES)/OLTP.lis.gz" --memory-items 9344
+
+.PHONY: show-replay-cloudphysics
+show-replay-cloudphysics: ## the first of a virtual disk's trace through four tiers, each of which must answer
+	scripts/show-replay "$(TRACES)/cloudPhysicsIO.csv.gz" 8MiB 32MiB 96MiB 192MiB --limit 20000
+
+.PHONY: show-replay-web
+show-replay-web: ## web requests with their sizes through four tiers, each of which must answer
+	scripts/show-replay "$(TRACES)/web-requests.csv.gz" 16MiB 32MiB 64MiB 128MiB
+
+.PHONY: show-examples
+show-examples: ## every example program, run
+	scripts/examples --release
+
+.PHONY: show-journey
+show-journey: ## one item's way through the tiers, under test
+	$(CARGO) test --test journey -- --nocapture
+
+.PHONY: show-model
+show-model: ## the engine against a plain model, with crashes and damage
+	$(CARGO) test --test model -- --nocapture
+
+.PHONY: show-packs
+show-packs: ## archives read by unzip and Python
+	$(CARGO) test --test packs -- --nocapture
+	$(CARGO) test --package thermocline-storage cold::tests::tools -- --nocapture
+
+.PHONY: show-stress
+show-stress: ## many threads on one store
+	$(CARGO) test --release --test stress -- --nocapture
+
+.PHONY: show-memory
+show-memory: ## the memory the process takes, against its limits
+	$(CARGO) test --release --test memory_bound -- --nocapture
+
+.PHONY: fuzz-check
+fuzz-check: ## the fuzz targets compile (running them: fuzz/README.md)
+	$(CARGO) check --manifest-path fuzz/Cargo.toml

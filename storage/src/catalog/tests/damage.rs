@@ -1,0 +1,325 @@
+//! Damage of one copy, at every place; and of both, where the catalog must refuse rather than forget.
+
+use super::*;
+use crate::error::Result;
+
+const DIR: &str = "/c";
+
+/// A checkpoint, a journal of an earlier open that follows it, and the newest one, all with content.
+struct Small {
+    mem: MemFs,
+    end: BTreeMap<Ident, At>,
+    /// Journals after the checkpoint, rising.
+    journals: Vec<String>,
+    checkpoint: String,
+}
+
+fn small() -> Small {
+    let mem = MemFs::default();
+    let (cat, _) = open(Arc::new(mem.clone()), Path::new(DIR), 1).unwrap();
+    let entry = container(&cat);
+    for i in 0..200u8 {
+        write(&cat, id(i), Place::new(entry.no, u32::from(i)).unwrap());
+    }
+    cat.checkpoint().unwrap();
+    for i in 0..60u8 {
+        cat.lock(id(i)).remove(id(i));
+        if i % 15 == 0 {
+            cat.sync().unwrap();
+        }
+    }
+    cat.sync().unwrap();
+    drop(cat);
+    let (cat, _) = open(Arc::new(mem.clone()), Path::new(DIR), 2).unwrap();
+    for i in 60..70u8 {
+        cat.lock(id(i)).set_expiry(id(i), 5);
+        cat.sync().unwrap();
+    }
+    let end = durable(&cat);
+    assert_eq!(end.len(), 140);
+    let names = |prefix: &str| {
+        let files = mem.files();
+        let names = files.iter().filter(|p| p.starts_with("/c/a"));
+        let mut n: Vec<String> = names.map(|p| p.file_name().unwrap().to_str().unwrap().to_owned()).collect();
+        n.retain(|n| n.starts_with(prefix));
+        n.sort();
+        n
+    };
+    let (journals, mut checkpoints) = (names("journal-"), names("checkpoint-"));
+    assert_eq!((journals.len(), checkpoints.len()), (2, 1));
+    Small { mem, end, journals, checkpoint: checkpoints.remove(0) }
+}
+
+impl Small {
+    fn path(&self, copy: &str, name: &str) -> PathBuf {
+        Path::new(DIR).join(copy).join(name)
+    }
+
+    fn all(&self) -> Vec<String> {
+        self.journals.iter().cloned().chain([self.checkpoint.clone()]).collect()
+    }
+
+    fn open(&self, mem: &MemFs) -> Result<BTreeMap<Ident, At>> {
+        open(Arc::new(mem.clone()), Path::new(DIR), 3).map(|(cat, _)| durable(&cat))
+    }
+
+    fn expect_whole(&self, mem: &MemFs, what: &str) {
+        assert_eq!(self.open(mem).unwrap(), self.end, "{what}");
+    }
+
+    fn expect_lost(&self, mem: &MemFs, what: &str) {
+        let r = self.open(mem);
+        assert!(matches!(r, Err(Error::CatalogLost { .. })), "{what}: {r:?}");
+    }
+
+    fn content(&self, path: &Path) -> usize {
+        self.mem.read(path).iter().rposition(|b| *b != 0).unwrap() + 1
+    }
+}
+
+#[test]
+fn any_flipped_bit_of_one_copy_changes_nothing() {
+    let s = small();
+    for (copy, name) in s.all().into_iter().flat_map(|n| [("a", n.clone()), ("b", n)]) {
+        let path = s.path(copy, &name);
+        let content = s.content(&path);
+        // All bits of the headers; one bit of each byte behind, and of some the file has ahead.
+        let behind = (128..content).map(|at| at * 8 + (at * 7 + 3) % 8);
+        for bit in (0..128 * 8).step_by(2).chain(behind.step_by(9)) {
+            let mem = s.mem.snapshot();
+            mem.edit(&path, |b| b[bit / 8] ^= 1 << (bit % 8));
+            s.expect_whole(&mem, &format!("{} bit {bit}", path.display()));
+        }
+    }
+}
+
+#[test]
+fn any_cut_of_one_copy_changes_nothing_and_is_mended() {
+    let s = small();
+    for (copy, name) in s.all().into_iter().flat_map(|n| [("a", n.clone()), ("b", n)]) {
+        let (path, other) = (s.path(copy, &name), s.path(if copy == "a" { "b" } else { "a" }, &name));
+        let content = s.content(&path);
+        for len in (0..content).step_by(61).chain([content - 1]) {
+            let mem = s.mem.snapshot();
+            mem.edit(&path, |b| b.truncate(len));
+            s.expect_whole(&mem, &format!("{} cut at {len}", path.display()));
+            // What was read from one copy is in two again: the other may go now.
+            if mem.files().contains(&other) {
+                mem.delete(&other);
+            }
+            s.expect_whole(&mem, &format!("{} cut at {len}, then the other gone", path.display()));
+        }
+    }
+}
+
+#[test]
+fn one_copy_may_be_gone_altogether() {
+    let s = small();
+    for copy in COPIES {
+        let mem = s.mem.snapshot();
+        for name in s.all() {
+            mem.delete(&s.path(copy, &name));
+        }
+        s.expect_whole(&mem, copy);
+        let other = if copy == "a" { "/c/b" } else { "/c/a" };
+        for path in mem.files().iter().filter(|p| p.starts_with(other)) {
+            mem.delete(path);
+        }
+        s.expect_whole(&mem, "then the other");
+    }
+}
+
+/// Each batch, damaged in both copies. All but the last are named durable by a later one.
+#[test]
+fn a_gap_below_the_durable_number_is_a_lost_catalog_and_above_it_a_torn_tail() {
+    let s = small();
+    let (first, last) = (&s.journals[0], &s.journals[1]);
+    let batches = |name: &str| {
+        let b = s.mem.read(&s.path("a", name));
+        let mut at = frame::HEAD;
+        let mut found = Vec::new();
+        while b.get(at..at + 4) == Some(b"TCJB") {
+            found.push(at);
+            at += frame::HEAD + frame::FRAME * b[at + 4] as usize;
+        }
+        found
+    };
+    let (early, late) = (batches(first), batches(last));
+    assert_eq!((early.len(), late.len()), (5, 10));
+    let damage = |name: &str, at: usize| {
+        let mem = s.mem.snapshot();
+        for copy in COPIES {
+            mem.edit(&s.path(copy, name), |b| b[at + 70] ^= 4);
+        }
+        mem
+    };
+    for at in &early {
+        s.expect_lost(&damage(first, *at), "in an older journal");
+    }
+    for at in &late[..9] {
+        s.expect_lost(&damage(last, *at), "below the durable number");
+    }
+    let mem = damage(last, late[9]);
+    let mut shorter = s.end.clone();
+    shorter.get_mut(&id(69)).unwrap().1 = None;
+    assert_eq!(s.open(&mem).unwrap(), shorter, "the tail is cut");
+    // What was cut does not come back when one copy turns out to be whole after all.
+    let whole = s.mem.read(&s.path("b", last));
+    if mem.files().contains(&s.path("b", last)) {
+        mem.edit(&s.path("b", last), |b| *b = whole);
+    }
+    assert_eq!(open(Arc::new(mem), Path::new(DIR), 4).map(|(c, _)| durable(&c)).unwrap(), shorter);
+    // Different batches damaged in the two copies: the union is whole.
+    let mem = s.mem.snapshot();
+    mem.edit(&s.path("a", last), |b| b[late[2] + 70] ^= 4);
+    mem.edit(&s.path("b", last), |b| b[late[3] + 70] ^= 4);
+    s.expect_whole(&mem, "union");
+}
+
+#[test]
+fn headers_damaged_in_both_copies_are_a_lost_catalog() {
+    let s = small();
+    for name in s.all() {
+        for at in [0, 4, 20, 30, 40, 60] {
+            let mem = s.mem.snapshot();
+            for copy in COPIES {
+                mem.edit(&s.path(copy, &name), |b| b[at] ^= 1);
+            }
+            s.expect_lost(&mem, &format!("{name} byte {at}"));
+        }
+        // A header alone is what a crash leaves while the pair is made, but only behind everything else.
+        if name != s.journals[1] {
+            let mem = s.mem.snapshot();
+            for copy in COPIES {
+                mem.edit(&s.path(copy, &name), |b| b.truncate(10));
+            }
+            s.expect_lost(&mem, &name);
+        }
+    }
+}
+
+#[test]
+fn without_its_checkpoint_the_catalog_is_lost_even_beside_an_older_one() {
+    let s = small();
+    let mem = s.mem.snapshot();
+    for copy in COPIES {
+        mem.delete(&s.path(copy, &s.checkpoint));
+    }
+    s.expect_lost(&mem, "both gone");
+    // An older checkpoint and journal that were not removed yet, the newest damaged in both.
+    let old = MemFs::default();
+    let (cat, _) = open(Arc::new(old.clone()), Path::new(DIR), 1).unwrap();
+    let entry = container(&cat);
+    write(&cat, id(1), Place::new(entry.no, 1).unwrap());
+    cat.sync().unwrap();
+    let before: Vec<(PathBuf, Vec<u8>)> = old.files().iter().map(|p| (p.clone(), old.read(p))).collect();
+    cat.lock(id(1)).remove(id(1));
+    cat.checkpoint().unwrap();
+    drop(cat);
+    let newest = old.files().into_iter().rfind(|p| p.to_str().unwrap().contains("checkpoint")).unwrap();
+    for (path, bytes) in &before {
+        let _ = old.open(path, crate::vfs::OpenMode::CreateNew);
+        old.edit(path, |b| b.clone_from(bytes));
+    }
+    for copy in COPIES {
+        old.edit(&Path::new(DIR).join(copy).join(newest.file_name().unwrap()), |b| b[200] ^= 1);
+    }
+    let r = s.open(&old);
+    assert!(matches!(r, Err(Error::CatalogLost { .. })), "{r:?}");
+}
+
+/// A crash between the two renames, then damage of the one copy that has the new checkpoint: the old one with its
+/// journals says the same.
+#[test]
+fn a_checkpoint_in_one_copy_only_may_be_damaged() {
+    let mem = MemFs::default();
+    let (cat, _) = open(Arc::new(mem.clone()), Path::new(DIR), 1).unwrap();
+    let entry = container(&cat);
+    for i in 0..20 {
+        write(&cat, id(i), Place::new(entry.no, u32::from(i)).unwrap());
+    }
+    cat.sync().unwrap();
+    let n = mem.calls();
+    let trial = mem.snapshot();
+    drop(cat);
+    assert!(n > 0);
+    let (cat, _) = open(Arc::new(trial.clone()), Path::new(DIR), 2).unwrap();
+    let end = durable(&cat);
+    let mut renamed = None;
+    for ahead in 0..600 {
+        let mem = trial.snapshot();
+        let (cat, _) = open(Arc::new(mem.clone()), Path::new(DIR), 3).unwrap();
+        mem.fail_from(Some(mem.calls() + ahead));
+        let _ = cat.checkpoint();
+        let cps: Vec<PathBuf> =
+            mem.files().into_iter().filter(|p| p.to_str().unwrap().contains("checkpoint-")).collect();
+        if cps.len() == 3 && cps.iter().all(|p| p.extension().is_none()) {
+            renamed = Some((mem, cps));
+            break;
+        }
+    }
+    let (mem, cps) = renamed.unwrap();
+    let newest = cps.iter().max_by_key(|p| p.file_name().unwrap().to_owned()).unwrap().clone();
+    for at in [3, 100, 400] {
+        let mem = mem.snapshot();
+        mem.edit(&newest, |b| b[at] ^= 1);
+        let (cat, _) = open(Arc::new(mem.clone()), Path::new(DIR), 4).unwrap();
+        assert_eq!(durable(&cat), end);
+        drop(cat);
+        assert_eq!(durable(&open(Arc::new(mem), Path::new(DIR), 5).unwrap().0), end);
+    }
+}
+
+#[test]
+fn a_newer_format_with_a_right_checksum_is_refused_by_name() {
+    let s = small();
+    for name in s.all() {
+        let mem = s.mem.snapshot();
+        let seq = u64::from_str_radix(name.rsplit('-').next().unwrap(), 16).unwrap();
+        mem.edit(&s.path("b", &name), |b| {
+            b[4] = 2;
+            let sum = crate::record::checksum(frame::seed(&[9; 16], seq), &b[..56]);
+            b[56..64].copy_from_slice(&sum.to_le_bytes());
+        });
+        let r = s.open(&mem);
+        assert!(matches!(r, Err(Error::NewerFormat { found: 2, supported: 1, .. })), "{name}: {r:?}");
+    }
+}
+
+#[test]
+fn names_that_no_store_makes_are_nobodys() {
+    let s = small();
+    let mem = s.mem.snapshot();
+    let strange =
+        ["checkpoint-ffffffffffffffff", "journal-ffffffffffffffff", "checkpoint-+00000000000000f", "x"];
+    for name in strange {
+        mem.open(&s.path("a", name), crate::vfs::OpenMode::CreateNew).unwrap();
+    }
+    s.expect_whole(&mem, "strange names");
+}
+
+#[test]
+fn a_rebuild_that_is_not_finished_leaves_the_lost_catalog_lost() {
+    let s = small();
+    let mem = s.mem.snapshot();
+    for copy in COPIES {
+        mem.edit(&s.path(copy, &s.journals[1]), |b| b[64 + 70] ^= 4);
+    }
+    s.expect_lost(&mem, "damaged");
+    let arc: Arc<dyn Vfs> = Arc::new(mem.clone());
+    drop(Catalog::rebuild(setup(arc.clone(), Path::new(DIR), 4)).unwrap());
+    let r = open(arc.clone(), Path::new(DIR), 5);
+    assert!(matches!(r, Err(Error::CatalogLost { .. })), "still");
+    let cat = Catalog::rebuild(setup(arc.clone(), Path::new(DIR), 6)).unwrap();
+    let entry = container(&cat);
+    let listed = |position, ident, version| Listed { position, ident, version, expires_at: 0, bytes: 32 };
+    let mut newest = std::collections::HashMap::new();
+    let records = [listed(1, id(1), Version(5)), listed(2, id(1), Version(9)), listed(3, id(1), Version(7))];
+    cat.adopt(entry.no, &records, &mut newest);
+    check_counts(&cat);
+    cat.checkpoint().unwrap();
+    let end = durable(&cat);
+    assert_eq!(end[&id(1)].0.position(), 2, "the newest version wins");
+    drop(cat);
+    assert_eq!(durable(&open(arc, Path::new(DIR), 7).unwrap().0), end);
+}

@@ -1,0 +1,190 @@
+//! Random histories against the model, and threads against each other.
+
+use super::*;
+use crate::vfs::RealFs;
+use proptest::prelude::*;
+use std::sync::atomic::AtomicU32;
+
+fn op(faults: bool) -> impl Strategy<Value = Op> {
+    let i = 0..12u8;
+    prop_oneof![
+        8 => (i.clone(), any::<bool>()).prop_map(|(i, q)| Op::Put(i, q)),
+        5 => any::<u8>().prop_map(Op::Take),
+        8 => any::<u8>().prop_map(Op::Commit),
+        2 => any::<u8>().prop_map(Op::Requeue),
+        4 => (i.clone(), any::<bool>()).prop_map(|(i, g)| Op::Own(i, g)),
+        3 => i.clone().prop_map(Op::Remove),
+        4 => (i.clone(), any::<bool>()).prop_map(|(i, s)| Op::Swap(i, s)),
+        1 => i.clone().prop_map(Op::Kill),
+        3 => (i.clone(), any::<u8>()).prop_map(|(i, ms)| Op::Expiry(i, ms)),
+        1 => i.prop_map(Op::DropDirty),
+        1 => Just(Op::Enqueue),
+        1 => Just(Op::Clear),
+        4 => Just(Op::Sync),
+        2 => Just(Op::Checkpoint),
+        2 => Just(Op::NewContainer),
+        2 => Just(Op::Drop),
+        2 => any::<u64>().prop_map(Op::Reopen),
+        3 => (0..40u8, any::<bool>()).prop_map(move |(n, once)| {
+            // Real files do not fail to order.
+            if faults { Op::Fault(n, once) } else { Op::Sync }
+        }),
+    ]
+}
+
+fn history(mut world: World, ops: Vec<Op>) {
+    world.start().unwrap();
+    for op in ops {
+        world.run(op);
+        world.check();
+    }
+    world.reopen(1);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    /// On a disk that fails and loses its power.
+    #[test]
+    fn a_random_history_is_what_the_model_says(ops in prop::collection::vec(op(true), 1..120)) {
+        history(World::new(Some(MemFs::default()), Path::new("/c")), ops);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+
+    /// On real files.
+    #[test]
+    fn a_random_history_on_real_files(ops in prop::collection::vec(op(false), 1..80)) {
+        let dir = tempfile::tempdir().unwrap();
+        history(World::new(None, dir.path()), ops);
+    }
+}
+
+#[test]
+fn the_write_buffer_is_charged_for_what_is_queued_or_in_flight_and_for_nothing_else() {
+    let mem = MemFs::default();
+    let (cat, _) = open(Arc::new(mem), Path::new("/c"), 1).unwrap();
+    let b = &cat.buffer;
+    let lazy = cat.lock(id(1)).put(id(1), value(1), false);
+    assert_eq!(b.bytes(), 0, "it waits for eviction");
+    cat.enqueue(id(1));
+    cat.enqueue(id(1));
+    assert_eq!((b.bytes(), b.queued()), (lazy.bytes(), 1));
+    let one = lazy.bytes();
+    drop(lazy);
+    let flying = cat.take_dirty(9, u64::MAX);
+    assert_eq!((flying.len(), b.bytes(), b.queued()), (1, one, 0));
+    assert!(b.oldest_ms().is_some(), "in flight counts as not journaled");
+    cat.lock(id(1)).put(id(1), value(1), true);
+    assert_eq!(b.bytes(), 2 * one, "the one in flight and the one that waits");
+    cat.lock(id(1)).remove(id(1));
+    assert_eq!(b.bytes(), one);
+    let place = Place::new(container(&cat).no, 1).unwrap();
+    assert!(!cat.lock(id(1)).commit(id(1), &flying[0].value, place), "a removal came first");
+    drop(flying);
+    b.landed();
+    assert_eq!(b.bytes(), 0);
+    assert_eq!(b.queued(), 1, "the removed one still stands in the queue");
+    assert!(cat.take_dirty(9, u64::MAX).is_empty());
+    assert_eq!(b.oldest_ms(), None, "nothing is waited for");
+    assert_eq!(cat.stats().dirty, 0);
+    assert!(cat.shards.iter().all(|s| s.read().dirty.is_empty()));
+}
+
+#[test]
+fn what_cannot_be_written_goes_back_in_order() {
+    let (cat, _) = open(Arc::new(MemFs::default()), Path::new("/c"), 1).unwrap();
+    for i in 0..5 {
+        cat.lock(id(i)).put(id(i), value(1), true);
+    }
+    let flying = cat.take_dirty(3, u64::MAX);
+    for f in flying.iter().rev() {
+        cat.lock(f.ident).requeue(f.ident, &f.value, f.since);
+    }
+    let again: Vec<_> = cat.take_dirty(9, u64::MAX).iter().map(|f| f.ident).collect();
+    assert_eq!(again, (0..5).map(id).collect::<Vec<_>>());
+}
+
+#[test]
+fn limits_of_a_batch_hold_but_one_item_always_goes() {
+    let (cat, _) = open(Arc::new(MemFs::default()), Path::new("/c"), 1).unwrap();
+    for i in 0..6 {
+        cat.lock(id(i)).put(id(i), value(1), true);
+    }
+    assert_eq!(cat.take_dirty(9, 1).len(), 1);
+    assert_eq!(cat.take_dirty(2, u64::MAX).len(), 2);
+    assert_eq!(cat.take_dirty(9, u64::MAX).len(), 3);
+}
+
+/// Two writers, a committer, a mover and a checkpointer; then the index on disk is the one in memory, and every
+/// identity is what its only writer left.
+#[test]
+fn threads_agree_on_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let (cat, _) = open(Arc::new(RealFs), dir.path(), 1).unwrap();
+    let entry = container(&cat);
+    let (position, stop) = (AtomicU32::new(0), AtomicBool::new(false));
+    let next = || Place::new(entry.no, position.fetch_add(1, Ordering::Relaxed)).unwrap();
+    let mut last: Vec<BTreeMap<Ident, bool>> = Vec::new();
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            while !stop.load(Ordering::Relaxed) || cat.buffer.queued() > 0 {
+                let _batch = cat.batch();
+                for f in cat.take_dirty(100, 1 << 20) {
+                    cat.lock(f.ident).commit(f.ident, &f.value, next());
+                }
+                cat.buffer.landed();
+                cat.sync().unwrap();
+            }
+        });
+        s.spawn(|| {
+            let mut n = 0;
+            while !stop.load(Ordering::Relaxed) {
+                n += 1;
+                for (ident, (place, _)) in durable(&cat) {
+                    cat.lock(ident).swap(ident, place, next(), Version(1), 0);
+                }
+                if n % 8 == 0 {
+                    cat.checkpoint().unwrap();
+                }
+            }
+        });
+        let writers: Vec<_> = (0..2u8)
+            .map(|w| {
+                let cat = &cat;
+                s.spawn(move || {
+                    let mut mine = BTreeMap::new();
+                    let began = std::time::Instant::now();
+                    let mut n = u64::from(w);
+                    while began.elapsed() < std::time::Duration::from_millis(700) {
+                        n = n.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                        let ident = id((n >> 33) as u8 % 60 * 2 + w);
+                        let put = n >> 60 != 0;
+                        if put {
+                            cat.lock(ident).put(ident, value(n), true);
+                        } else {
+                            cat.lock(ident).remove(ident);
+                        }
+                        mine.insert(ident, put);
+                    }
+                    mine
+                })
+            })
+            .collect();
+        last.extend(writers.into_iter().map(|w| w.join().unwrap()));
+        stop.store(true, Ordering::Relaxed);
+    });
+    cat.sync().unwrap();
+    check_counts(&cat);
+    assert_eq!(cat.buffer.bytes(), 0);
+    let end = durable(&cat);
+    for (ident, there) in last.iter().flatten() {
+        assert_eq!(end.contains_key(ident), *there, "{ident:?}");
+    }
+    drop(cat);
+    let (cat, _) = open(Arc::new(RealFs), dir.path(), 2).unwrap();
+    assert_eq!(durable(&cat), end);
+    check_counts(&cat);
+}

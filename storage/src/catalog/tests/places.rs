@@ -1,0 +1,167 @@
+//! Containers: what is announced, what is dropped, and when a number may be reused.
+
+use super::*;
+
+#[test]
+fn a_number_is_reused_only_after_its_drop_is_durable_and_readers_let_go() {
+    let mem = MemFs::default();
+    let (cat, _) = open(Arc::new(mem.clone()), Path::new("/c"), 1).unwrap();
+    let entry = container(&cat);
+    let no = entry.no;
+    write(&cat, id(1), Place::new(no, 1).unwrap());
+    let Found::At(held) = cat.find(id(1)) else { panic!() };
+    assert!(!cat.may_drop(&entry), "not sealed");
+    seal(&entry);
+    assert!(!cat.may_drop(&entry), "not empty");
+    cat.lock(id(1)).remove(id(1));
+    assert!(cat.may_drop(&entry));
+    cat.sync().unwrap();
+    cat.forget(&entry);
+    drop(entry);
+    drop(held);
+    let other = cat.containers.reserve().unwrap();
+    assert_ne!(other.no, no, "the frame is only queued");
+    mem.fail_from(Some(mem.calls()));
+    assert!(cat.sync().is_err());
+    assert_ne!(cat.containers.reserve().unwrap().no, no, "the sync failed");
+    mem.fail_from(None);
+    cat.sync().unwrap();
+    let again = cat.containers.reserve().unwrap();
+    assert_eq!(again.no, no);
+    assert!(again.id > other.id);
+}
+
+#[test]
+fn a_number_that_a_reader_holds_rests() {
+    let (cat, _) = open(Arc::new(MemFs::default()), Path::new("/c"), 1).unwrap();
+    let entry = container(&cat);
+    seal(&entry);
+    cat.forget(&entry);
+    cat.sync().unwrap();
+    assert_ne!(cat.containers.reserve().unwrap().no, entry.no);
+    let no = entry.no;
+    drop(entry);
+    assert_eq!(cat.containers.reserve().unwrap().no, no);
+}
+
+#[test]
+fn a_container_with_a_batch_under_way_is_not_dropped() {
+    let (cat, _) = open(Arc::new(MemFs::default()), Path::new("/c"), 1).unwrap();
+    let entry = container(&cat);
+    let batch = cat.batch();
+    seal(&entry);
+    assert!(!cat.may_drop(&entry));
+    let later = cat.batch();
+    assert!(!cat.may_drop(&entry), "the batch may have written to it");
+    write(&cat, id(1), Place::new(entry.no, 1).unwrap());
+    drop(batch);
+    assert!(!cat.may_drop(&entry), "it had");
+    cat.lock(id(1)).remove(id(1));
+    assert!(!cat.may_drop(&entry), "the later one began before it was seen empty again");
+    drop(later);
+    assert!(cat.may_drop(&entry));
+}
+
+#[test]
+fn containers_are_known_after_a_restart_and_their_numbers_are_taken_even_if_their_directory_is_away() {
+    let mem = MemFs::default();
+    let arc: Arc<dyn Vfs> = Arc::new(mem.clone());
+    let (cat, _) = open(arc.clone(), Path::new("/c"), 1).unwrap();
+    let (a, b, c) = (container(&cat), container(&cat), container(&cat));
+    write(&cat, id(1), Place::new(a.no, 1).unwrap());
+    write(&cat, id(2), Place::new(b.no, 1).unwrap());
+    cat.sync().unwrap();
+    seal(&c);
+    assert!(cat.may_drop(&c));
+    cat.forget(&c);
+    cat.sync().unwrap();
+    drop(cat);
+    // Opened without the directory of `a` and `b`, with checkpoints; twice.
+    for open in 2..4 {
+        let (cat, rec) = Catalog::open(setup(arc.clone(), Path::new("/c"), open)).unwrap();
+        let ids: Vec<u64> = rec.containers.iter().map(|k| k.id).collect();
+        assert_eq!(ids, [a.id, b.id]);
+        assert_eq!(rec.containers[0].created_ms, 7);
+        let fresh = cat.containers.reserve().unwrap().no;
+        assert!(fresh != a.no && fresh != b.no);
+        assert!(matches!(cat.find(id(1)), Found::Absent));
+        cat.checkpoint().unwrap();
+    }
+    // `a` is discarded, `b` is back.
+    let (cat, rec) = Catalog::open(setup(arc.clone(), Path::new("/c"), 4)).unwrap();
+    cat.containers.attach(rec.containers[1], Arc::new(Fake));
+    cat.count_live();
+    assert_eq!(cat.drop_lost(|no| no == a.no), 1);
+    cat.sync().unwrap();
+    drop(cat);
+    let (cat, rec) = open(arc, Path::new("/c"), 5).unwrap();
+    assert_eq!(rec.containers.iter().map(|k| k.id).collect::<Vec<_>>(), [b.id]);
+    assert_eq!(durable(&cat).keys().copied().collect::<Vec<_>>(), [id(2)]);
+}
+
+/// Whoever sees a container empty finds the frame that emptied it queued: a sync after that covers it.
+#[test]
+fn a_count_falls_only_after_its_frame_is_queued() {
+    let (cat, _) = open(Arc::new(MemFs::default()), Path::new("/c"), 1).unwrap();
+    let (a, b) = (container(&cat), container(&cat));
+    let (here, there) = (Place::new(a.no, 1).unwrap(), Place::new(b.no, 1).unwrap());
+    for way in 0..3 {
+        for round in 0..300 {
+            write(&cat, id(1), here);
+            cat.sync().unwrap();
+            let at = std::sync::Barrier::new(2);
+            std::thread::scope(|s| {
+                s.spawn(|| {
+                    at.wait();
+                    for _ in 0..100_000 {
+                        if a.live.load(Ordering::Acquire) == 0 {
+                            break;
+                        }
+                    }
+                    if a.live.load(Ordering::Acquire) == 0 {
+                        assert!(cat.queued_frames() > 0, "way {way} round {round}");
+                    }
+                });
+                at.wait();
+                match way {
+                    0 => drop(cat.lock(id(1)).remove(id(1))),
+                    1 => assert!(cat.lock(id(1)).swap(id(1), here, there, Version(1), 0)),
+                    _ => drop(cat.clear(|_, _| ())),
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn heat_survives_and_a_checkpoint_before_there_is_a_source_keeps_it() {
+    let mem = MemFs::default();
+    let arc: Arc<dyn Vfs> = Arc::new(mem.clone());
+    let (cat, _) = open(arc.clone(), Path::new("/c"), 1).unwrap();
+    cat.on_checkpoint(|| vec![1, 2, 3]);
+    cat.checkpoint().unwrap();
+    drop(cat);
+    for n in 2..4 {
+        let (cat, rec) = open(arc.clone(), Path::new("/c"), n).unwrap();
+        assert_eq!(rec.heat, [1, 2, 3]);
+        cat.checkpoint().unwrap();
+    }
+}
+
+#[test]
+fn the_tail_is_what_no_later_batch_calls_durable() {
+    let mem = MemFs::default();
+    let arc: Arc<dyn Vfs> = Arc::new(mem.clone());
+    let (cat, _) = open(arc.clone(), Path::new("/c"), 1).unwrap();
+    let entry = container(&cat);
+    write(&cat, id(1), Place::new(entry.no, 1).unwrap());
+    cat.sync().unwrap();
+    write(&cat, id(2), Place::new(entry.no, 2).unwrap());
+    write(&cat, id(3), Place::new(entry.no, 3).unwrap());
+    cat.lock(id(3)).remove(id(3));
+    cat.sync().unwrap();
+    drop(cat);
+    let (_, rec) = open(arc, Path::new("/c"), 2).unwrap();
+    assert_eq!(rec.tail, [(id(2), Place::new(entry.no, 2).unwrap())]);
+    assert_eq!(rec.containers[0].records, 3);
+}

@@ -1,0 +1,229 @@
+//! Reading records of a generation.
+//!
+//! The way goes: header of the block in the cache of headers → one `pread` of the record; else extent from the
+//! index → one `pread` of the extent (about a block) → the record in it. Whatever the index said, a record is
+//! returned only if its header, key and payload verify under the generation's id and it carries the record number
+//! asked for.
+
+use super::block::{self, Block, Spot};
+use super::generation::Generation;
+use super::index::Extent;
+use super::scan::{self, Scan};
+use super::value;
+use crate::container::{Container, Listed, RawRecord};
+use crate::error::{Error, IoContext, Result};
+use crate::item::{Head, Item};
+use crate::record::{self, Header};
+use bytes::Bytes;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Most bytes that go to the quarantine for one record.
+const MAX_RAW: u64 = 64 << 20;
+/// Enough for a block header of one record, a record header and the longest key.
+const HEAD_PREFIX: u64 = 40 << 10;
+
+/// What an extent led to.
+struct Fetched {
+    path: PathBuf,
+    /// Where in the file the buffer begins.
+    offset: u64,
+    buffer: Vec<u8>,
+    /// Where in the buffer the record begins and ends.
+    start: usize,
+    end: usize,
+}
+
+/// Why an extent led to nothing.
+enum Miss {
+    /// The bytes could not be read.
+    Error(Error),
+    /// The record is not there; damage, or the index is wrong.
+    Absent(Error),
+}
+
+impl Generation {
+    /// The bytes of a record, and of what stands around it; `whole` or its head at least.
+    fn fetch(self: &Arc<Self>, record: u32, whole: bool) -> Result<Fetched> {
+        if let Some(block) = self.core.tables.get(self.id, record)
+            && let Ok(fetched) = self.fetch_known(&block, record, whole)
+        {
+            return Ok(fetched);
+        }
+        loop {
+            let (extent, certain) = self.lookup(record)?;
+            let missed = match extent {
+                Some(extent) => match self.fetch_extent(extent, record, whole) {
+                    Ok(fetched) => return Ok(fetched),
+                    Err(Miss::Error(e)) => return Err(e),
+                    Err(Miss::Absent(e)) => e,
+                },
+                None => {
+                    Error::corrupt(&self.path, 0, format!("record {record} is in none of the value files"))
+                }
+            };
+            if certain {
+                return Err(missed);
+            }
+            tracing::warn!(path = %self.path.display(), record, "HDD index led astray; it is rebuilt");
+            self.distrust();
+        }
+    }
+
+    /// A record of a block whose header is known: one read of what is wanted.
+    fn fetch_known(&self, block: &Block, record: u32, whole: bool) -> Result<Fetched> {
+        let path = self.value_path(block.spot.file);
+        let (start, end) =
+            block.record(record).ok_or_else(|| Error::corrupt(&path, block.spot.offset, "no such record"))?;
+        let len = if whole { end - start } else { (end - start).min(HEAD_PREFIX) };
+        let offset = block.spot.offset + start;
+        let buffer = self.pread(block.spot.file, &path, offset, len)?;
+        let end = buffer.len();
+        Ok(Fetched { path, offset, buffer, start: 0, end })
+    }
+
+    fn pread(&self, no: u16, path: &Path, offset: u64, len: u64) -> Result<Vec<u8>> {
+        let file = self.file(no)?;
+        let mut buffer = vec![0; usize::try_from(len).unwrap_or(0)];
+        let n = file.read_at(&mut buffer, offset).at("read", path)?;
+        buffer.truncate(n);
+        Ok(buffer)
+    }
+
+    fn fetch_extent(&self, extent: Extent, record: u32, whole: bool) -> Result<Fetched, Miss> {
+        let path = self.value_path(extent.file);
+        let absent = |what: &str| Miss::Absent(Error::corrupt(&path, extent.offset, what));
+        let end = self.end(extent.file);
+        let inside = extent.offset >= value::DATA
+            && extent.offset.is_multiple_of(record::ALIGN as u64)
+            && extent.offset.checked_add(extent.len).is_some_and(|e| e <= end);
+        if !inside {
+            return Err(absent("the index points outside of the value file"));
+        }
+        let small = extent.len <= 2 * self.core.extent_max();
+        let len = if whole || small { extent.len } else { extent.len.min(HEAD_PREFIX) };
+        let buffer = self.pread(extent.file, &path, extent.offset, len).map_err(Miss::Error)?;
+        let spot = Spot { container: self.id, file: extent.file, offset: extent.offset };
+        match self.find_in(&buffer, spot, record) {
+            Some((start, end)) => Ok(Fetched { path, offset: extent.offset, buffer, start, end }),
+            None => Err(absent(&format!("record {record} is not where it was written"))),
+        }
+    }
+
+    /// Where in a buffer read at `spot` a record is: by the blocks in it, and where none verifies by itself.
+    fn find_in(&self, buffer: &[u8], spot: Spot, record: u32) -> Option<(usize, usize)> {
+        let mut at = 0;
+        while let Some(rest) = buffer.get(at..).filter(|r| r.len() >= record::HEADER) {
+            let here = Spot { offset: spot.offset + at as u64, ..spot };
+            let step = if !rest.starts_with(b"TC") {
+                record::ALIGN
+            } else if let Ok(block) = block::parse(rest, here) {
+                if let Some((start, end)) = block.record(record) {
+                    self.core.tables.put(block);
+                    let start = at.saturating_add(usize::try_from(start).ok()?);
+                    let end = at.saturating_add(usize::try_from(end).ok()?).min(buffer.len());
+                    return (start < end).then_some((start, end));
+                }
+                usize::try_from(block.len).ok()?
+            } else {
+                match record::parse_header(rest, self.id) {
+                    Ok(h) if h.ordinal == record => {
+                        let end = at.saturating_add(usize::try_from(h.size()).ok()?);
+                        return Some((at, end.min(buffer.len())));
+                    }
+                    Ok(h) => usize::try_from(h.size()).ok()?,
+                    Err(_) => record::ALIGN,
+                }
+            };
+            at = at.saturating_add(step);
+        }
+        None
+    }
+
+    fn header(&self, fetched: &Fetched, record: u32) -> Result<Header> {
+        let offset = fetched.offset + fetched.start as u64;
+        let damaged = |what| Error::corrupt(&fetched.path, offset, what);
+        let bytes = fetched.buffer.get(fetched.start..fetched.end).unwrap_or_default();
+        let header = record::parse_header(bytes, self.id).map_err(damaged)?;
+        if header.ordinal != record {
+            return Err(damaged("another record stands here"));
+        }
+        Ok(header)
+    }
+}
+
+/// A generation as the table of containers holds it.
+#[derive(Debug)]
+pub(super) struct Handle(pub Arc<Generation>);
+
+impl Container for Handle {
+    fn read(&self, position: u32) -> Result<Item> {
+        let fetched = self.0.fetch(position, true)?;
+        let header = self.0.header(&fetched, position)?;
+        let offset = fetched.offset + fetched.start as u64;
+        let damaged = |what| Error::corrupt(&fetched.path, offset, what);
+        let start = fetched.start + header.payload_at();
+        let end = start + header.head.stored_len as usize;
+        let payload = fetched.buffer.get(start..end.min(fetched.end)).unwrap_or_default();
+        header.verify_payload(payload).map_err(damaged)?;
+        // A payload that is most of what was read takes the buffer over; a small one does not pin a block.
+        let payload = if payload.len() >= fetched.buffer.len() / 2 {
+            Bytes::from(fetched.buffer).slice(start..end)
+        } else {
+            Bytes::copy_from_slice(payload)
+        };
+        Ok(header.into_item(payload))
+    }
+
+    fn head(&self, position: u32) -> Result<Head> {
+        let fetched = self.0.fetch(position, false)?;
+        self.0.header(&fetched, position).map(|h| h.head)
+    }
+
+    fn list(&self) -> Result<Vec<Listed>> {
+        let mut listed = Vec::new();
+        let values = self.0.values();
+        let (total, mut failed) = (values.len(), 0);
+        for (no, end) in values {
+            let file = match self.0.file(no) {
+                Ok(file) => file,
+                Err(e @ Error::Gone(_)) => return Err(e),
+                Err(e) => {
+                    tracing::warn!(path = %self.0.path.display(), file = no, error = %e, "cannot open a value file");
+                    failed += 1;
+                    if failed == total {
+                        return Err(e);
+                    }
+                    continue;
+                }
+            };
+            let mut scan = Scan::new(file, self.0.id, no, end);
+            scan::list(&mut scan, &mut listed);
+            if scan.refused() {
+                tracing::warn!(path = %self.0.path.display(), file = no, "part of a value file cannot be read");
+            }
+        }
+        listed.sort_by_key(|l| l.position);
+        listed.dedup_by_key(|l| l.position);
+        Ok(listed)
+    }
+
+    fn raw(&self, position: u32) -> Option<RawRecord> {
+        let generation = &self.0;
+        if let Ok(fetched) = generation.fetch(position, true) {
+            let end = fetched.end.min(fetched.start.saturating_add(MAX_RAW as usize));
+            let bytes = fetched.buffer.get(fetched.start..end)?.to_vec();
+            let offset = fetched.offset + fetched.start as u64;
+            return Some(RawRecord { path: fetched.path, offset, bytes });
+        }
+        // Nothing verifies: the whole stretch in which the record was.
+        let extent = generation.lookup(position).ok()?.0?;
+        let path = generation.value_path(extent.file);
+        let bytes = generation.pread(extent.file, &path, extent.offset, extent.len.min(MAX_RAW)).ok()?;
+        Some(RawRecord { path, offset: extent.offset, bytes })
+    }
+
+    fn occupied(&self) -> u64 {
+        self.0.occupied()
+    }
+}

@@ -1,0 +1,85 @@
+//! What several of the integration tests need: values that can be checked by themselves, and a scratch directory.
+
+#![allow(dead_code, reason = "each test file uses its own part of it")]
+
+use bytes::Bytes;
+use std::path::Path;
+use tempfile::TempDir;
+
+/// Bytes of the head of a value: two tags, its length and a checksum of the rest.
+const HEAD: usize = 32;
+
+fn mix(mut x: u64) -> u64 {
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+/// A small generator of numbers, so that a load is the same each time.
+#[derive(Debug, Clone)]
+pub struct Rng(u64);
+
+impl Rng {
+    pub fn new(seed: u64) -> Rng {
+        Rng(mix(seed ^ 0x9e37_79b9_7f4a_7c15))
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        mix(self.0)
+    }
+
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.next() % n.max(1)
+    }
+}
+
+/// A value that says whose it is (`tag`), which write of it (`version`), and whether all of it is there. Every third
+/// compresses well.
+pub fn value(tag: u64, version: u64, len: usize) -> Bytes {
+    let len = len.max(HEAD);
+    let mut out = Vec::with_capacity(len + 8);
+    out.extend_from_slice(&tag.to_le_bytes());
+    out.extend_from_slice(&version.to_le_bytes());
+    out.extend_from_slice(&(len as u64).to_le_bytes());
+    out.extend_from_slice(&[0; 8]);
+    let mut rng = Rng::new(tag ^ version.rotate_left(32));
+    let text = version.is_multiple_of(3);
+    while out.len() < len {
+        let n = rng.next();
+        if text {
+            out.extend_from_slice(format!("line {:03} of a text; ", n % 1000).as_bytes());
+        } else {
+            out.extend_from_slice(&n.to_le_bytes());
+        }
+    }
+    out.truncate(len);
+    let sum = sum(&out[HEAD..]);
+    out[24..HEAD].copy_from_slice(&sum.to_le_bytes());
+    Bytes::from(out)
+}
+
+fn sum(bytes: &[u8]) -> u64 {
+    let mut sum = 0xcbf2_9ce4_8422_2325_u64;
+    for chunk in bytes.chunks(8) {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        sum = (sum ^ u64::from_le_bytes(word)).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23);
+    }
+    sum
+}
+
+/// Whose value it is and which write of it; `None` if a byte is wrong.
+pub fn parse(bytes: &[u8]) -> Option<(u64, u64)> {
+    let word = |at: usize| Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk::<8>()?));
+    let whole = word(16)? == bytes.len() as u64 && word(24)? == sum(bytes.get(HEAD..)?);
+    whole.then_some((word(0)?, word(8)?))
+}
+
+/// A directory for a store: in memory where that has room, because syncs are not what is tested here.
+pub fn scratch() -> TempDir {
+    let shm = Path::new("/dev/shm");
+    let roomy = rustix::fs::statvfs(shm).is_ok_and(|s| s.f_bavail * s.f_frsize > 2 << 30);
+    let made = if roomy { tempfile::tempdir_in(shm).ok() } else { None };
+    made.unwrap_or_else(|| tempfile::tempdir().expect("a scratch directory"))
+}

@@ -1,0 +1,138 @@
+//! The documentation says what is true: its configurations can be read, its table of settings is the program's, its
+//! links lead somewhere.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests end a test as its own code does")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use thermocline::Config;
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn documents() -> Vec<(PathBuf, String)> {
+    let root = root();
+    let mut paths = vec![root.join("README.md"), root.join("CHANGELOG.md"), root.join("fuzz/README.md")];
+    let docs = fs::read_dir(root.join("docs")).unwrap().map(|e| e.unwrap().path());
+    paths.extend(docs.filter(|p| p.extension().is_some_and(|e| e == "md")));
+    paths.into_iter().map(|p| (p.clone(), fs::read_to_string(&p).unwrap())).collect()
+}
+
+/// The fenced blocks of a language.
+fn blocks(text: &str, language: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        if line.trim_start().starts_with("```") {
+            let wanted = line.trim() == format!("```{language}");
+            let block: Vec<&str> = lines.by_ref().take_while(|l| l.trim() != "```").collect();
+            if wanted {
+                found.push(block.join("\n"));
+            }
+        }
+    }
+    found
+}
+
+/// The settings, as the program describes them: name, default, what it does.
+fn settings() -> Vec<(String, String, String)> {
+    let text = Config::default().to_toml().unwrap();
+    let mut table = String::new();
+    let mut all = Vec::new();
+    for line in text.lines().filter(|l| !l.is_empty()) {
+        if let Some(name) = line.strip_prefix('[') {
+            table = name.trim_end_matches(']').to_owned();
+        } else if let Some((name, does)) = line.strip_prefix("# ").and_then(|l| l.split_once(":  ")) {
+            all.push((format!("{table}.{name}"), "absent".to_owned(), does.to_owned()));
+        } else {
+            let (setting, does) = line.split_once("  # ").unwrap();
+            let (name, value) = setting.split_once(" = ").unwrap();
+            all.push((format!("{table}.{name}"), format!("`{value}`"), does.to_owned()));
+        }
+    }
+    all
+}
+
+#[test]
+fn configurations_in_the_documentation_can_be_used() {
+    let mut seen = 0;
+    for (path, text) in documents() {
+        for block in blocks(&text, "toml").iter().filter(|b| !b.contains("[dependencies]")) {
+            let config =
+                Config::from_toml(block).unwrap_or_else(|e| panic!("{}: {e}\n{block}", path.display()));
+            config.validate().unwrap_or_else(|e| panic!("{}: {e}\n{block}", path.display()));
+            seen += 1;
+        }
+    }
+    assert!(seen >= 3, "only {seen} configurations were found: does the search work?");
+}
+
+#[test]
+fn the_table_of_settings_is_the_programs() {
+    let text = fs::read_to_string(root().join("docs/tuning.md")).unwrap();
+    let settings = settings();
+    assert!(settings.len() > 40, "only {} settings were found: does the search work?", settings.len());
+    for (name, value, does) in &settings {
+        let (start, end) = (format!("| `{name}` | {value} |"), format!("| {does} |"));
+        let row = text.lines().find(|l| l.starts_with(&format!("| `{name}` |")));
+        let row = row.unwrap_or_else(|| panic!("docs/tuning.md does not have {name}"));
+        assert!(row.starts_with(&start) && row.ends_with(&end), "{row}\nshould be: {start} … {end}");
+    }
+    let table = text.lines().skip_while(|l| !l.starts_with("| name | default |"));
+    let rows = table.filter_map(|l| l.strip_prefix("| `")?.split('`').next().filter(|n| n.contains('.')));
+    for name in rows.filter(|n| !n.ends_with(".path")) {
+        assert!(settings.iter().any(|(n, ..)| n == name), "docs/tuning.md has {name}, which is no setting");
+    }
+}
+
+#[test]
+fn links_between_documents_lead_somewhere() {
+    let mut seen = 0;
+    for (path, text) in documents() {
+        for (at, _) in text.match_indices("](") {
+            let target = text[at + 2..].split(')').next().unwrap();
+            if target.starts_with("http") {
+                continue;
+            }
+            let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+            let to = if file.is_empty() { path.clone() } else { path.parent().unwrap().join(file) };
+            assert!(to.exists(), "{}: {target} leads nowhere", path.display());
+            if !anchor.is_empty() {
+                let anchors = anchors(&to);
+                assert!(anchors.contains(anchor), "{}: {target}; there are {anchors:?}", path.display());
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen >= 10, "only {seen} links were found: does the search work?");
+}
+
+/// The names that headings get as targets of links.
+fn anchors(path: &Path) -> BTreeSet<String> {
+    let text = fs::read_to_string(path).unwrap();
+    let headings = text.lines().filter(|l| l.starts_with('#')).map(|l| l.trim_start_matches('#').trim());
+    let anchor = |heading: &str| {
+        let kept = heading
+            .to_lowercase()
+            .chars()
+            .filter(|c| c.is_alphanumeric() || " -_".contains(*c))
+            .collect::<String>();
+        kept.replace(' ', "-")
+    };
+    headings.map(anchor).collect()
+}
+
+#[test]
+fn every_example_is_named_in_the_readme() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    for entry in fs::read_dir(root().join("examples")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        assert!(
+            readme.contains(&format!("`{name}`")) || readme.contains(&format!("--example {name}")),
+            "{name}"
+        );
+    }
+}

@@ -1,0 +1,152 @@
+//! One item through every tier, down and up again, moved by what is asked for and by nothing else.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    reason = "a test"
+)]
+
+mod common;
+
+use common::{Rng, value};
+use std::sync::Arc;
+use thermocline::testing::{ManualClock, vfs::RealFs};
+use thermocline::{Builder, Cache, Event, Received, Subscription, Tier};
+
+const MIB: u64 = 1 << 20;
+const SIZE: usize = 20_000;
+
+struct Store {
+    builder: Builder,
+    clock: Arc<ManualClock>,
+    cache: Cache,
+    events: Subscription,
+    others: u64,
+    rng: Rng,
+}
+
+impl Store {
+    fn open(dir: &std::path::Path) -> Store {
+        let mut builder = Cache::builder()
+            .memory(MIB)
+            .ssd(dir.join("s"), 6 * MIB)
+            .hdd(dir.join("h"), 8 * MIB)
+            .cold(dir.join("c"));
+        let s = &mut builder.config_mut().storage;
+        s.write_buffer = MIB;
+        s.segment_size = Some(MIB);
+        s.generation_size = Some(MIB);
+        s.pack_size = Some(MIB);
+        s.migration_bytes_per_second = 1 << 40;
+        let clock = Arc::new(ManualClock::new(1_700_000_000_000));
+        let builder = builder.world(Arc::new(RealFs), clock.clone(), false);
+        let cache = builder.clone().open().unwrap();
+        let events = cache.subscribe();
+        Store { builder, clock, cache, events, others: 0, rng: Rng::new(1) }
+    }
+
+    fn reopen(&mut self) {
+        self.cache.close().unwrap();
+        self.cache = Cache::builder().memory(MIB).open().unwrap();
+        self.cache = self.builder.clone().open().unwrap();
+        self.events = self.cache.subscribe();
+    }
+
+    /// Other items come and are asked for, a few of them again and again.
+    fn others_come(&mut self) {
+        for _ in 0..20 {
+            self.others += 1;
+            let no = self.others;
+            self.cache.put(format!("other/{no}"), value(no, 1, SIZE)).unwrap();
+            for _ in 0..3 {
+                let hot = no.saturating_sub(self.rng.below(40)).max(1);
+                self.cache.get(format!("other/{hot}")).unwrap();
+            }
+        }
+        self.clock.advance(1000);
+        self.cache.step().unwrap();
+    }
+
+    /// Items that nobody asked for lately are asked for once, which leaves memory with nothing else.
+    fn others_are_read(&mut self) {
+        for _ in 0..120 {
+            let no = 1 + self.rng.below(self.others);
+            self.cache.get(format!("other/{no}")).unwrap();
+        }
+        self.clock.advance(1000);
+        self.cache.step().unwrap();
+    }
+
+    fn tier(&self) -> Tier {
+        self.cache.tier_of("traveller").unwrap().expect("the traveller is lost")
+    }
+
+    /// Moves between disk tiers of the traveller since the last call.
+    fn moves(&self) -> Vec<(Tier, Tier)> {
+        let mut moves = Vec::new();
+        while let Ok(received) = self.events.try_recv() {
+            match received {
+                Received::Event(
+                    Event::Demoted { key: Some(k), from, to } | Event::Promoted { key: Some(k), from, to },
+                ) if k == "traveller" => {
+                    moves.push((from, to));
+                }
+                Received::Event(Event::Promoted { .. } | Event::Demoted { .. }) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        moves
+    }
+}
+
+#[test]
+fn down_through_every_tier_and_up_again_by_access_alone() {
+    let dir = common::scratch();
+    let mut store = Store::open(dir.path());
+    let bytes = value(0, 2, SIZE);
+    store.cache.put("traveller", bytes.clone()).unwrap();
+    assert_eq!(store.tier(), Tier::Memory);
+
+    // Down.
+    for (above, tier) in [(Tier::Memory, Tier::Ssd), (Tier::Ssd, Tier::Hdd), (Tier::Hdd, Tier::Cold)] {
+        let mut rounds = 0;
+        while store.tier() == above {
+            store.others_come();
+            let moves = store.moves();
+            assert!(moves.iter().all(|(from, to)| to > from), "it went up: {moves:?}");
+            rounds += 1;
+            assert!(rounds < 400, "it stays in {above}");
+        }
+        assert_eq!(store.tier(), tier);
+        store.reopen();
+        assert_eq!(store.tier(), tier, "after a reopen");
+        assert_eq!(store.cache.get_entry("traveller").unwrap().unwrap().tier, tier);
+        assert_eq!(store.cache.get("traveller").unwrap().as_ref(), Some(&bytes));
+        store.reopen();
+        assert_eq!(store.tier(), tier, "after being read once and a reopen");
+        println!("{tier} after {rounds} rounds, {} others", store.others);
+    }
+
+    // Up: asked for now and then, among others, it comes to memory at once and to the SSD as soon as it is known to
+    // be asked for again.
+    let mut rounds = 0;
+    let mut seen = Vec::new();
+    while !seen.contains(&(Tier::Cold, Tier::Ssd)) {
+        let entry = store.cache.get_entry("traveller").unwrap().unwrap();
+        assert_eq!(entry.value, bytes);
+        store.others_are_read();
+        seen.extend(store.moves());
+        rounds += 1;
+        assert!(rounds < 40, "it stays down: {seen:?}, {}", store.tier());
+    }
+    println!("up after {rounds} uses");
+    assert_eq!(seen, [(Tier::Cold, Tier::Ssd)]);
+    store.reopen();
+    assert_eq!(store.tier(), Tier::Ssd);
+    assert_eq!(store.cache.get("traveller").unwrap().as_ref(), Some(&bytes));
+    assert_eq!(store.cache.get("traveller").unwrap().as_ref(), Some(&bytes));
+    assert_eq!(store.tier(), Tier::Memory);
+    assert!(store.cache.verify().unwrap().is_clean());
+}
