@@ -315,7 +315,14 @@ impl Engine {
                 continue;
             }
             match self.relocate(&fit, tier, Purpose::Write, urgent) {
-                Ok(_) => {}
+                // What cannot be reached stays, and so does the container.
+                Ok(moved) => {
+                    if let Some(e) = moved.unreachable {
+                        self.log.warn("unreachable", || {
+                            format!("records of the {from} tier cannot be read to be moved: {e}")
+                        });
+                    }
+                }
                 Err(e) => {
                     if matches!(e, StorageError::OutOfService { .. }) {
                         reason = EvictReason::BelowOutOfService;
