@@ -40,10 +40,7 @@ fn a_refused_opening_leaves_no_trace() {
 fn discarding_stopped_before_the_new_identity_is_written_goes_on() {
     let b = bench();
     b.live();
-    copy_dir(b.dir(1), &b.path("image"));
-    b.live();
-    fs::remove_dir_all(b.dir(1)).unwrap();
-    fs::rename(b.path("image"), b.dir(1)).unwrap();
+    b.live_and_put_back(1);
     let fs = failing(Fault::on(Op::Create).below(b.dir(1)));
     let mut request = b.request.clone();
     request.flags.discard_missing = true;

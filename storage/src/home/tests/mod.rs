@@ -61,6 +61,13 @@ impl Bench {
         home.finish().unwrap();
         home.open_counter()
     }
+    /// One whole life, after which a directory is as it was before it.
+    fn live_and_put_back(&self, at: usize) {
+        copy_dir(self.dir(at), &self.path("image"));
+        self.live();
+        fs::remove_dir_all(self.dir(at)).unwrap();
+        fs::rename(self.path("image"), self.dir(at)).unwrap();
+    }
     /// All files and directories with their contents.
     fn tree(&self) -> Vec<(PathBuf, Vec<u8>)> {
         fn walk(dir: &Path, out: &mut Vec<(PathBuf, Vec<u8>)>) {
