@@ -34,6 +34,10 @@ pub(super) const FLOOR: u32 = 2 * Heat::ONE;
 /// How long an urgent reclaim waits for batches under way before it gives up dropping a container.
 const DROP_WAIT: Duration = Duration::from_secs(5);
 
+/// How often a container is emptied again because something landed in it meanwhile. What is alive after that is not
+/// in its listing.
+const LATE_BATCHES: usize = 4;
+
 /// What reclaim of one tier remembers; also its lock.
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -134,21 +138,27 @@ impl Engine {
         }) else {
             return Ok(false);
         };
-        match self.empty_out(tier, &entry, urgent) {
-            Ok(()) => {}
-            Err(e) => {
-                state.stuck.push((entry.id, 100));
-                return Err(e);
-            }
-        }
-        if entry.live() > 0 {
-            self.condemn_unlisted(&entry);
-        }
-        let freed = self.drop_container(tier, &entry, urgent)?;
-        if !freed && entry.live() > 0 {
+        let freed = self.empty_and_drop(tier, &entry, urgent);
+        if !matches!(freed, Ok(true)) && entry.live() > 0 {
             state.stuck.push((entry.id, 100));
         }
-        Ok(freed)
+        freed
+    }
+
+    /// Empties a container and drops it; says whether it did. A batch that was on its way into the container when it
+    /// was sealed may land in it after it was listed: then it is emptied again.
+    fn empty_and_drop(&self, tier: &Arc<dyn DiskTier>, entry: &Arc<Entry>, urgent: bool) -> Result<bool> {
+        for _ in 0..LATE_BATCHES {
+            self.empty_out(tier, entry, urgent)?;
+            if entry.live() == 0 && self.drop_container(tier, entry, urgent)? {
+                return Ok(true);
+            }
+            if entry.live() == 0 {
+                return Ok(false);
+            }
+        }
+        self.condemn_unlisted(entry);
+        self.drop_container(tier, entry, urgent)
     }
 
     fn candidate(&self, tier: &Arc<dyn DiskTier>, state: &State) -> Option<Arc<Entry>> {
