@@ -4,9 +4,11 @@
 
 #![allow(
     clippy::unwrap_used,
+    clippy::print_stdout,
     clippy::panic,
     clippy::indexing_slicing,
     clippy::expect_used,
+    clippy::print_stdout,
     reason = "a test"
 )]
 

@@ -44,7 +44,7 @@ pub fn value(tag: u64, version: u64, len: usize) -> Bytes {
     out.extend_from_slice(&(len as u64).to_le_bytes());
     out.extend_from_slice(&[0; 8]);
     let mut rng = Rng::new(tag ^ version.rotate_left(32));
-    let text = version % 3 == 0;
+    let text = version.is_multiple_of(3);
     while out.len() < len {
         let n = rng.next();
         if text {
