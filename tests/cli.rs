@@ -449,7 +449,7 @@ fn replay_through_all_tiers() -> Try {
     assert!(json["tiers"]["memory"]["hits"].as_u64() > Some(0));
     assert!(json["byte_hit_ratio"].as_f64().ok_or("bytes")? > 0.0);
     assert!(json["hits"].as_u64() <= json["bound"]["hits"].as_u64());
-    assert_eq!(left_in(dir.path()).as_slice(), std::slice::from_ref(&trace));
+    assert_eq!(left_in(dir.path()), std::slice::from_ref(&trace));
     assert!(
         run(&["replay", path, "--memory", "1MiB", "--ssd", "1MiB", "--dir", at])
             .with(2)

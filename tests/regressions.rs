@@ -35,6 +35,8 @@ struct State {
     passes: usize,
     /// Removing a path that contains this fails.
     stuck: Option<String>,
+    /// Reading this byte of a file whose path contains this fails.
+    unreadable: Option<(String, u64)>,
 }
 
 impl Faults {
@@ -131,6 +133,13 @@ impl Vfs for Faults {
 
 impl VfsFile for File {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let unreadable = self.2.0.state.lock().unreadable.clone();
+        let hit = unreadable.is_some_and(|(part, at)| {
+            self.1.to_string_lossy().contains(&part) && (offset..offset + buf.len() as u64).contains(&at)
+        });
+        if hit {
+            return Err(io::Error::from_raw_os_error(5));
+        }
         self.0.read_at(buf, offset)
     }
     fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
@@ -504,5 +513,50 @@ fn an_item_that_expires_in_the_write_buffer_is_gone_with_an_event() -> Try {
     }
     assert_eq!((expired, cache.stats().counts.expired), (1, 1));
     assert_eq!(cache.stats().items, 0);
+    Ok(())
+}
+
+/// A record that cannot be reached for now keeps its container, and costs nobody else anything.
+#[test]
+fn reclaim_evicts_nothing_because_a_record_cannot_be_reached() -> Try {
+    let dir = tempfile::tempdir()?;
+    let segments = dir.path().join("s/segments");
+    let faults = Faults::default();
+    let mut builder =
+        Cache::builder().memory(1 << 20).ssd(dir.path().join("s"), 16 << 20).cold(dir.path().join("c"));
+    let storage = &mut builder.config_mut().storage;
+    storage.segment_size = Some(1 << 20);
+    storage.max_value_size = Some(256 << 10);
+    storage.read_mode = thermocline::config::ReadMode::Pread;
+    let cache = builder.world(Arc::new(faults.clone()), Arc::new(SystemClock), false).open()?;
+    for i in 0..14 {
+        cache.put(format!("key number {i} of those"), noise(i, 64 << 10))?;
+    }
+    cache.flush()?;
+    let name = files(&segments).into_iter().next().ok_or("a segment")?;
+    let bytes = std::fs::read(segments.join(&name))?;
+    let key = b"key number 7 of those";
+    let at = bytes.windows(key.len()).position(|w| w == key).ok_or("the key")?;
+    faults.0.state.lock().unreadable = Some((name, at as u64));
+
+    for i in 14..400 {
+        cache.put(format!("key number {i} of those"), noise(i, 64 << 10))?;
+        if i % 10 == 0 {
+            cache.flush()?;
+            cache.step()?;
+        }
+    }
+    cache.flush()?;
+    cache.step()?;
+    assert_eq!(cache.stats().counts.evicted, 0);
+    assert_eq!(cache.get("key number 7 of those")?, None, "it cannot be reached");
+    faults.0.state.lock().unreadable = None;
+    for i in 0..400 {
+        assert_eq!(
+            cache.get(format!("key number {i} of those"))?.map(|v| v.to_vec()),
+            Some(noise(i, 64 << 10)),
+            "{i}"
+        );
+    }
     Ok(())
 }

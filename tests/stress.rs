@@ -5,6 +5,7 @@
 
 #![allow(
     clippy::unwrap_used,
+    clippy::print_stdout,
     clippy::panic,
     clippy::indexing_slicing,
     clippy::expect_used,
@@ -19,7 +20,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
-use thermocline::{Builder, Cache, Error, Event, Persistence, Received, RecvError, Subscription};
+use thermocline::{
+    Builder, Cache, Error, Event, Persistence, PutOptions, Received, RecvError, Subscription, Tier,
+};
 
 const MIB: u64 = 1 << 20;
 const KEYS: usize = 400;
@@ -264,7 +267,8 @@ fn stress(tiers: Tiers, persistence: Persistence, then: Tiers, time: Duration) {
     let cache = builder(dir.path(), then, persistence).open().unwrap();
     assert_eq!(cache.recovery().lost, 0);
     let events = cache.subscribe_with(1 << 20);
-    check_all(&cache, &load, Some(&heard.evicted), "after a reopen");
+    let mut evicted = heard.evicted;
+    check_all(&cache, &load, Some((&mut evicted, &events)), "after a reopen");
     assert!(cache.verify().unwrap().is_clean());
     // It still takes writes.
     for no in 0..KEYS {
@@ -287,7 +291,12 @@ fn stress(tiers: Tiers, persistence: Persistence, then: Tiers, time: Duration) {
     assert_eq!(heard.wrong, Vec::<String>::new());
 }
 
-fn check_all(cache: &Cache, load: &Load, evicted: Option<&HashMap<Vec<u8>, Instant>>, when: &str) {
+fn check_all(
+    cache: &Cache,
+    load: &Load,
+    mut evicted: Option<(&mut HashMap<Vec<u8>, Instant>, &Subscription)>,
+    when: &str,
+) {
     for (no, truth) in load.keys.iter().enumerate() {
         let acknowledged = truth.acknowledged.load(Ordering::SeqCst);
         let live = truth.live.load(Ordering::SeqCst);
@@ -299,7 +308,17 @@ fn check_all(cache: &Cache, load: &Load, evicted: Option<&HashMap<Vec<u8>, Insta
             }
             None => {
                 let at = *truth.at.lock().unwrap();
-                let heard = evicted.is_none_or(|e| e.get(key(no).as_bytes()).is_some_and(|e| Some(*e) >= at));
+                // It may also have been evicted since the reopening, which has less room.
+                if let Some((evicted, events)) = &mut evicted {
+                    while let Ok(Received::Event(e)) = events.try_recv() {
+                        if let Event::Evicted { key: Some(key), .. } = e {
+                            evicted.insert(key.to_vec(), Instant::now());
+                        }
+                    }
+                }
+                let heard = evicted
+                    .as_ref()
+                    .is_none_or(|(e, _)| e.get(key(no).as_bytes()).is_some_and(|e| Some(*e) >= at));
                 assert!(!live || heard, "{no}: version {acknowledged} is missing {when}, without an event");
             }
         }
@@ -335,6 +354,49 @@ fn opened_smaller_than_before() {
     let tiers = Tiers { ssd: 16, hdd: 0, cold: Some(16) };
     let then = Tiers { ssd: 4, hdd: 0, cold: Some(4) };
     stress(tiers, Persistence::EverySecond, then, Duration::from_secs(3));
+}
+
+/// A put that depends on a version goes ahead only if that is still the live one: of concurrent increments none is
+/// lost, wherever the item is at the moment; and of those who put an absent key, one does.
+#[test]
+fn concurrent_increments() {
+    const EACH: u64 = 60;
+    let dir = common::scratch();
+    let tiers = Tiers { ssd: 5, hdd: 0, cold: Some(0) };
+    for (name, cache) in [
+        ("memory", Cache::builder().memory(MIB).open().unwrap()),
+        ("disk", builder(&dir.path().join("1"), tiers, Persistence::EverySecond).open().unwrap()),
+        ("always", builder(&dir.path().join("2"), tiers, Persistence::Always).open().unwrap()),
+    ] {
+        cache.put("count", value(0, 0, 50)).unwrap();
+        let won = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for n in 0..THREADS as u64 {
+                let (cache, won) = (&cache, &won);
+                scope.spawn(move || {
+                    for i in 0..EACH {
+                        loop {
+                            let entry = cache.get_entry("count").unwrap().unwrap();
+                            let (_, count) = parse(&entry.value).unwrap();
+                            let next = value(0, count + 1, 50);
+                            if cache.put_if_version("count", next, entry.version, PutOptions::new()).unwrap()
+                            {
+                                break;
+                            }
+                        }
+                        if n == 0 && i % 8 == 0 && name != "memory" {
+                            cache.demote("count", Tier::Cold).unwrap();
+                        }
+                        let put = cache.put_if_absent(format!("once/{i}"), "it", PutOptions::new());
+                        won.fetch_add(usize::from(put.unwrap()), Ordering::SeqCst);
+                    }
+                });
+            }
+        });
+        let count = parse(&cache.get("count").unwrap().unwrap()).unwrap().1;
+        assert_eq!(count, EACH * THREADS as u64, "{name}");
+        assert_eq!(won.into_inner(), EACH as usize, "{name}");
+    }
 }
 
 /// However many ask for an absent key, one makes it at a time; a removal meanwhile voids what is made.
@@ -442,7 +504,8 @@ fn what_happens_meanwhile_voids_what_is_made() {
         builder(dir.path(), Tiers { ssd: 5, hdd: 0, cold: None }, Persistence::EverySecond).open().unwrap(),
     ];
     for cache in stores {
-        let meanwhile: [(&str, &dyn Fn(), Option<&[u8]>); 4] = [
+        type Meanwhile<'a> = (&'a str, &'a dyn Fn(), Option<&'a [u8]>);
+        let meanwhile: [Meanwhile<'_>; 4] = [
             ("remove", &|| assert!(!cache.remove("k").unwrap()), None),
             ("put", &|| cache.put("k", "put").unwrap(), Some(b"put")),
             ("clear", &|| assert_eq!(cache.clear().unwrap(), 0), None),

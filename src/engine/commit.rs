@@ -13,6 +13,7 @@ use crate::stats::Counters;
 use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 use thermocline_storage::catalog::{Batch, DirtyValue, Flying};
 use thermocline_storage::codec::{self, Compression};
 use thermocline_storage::container::{DiskTier, Purpose, Written};
@@ -21,6 +22,10 @@ use thermocline_storage::{Codec, ContentType, Error as StorageError, Ident, Item
 /// Most items and bytes of one batch.
 const BATCH_ITEMS: usize = 65_536;
 const BATCH_BYTES: u64 = 16 << 20;
+
+/// How often, and how long apart, a full tier is asked again for room that it did not find.
+const PATIENCE: u32 = 10;
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// Values that go to the same tier.
 struct Group<'a> {
@@ -156,7 +161,7 @@ impl Engine {
         purpose: Purpose,
     ) -> Result<(Vec<Written>, Batch<'_>), StorageError> {
         let needed: u64 = items.iter().map(|i| record::size(i.key.len(), i.payload.len())).sum();
-        let mut tries = 0;
+        let (mut tries, mut in_vain) = (0, 0);
         loop {
             let batch = self.catalog.batch();
             match tier.write(items, purpose) {
@@ -170,7 +175,12 @@ impl Engine {
                     drop(batch);
                     tries += 1;
                     if !self.make_room(tier.tier(), needed) {
-                        return Err(e);
+                        // Others may hold what is to be reclaimed, or have it in hand, for a moment.
+                        in_vain += 1;
+                        if in_vain > PATIENCE {
+                            return Err(e);
+                        }
+                        std::thread::sleep(PAUSE);
                     }
                 }
                 Err(e) => return Err(e),
@@ -255,7 +265,15 @@ impl Engine {
         };
         self.count_type(v, payload.len());
         let items = [item(ident, v, codec, payload)];
-        let (written, batch) = self.append_down(tier.tier(), &items).map_err(|e| {
+        let deadline = Instant::now() + self.settings.write_stall;
+        let (written, batch) = loop {
+            match self.append_down(tier.tier(), &items) {
+                // Its caller waits for room like any other.
+                Err(e) if e.is_no_space() && Instant::now() < deadline => std::thread::sleep(PAUSE),
+                done => break done,
+            }
+        }
+        .map_err(|e| {
             Counters::bump(&self.counters.write_failures);
             Arc::new(e)
         })?;

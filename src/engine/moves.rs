@@ -44,10 +44,13 @@ pub(super) struct Mover {
 }
 
 /// What became of the records of a move.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default)]
 pub(super) struct Moved {
     pub(super) items: u64,
     pub(super) bytes: u64,
+    /// Why some records could not be read, if there are any: they stay where they are, absent for now. Not an error
+    /// of the move, for that would be one of the tier that the records go to.
+    pub(super) unreachable: Option<StorageError>,
 }
 
 impl Engine {
@@ -76,8 +79,8 @@ impl Engine {
         }
     }
 
-    /// Moves records to a tier, in batches. Damaged and expired ones die on the way. Stops at the first batch that
-    /// the tier does not take.
+    /// Moves records to a tier, in batches. Damaged and expired ones die on the way; those that cannot be reached stay.
+    /// Stops, with an error, at the first batch that the tier does not take.
     pub(super) fn relocate(
         &self,
         movers: &[Mover],
@@ -110,6 +113,7 @@ impl Engine {
             let done = self.move_chunk(chunk, to, purpose)?;
             moved.items += done.items;
             moved.bytes += done.bytes;
+            moved.unreachable = moved.unreachable.or(done.unreachable);
             if self.is_stopping() && !urgent {
                 break;
             }
@@ -124,8 +128,12 @@ impl Engine {
         purpose: Purpose,
     ) -> Result<Moved, StorageError> {
         let mut taken = Vec::with_capacity(chunk.len());
+        let mut moved = Moved::default();
         for m in chunk {
-            taken.extend(self.fetch(m)?);
+            match self.fetch(m) {
+                Ok(found) => taken.extend(found),
+                Err(e) => moved.unreachable = moved.unreachable.or(Some(e)),
+            }
         }
         let (written, _batch, taken) = match self.append_taken(to, taken, purpose) {
             Ok(done) => done,
@@ -136,7 +144,6 @@ impl Engine {
             }
             Err((e, _)) => return Err(e),
         };
-        let mut moved = Moved::default();
         for ((item, at), w) in taken.iter().zip(&written) {
             let swapped = self.catalog.lock(item.ident).swap(
                 item.ident,
@@ -267,7 +274,11 @@ impl Engine {
                 bytes: 0,
             };
             let mover = Mover { entry: at.entry.clone(), listed };
-            if self.relocate(&[mover], tier, Purpose::Write, true)?.items > 0 {
+            let moved = self.relocate(&[mover], tier, Purpose::Write, true)?;
+            if let Some(e) = moved.unreachable {
+                return Err(e.into());
+            }
+            if moved.items > 0 {
                 return Ok(true);
             }
         }

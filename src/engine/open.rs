@@ -26,8 +26,8 @@ use thermocline_storage::container::{
 use thermocline_storage::hdd::{Hdd, HddConfig};
 use thermocline_storage::home::{Home, HomeRequest, OpenFlags, WantedDir};
 use thermocline_storage::item::Head;
-use thermocline_storage::memory::{HeatSink, MemoryConfig, MemoryPolicy, MemoryTier};
-use thermocline_storage::ssd::{ReadMode, Ssd, SsdConfig};
+use thermocline_storage::memory::{HeatSink, MemoryConfig, MemoryTier};
+use thermocline_storage::ssd::{Ssd, SsdConfig};
 use thermocline_storage::vfs::{EntryKind, Vfs};
 use thermocline_storage::{Codec, Error as StorageError, Hasher, Item, Tier, Version};
 
@@ -181,10 +181,7 @@ impl Engine {
         let memory = MemoryConfig {
             max_bytes: config.memory.max_size,
             max_items: config.memory.item_limit,
-            policy: match config.memory.policy {
-                config::MemoryPolicy::Lru => MemoryPolicy::Lru,
-                _ => MemoryPolicy::Adaptive,
-            },
+            policy: config.memory.policy,
             shards: None,
         };
         let opened_ms = catalog.now();
@@ -386,10 +383,7 @@ fn open_tiers(
 fn ssd_config(config: &Config) -> SsdConfig {
     SsdConfig {
         segment_size: config.segment_size(),
-        read_mode: match config.storage.read_mode {
-            config::ReadMode::Pread => ReadMode::Pread,
-            _ => ReadMode::Map,
-        },
+        read_mode: config.storage.read_mode,
         borrow: config.storage.borrow_large_values,
         ..SsdConfig::for_limit(config.ssd.max_size)
     }

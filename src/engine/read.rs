@@ -112,11 +112,12 @@ impl Engine {
     /// The value of a key, from wherever it is.
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Got>> {
         let ident = self.ident(key)?;
+        if let Lookup::Hit(hit) = self.memory.get_at(ident, key, || self.now()) {
+            self.counters.memory_hits.bump();
+            return Ok(Some(Got::from_memory(hit)));
+        }
         Counters::bump(&self.counters.gets);
-        let got = match self.memory.get(ident, key, self.now()) {
-            Lookup::Hit(hit) => Some(Got::from_memory(hit)),
-            Lookup::Expired | Lookup::Miss => self.get_below(ident, key)?,
-        };
+        let got = self.get_below(ident, key)?;
         match &got {
             Some(got) => Counters::bump(&self.counters.tier(got.tier).hits),
             None => Counters::bump(&self.counters.misses),
@@ -127,10 +128,9 @@ impl Engine {
     /// The value of a key if memory has it: no lock that waits for a disk, no disk.
     pub(crate) fn get_memory(&self, key: &[u8]) -> Result<Option<Got>> {
         let ident = self.ident(key)?;
-        Ok(match self.memory.get(ident, key, self.now()) {
+        Ok(match self.memory.get_at(ident, key, || self.now()) {
             Lookup::Hit(hit) => {
-                Counters::bump(&self.counters.gets);
-                Counters::bump(&self.counters.tier(Tier::Memory).hits);
+                self.counters.memory_hits.bump();
                 Some(Got::from_memory(hit))
             }
             Lookup::Expired | Lookup::Miss => None,

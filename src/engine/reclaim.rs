@@ -34,6 +34,10 @@ pub(super) const FLOOR: u32 = 2 * Heat::ONE;
 /// How long an urgent reclaim waits for batches under way before it gives up dropping a container.
 const DROP_WAIT: Duration = Duration::from_secs(5);
 
+/// How often a container is emptied again because something landed in it meanwhile. What is alive after that is not
+/// in its listing.
+const LATE_BATCHES: usize = 4;
+
 /// What reclaim of one tier remembers; also its lock.
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -206,9 +210,21 @@ impl Engine {
         failed.map_or(Ok(false), Err)
     }
 
-    /// Empties a container and drops it; says whether it is gone.
+    /// Empties a container and drops it; says whether it is gone. A batch that was on its way into the container when
+    /// it was sealed may land in it after it was listed: then it is emptied again.
     fn reclaim_entry(&self, tier: &Arc<dyn DiskTier>, entry: &Arc<Entry>, urgent: bool) -> Result<bool> {
-        self.empty_out(tier, entry, urgent)?;
+        for _ in 0..LATE_BATCHES {
+            self.empty_out(tier, entry, urgent)?;
+            if entry.live() == 0 {
+                let gone = self.drop_container(tier, entry, urgent)?;
+                if gone || entry.live() == 0 {
+                    return Ok(gone);
+                }
+            }
+            if self.is_stopping() && !urgent {
+                break;
+            }
+        }
         // A background move that was stopped half-way leaves the rest where it is.
         if entry.live() > 0 && (urgent || !self.is_stopping()) {
             let unlisted = self.unlisted(entry);
@@ -315,7 +331,14 @@ impl Engine {
                 continue;
             }
             match self.relocate(&fit, tier, Purpose::Write, urgent) {
-                Ok(_) => {}
+                // What cannot be reached stays, and so does the container.
+                Ok(moved) => {
+                    if let Some(e) = moved.unreachable {
+                        self.log.warn("unreachable", || {
+                            format!("records of the {from} tier cannot be read to be moved: {e}")
+                        });
+                    }
+                }
                 Err(e) => {
                     if matches!(e, StorageError::OutOfService { .. }) {
                         reason = EvictReason::BelowOutOfService;

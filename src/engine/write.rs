@@ -219,7 +219,13 @@ impl Engine {
         if let Some(outcome) = outcome {
             outcome.set(result.clone());
         }
-        result.map(|()| Put::Done(v.version)).map_err(Error::from)
+        result.map(|()| Put::Done(v.version)).map_err(|e| {
+            if e.is_no_space() {
+                let cause = Some(Arc::new(Error::from(e)));
+                return Error::Busy { what: "no tier has room for the value".into(), cause };
+            }
+            Error::from(e)
+        })
     }
 
     /// Enters a value into memory under the shard's lock.

@@ -216,8 +216,8 @@ impl AppendFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vfs::{Map, RealFs};
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use crate::testing::{Fault, FaultFs, Op};
+    use crate::vfs::RealFs;
 
     #[test]
     fn what_is_appended_stands_where_it_says() {
@@ -274,43 +274,14 @@ mod tests {
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
-    #[derive(Debug)]
-    struct Moody(Arc<dyn VfsFile>, AtomicBool);
-    impl VfsFile for Moody {
-        fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-            self.0.read_at(buf, offset)
-        }
-        fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
-            self.0.write_all_at(buf, offset)
-        }
-        fn allocate(&self, len: u64) -> io::Result<()> {
-            self.0.allocate(len)
-        }
-        fn sync(&self) -> io::Result<()> {
-            if self.1.swap(false, Ordering::Relaxed) {
-                return Err(io::Error::other("no"));
-            }
-            self.0.sync()
-        }
-        fn len(&self) -> io::Result<u64> {
-            self.0.len()
-        }
-        fn allocated(&self) -> io::Result<u64> {
-            self.0.allocated()
-        }
-        fn map(&self, len: u64) -> io::Result<Option<Map>> {
-            self.0.map(len)
-        }
-    }
-
     #[test]
     fn a_failed_sync_poisons_for_good() {
         let dir = tempfile::tempdir().unwrap();
-        let mut f = AppendFile::create(&RealFs, dir.path(), "a", b"head", None).unwrap();
+        let fs = FaultFs::default();
+        let mut f = AppendFile::create(&fs, dir.path(), "a", b"head", None).unwrap();
         f.append(b"one").unwrap();
         f.sync().unwrap();
-        let moody = Arc::new(Moody(f.file.clone(), AtomicBool::new(true)));
-        f.file = moody;
+        fs.fail(Fault::on(Op::Sync).times(1));
         f.append(b"two").unwrap();
         assert!(f.sync().is_err());
         assert!(f.poisoned());

@@ -26,6 +26,8 @@ pub mod memory;
 pub mod quarantine;
 pub mod record;
 pub mod ssd;
+#[cfg(test)]
+mod testing;
 mod tierdir;
 pub mod types;
 pub mod vfs;
