@@ -8,7 +8,6 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::expect_used,
-    clippy::print_stdout,
     reason = "a test"
 )]
 
