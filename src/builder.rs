@@ -4,6 +4,7 @@ use crate::cache::Cache;
 use crate::config::{Config, MemoryPolicy, Persistence};
 use crate::engine::{Engine, World};
 use crate::error::Result;
+use crate::events::Subscription;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -165,7 +166,25 @@ impl Builder {
     /// that cannot be used, is another store's, is missing or too old, for a newer format, and for a catalog that is
     /// lost. Each says what to do. Nothing is left half-made.
     pub fn open(self) -> Result<Cache> {
+        self.open_engine(|_| ()).map(|(cache, ())| cache)
+    }
+
+    /// [`open`](Self::open), with a subscription that misses nothing: it begins before any background work does, so
+    /// that what moves or goes because the store was opened with smaller limits is told too. It holds this many events.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_with_events(self, capacity: usize) -> Result<(Cache, Subscription)> {
+        self.open_engine(|engine| engine.events.subscribe_with(capacity))
+    }
+
+    fn open_engine<T>(self, before: impl FnOnce(&Engine) -> T) -> Result<(Cache, T)> {
+        let threads = self.world.threads;
         let (engine, recovery) = Engine::open(&self.config, self.flags, self.world)?;
-        Ok(Cache::new(engine, recovery))
+        let subscribed = before(&engine);
+        if threads {
+            engine.begin()?;
+        }
+        Ok((Cache::new(engine, recovery), subscribed))
     }
 }

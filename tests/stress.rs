@@ -264,9 +264,8 @@ fn stress(tiers: Tiers, persistence: Persistence, then: Tiers, time: Duration) {
         assert!(heard.evicted.is_empty(), "there was room for everything");
     }
 
-    let cache = builder(dir.path(), then, persistence).open().unwrap();
+    let (cache, events) = builder(dir.path(), then, persistence).open_with_events(1 << 20).unwrap();
     assert_eq!(cache.recovery().lost, 0);
-    let events = cache.subscribe_with(1 << 20);
     let mut evicted = heard.evicted;
     check_all(&cache, &load, Some((&mut evicted, &events)), "after a reopen");
     assert!(cache.verify().unwrap().is_clean());

@@ -102,7 +102,7 @@ const FIRST_HEAT: u64 = 65_536;
 const PROMOTIONS: usize = 8_192;
 
 impl Engine {
-    /// Opens a store.
+    /// Opens a store; nothing happens in the background before [`begin`](Self::begin).
     pub(crate) fn open(config: &Config, flags: OpenFlags, world: World) -> Result<(Arc<Engine>, Recovery)> {
         config.validate().map_err(|e| Error::Config(e.to_string()))?;
         let clock = Arc::new(EngineClock::new(world.clock.clone()));
@@ -114,15 +114,14 @@ impl Engine {
             let heat = Arc::new(Heat::new(FIRST_HEAT));
             (Self::assemble(config, &world, secret, catalog, Vec::new(), heat, None), Recovery::default())
         };
-        let engine = Arc::new(engine);
-        if world.threads
-            && let Err(e) = engine.start()
-        {
-            // Those that did start end, and the directories are free again.
-            let _ = engine.close();
-            return Err(e);
-        }
-        Ok((engine, recovery))
+        Ok((Arc::new(engine), recovery))
+    }
+
+    /// Starts the background threads; if one does not start, those that did end, and the directories are free again.
+    pub(crate) fn begin(self: &Arc<Self>) -> Result<()> {
+        self.start().inspect_err(|_| {
+            let _ = self.close();
+        })
     }
 
     fn open_disks(
