@@ -120,7 +120,8 @@ impl Builder {
 
     /// How long an item lives unless its put says otherwise, in whole seconds (rounded up).
     pub fn default_ttl(mut self, ttl: Duration) -> Builder {
-        self.config.storage.default_ttl = Some(ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0));
+        self.config.storage.default_ttl =
+            Some(ttl.as_secs().saturating_add(u64::from(ttl.subsec_nanos() > 0)));
         self
     }
 

@@ -136,7 +136,7 @@ impl Cache {
         Cache { inner: Arc::new(Handle { engine, recovery }) }
     }
 
-    fn engine(&self) -> &Engine {
+    pub(crate) fn engine(&self) -> &Engine {
         &self.inner.engine
     }
 
@@ -288,7 +288,7 @@ impl Cache {
     ///
     /// # Errors
     /// `Maker` with the error of `make`, for all who waited, nothing being cached; the same if `make` panics.
-    /// `Recursive` if `make` asks for the same key. Otherwise as [`get`](Self::get) and [`put`](Self::put).
+    /// `Recursive` if `make` asks for the same key, or for one whose maker waits for this one. Otherwise as [`get`](Self::get) and [`put`](Self::put).
     pub fn get_or_put_with<V, E, F>(&self, key: impl AsRef<[u8]>, make: F) -> Result<Bytes>
     where
         V: Into<Bytes>,
@@ -320,13 +320,17 @@ impl Cache {
         }
         let lead = match engine.flights.join(engine.ident(key)?, key) {
             Part::Recursive => return Err(Error::Recursive),
-            Part::Follow(flight) => return flight.wait(),
+            Part::Follow(flight) => return engine.flights.wait(&flight),
             Part::Lead(lead) => lead,
         };
         // Somebody may have landed between the lookup and the start of this flight.
-        if let Some(got) = engine.get(key)? {
-            lead.land(Ok(got.value.clone()));
-            return Ok(got.value);
+        match engine.get(key) {
+            Ok(None) => {}
+            found => {
+                let found = found.map(|got| got.map(|got| got.value).unwrap_or_default());
+                lead.land(found.clone());
+                return found;
+            }
         }
         let result = match make() {
             Ok(value) => {

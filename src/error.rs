@@ -45,8 +45,8 @@ pub enum Error {
     /// The maker given to `get_or_put_with` failed, or panicked; nothing is cached.
     #[error("the maker failed: {0}")]
     Maker(Arc<dyn std::error::Error + Send + Sync>),
-    /// A maker asked the cache for the very key that it is making.
-    #[error("the maker of a key asked for the same key again")]
+    /// A maker asked the cache for the very key that it is making, or for one whose maker waits for that.
+    #[error("the maker of a key asked for the same key again, itself or by way of other makers")]
     Recursive,
     /// The cache was closed.
     #[error("the cache is closed")]

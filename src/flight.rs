@@ -2,7 +2,8 @@
 //!
 //! A flight is also the ticket of its key: a put, a removal or a clear of the key voids it under the lock of the
 //! key's shard, and only the value of a flight that is still valid is cached. A voided maker's value goes to those
-//! who wait for it and no further.
+//! who wait for it and no further. Makers that ask for each other's keys would wait for ever: the one that would
+//! close the circle gets an error.
 
 use crate::error::{Error, Result};
 use bytes::Bytes;
@@ -27,8 +28,12 @@ impl Flight {
         self.void.load(Ordering::Acquire)
     }
 
+    fn has_landed(&self) -> bool {
+        self.done.lock().is_some()
+    }
+
     /// Waits for the maker. A maker that vanishes lands with an error, so this ends.
-    pub(crate) fn wait(&self) -> Result<Bytes> {
+    fn wait(&self) -> Result<Bytes> {
         let mut done = self.done.lock();
         loop {
             if let Some(result) = &*done {
@@ -84,6 +89,9 @@ pub(crate) struct Flights {
     /// Keeps `void` off the mutex while there are none.
     count: AtomicUsize,
     table: Mutex<HashMap<Ident, Vec<Arc<Flight>>>>,
+    /// The flight that each waiting thread waits for. Entered before the wait begins, and only if no chain of them
+    /// leads back to the thread itself: so there is never a circle, and a chain ends with a thread that does not wait.
+    waits: Mutex<HashMap<ThreadId, Arc<Flight>>>,
 }
 
 impl Flights {
@@ -110,6 +118,27 @@ impl Flights {
         of_ident.push(flight.clone());
         self.count.fetch_add(1, Ordering::Release);
         Part::Lead(Lead { flights: self.clone(), ident, flight })
+    }
+
+    /// Waits for the maker of a flight that was joined. `Recursive` if that maker waits, by however many others, for
+    /// one that this thread is making.
+    pub(crate) fn wait(&self, flight: &Arc<Flight>) -> Result<Bytes> {
+        let me = std::thread::current().id();
+        {
+            let mut waits = self.waits.lock();
+            let mut next = Some(flight);
+            // Who waits for what has landed does not wait any more, whatever its maker does now.
+            while let Some(f) = next.filter(|f| !f.has_landed()) {
+                if f.maker == me {
+                    return Err(Error::Recursive);
+                }
+                next = waits.get(&f.maker);
+            }
+            waits.insert(me, flight.clone());
+        }
+        let result = flight.wait();
+        self.waits.lock().remove(&me);
+        result
     }
 
     fn remove(&self, ident: Ident, flight: &Arc<Flight>) {

@@ -25,6 +25,8 @@
 //!
 //! Linux only. With `default-features = false` no argument parser, terminal or network crate is compiled.
 
+#![allow(rustdoc::private_intra_doc_links, reason = "the modules' texts speak to who reads the code")]
+
 mod budget;
 mod builder;
 mod cache;

@@ -1,7 +1,35 @@
 //! Counters, and what `stats()` gives of them.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use crossbeam::utils::CachePadded;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use thermocline_storage::{ContentType, Tier};
+
+/// Lines of a [`Striped`] counter.
+const STRIPES: usize = 16;
+
+/// A counter that each thread raises in a line of its own, as far as they go round: for what every read does, where
+/// one line for all would go back and forth between the processors.
+#[derive(Debug, Default)]
+pub(crate) struct Striped([CachePadded<AtomicU64>; STRIPES]);
+
+impl Striped {
+    pub(crate) fn bump(&self) {
+        thread_local! {
+            static LINE: usize = {
+                static NEXT: AtomicUsize = AtomicUsize::new(0);
+                NEXT.fetch_add(1, Ordering::Relaxed) % STRIPES
+            };
+        }
+        // A thread that is ending may have lost its number.
+        if let Some(line) = self.0.get(LINE.try_with(|line| *line).unwrap_or(0)) {
+            line.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn sum(&self) -> u64 {
+        self.0.iter().map(|line| line.load(Ordering::Relaxed)).sum()
+    }
+}
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
@@ -9,6 +37,8 @@ macro_rules! counters {
         #[derive(Debug, Default)]
         pub(crate) struct Counters {
             $(pub(crate) $name: AtomicU64,)*
+            /// Reads that memory answered: they are counted here alone, and added where they belong when asked for.
+            pub(crate) memory_hits: Striped,
             pub(crate) tiers: [TierCounters; 4],
             pub(crate) types: [TypeCounters; 4],
         }

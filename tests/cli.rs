@@ -6,6 +6,7 @@ use serde_json::Value;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use thermocline::Cache;
 
@@ -13,7 +14,7 @@ type Try = Result<(), Box<dyn std::error::Error>>;
 
 fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_thermocline"));
-    command.args(args).stdin(Stdio::null());
+    command.args(args);
     command
 }
 
@@ -46,13 +47,20 @@ impl From<Output> for Ran {
     }
 }
 
+/// Starts it with pipes for its output. One at a time: between fork and exec a child has copies of every file of this
+/// process, locks of stores that other tests hold open among them, and would keep them locked beyond their close.
+fn start(args: &[&str], stdin: Stdio) -> Child {
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    command(args).stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
 fn run(args: &[&str]) -> Ran {
-    command(args).output().unwrap().into()
+    start(args, Stdio::null()).wait_with_output().unwrap().into()
 }
 
 fn run_with_input(args: &[&str], input: &[u8]) -> Ran {
-    let mut child =
-        command(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = start(args, Stdio::piped());
     child.stdin.take().unwrap().write_all(input).unwrap();
     child.wait_with_output().unwrap().into()
 }
@@ -265,11 +273,11 @@ fn a_reader_that_goes_away_is_no_failure() -> Try {
             cache.put(format!("{i}/{}", "long ".repeat(40)), "v")?;
         }
     }
-    let mut child =
-        command(&["ls", "--root", place.root()]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut child = start(&["ls", "--root", place.root()], Stdio::null());
     let mut first = [0; 100];
-    child.stdout.take().ok_or("stdout")?.read_exact(&mut first)?;
+    let read = child.stdout.take().unwrap().read_exact(&mut first);
     let ran = Ran::from(child.wait_with_output()?).with(0);
+    read?;
     assert!(ran.err.is_empty(), "{}", ran.err);
     Ok(())
 }
@@ -390,17 +398,14 @@ fn a_signal_leaves_no_directories() -> Try {
     for signal in [rustix::process::Signal::INT, rustix::process::Signal::TERM] {
         let dir = tempfile::tempdir()?;
         let at = dir.path().to_str().ok_or("path")?;
-        let mut child = command(&["bench", "--dir", at, "--data", "16MiB", "--seconds", "60"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
+        let mut child = start(&["bench", "--dir", at, "--data", "16MiB", "--seconds", "60"], Stdio::null());
         let start = Instant::now();
         while left_in(dir.path()).is_empty() && start.elapsed() < Duration::from_secs(30) {
             std::thread::sleep(Duration::from_millis(10));
         }
         std::thread::sleep(Duration::from_millis(500));
         assert!(!left_in(dir.path()).is_empty());
-        rustix::process::kill_process(rustix::process::Pid::from_child(&child), signal)?;
+        rustix::process::kill_process(rustix::process::Pid::from_child(&child), signal).unwrap();
         assert_eq!(wait(&mut child, Duration::from_secs(40)), Some(130));
         let out = Ran::from(child.wait_with_output()?);
         assert!(out.text().contains("Interrupted during"), "{}{}", out.text(), out.err);
@@ -449,7 +454,7 @@ fn replay_through_all_tiers() -> Try {
     assert!(json["tiers"]["memory"]["hits"].as_u64() > Some(0));
     assert!(json["byte_hit_ratio"].as_f64().ok_or("bytes")? > 0.0);
     assert!(json["hits"].as_u64() <= json["bound"]["hits"].as_u64());
-    assert_eq!(left_in(dir.path()), [trace.clone()]);
+    assert_eq!(left_in(dir.path()), std::slice::from_ref(&trace));
     assert!(
         run(&["replay", path, "--memory", "1MiB", "--ssd", "1MiB", "--dir", at])
             .with(2)

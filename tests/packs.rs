@@ -64,7 +64,7 @@ fn fill(cache: &Cache) -> BTreeMap<Vec<u8>, bytes::Bytes> {
             cache.put(&key, bytes.clone()).unwrap();
             live.insert(key, bytes);
         }
-        if n % 50 == 0 {
+        if n.is_multiple_of(50) {
             cache.step().unwrap();
         }
     }

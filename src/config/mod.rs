@@ -17,6 +17,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub use thermocline_storage::memory::MemoryPolicy;
+pub use thermocline_storage::ssd::ReadMode;
+
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -32,28 +35,6 @@ pub enum Persistence {
     EverySecond,
     /// It is in memory; written when memory evicts it, at `flush` and at `close`.
     OnEviction,
-}
-
-/// How the memory tier chooses what to keep.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[non_exhaustive]
-pub enum MemoryPolicy {
-    /// By frequency, with dials set by small simulations.
-    #[default]
-    Adaptive,
-    /// What was least recently used goes first.
-    Lru,
-}
-
-/// How SSD segments are read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[non_exhaustive]
-pub enum ReadMode {
-    /// Through a read-only map where the block is known to be resident.
-    #[default]
-    Map,
-    /// With `pread` alone.
-    Pread,
 }
 
 /// What a content type is compressed with.

@@ -68,6 +68,8 @@ impl Engine {
         for f in &landed {
             self.finish(f, &synced);
         }
+        // Gives their bytes of the write buffer back before who waits for them is woken.
+        drop(landed);
         self.catalog.buffer.landed();
         if synced.is_ok() && failed == 0 {
             *self.last_failure.lock() = None;
@@ -207,15 +209,11 @@ impl Engine {
         self.fail(e);
         for f in group.into_iter().rev() {
             let mut guard = self.catalog.lock(f.ident);
-            if self.settings.persistence == Persistence::Always
-                && let Some(outcome) = guard.pending(f.ident)
-            {
-                guard.withdraw(f.ident, f.value.version);
-                guard.requeue(f.ident, &f.value, f.since);
-                drop(guard);
+            let outcome = guard.pending_of(f.ident, f.value.version);
+            guard.withdraw(f.ident, f.value.version);
+            guard.requeue(f.ident, &f.value, f.since);
+            if let Some(outcome) = outcome {
                 outcome.set(Err(e.clone()));
-            } else {
-                guard.requeue(f.ident, &f.value, f.since);
             }
         }
     }
@@ -230,7 +228,7 @@ impl Engine {
         let mut out = Vec::new();
         if self.settings.persistence == Persistence::Always {
             let mut guard = self.catalog.lock(f.ident);
-            let outcome = guard.pending(f.ident);
+            let outcome = guard.pending_of(f.ident, f.value.version);
             match synced {
                 Ok(()) => {
                     if guard.reveal(f.ident, f.value.version) {
@@ -239,7 +237,7 @@ impl Engine {
                 }
                 Err(_) => guard.withdraw(f.ident, f.value.version),
             }
-            drop(guard);
+            // Told under the lock: who finds a write no longer hidden finds out how it ended.
             if let Some(outcome) = outcome {
                 outcome.set(synced.clone());
             }
@@ -299,6 +297,12 @@ impl Engine {
 
     /// When this returns, everything acknowledged before the call is on stable storage.
     pub(crate) fn flush(&self) -> Result<()> {
+        let _open = self.using()?;
+        self.flush_all()
+    }
+
+    /// [`flush`](Self::flush) on behalf of who uses the store already, or closes it.
+    pub(super) fn flush_all(&self) -> Result<()> {
         if !self.has_disk() {
             return Ok(());
         }

@@ -41,10 +41,10 @@ use crate::heat::Heat;
 use crate::stats::Counters;
 use bytes::Bytes;
 use crossbeam::queue::ArrayQueue;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
 use std::time::Duration;
 use thermocline_storage::catalog::{Catalog, Found};
 use thermocline_storage::codec::Compression;
@@ -107,6 +107,8 @@ pub(crate) struct Engine {
     last_failure: Mutex<Option<Arc<Error>>>,
     /// One reclaim a tier at a time, by tier number.
     reclaiming: [Mutex<reclaim::State>; 4],
+    /// Callers that wait for room: background moves hurry while there are any.
+    urgent: AtomicUsize,
     /// The heat from which an item is worth keeping on (or bringing to) the highest disk tier.
     bar: AtomicU32,
     promotions: ArrayQueue<(Ident, Place)>,
@@ -143,6 +145,17 @@ impl Engine {
         Ok(self.hasher.ident(key))
     }
 
+    /// Held by whoever uses the store: it is not closed meanwhile. Not to be taken twice by one thread: a close that
+    /// waits comes before the second.
+    pub(super) fn using(&self) -> Result<RwLockReadGuard<'_, ()>> {
+        // Not to wait for the end of a close that is under way.
+        if self.is_closed() {
+            return Err(Error::Closed);
+        }
+        let open = self.open.read();
+        if self.is_closed() { Err(Error::Closed) } else { Ok(open) }
+    }
+
     pub(crate) fn now(&self) -> u64 {
         self.catalog.now()
     }
@@ -177,12 +190,13 @@ impl Engine {
     /// Deals with what the memory tier let go. Called without any shard's lock.
     pub(crate) fn let_go(&self, evicted: Vec<Evicted>) {
         for e in evicted {
-            if self.has_disk() {
-                if e.dirty {
-                    // Written on eviction, or already on its way.
-                    self.catalog.enqueue(e.ident);
-                    self.signals[0].wake_soon();
-                }
+            if self.has_disk() && e.dirty {
+                // Written on eviction, or already on its way.
+                self.catalog.enqueue(e.ident);
+                self.signals[0].wake_soon();
+            }
+            // With disks below, nothing is gone but what another key displaced.
+            if self.has_disk() && e.reason != Reason::Displaced {
                 continue;
             }
             let key = Some(e.key);

@@ -4,11 +4,12 @@
 //! frame is synced leaves the old record live; one after it, the new.
 
 use super::Engine;
-use super::read::expired;
+use super::read::{Follow, Judged, expired};
 use crate::error::Result;
 use crate::events::{Event, EvictReason};
 use crate::stats::Counters;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use thermocline_storage::catalog::{Batch, Found, Located};
 use thermocline_storage::container::{DiskTier, Entry, Listed, Purpose, Written};
@@ -43,10 +44,13 @@ pub(super) struct Mover {
 }
 
 /// What became of the records of a move.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default)]
 pub(super) struct Moved {
     pub(super) items: u64,
     pub(super) bytes: u64,
+    /// Why some records could not be read, if there are any: they stay where they are, absent for now. Not an error
+    /// of the move, for that would be one of the tier that the records go to.
+    pub(super) unreachable: Option<StorageError>,
 }
 
 impl Engine {
@@ -67,15 +71,16 @@ impl Engine {
                 }
                 -t.bytes / rate
             };
-            if self.is_stopping() {
+            // Reclaim that somebody waits for begins when the one under way has ended.
+            if self.is_stopping() || self.urgent.load(Ordering::Relaxed) > 0 {
                 return;
             }
-            std::thread::sleep(Duration::from_secs_f64(wait.clamp(0.001, 0.2)));
+            std::thread::sleep(Duration::from_secs_f64(wait.clamp(0.001, 0.05)));
         }
     }
 
-    /// Moves records to a tier, in batches. Damaged and expired ones die on the way. Stops at the first batch that
-    /// the tier does not take.
+    /// Moves records to a tier, in batches. Damaged and expired ones die on the way; those that cannot be reached stay.
+    /// Stops, with an error, at the first batch that the tier does not take.
     pub(super) fn relocate(
         &self,
         movers: &[Mover],
@@ -108,6 +113,7 @@ impl Engine {
             let done = self.move_chunk(chunk, to, purpose)?;
             moved.items += done.items;
             moved.bytes += done.bytes;
+            moved.unreachable = moved.unreachable.or(done.unreachable);
             if self.is_stopping() && !urgent {
                 break;
             }
@@ -122,8 +128,12 @@ impl Engine {
         purpose: Purpose,
     ) -> Result<Moved, StorageError> {
         let mut taken = Vec::with_capacity(chunk.len());
+        let mut moved = Moved::default();
         for m in chunk {
-            taken.extend(self.fetch(m)?);
+            match self.fetch(m) {
+                Ok(found) => taken.extend(found),
+                Err(e) => moved.unreachable = moved.unreachable.or(Some(e)),
+            }
         }
         let (written, _batch, taken) = match self.append_taken(to, taken, purpose) {
             Ok(done) => done,
@@ -134,7 +144,6 @@ impl Engine {
             }
             Err((e, _)) => return Err(e),
         };
-        let mut moved = Moved::default();
         for ((item, at), w) in taken.iter().zip(&written) {
             let swapped = self.catalog.lock(item.ident).swap(
                 item.ident,
@@ -265,7 +274,11 @@ impl Engine {
                 bytes: 0,
             };
             let mover = Mover { entry: at.entry.clone(), listed };
-            if self.relocate(&[mover], tier, Purpose::Write, true)?.items > 0 {
+            let moved = self.relocate(&[mover], tier, Purpose::Write, true)?;
+            if let Some(e) = moved.unreachable {
+                return Err(e.into());
+            }
+            if moved.items > 0 {
                 return Ok(true);
             }
         }
@@ -274,16 +287,20 @@ impl Engine {
 
     /// Where a live key's record stands on disk, after writing it there if it was dirty.
     fn on_disk(&self, ident: Ident, key: &[u8]) -> Result<Option<Located>> {
+        let mut follow = Follow::default();
         loop {
             let found = self.catalog.find(ident);
             match self.judge(ident, key, &found)? {
-                super::read::Judged::Moved => continue,
-                super::read::Judged::Live(_) => {}
+                Judged::Moved => {
+                    follow.on()?;
+                    continue;
+                }
+                Judged::Live(_) => {}
                 _ => return Ok(None),
             }
             match found {
                 Found::At(at) => return Ok(Some(at)),
-                Found::Dirty(_) => self.flush()?,
+                Found::Dirty(_) => self.flush_all()?,
                 Found::Absent => return Ok(None),
             }
         }
@@ -292,7 +309,7 @@ impl Engine {
     /// Moves a key down to a tier, out of memory included; says whether anything changed.
     pub(crate) fn demote(&self, key: &[u8], to: Tier) -> Result<bool> {
         let ident = self.ident(key)?;
-        let _open = self.open.read();
+        let _open = self.using()?;
         if to == Tier::Memory || self.known(ident, key)?.is_none() {
             return Ok(false);
         }
@@ -314,7 +331,7 @@ impl Engine {
     /// Moves a key up to a tier; says whether anything changed.
     pub(crate) fn promote(&self, key: &[u8], to: Tier) -> Result<bool> {
         let ident = self.ident(key)?;
-        let _open = self.open.read();
+        let _open = self.using()?;
         if to == Tier::Memory {
             let found = self.catalog.find(ident);
             if self.memory.peek(ident, key, self.now()).is_some() {

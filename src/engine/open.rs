@@ -14,7 +14,7 @@ use crossbeam::queue::ArrayQueue;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use thermocline_storage::catalog::{Catalog, Recovered, Setup};
 use thermocline_storage::clock::{Clock, EngineClock};
@@ -26,8 +26,8 @@ use thermocline_storage::container::{
 use thermocline_storage::hdd::{Hdd, HddConfig};
 use thermocline_storage::home::{Home, HomeRequest, OpenFlags, WantedDir};
 use thermocline_storage::item::Head;
-use thermocline_storage::memory::{HeatSink, MemoryConfig, MemoryPolicy, MemoryTier};
-use thermocline_storage::ssd::{ReadMode, Ssd, SsdConfig};
+use thermocline_storage::memory::{HeatSink, MemoryConfig, MemoryTier};
+use thermocline_storage::ssd::{Ssd, SsdConfig};
 use thermocline_storage::vfs::{EntryKind, Vfs};
 use thermocline_storage::{Codec, Error as StorageError, Hasher, Item, Tier, Version};
 
@@ -115,8 +115,12 @@ impl Engine {
             (Self::assemble(config, &world, secret, catalog, Vec::new(), heat, None), Recovery::default())
         };
         let engine = Arc::new(engine);
-        if world.threads {
-            engine.start()?;
+        if world.threads
+            && let Err(e) = engine.start()
+        {
+            // Those that did start end, and the directories are free again.
+            let _ = engine.close();
+            return Err(e);
         }
         Ok((engine, recovery))
     }
@@ -177,10 +181,7 @@ impl Engine {
         let memory = MemoryConfig {
             max_bytes: config.memory.max_size,
             max_items: config.memory.item_limit,
-            policy: match config.memory.policy {
-                config::MemoryPolicy::Lru => MemoryPolicy::Lru,
-                _ => MemoryPolicy::Adaptive,
-            },
+            policy: config.memory.policy,
             shards: None,
         };
         let opened_ms = catalog.now();
@@ -205,6 +206,7 @@ impl Engine {
             committing: Mutex::default(),
             last_failure: Mutex::default(),
             reclaiming: Default::default(),
+            urgent: AtomicUsize::new(0),
             bar: AtomicU32::new(0),
             promotions: ArrayQueue::new(PROMOTIONS),
             throttle: Mutex::default(),
@@ -241,7 +243,7 @@ impl Engine {
         }
         let _all = self.open.write();
         self.stop();
-        let mut result = self.flush();
+        let mut result = self.flush_all();
         for tier in &self.tiers {
             result = result.and(tier.close().map_err(Error::from));
         }
@@ -381,10 +383,7 @@ fn open_tiers(
 fn ssd_config(config: &Config) -> SsdConfig {
     SsdConfig {
         segment_size: config.segment_size(),
-        read_mode: match config.storage.read_mode {
-            config::ReadMode::Pread => ReadMode::Pread,
-            _ => ReadMode::Map,
-        },
+        read_mode: config.storage.read_mode,
         borrow: config.storage.borrow_large_values,
         ..SsdConfig::for_limit(config.ssd.max_size)
     }

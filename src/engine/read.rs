@@ -11,13 +11,42 @@ use crate::error::Result;
 use crate::events::Event;
 use crate::stats::Counters;
 use bytes::Bytes;
+use std::time::Duration;
 use thermocline_storage::catalog::{DirtyValue, Found, Located};
 use thermocline_storage::codec;
 use thermocline_storage::memory::{Hit, Lookup, NewEntry};
-use thermocline_storage::{ContentType, Error as StorageError, Ident, Item, Tier, Version};
+use thermocline_storage::{ContentType, Error as StorageError, Ident, Tier, Version};
 
-/// How often a lookup follows a record that moves under it before it gives up.
-const FOLLOW: usize = 64;
+/// Reads of fewer bytes take no share of the limit on values in flight: what they add is bounded by the number of
+/// threads, and they neither wait behind large values nor touch a lock that all threads share.
+const UNCOUNTED: u64 = 64 << 10;
+
+/// Follows a record that moves while it is looked up, for as long as that can be.
+///
+/// A container goes only when nothing points at it, so the next lookup finds another place; but what stands beneath
+/// a write that is not visible yet may be gone until that write is durable, which takes a sync.
+#[derive(Debug, Default)]
+pub(crate) struct Follow(u32);
+
+impl Follow {
+    /// How often before it gives up.
+    const MOST: u32 = 64;
+    /// How often without waiting.
+    const AT_ONCE: u32 = 8;
+
+    /// Before looking once more; in the end, an error. Waits 1.6 s in all.
+    pub(crate) fn on(&mut self) -> Result<()> {
+        self.0 += 1;
+        if self.0 >= Self::MOST {
+            let what = "the record moved each time it was looked up".into();
+            return Err(crate::Error::Busy { what, cause: None });
+        }
+        if let Some(ms) = self.0.checked_sub(Self::AT_ONCE) {
+            std::thread::sleep(Duration::from_millis(ms.into()));
+        }
+        Ok(())
+    }
+}
 
 /// What a read found.
 #[derive(Debug, Clone)]
@@ -83,11 +112,12 @@ impl Engine {
     /// The value of a key, from wherever it is.
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Got>> {
         let ident = self.ident(key)?;
+        if let Lookup::Hit(hit) = self.memory.get_at(ident, key, || self.now()) {
+            self.counters.memory_hits.bump();
+            return Ok(Some(Got::from_memory(hit)));
+        }
         Counters::bump(&self.counters.gets);
-        let got = match self.memory.get(ident, key, self.now()) {
-            Lookup::Hit(hit) => Some(Got::from_memory(hit)),
-            Lookup::Expired | Lookup::Miss => self.get_below(ident, key)?,
-        };
+        let got = self.get_below(ident, key)?;
         match &got {
             Some(got) => Counters::bump(&self.counters.tier(got.tier).hits),
             None => Counters::bump(&self.counters.misses),
@@ -98,10 +128,9 @@ impl Engine {
     /// The value of a key if memory has it: no lock that waits for a disk, no disk.
     pub(crate) fn get_memory(&self, key: &[u8]) -> Result<Option<Got>> {
         let ident = self.ident(key)?;
-        Ok(match self.memory.get(ident, key, self.now()) {
+        Ok(match self.memory.get_at(ident, key, || self.now()) {
             Lookup::Hit(hit) => {
-                Counters::bump(&self.counters.gets);
-                Counters::bump(&self.counters.tier(Tier::Memory).hits);
+                self.counters.memory_hits.bump();
                 Some(Got::from_memory(hit))
             }
             Lookup::Expired | Lookup::Miss => None,
@@ -112,7 +141,8 @@ impl Engine {
         if !self.has_disk() {
             return Ok(None);
         }
-        for _ in 0..FOLLOW {
+        let mut follow = Follow::default();
+        loop {
             match self.catalog.find(ident) {
                 Found::Absent => return Ok(None),
                 Found::Dirty(v) => {
@@ -124,12 +154,11 @@ impl Engine {
                     return Ok(Some(Got::from_dirty(&v)));
                 }
                 Found::At(at) => match self.read_at(ident, key, &at)? {
-                    Step::Moved => {}
+                    Step::Moved => follow.on()?,
                     Step::Done(got) => return Ok(got),
                 },
             }
         }
-        Err(crate::Error::Busy { what: "the record moved each time it was read".into(), cause: None })
     }
 
     /// Reads the record at a place on behalf of a caller.
@@ -138,8 +167,8 @@ impl Engine {
             Ok(item) => item,
             Err(e) => return self.unread(ident, at, &e, Some(key)),
         };
+        // Another key of the same identity is live. It displaced this one, if this one was ever put.
         if item.key != key {
-            self.foreign(&item, at.entry.tier);
             return Ok(Step::Done(None));
         }
         let expires_at = at.expires_at.unwrap_or(item.expires_at);
@@ -147,7 +176,7 @@ impl Engine {
             self.expire_at(ident, at, Some(item.key));
             return Ok(Step::Done(None));
         }
-        let _permit = self.permit(u64::from(item.original_len) + item.payload.len() as u64)?;
+        let _permit = self.permit_to_read(u64::from(item.original_len) + item.payload.len() as u64)?;
         let value = match codec::decode(item.codec, &item.payload, item.original_len) {
             Ok(value) => value,
             Err(why) => {
@@ -178,7 +207,7 @@ impl Engine {
         if item.key != key || expired(expires_at, self.now()) {
             return Ok(None);
         }
-        let _permit = self.permit(u64::from(item.original_len) + item.payload.len() as u64)?;
+        let _permit = self.permit_to_read(u64::from(item.original_len) + item.payload.len() as u64)?;
         Ok(codec::decode(item.codec, &item.payload, item.original_len).ok().map(|value| Got {
             value,
             content_type: item.content_type,
@@ -189,7 +218,13 @@ impl Engine {
     }
 
     /// What a failed read means for the caller.
-    fn unread(&self, ident: Ident, at: &Located, e: &StorageError, key: Option<&[u8]>) -> Result<Step> {
+    pub(super) fn unread(
+        &self,
+        ident: Ident,
+        at: &Located,
+        e: &StorageError,
+        key: Option<&[u8]>,
+    ) -> Result<Step> {
         match e {
             StorageError::Gone(_) => Ok(Step::Moved),
             StorageError::Busy(what) => Err(StorageError::Busy(what).into()),
@@ -204,13 +239,6 @@ impl Engine {
                 Ok(Step::Done(None))
             }
         }
-    }
-
-    /// Another key has the identity of the one that was asked for: it displaced it, if that was ever put.
-    fn foreign(&self, item: &Item, tier: Tier) {
-        Counters::bump(&self.counters.displaced);
-        let key = item.key.clone();
-        self.events.emit(|| Event::Displaced { key: Some(key), tier });
     }
 
     /// An item on disk was found to have expired: its entry dies.
@@ -290,15 +318,15 @@ impl Engine {
         if !self.has_disk() {
             return Ok(None);
         }
-        for _ in 0..FOLLOW {
+        let mut follow = Follow::default();
+        loop {
             let found = self.catalog.find(ident);
             match self.judge(ident, key, &found)? {
-                Judged::Moved => {}
+                Judged::Moved => follow.on()?,
                 Judged::Absent | Judged::Unreadable => return Ok(None),
                 Judged::Live(known) => return Ok(Some(known)),
             }
         }
-        Err(crate::Error::Busy { what: "the record moved each time it was read".into(), cause: None })
     }
 
     /// Whether what the catalog found is the live item of this key.
@@ -339,6 +367,11 @@ impl Engine {
         })
     }
 
+    /// [`permit`](Self::permit) for a value that is read, unless it is small.
+    fn permit_to_read(&self, bytes: u64) -> Result<Option<crate::budget::Permit>> {
+        if bytes < UNCOUNTED { Ok(None) } else { self.permit(bytes).map(Some) }
+    }
+
     /// A share of the limit on values in flight.
     pub(crate) fn permit(&self, bytes: u64) -> Result<crate::budget::Permit> {
         self.budget.acquire(bytes, self.settings.write_stall).map_err(|_| {
@@ -348,7 +381,7 @@ impl Engine {
     }
 }
 
-enum Step {
+pub(super) enum Step {
     /// The record went elsewhere: look it up again.
     Moved,
     Done(Option<Got>),

@@ -19,8 +19,8 @@ use crate::stats::Counters;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use thermocline_storage::container::{DiskTier, Entry, Purpose};
-use thermocline_storage::{Error as StorageError, Tier};
+use thermocline_storage::container::{DiskTier, Entry, Listed, Purpose};
+use thermocline_storage::{Error as StorageError, Tier, record};
 
 /// Over this share of its limit a tier reclaims.
 const HIGH: (u64, u64) = (80, 100);
@@ -41,9 +41,39 @@ const LATE_BATCHES: usize = 4;
 /// What reclaim of one tier remembers; also its lock.
 #[derive(Debug, Default)]
 pub(super) struct State {
-    /// Containers that could not be read: left alone until the next opening, or until this many steps have passed.
+    /// Containers that could not be emptied or deleted: left alone until so many steps have passed.
     stuck: Vec<(u64, u32)>,
 }
+
+impl State {
+    /// Steps for which a container is left alone.
+    const REST: u32 = 100;
+
+    /// One more step has passed.
+    fn tick(&mut self) {
+        for (_, steps) in &mut self.stuck {
+            *steps = steps.saturating_sub(1);
+        }
+        self.stuck.retain(|(_, steps)| *steps > 0);
+    }
+
+    fn leave_alone(&mut self, entry: &Entry) {
+        self.stuck.retain(|(id, _)| *id != entry.id);
+        self.stuck.push((entry.id, Self::REST));
+    }
+
+    /// Whether the container is one to be emptied. Those of a directory that is away occupy nothing here and cannot
+    /// be read.
+    fn may_try(&self, entry: &Entry) -> bool {
+        entry.sealed.load(Ordering::Acquire)
+            && entry.live() > 0
+            && entry.container.occupied() > 0
+            && !self.stuck.iter().any(|(id, _)| *id == entry.id)
+    }
+}
+
+/// Containers that one reclaim tries before it gives up.
+const TRIES: usize = 4;
 
 fn share(bytes: u64, (part, whole): (u64, u64)) -> u64 {
     u64::try_from(u128::from(bytes) * u128::from(part) / u128::from(whole)).unwrap_or(u64::MAX)
@@ -52,21 +82,27 @@ fn share(bytes: u64, (part, whole): (u64, u64)) -> u64 {
 impl Engine {
     /// Whether a tier is over its high mark, or over its limit of items.
     pub(super) fn is_over(&self, tier: &Arc<dyn DiskTier>) -> bool {
-        if tier.tier() == Tier::Ssd {
-            let items: u64 = self.catalog.containers.of_tier(Tier::Ssd).iter().map(|e| e.live()).sum();
-            if items > self.settings.ssd_items {
-                return true;
-            }
+        if self.items_over(tier).is_some() {
+            return true;
         }
         let u = tier.usage();
         u.limit.is_some_and(|limit| u.occupied > share(limit, HIGH))
+    }
+
+    /// Items of a tier and the limit of their number, if there are more.
+    fn items_over(&self, tier: &Arc<dyn DiskTier>) -> Option<(u64, u64)> {
+        if tier.tier() != Tier::Ssd {
+            return None;
+        }
+        let items: u64 = self.catalog.containers.of_tier(Tier::Ssd).iter().map(|e| e.live()).sum();
+        (items > self.settings.ssd_items).then_some((items, self.settings.ssd_items))
     }
 
     /// One reclaim of a tier that is over its high mark; says whether it freed anything.
     pub(super) fn reclaim_step(&self, tier: Tier) -> Result<bool> {
         let Some(tier) = self.tier(tier) else { return Ok(false) };
         let mut state = self.reclaim_lock(tier.tier()).lock();
-        if self.drop_empty(tier, false)? {
+        if self.drop_empty(tier, false) {
             return Ok(true);
         }
         if !self.is_over(tier) {
@@ -86,26 +122,36 @@ impl Engine {
         if needed > tier.max_record().saturating_mul(4).max(64 << 20) && tier.usage().limit.is_some() {
             return false;
         }
+        // Reclaim that is under way goes on without the brake, so that the lock is free soon.
+        self.urgent.fetch_add(1, Ordering::Relaxed);
         let mut state = self.reclaim_lock(tier.tier()).lock();
-        let freed = self
-            .drop_empty(tier, true)
-            .and_then(|freed| if freed { Ok(true) } else { self.reclaim_one(tier, &mut state, true) });
-        freed.unwrap_or_else(|e| {
+        self.urgent.fetch_sub(1, Ordering::Relaxed);
+        if self.drop_empty(tier, true) {
+            return true;
+        }
+        self.reclaim_one(tier, &mut state, true).unwrap_or_else(|e| {
             let name = tier.tier();
             self.log.warn("reclaim", || format!("the {name} tier cannot make room: {e}"));
             false
         })
     }
 
-    /// Drops every empty container of a tier; says whether there was one.
-    fn drop_empty(&self, tier: &Arc<dyn DiskTier>, urgent: bool) -> Result<bool> {
+    /// Drops every empty container of a tier; says whether there was one. One that cannot be deleted stays, and does
+    /// not keep the others' space.
+    fn drop_empty(&self, tier: &Arc<dyn DiskTier>, urgent: bool) -> bool {
         let mut freed = false;
         for entry in self.catalog.containers.of_tier(tier.tier()) {
             if entry.live() == 0 && entry.sealed.load(Ordering::Acquire) {
-                freed |= self.drop_container(tier, &entry, urgent)?;
+                freed |= self.drop_container(tier, &entry, urgent).unwrap_or_else(|e| {
+                    let name = tier.tier();
+                    self.log.warn("drop", || {
+                        format!("an empty container of the {name} tier is not deleted: {e}")
+                    });
+                    false
+                });
             }
         }
-        Ok(freed)
+        freed
     }
 
     /// Drops a container if it may be: see the module's text. Urgent: waits for batches under way.
@@ -118,46 +164,72 @@ impl Engine {
             std::thread::sleep(Duration::from_millis(1));
         }
         self.catalog.sync()?;
-        tier.drop_container(entry)?;
+        match tier.drop_container(entry) {
+            // Not the tier's: its directory is away, and it is deleted when that comes back.
+            Ok(()) | Err(StorageError::Gone(_)) => {}
+            Err(e) => return Err(e.into()),
+        }
         self.catalog.forget(entry);
         self.first_dead.lock().remove(&entry.id);
         Counters::bump(&self.counters.containers_dropped);
         Ok(true)
     }
 
-    /// Reclaims the best candidate of a tier; says whether its space came back.
+    /// Reclaims the best candidate of a tier; says whether its space came back. One that cannot be emptied or deleted
+    /// is left alone for a while, and the next is tried.
     fn reclaim_one(&self, tier: &Arc<dyn DiskTier>, state: &mut State, urgent: bool) -> Result<bool> {
-        for (_, steps) in &mut state.stuck {
-            *steps = steps.saturating_sub(1);
+        state.tick();
+        let mut failed = None;
+        for _ in 0..TRIES {
+            let entry = match self.candidate(tier, state) {
+                Some(entry) => entry,
+                None => {
+                    // Everything is in the container that is being appended to.
+                    tier.seal().ok();
+                    if self.drop_empty(tier, urgent) {
+                        return Ok(true);
+                    }
+                    let Some(entry) = self.candidate(tier, state) else { break };
+                    entry
+                }
+            };
+            match self.reclaim_entry(tier, &entry, urgent) {
+                Ok(true) => return Ok(true),
+                // Empty, and dropped as soon as the batches under way have ended.
+                Ok(false) if entry.live() == 0 => return Ok(false),
+                Ok(false) => {}
+                Err(e) => failed = failed.or(Some(e)),
+            }
+            if entry.live() > 0 {
+                state.leave_alone(&entry);
+            }
+            if self.is_stopping() && !urgent {
+                break;
+            }
         }
-        state.stuck.retain(|(_, steps)| *steps > 0);
-        let Some(entry) = self.candidate(tier, state).or_else(|| {
-            // Everything is in the container that is being appended to.
-            tier.seal().ok();
-            self.candidate(tier, state)
-        }) else {
-            return Ok(false);
-        };
-        let freed = self.empty_and_drop(tier, &entry, urgent);
-        if !matches!(freed, Ok(true)) && entry.live() > 0 {
-            state.stuck.push((entry.id, 100));
-        }
-        freed
+        failed.map_or(Ok(false), Err)
     }
 
-    /// Empties a container and drops it; says whether it did. A batch that was on its way into the container when it
-    /// was sealed may land in it after it was listed: then it is emptied again.
-    fn empty_and_drop(&self, tier: &Arc<dyn DiskTier>, entry: &Arc<Entry>, urgent: bool) -> Result<bool> {
+    /// Empties a container and drops it; says whether it is gone. A batch that was on its way into the container when
+    /// it was sealed may land in it after it was listed: then it is emptied again.
+    fn reclaim_entry(&self, tier: &Arc<dyn DiskTier>, entry: &Arc<Entry>, urgent: bool) -> Result<bool> {
         for _ in 0..LATE_BATCHES {
             self.empty_out(tier, entry, urgent)?;
-            if entry.live() == 0 && self.drop_container(tier, entry, urgent)? {
-                return Ok(true);
-            }
             if entry.live() == 0 {
-                return Ok(false);
+                let gone = self.drop_container(tier, entry, urgent)?;
+                if gone || entry.live() == 0 {
+                    return Ok(gone);
+                }
+            }
+            if self.is_stopping() && !urgent {
+                break;
             }
         }
-        self.condemn_unlisted(entry);
+        // A background move that was stopped half-way leaves the rest where it is.
+        if entry.live() > 0 && (urgent || !self.is_stopping()) {
+            let unlisted = self.unlisted(entry);
+            self.send_down(tier.tier(), &unlisted, urgent)?;
+        }
         self.drop_container(tier, entry, urgent)
     }
 
@@ -173,7 +245,7 @@ impl Engine {
             .containers
             .of_tier(tier.tier())
             .into_iter()
-            .filter(|e| e.sealed.load(Ordering::Acquire) && !state.stuck.iter().any(|(id, _)| *id == e.id))
+            .filter(|e| state.may_try(e))
             .max_by(|a, b| score(a).total_cmp(&score(b)).then(b.id.cmp(&a.id)))
     }
 
@@ -184,7 +256,14 @@ impl Engine {
             listed.into_iter().map(|listed| Mover { entry: entry.clone(), listed }).collect();
         let below = self.below(tier.tier()).cloned();
         let keep = if below.is_some() { KEEP } else { KEEP_LAST };
-        let kept = self.split_hot(&mut movers, share(entry.container.occupied(), keep), below.is_none());
+        // Of a tier that holds too many items, each container keeps its part of what may stay at most: it would be
+        // copied for ever, were all of it kept.
+        let most = self.items_over(tier).map_or(usize::MAX, |(items, limit)| {
+            let kept = u128::from(limit) * movers.len() as u128 / u128::from(items.max(1));
+            usize::try_from(kept).unwrap_or(usize::MAX)
+        });
+        let cap = share(entry.container.occupied(), keep);
+        let kept = self.split_hot(&mut movers, cap, most, below.is_none());
         if !kept.is_empty()
             && let Err(e) = self.relocate(&kept, tier, Purpose::Reclaim, urgent)
         {
@@ -199,12 +278,12 @@ impl Engine {
         self.send_down(tier.tier(), &movers, urgent)
     }
 
-    /// Takes out of `movers` what is worth keeping on its tier, hottest first, up to `cap` bytes, and moves the bar
-    /// so that about as much as the cap allows is over it.
-    fn split_hot(&self, movers: &mut Vec<Mover>, cap: u64, last: bool) -> Vec<Mover> {
+    /// Takes out of `movers` what is worth keeping on its tier, hottest first, up to `cap` bytes and `most` items, and
+    /// moves the bar so that about as much as the cap allows is over it.
+    fn split_hot(&self, movers: &mut Vec<Mover>, cap: u64, most: usize, last: bool) -> Vec<Mover> {
         let bar = self.bar.load(Ordering::Relaxed).max(FLOOR);
         let live: u64 = movers.iter().map(|m| u64::from(m.listed.bytes)).sum();
-        if last && live <= cap {
+        if last && live <= cap && movers.len() <= most {
             return std::mem::take(movers); // nothing need be lost
         }
         let mut hot: Vec<(u32, Mover)> =
@@ -217,7 +296,7 @@ impl Engine {
         for (heat, m) in hot {
             let size = u64::from(m.listed.bytes);
             let wanted = last || heat >= bar;
-            if wanted && bytes + size <= cap {
+            if wanted && bytes + size <= cap && kept.len() < most {
                 bytes += size;
                 kept.push(m);
             } else {
@@ -252,7 +331,14 @@ impl Engine {
                 continue;
             }
             match self.relocate(&fit, tier, Purpose::Write, urgent) {
-                Ok(_) => {}
+                // What cannot be reached stays, and so does the container.
+                Ok(moved) => {
+                    if let Some(e) = moved.unreachable {
+                        self.log.warn("unreachable", || {
+                            format!("records of the {from} tier cannot be read to be moved: {e}")
+                        });
+                    }
+                }
                 Err(e) => {
                     if matches!(e, StorageError::OutOfService { .. }) {
                         reason = EvictReason::BelowOutOfService;
@@ -270,58 +356,82 @@ impl Engine {
         Ok(())
     }
 
-    /// Deals with entries that still point into a container that was emptied: its listing lacked them. Those whose
-    /// records do not verify die; what cannot be reached stays, and so does the container.
-    fn condemn_unlisted(&self, entry: &Arc<Entry>) {
+    /// What still points into a container that was emptied: its listing lacked it. Records that do not verify die;
+    /// those that do are given, to be moved like the others; what cannot be reached stays, and so does the container.
+    fn unlisted(&self, entry: &Arc<Entry>) -> Vec<Mover> {
+        let mut found = Vec::new();
         for (ident, place) in self.catalog.pointing_at(entry.no) {
             match entry.container.read(place.position()) {
+                Ok(item) => {
+                    let bytes = record::size(item.key.len(), item.payload.len());
+                    let listed = Listed {
+                        position: place.position(),
+                        ident,
+                        version: item.version,
+                        expires_at: item.expires_at,
+                        bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
+                    };
+                    found.push(Mover { entry: entry.clone(), listed });
+                }
                 Err(e) if e.is_corrupt() => self.condemn(ident, place, entry, &e.to_string(), None),
-                _ => {}
+                Err(_) => {}
             }
         }
+        found
     }
 
     /// Rewrites packs: those with little alive, those whose dead have been there for `erase_after`, and small ones,
-    /// several into one. Says whether it did anything.
+    /// several into one. Says whether any is gone for it.
     pub(super) fn rewrite_step(&self) -> Result<bool> {
         let Some(tier) = self.tier(Tier::Cold) else { return Ok(false) };
-        let _state = self.reclaim_lock(Tier::Cold).lock();
-        let packs: Vec<Arc<Entry>> = self
-            .catalog
-            .containers
-            .of_tier(Tier::Cold)
-            .into_iter()
-            .filter(|e| e.sealed.load(Ordering::Acquire) && e.live() > 0)
-            .collect();
-        let mut chosen: Vec<Arc<Entry>> =
-            packs.iter().filter(|e| self.is_stale(e)).take(1).cloned().collect();
-        if chosen.is_empty() {
-            let mut small: Vec<Arc<Entry>> =
-                packs.into_iter().filter(|e| e.container.occupied() < self.settings.pack_size / 4).collect();
-            small.sort_by_key(|e| e.container.occupied());
-            if small.len() >= MERGE {
-                small.truncate(4 * MERGE);
-                chosen = small;
-            }
-        }
+        let mut state = self.reclaim_lock(Tier::Cold).lock();
+        state.tick();
+        let chosen = self.packs_to_rewrite(&state);
         if chosen.is_empty() {
             return Ok(false);
         }
+        let done = self.rewrite(tier, &chosen);
+        for entry in chosen.iter().filter(|e| e.live() > 0) {
+            state.leave_alone(entry);
+        }
+        done
+    }
+
+    fn packs_to_rewrite(&self, state: &State) -> Vec<Arc<Entry>> {
+        let mut packs = self.catalog.containers.of_tier(Tier::Cold);
+        packs.retain(|e| state.may_try(e));
+        if let Some(stale) = packs.iter().find(|e| self.is_stale(e)) {
+            return vec![stale.clone()];
+        }
+        packs.retain(|e| e.container.occupied() < self.settings.pack_size / 4);
+        packs.sort_by_key(|e| e.container.occupied());
+        packs.truncate(4 * MERGE);
+        if packs.len() < MERGE {
+            packs.clear();
+        }
+        packs
+    }
+
+    fn rewrite(&self, tier: &Arc<dyn DiskTier>, chosen: &[Arc<Entry>]) -> Result<bool> {
         let mut movers = Vec::new();
-        for entry in &chosen {
+        for entry in chosen {
             let listed = self.catalog.live_in(entry, entry.container.list()?);
             movers.extend(listed.into_iter().map(|listed| Mover { entry: entry.clone(), listed }));
         }
         self.relocate(&movers, tier, Purpose::Reclaim, false)?;
-        for entry in &chosen {
+        let mut gone = false;
+        for entry in chosen {
+            if self.is_stopping() {
+                break;
+            }
             if entry.live() > 0 {
-                self.condemn_unlisted(entry);
+                self.relocate(&self.unlisted(entry), tier, Purpose::Reclaim, false)?;
             }
             if entry.live() == 0 {
-                self.drop_container(tier, entry, false)?;
+                gone |= self.drop_container(tier, entry, false)?;
             }
         }
-        Ok(true)
+        Ok(gone)
     }
 
     /// Whether a pack is mostly dead, or holds what has been dead for `erase_after`.

@@ -22,11 +22,14 @@ impl Engine {
             checkpoints: catalog.checkpoints,
             ..Stats::default()
         };
+        let memory_hits = self.counters.memory_hits.sum();
+        stats.counts.gets += memory_hits;
         let memory = self.memory.stats();
         stats.items = if self.has_disk() { catalog.indexed + catalog.only_dirty } else { memory.items };
         for tier in Tier::ALL {
             let mut t = self.counted(tier);
             if tier == Tier::Memory {
+                t.hits += memory_hits;
                 t.items = memory.items;
                 t.bytes = memory.weight;
                 t.limit = Some(memory.max_bytes);

@@ -5,7 +5,7 @@ use crate::error::Error;
 use crate::events::Event;
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use thermocline_storage::Tier;
 use thermocline_storage::container::DiskTier;
@@ -24,6 +24,9 @@ const RETRY: Duration = Duration::from_millis(200);
 pub(crate) struct Signal {
     state: Mutex<Wake>,
     changed: Condvar,
+    /// Whether the state is not `No`: set under its lock, read without, so that the many who have work for later
+    /// take no lock that they share.
+    soon: AtomicBool,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -37,9 +40,13 @@ enum Wake {
 impl Signal {
     /// There is work that can wait for the thread's pause. Cheap: the thread is not woken.
     pub(crate) fn wake_soon(&self) {
+        if self.soon.load(Ordering::SeqCst) {
+            return;
+        }
         let mut state = self.state.lock();
         if *state == Wake::No {
             *state = Wake::Soon;
+            self.soon.store(true, Ordering::SeqCst);
         }
     }
 
@@ -48,6 +55,7 @@ impl Signal {
         let mut state = self.state.lock();
         if *state != Wake::Now {
             *state = Wake::Now;
+            self.soon.store(true, Ordering::SeqCst);
             self.changed.notify_all();
         }
     }
@@ -61,6 +69,7 @@ impl Signal {
                 break;
             }
         }
+        self.soon.store(false, Ordering::SeqCst);
         std::mem::take(&mut *state) != Wake::No
     }
 }

@@ -4,7 +4,7 @@
 //! What moved since is looked up again; what was written since is left alone.
 
 use super::Engine;
-use super::read::{Judged, expired};
+use super::read::{Follow, Step, expired};
 use super::write::same;
 use crate::error::{Error, Result};
 use crate::stats::Counters;
@@ -118,7 +118,8 @@ impl Engine {
     /// The live key of an identity that a walk saw, and what the catalog says of it now.
     fn key_of(&self, seen: Seen) -> Result<Option<(Bytes, Found)>> {
         let mut found = seen.found;
-        for _ in 0..64 {
+        let mut follow = Follow::default();
+        loop {
             match &found {
                 Found::Absent => return Ok(None),
                 Found::Dirty(v) => {
@@ -126,31 +127,26 @@ impl Engine {
                 }
                 Found::At(at) => match at.entry.container.head(at.place.position()) {
                     Ok(head) => {
-                        let key = head.key.clone();
-                        return Ok(match self.judge(seen.ident, &key, &found)? {
-                            Judged::Live(_) => Some((key, found)),
-                            _ => None,
-                        });
+                        if expired(at.expires_at.unwrap_or(head.expires_at), self.now()) {
+                            self.expire_at(seen.ident, at, Some(head.key));
+                            return Ok(None);
+                        }
+                        return Ok(Some((head.key, found)));
                     }
-                    Err(thermocline_storage::Error::Gone(_)) => {}
-                    Err(_) => {
-                        // Kills it, or counts it as out of reach.
-                        self.judge(seen.ident, &[], &found)?;
-                        return Ok(None);
-                    }
+                    // Kills it, or counts it as out of reach. Its key is not known.
+                    Err(e) => match self.unread(seen.ident, at, &e, None)? {
+                        Step::Moved => follow.on()?,
+                        Step::Done(_) => return Ok(None),
+                    },
                 },
             }
             found = self.catalog.find(seen.ident);
         }
-        Ok(None)
     }
 
     /// Removes every live key of a prefix; gives how many.
     pub(crate) fn remove_prefix(&self, prefix: &[u8]) -> Result<u64> {
-        if self.is_closed() {
-            return Err(Error::Closed);
-        }
-        let _open = self.open.read();
+        let _open = self.using()?;
         let mut removed = 0;
         self.flights.void_prefix(prefix);
         for no in 0..self.walk_shards() {
@@ -201,10 +197,7 @@ impl Engine {
 
     /// Removes everything; gives how many items were visible.
     pub(crate) fn clear(&self) -> Result<u64> {
-        if self.is_closed() {
-            return Err(Error::Closed);
-        }
-        let _open = self.open.read();
+        let _open = self.using()?;
         let removed = if self.has_disk() {
             self.gate(0)?;
             self.catalog.clear(|no, idents| {
@@ -228,16 +221,16 @@ impl Engine {
 
     /// Reads and checks every live item on disk, calling `progress` with each container's number of items.
     pub(crate) fn verify(&self, mut progress: impl FnMut(u64)) -> Result<VerifyReport> {
-        if self.is_closed() {
-            return Err(Error::Closed);
-        }
         let mut report = VerifyReport::default();
         if !self.has_disk() {
-            return Ok(report);
+            return self.using().map(|_| report);
         }
         self.flush()?;
         let mut containers = std::collections::HashSet::new();
         for no in 0..SHARDS {
+            // Nothing is read, let alone moved to a quarantine, once the directories are let go of; and a close does
+            // not wait for the whole of it.
+            let _open = self.using()?;
             let mut items = 0;
             for seen in self.catalog.walk(no) {
                 if let Found::At(at) = &seen.found {

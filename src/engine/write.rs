@@ -4,7 +4,7 @@
 //! the lock of the key's shard: memory, catalog and log never disagree about which of two writes came last.
 
 use super::Engine;
-use super::read::{Judged, Known, expired};
+use super::read::{Follow, Judged, Known, expired};
 use crate::config::Persistence;
 use crate::error::{Error, Result};
 use crate::stats::Counters;
@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use thermocline_storage::catalog::{Found, Guard, NewValue};
 use thermocline_storage::memory::{Evicted, NewEntry};
-use thermocline_storage::{ContentType, Ident, Version, codec, record};
+use thermocline_storage::{ContentType, Error as StorageError, Ident, Version, codec, record};
 
 /// A dirty item older than this makes writers wait (`Persistence::EverySecond`).
 const OLDEST_DIRTY_MS: u64 = 2_000;
@@ -66,10 +66,7 @@ impl Engine {
     /// Puts a value if `condition` holds.
     pub(crate) fn put(&self, key: &[u8], what: What, condition: Condition<'_>) -> Result<Put> {
         let ident = self.ident(key)?;
-        let _open = self.open.read();
-        if self.is_closed() {
-            return Err(Error::Closed);
-        }
+        let _open = self.using()?;
         self.fits(key, &what)?;
         let bytes = what.value.len() as u64;
         let put = if !self.has_disk() {
@@ -106,20 +103,22 @@ impl Engine {
 
     fn put_in_memory(&self, ident: Ident, key: &[u8], what: What, condition: Condition<'_>) -> Result<Put> {
         let mut out = Vec::new();
+        let size = what.value.len() as u64;
+        if !self.memory.can_hold(key.len(), what.value.len()) {
+            return Err(Error::ValueTooLarge { size, limit: self.memory.stats().max_bytes });
+        }
         let guard = self.catalog.lock(ident);
         if !condition(&guard) {
             return Ok(Put::Refused);
         }
         let version = guard.version();
-        let size = what.value.len() as u64;
-        let dead = expired(what.expires_at, self.now());
         let entered = self.enter(ident, key, &what, version, false, true, &mut out);
         self.flights.void(ident);
         drop(guard);
         self.let_go(out);
-        // What is dead on arrival replaces what was there, and is nowhere: that is no refusal.
-        if !entered && !dead {
-            return Err(Error::ValueTooLarge { size, limit: self.memory.stats().max_bytes });
+        // What is dead already does not enter, and is as good as put.
+        if !entered && !expired(what.expires_at, self.now()) {
+            return Err(self.busy("memory is taken up by values on their way into it"));
         }
         Ok(Put::Done(version))
     }
@@ -168,8 +167,21 @@ impl Engine {
             Some(Ok(())) => Ok(Put::Done(version)),
             Some(Err(e)) => Err(e.into()),
             None => {
-                // It may still land: withdraw it, so that the error is the whole truth.
-                self.catalog.lock(ident).withdraw(ident, version);
+                let mut guard = self.catalog.lock(ident);
+                if guard.pending_of(ident, version).is_none() {
+                    // It ended just now.
+                    drop(guard);
+                    return match outcome.wait(Duration::ZERO) {
+                        Some(Ok(())) => Ok(Put::Done(version)),
+                        Some(Err(e)) => Err(e.into()),
+                        None => Err(self.busy("the disk did not take the write in time")),
+                    };
+                }
+                // It may still land: withdraw it, so that the error is the whole truth, and let those go on who
+                // wait for it.
+                guard.withdraw(ident, version);
+                outcome.set(Err(Arc::new(StorageError::Busy("the disk did not take the write in time"))));
+                drop(guard);
                 Err(self.busy("the disk did not take the write in time"))
             }
         }
@@ -308,10 +320,7 @@ impl Engine {
     /// Removes a key; says whether it was live.
     pub(crate) fn remove(&self, key: &[u8]) -> Result<bool> {
         let ident = self.ident(key)?;
-        let _open = self.open.read();
-        if self.is_closed() {
-            return Err(Error::Closed);
-        }
+        let _open = self.using()?;
         self.gate(0)?;
         self.remove_if(ident, key, |_| true).map(|r| r.unwrap_or(false))
     }
@@ -361,28 +370,26 @@ impl Engine {
     fn settle_removal(&self, ident: Ident, version: Version) -> Result<()> {
         let synced = self.catalog.sync().map_err(Arc::new);
         let mut guard = self.catalog.lock(ident);
-        let outcome = guard.pending(ident);
+        let outcome = guard.pending_of(ident, version);
         match &synced {
-            Ok(()) => {
-                guard.reveal(ident, version);
+            // Otherwise the key was cleared, and what memory has came later.
+            Ok(()) if guard.reveal(ident, version) => {
                 self.memory.remove(ident);
             }
+            Ok(()) => {}
             Err(_) => guard.withdraw(ident, version),
         }
-        drop(guard);
         if let Some(outcome) = outcome {
             outcome.set(synced.clone());
         }
+        drop(guard);
         synced.map_err(Error::from)
     }
 
     /// Changes when a live key expires (0: never); says whether it was live.
     pub(crate) fn set_expiry(&self, key: &[u8], expires_at: u64) -> Result<bool> {
         let ident = self.ident(key)?;
-        let _open = self.open.read();
-        if self.is_closed() {
-            return Err(Error::Closed);
-        }
+        let _open = self.using()?;
         if !self.has_disk() {
             let guard = self.catalog.lock(ident);
             let Some(hit) = self.memory.peek(ident, key, self.now()) else { return Ok(false) };
@@ -391,10 +398,14 @@ impl Engine {
             return Ok(done);
         }
         self.gate(0)?;
+        let mut follow = Follow::default();
         loop {
             let found = self.catalog.find(ident);
             match self.judge(ident, key, &found)? {
-                Judged::Moved => continue,
+                Judged::Moved => {
+                    follow.on()?;
+                    continue;
+                }
                 Judged::Absent | Judged::Unreadable => return Ok(false),
                 Judged::Live(_) => {}
             }
@@ -434,6 +445,7 @@ impl Engine {
         decide: impl Fn(Option<Known>) -> bool,
     ) -> Result<Put> {
         let ident = self.ident(key)?;
+        let mut follow = Follow::default();
         loop {
             if !self.has_disk() {
                 let mut condition = |_: &Guard<'_>| {
@@ -444,7 +456,10 @@ impl Engine {
             }
             let found = self.catalog.find(ident);
             let known = match self.judge(ident, key, &found)? {
-                Judged::Moved => continue,
+                Judged::Moved => {
+                    follow.on()?;
+                    continue;
+                }
                 Judged::Absent | Judged::Unreadable => None,
                 Judged::Live(known) => Some(known),
             };
@@ -475,5 +490,22 @@ fn new_value(key: &[u8], what: &What) -> NewValue {
         value: what.value.clone(),
         content_type: what.content_type,
         expires_at: what.expires_at,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Cache, Error};
+
+    #[test]
+    fn memory_alone_keeps_the_older_value_when_a_put_fails() -> Result<(), Box<dyn std::error::Error>> {
+        let cache = Cache::builder().memory(4 << 20).open()?;
+        cache.put("k", "old")?;
+        // As when memory is given back to the system: values that were allowed are too large now.
+        cache.engine().memory.set_limits(64 << 10, 100, &mut Vec::new());
+        let refused = cache.put("k", vec![0; 128 << 10]);
+        assert!(matches!(refused, Err(Error::ValueTooLarge { .. })), "{refused:?}");
+        assert_eq!(cache.get("k")?.as_deref(), Some(&b"old"[..]));
+        Ok(())
     }
 }

@@ -33,6 +33,7 @@ pub struct AppendFile {
     path: PathBuf,
     appended: u64,
     synced: u64,
+    reserved: u64,
     poisoned: bool,
 }
 
@@ -63,7 +64,14 @@ impl AppendFile {
         match made {
             Ok(file) => {
                 let len = header.len() as u64;
-                Ok(AppendFile { file, path, appended: len, synced: len, poisoned: false })
+                Ok(AppendFile {
+                    file,
+                    path,
+                    appended: len,
+                    synced: len,
+                    reserved: preallocate.unwrap_or(0).max(len),
+                    poisoned: false,
+                })
             }
             Err(e) => {
                 for leftover in [&tmp, &path] {
@@ -115,6 +123,7 @@ impl AppendFile {
         match self.file.write_all_at(bytes, offset) {
             Ok(()) => {
                 self.appended = offset.saturating_add(bytes.len() as u64);
+                self.reserved = self.reserved.max(self.appended);
                 Ok(())
             }
             Err(e) => {
@@ -124,7 +133,22 @@ impl AppendFile {
         }
     }
 
-    /// Makes everything appended durable.
+    /// Reserves disk blocks for the first `len` bytes, so that appending up to there cannot meet a full disk.
+    ///
+    /// # Errors
+    /// `Io`; nothing that was written is in doubt, so the file is *not* poisoned.
+    pub fn reserve(&mut self, len: u64) -> Result<()> {
+        self.usable("allocate")?;
+        if len > self.reserved {
+            self.file.allocate(len).at("allocate", &self.path)?;
+            self.reserved = len;
+        }
+        Ok(())
+    }
+
+    /// Makes everything appended durable. After an error nothing is synced again: the kernel may have dropped the
+    /// dirty pages and would report success the second time (Rebello et al., "Can Applications Recover from
+    /// fsync Failures?", 2020).
     ///
     /// # Errors
     /// `Io`; the file is poisoned then.
@@ -163,6 +187,16 @@ impl AppendFile {
         self.synced
     }
 
+    /// Bytes from the start that disk blocks are reserved for or that were appended.
+    pub fn reserved(&self) -> u64 {
+        self.reserved
+    }
+
+    /// A folder above the file was renamed, so that this is its path now.
+    pub fn moved_to(&mut self, path: PathBuf) {
+        self.path = path;
+    }
+
     /// Whether a write or a sync failed.
     pub fn poisoned(&self) -> bool {
         self.poisoned
@@ -182,8 +216,8 @@ impl AppendFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vfs::{Map, RealFs};
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use crate::testing::{Fault, FaultFs, Op};
+    use crate::vfs::RealFs;
 
     #[test]
     fn what_is_appended_stands_where_it_says() {
@@ -204,6 +238,27 @@ mod tests {
     }
 
     #[test]
+    fn what_is_reserved_grows_and_never_shrinks() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut f = AppendFile::create(&RealFs, dir.path(), "a", b"head", None).unwrap();
+        assert_eq!(f.reserved(), 4);
+        f.reserve(10_000).unwrap();
+        f.reserve(5000).unwrap();
+        assert_eq!((f.reserved(), f.appended(), f.file().len().unwrap()), (10_000, 4, 10_000));
+        f.append(b"one").unwrap();
+        assert_eq!(f.reserved(), 10_000);
+        f.append(&[1; 10_000]).unwrap();
+        assert_eq!(f.reserved(), 10_007, "what is appended has its blocks");
+        assert!(f.reserve(u64::MAX / 4).is_err());
+        assert!(!f.poisoned(), "no byte is in doubt");
+        f.append(b"two").unwrap();
+        f.sync().unwrap();
+        let folder = dir.path().join("elsewhere");
+        f.moved_to(folder.join("a"));
+        assert!(f.path().starts_with(folder));
+    }
+
+    #[test]
     fn a_stale_temporary_is_replaced_and_none_is_left() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("a.tmp"), b"old").unwrap();
@@ -219,43 +274,14 @@ mod tests {
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
-    #[derive(Debug)]
-    struct Moody(Arc<dyn VfsFile>, AtomicBool);
-    impl VfsFile for Moody {
-        fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-            self.0.read_at(buf, offset)
-        }
-        fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
-            self.0.write_all_at(buf, offset)
-        }
-        fn allocate(&self, len: u64) -> io::Result<()> {
-            self.0.allocate(len)
-        }
-        fn sync(&self) -> io::Result<()> {
-            if self.1.swap(false, Ordering::Relaxed) {
-                return Err(io::Error::other("no"));
-            }
-            self.0.sync()
-        }
-        fn len(&self) -> io::Result<u64> {
-            self.0.len()
-        }
-        fn allocated(&self) -> io::Result<u64> {
-            self.0.allocated()
-        }
-        fn map(&self, len: u64) -> io::Result<Option<Map>> {
-            self.0.map(len)
-        }
-    }
-
     #[test]
     fn a_failed_sync_poisons_for_good() {
         let dir = tempfile::tempdir().unwrap();
-        let mut f = AppendFile::create(&RealFs, dir.path(), "a", b"head", None).unwrap();
+        let fs = FaultFs::default();
+        let mut f = AppendFile::create(&fs, dir.path(), "a", b"head", None).unwrap();
         f.append(b"one").unwrap();
         f.sync().unwrap();
-        let moody = Arc::new(Moody(f.file.clone(), AtomicBool::new(true)));
-        f.file = moody;
+        fs.fail(Fault::on(Op::Sync).times(1));
         f.append(b"two").unwrap();
         assert!(f.sync().is_err());
         assert!(f.poisoned());

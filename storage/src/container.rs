@@ -3,7 +3,7 @@
 //! Invariants:
 //! - a container's id is never reused; its number is, but only after its drop is durable and nobody holds the
 //!   entry any more ([`Containers::release`], [`Containers::reserve`]);
-//! - whoever keeps a [`Place`](crate::Place) across an unlock holds the `Arc<Entry>` of its container, so a place
+//! - whoever keeps a [`Place`] across an unlock holds the `Arc<Entry>` of its container, so a place
 //!   that is held never names another record than it did;
 //! - a container is announced to the journal ([`Containers::on_publish`]) before any place in it is handed out.
 

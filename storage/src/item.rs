@@ -62,3 +62,19 @@ impl Item {
         }
     }
 }
+
+impl Head {
+    /// The item, given its verified payload.
+    pub fn into_item(self, payload: Bytes) -> Item {
+        Item {
+            key: self.key,
+            ident: self.ident,
+            version: self.version,
+            expires_at: self.expires_at,
+            content_type: self.content_type,
+            codec: self.codec,
+            original_len: self.original_len,
+            payload,
+        }
+    }
+}

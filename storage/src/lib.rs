@@ -6,6 +6,8 @@
 //!
 //! Linux only.
 
+#![allow(rustdoc::private_intra_doc_links, reason = "the modules' texts speak to who reads the code")]
+
 #[cfg(not(target_os = "linux"))]
 compile_error!(
     "thermocline-storage supports Linux only: it relies on posix_fallocate, flock and Linux's page cache"
@@ -26,6 +28,8 @@ pub mod memory;
 pub mod quarantine;
 pub mod record;
 pub mod ssd;
+#[cfg(test)]
+mod testing;
 mod tierdir;
 pub mod types;
 pub mod vfs;

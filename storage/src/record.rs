@@ -81,6 +81,17 @@ fn header_sum(container_id: u64, fixed: &[u8], key: &[u8]) -> u64 {
     checksum(checksum(container_id, fixed), key)
 }
 
+/// Checks a payload against what its verified header says; wherever the record stands.
+pub(crate) fn verify_payload(head: &Head, sum: u64, payload: &[u8]) -> Result<(), &'static str> {
+    if payload.len() != head.stored_len as usize {
+        return Err("the payload is cut short");
+    }
+    if checksum(head.version.0, payload) != sum {
+        return Err("the payload's checksum does not match");
+    }
+    Ok(())
+}
+
 /// A record's header, verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
@@ -104,28 +115,12 @@ impl Header {
 
     /// Checks the payload against the header.
     pub fn verify_payload(&self, payload: &[u8]) -> Result<(), &'static str> {
-        if payload.len() != self.head.stored_len as usize {
-            return Err("the payload is cut short");
-        }
-        if checksum(self.head.version.0, payload) != self.payload_sum {
-            return Err("the payload's checksum does not match");
-        }
-        Ok(())
+        verify_payload(&self.head, self.payload_sum, payload)
     }
 
     /// The item, given its verified payload.
     pub fn into_item(self, payload: Bytes) -> Item {
-        let h = self.head;
-        Item {
-            key: h.key,
-            ident: h.ident,
-            version: h.version,
-            expires_at: h.expires_at,
-            content_type: h.content_type,
-            codec: h.codec,
-            original_len: h.original_len,
-            payload,
-        }
+        self.head.into_item(payload)
     }
 }
 

@@ -1,7 +1,11 @@
 //! Forged lengths cannot make the decoder reserve memory. A process of its own, so that the kernel's count of the
 //! address space is that of the decoder alone.
 
+#[path = "../src/testing/noise.rs"]
+mod noise;
+
 use bytes::Bytes;
+use noise::noise;
 use thermocline_storage::Codec;
 use thermocline_storage::codec::{decode, deflate};
 
@@ -10,18 +14,6 @@ fn peak() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|l| l.starts_with("VmPeak:"))?;
     Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
-}
-
-fn noise(len: usize) -> Vec<u8> {
-    let mut x = 88_172_645_463_325_252u64;
-    (0..len)
-        .map(|_| {
-            x ^= x << 13;
-            x ^= x >> 7;
-            x ^= x << 17;
-            (x >> 32) as u8
-        })
-        .collect()
 }
 
 /// An LZ4 block that is all literals.
@@ -41,7 +33,7 @@ fn literals(bytes: &[u8]) -> Vec<u8> {
 fn a_forged_length_reserves_next_to_nothing() {
     const GIB: u32 = 1 << 30;
     let tiny = Bytes::from_static(b"0123456789");
-    let noise = noise(5 << 20);
+    let noise = noise(88_172_645_463_325_252, 5 << 20);
     let raw = Bytes::from(deflate(&noise, 1));
     let block = Bytes::from(literals(&noise));
     let len = noise.len() as u32;

@@ -1,8 +1,9 @@
 //! Ctrl-C, SIGTERM and SIGHUP, and the directories that must not be left behind.
 //!
 //! Invariants: a working directory is registered before it is made and struck off after it is gone; its guard
-//! removes it however the scope is left, by a panic too; the first signal asks the work to stop, the second removes
-//! the directories and ends the process on the spot. (SIGKILL leaves them: nothing can be done then.)
+//! removes it however the scope is left, by a panic too; the first signal asks the work to stop; the second, or
+//! [`PATIENCE`] after the first, removes the directories and ends the process on the spot. (SIGKILL leaves them:
+//! nothing can be done then.)
 
 use crate::failure::{Failure, INTERRUPTED};
 use std::fs;
@@ -12,6 +13,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+/// How long the work may take to stop: longer than a caller of the engine waits for a slow disk.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 static STOP: AtomicBool = AtomicBool::new(false);
 static DIRS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
@@ -24,12 +28,21 @@ fn dirs() -> MutexGuard<'static, Vec<PathBuf>> {
 pub fn watch() -> Result<(), Failure> {
     ctrlc::set_handler(|| {
         if STOP.swap(true, Ordering::SeqCst) {
-            let left = dirs().clone();
-            left.iter().for_each(|dir| remove(dir));
-            std::process::exit(i32::from(INTERRUPTED));
+            give_up();
         }
+        std::thread::spawn(|| {
+            std::thread::sleep(PATIENCE);
+            give_up();
+        });
     })
     .map_err(|e| Failure::failed(format!("watch for signals: {e}")))
+}
+
+/// Removes the directories and ends the process, whatever it is doing.
+fn give_up() {
+    let left = dirs().clone();
+    left.iter().for_each(|dir| remove(dir));
+    std::process::exit(i32::from(INTERRUPTED));
 }
 
 /// Whether a signal asked to stop.

@@ -126,6 +126,12 @@ impl Guard<'_> {
         self.shard.hidden.get(&ident).map(|h| h.outcome.clone())
     }
 
+    /// The outcome of this very write, if it is still hidden. Another write of the identity may be by now: its
+    /// outcome is not for who wrote this one to tell.
+    pub fn pending_of(&self, ident: Ident, version: Version) -> Option<Arc<Outcome>> {
+        self.shard.hidden.get(&ident).filter(|h| h.version == version).map(|h| h.outcome.clone())
+    }
+
     /// Takes a version without writing anything (a store without disks).
     pub fn version(&self) -> Version {
         self.cat.next_version()

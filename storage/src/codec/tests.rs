@@ -1,19 +1,8 @@
 use super::*;
+use crate::testing::noise;
 use proptest::prelude::*;
 
 const ALL: [Codec; 4] = [Codec::None, Codec::Zlib, Codec::Lz4, Codec::Deflate];
-
-fn noise(len: usize, seed: u64) -> Vec<u8> {
-    let mut x = seed | 1;
-    (0..len)
-        .map(|_| {
-            x ^= x << 13;
-            x ^= x >> 7;
-            x ^= x << 17;
-            (x >> 32) as u8
-        })
-        .collect()
-}
 
 fn keep_all() -> Compression {
     let any = Algorithm { level: 1, min_size: 0, threshold: 1.0 };
@@ -36,7 +25,7 @@ fn values() -> impl Strategy<Value = Vec<u8>> {
         proptest::collection::vec(0u8..4, 0..3000),
         ("[a-z ]{0,40}", 0usize..600).prop_map(|(s, n)| s.repeat(n).into_bytes()),
         (any::<u8>(), 0usize..200_000).prop_map(|(b, n)| vec![b; n]),
-        (any::<u64>(), 0usize..40_000).prop_map(|(seed, n)| noise(n, seed)),
+        (any::<u64>(), 0usize..40_000).prop_map(|(seed, n)| noise(seed, n)),
     ]
 }
 
@@ -133,7 +122,7 @@ fn prose(len: usize) -> Vec<u8> {
     let mut text = String::new();
     let words =
         ["warm", "water", "meets", "cold", "the", "layer", "of", "a", "lake", "where", "and", "sinks"];
-    for n in noise(len / 2 + 1, 5) {
+    for n in noise(5, len / 2 + 1) {
         text.push_str(words[usize::from(n) % words.len()]);
         text.push(if n > 240 { '\n' } else { ' ' });
     }
@@ -170,7 +159,7 @@ fn short_values_and_poor_results_are_stored_as_they_are() {
     assert_eq!(encode(&policy, ContentType::Binary, &zeros(511)).0, Codec::None);
     assert_eq!(encode(&policy, ContentType::Binary, &zeros(512)).0, Codec::Lz4);
     // Half noise: comes to a little over half.
-    let mut half = noise(2000, 3);
+    let mut half = noise(3, 2000);
     half.resize(4000, b'x');
     let half = Bytes::from(half);
     assert_eq!(encode(&policy, ContentType::Binary, &half).0, Codec::Lz4);
@@ -202,23 +191,23 @@ fn the_level_is_used() {
 #[test]
 fn the_quick_look_skips_noise_and_nothing_that_shrinks() {
     for zlib in [false, true] {
-        assert!(!may_shrink(&noise(100_000, 1), zlib));
+        assert!(!may_shrink(&noise(1, 100_000), zlib));
         assert!(may_shrink(&prose(100_000), zlib));
-        assert!(may_shrink(&noise(SAMPLE_FROM - 1, 1), zlib), "too short to look");
+        assert!(may_shrink(&noise(1, SAMPLE_FROM - 1), zlib), "too short to look");
     }
     // A block that comes back: seen, because the stretches of the sample are looked at together.
-    let repeated = noise(4096, 1).repeat(16);
+    let repeated = noise(1, 4096).repeat(16);
     assert!(may_shrink(&repeated, false));
     // Bytes of six bits without repetition: only deflate gains.
-    let six: Vec<u8> = noise(100_000, 1).iter().map(|b| b & 63).collect();
+    let six: Vec<u8> = noise(1, 100_000).iter().map(|b| b & 63).collect();
     assert!(may_shrink(&six, true) && !may_shrink(&six, false));
     let (codec, payload) = encode(&Compression::default(), ContentType::Text, &Bytes::from(six));
     assert!(codec == Codec::Zlib && payload.len() < 78_000);
     // Data at the front and noise behind it, and the reverse: one look is not enough.
     let mut front = prose(50_000);
-    front.extend(noise(50_000, 1));
+    front.extend(noise(1, 50_000));
     assert!(may_shrink(&front, false));
-    let mut back = noise(50_000, 1);
+    let mut back = noise(1, 50_000);
     back.extend(prose(50_000));
     assert!(may_shrink(&back, false));
 }
@@ -268,7 +257,7 @@ fn a_batch_comes_back_in_order_however_large() {
             .map(|i| {
                 let value = match i % 3 {
                     0 => prose(len + i),
-                    1 => noise(len + i, i as u64),
+                    1 => noise(i as u64, len + i),
                     _ => vec![i as u8; len + i],
                 };
                 (ContentType::STORED[i % 4], Bytes::from(value))
@@ -319,14 +308,14 @@ fn a_zlib_payload_with_a_wrong_check_is_refused() {
 fn types_are_found_from_the_bytes() {
     use ContentType::{Binary, Json, Media, Text};
     let mut png = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR".to_vec();
-    png.extend(noise(3000, 2));
+    png.extend(noise(2, 3000));
     let mut zip = b"PK\x03\x04\x14\0\0\0\x08\0".to_vec();
-    zip.extend(noise(3000, 2));
+    zip.extend(noise(2, 3000));
     let mut tar = vec![0u8; 1024];
     tar[..5].copy_from_slice(b"a.txt");
     tar[257..262].copy_from_slice(b"ustar");
     let mut late_binary = prose(20_000);
-    late_binary.extend(noise(20_000, 1));
+    late_binary.extend(noise(1, 20_000));
     let long_json = format!("{{\"rows\":[{}0]}}", "{\"a\":\"b\\\"c\",\"n\":-1.5e3,\"t\":true},".repeat(500));
     let umlauts = "Größe ".repeat(2000);
     let cases: Vec<(&str, Vec<u8>, ContentType)> = vec![
@@ -353,7 +342,7 @@ fn types_are_found_from_the_bytes() {
         ("control characters", b"abc\x01\x02".to_vec(), Binary),
         ("a zero byte", b"abc\0".to_vec(), Binary),
         ("Latin-1", b"Gr\xF6\xDFe ".to_vec(), Binary),
-        ("noise", noise(5000, 77), Binary),
+        ("noise", noise(77, 5000), Binary),
         ("text, then noise", late_binary, Binary),
         ("PNG", png, Media),
         ("JPEG", vec![0xFF, 0xD8, 0xFF, 0xE0, 0, 16, b'J', b'F', b'I', b'F', 0], Media),

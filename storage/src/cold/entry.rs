@@ -25,7 +25,7 @@
 use super::names;
 use crate::ident::Ident;
 use crate::item::{Head, Item};
-use crate::record::{MAX_VALUE, checksum, le16, le32, le64};
+use crate::record::{MAX_VALUE, checksum, le16, le32, le64, verify_payload};
 use crate::types::{Codec, ContentType, MAX_KEY, Version};
 use bytes::Bytes;
 use rawzip::extra_fields::{ExtraFieldId, ExtraFields};
@@ -81,28 +81,7 @@ impl Meta {
 
     /// Checks the payload.
     pub(super) fn verify_payload(&self, payload: &[u8]) -> Result<(), &'static str> {
-        if payload.len() != self.head.stored_len as usize {
-            return Err("the payload is cut short");
-        }
-        if checksum(self.head.version.0, payload) != self.payload_sum {
-            return Err("the payload's checksum does not match");
-        }
-        Ok(())
-    }
-
-    /// The item, given its verified payload.
-    pub(super) fn into_item(self, payload: Bytes) -> Item {
-        let h = self.head;
-        Item {
-            key: h.key,
-            ident: h.ident,
-            version: h.version,
-            expires_at: h.expires_at,
-            content_type: h.content_type,
-            codec: h.codec,
-            original_len: h.original_len,
-            payload,
-        }
+        verify_payload(&self.head, self.payload_sum, payload)
     }
 }
 

@@ -220,7 +220,7 @@ impl Container for Pack {
         let file = self.file()?;
         let (meta, read) = self.header(&*file, position)?;
         let payload = self.payload(&*file, position, &meta, read)?;
-        Ok(meta.into_item(payload))
+        Ok(meta.head.into_item(payload))
     }
 
     fn head(&self, position: u32) -> Result<Head> {

@@ -9,6 +9,7 @@ use super::*;
 use crate::clock::ManualClock;
 use crate::container::{Containers, Known, TierDir, Unknown};
 use crate::ident::{Hasher, Ident};
+use crate::testing::{FaultFs, known_of, noise};
 use crate::types::{ContentType, Version};
 use crate::vfs::Vfs;
 use bytes::Bytes;
@@ -36,7 +37,7 @@ impl Bench {
             .map(|(no, t)| TierDir { no: no as u16, path: t.path().to_path_buf(), limit: None })
             .collect();
         Bench {
-            vfs: Arc::new(faults::Faulty::default()),
+            vfs: Arc::new(FaultFs::default().without_syncs()),
             clock: Arc::new(ManualClock::new(1_700_000_000_000)),
             dirs,
             config: ColdConfig::default(),
@@ -91,18 +92,6 @@ impl Bench {
     }
 }
 
-pub(super) fn known_of(entry: &Entry) -> Known {
-    Known {
-        no: entry.no,
-        id: entry.id,
-        tier: entry.tier,
-        dir: entry.dir,
-        created_ms: entry.created_ms,
-        records: entry.records.load(Ordering::Relaxed),
-        earliest_expiry: entry.earliest_expiry.load(Ordering::Relaxed),
-    }
-}
-
 /// An item whose payload is the value encoded with `codec`.
 pub(super) fn item(key: &[u8], value: &[u8], codec: Codec, version: u64) -> Item {
     let payload = match codec {
@@ -139,18 +128,6 @@ pub(super) fn facts(item: &Item) -> (Bytes, Ident, Version, u64, ContentType, Ve
 
 pub(super) fn read(containers: &Containers, written: &Written) -> Result<Item> {
     containers.get(written.place.container()).unwrap().container.read(written.place.position())
-}
-
-pub(super) fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut x = seed | 1;
-    (0..len)
-        .map(|_| {
-            x ^= x << 13;
-            x ^= x >> 7;
-            x ^= x << 17;
-            (x >> 32) as u8
-        })
-        .collect()
 }
 
 /// A batch with every codec, lengths from nothing to more than a first read, and awkward keys.

@@ -18,8 +18,6 @@ use std::time::Duration;
 pub(super) const MAX_OPEN: usize = 8;
 /// Value files open at once for reading.
 const MAX_FILES: usize = 256;
-/// Bytes of block headers kept, so that a second read of a block fetches one record.
-const MAX_TABLES: usize = 8 << 20;
 /// Databases that may fail before the tier does without sled.
 const MAX_FAULTS: usize = 2;
 
@@ -60,11 +58,11 @@ impl Core {
             vfs,
             clock,
             store,
+            tables: TableCache::new(config.sled_cache),
             config,
             ram_only: AtomicBool::new(factory.is_none()),
             factory,
             files: FileCache::default(),
-            tables: TableCache::default(),
             jobs: Jobs::default(),
             ticks: AtomicU64::new(0),
             faults: Mutex::default(),
@@ -167,9 +165,11 @@ impl FileCache {
 
 /// Headers of blocks read lately. Each was verified when it was read and blocks never change, so an entry is
 /// right for as long as its generation is there; the record it leads to is verified all the same.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct TableCache {
     blocks: RwLock<Tables>,
+    /// Bytes of headers kept.
+    most: usize,
 }
 
 #[derive(Debug, Default)]
@@ -181,6 +181,11 @@ struct Tables {
 }
 
 impl TableCache {
+    /// A cache of a quarter of what the tier's indexes may take.
+    fn new(sled_cache: u64) -> TableCache {
+        TableCache { blocks: RwLock::default(), most: usize::try_from(sled_cache / 4).unwrap_or(usize::MAX) }
+    }
+
     /// The block of a record, if its header is here.
     pub fn get(&self, container: u64, record: u32) -> Option<Block> {
         let tables = self.blocks.read();
@@ -195,7 +200,7 @@ impl TableCache {
         if let Some(old) = tables.map.insert((block.spot.container, block.first), block) {
             tables.weight -= old.weight();
         }
-        while tables.weight > MAX_TABLES {
+        while tables.weight > self.most {
             let next = tables.map.range(tables.hand..).next().map(|(k, _)| *k);
             match next.or_else(|| tables.map.keys().next().copied()) {
                 Some(key) => {

@@ -142,7 +142,7 @@ impl Keeper {
         self.close_down_to(MAX_OPEN - 1);
         let path = generation.path.join(seal::index_name(index));
         let (cache, deadline) =
-            (self.core.config.sled_cache / MAX_OPEN as u64, self.core.config.sled_deadline);
+            (self.core.config.sled_cache / 2 / MAX_OPEN as u64, self.core.config.sled_deadline);
         Fence::open(factory, &path, entries, cache, deadline).map_err(|fault| {
             generation.mark_abandoned(&path, &fault);
             Failure::Fault
@@ -278,7 +278,7 @@ impl Keeper {
         by_use.sort_by_key(|(used, _)| *used);
         // The last one used stays, whatever its size: somebody is about to look up in it.
         for (_, generation) in by_use.iter().take(alive.len().saturating_sub(1)) {
-            if total > self.core.config.sled_cache {
+            if total > self.core.config.sled_cache / 4 {
                 total = total.saturating_sub(generation.ram_bytes());
                 generation.drop_ram();
             }

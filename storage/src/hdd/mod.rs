@@ -87,7 +87,8 @@ pub struct HddConfig {
     pub generation_size: u64,
     /// Bytes of small records that are put into one block and read together.
     pub block_size: usize,
-    /// Bytes of cache of all open sled databases together; indexes in RAM of sealed generations may take as much.
+    /// Bytes that the tier's indexes may take in RAM: half of it is the cache of all open sled databases together, a
+    /// quarter indexes in RAM of sealed generations, a quarter headers of blocks read lately.
     pub sled_cache: u64,
     /// How long an answer of sled is waited for before the database is given up.
     pub sled_deadline: Duration,

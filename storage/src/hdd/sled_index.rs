@@ -42,7 +42,7 @@ impl IndexFactory for SledFactory {
     }
 
     fn estimate(&self, entries: u64) -> u64 {
-        (56 << 10) + entries.saturating_mul(224)
+        (96 << 10) + entries.saturating_mul(320)
     }
 }
 

@@ -9,6 +9,7 @@ use super::*;
 use crate::clock::ManualClock;
 use crate::container::{Containers, Known, TierDir};
 use crate::ident::Ident;
+use crate::testing::known_of;
 use crate::types::{Codec, ContentType, Version};
 use crate::vfs::{RealFs, Vfs};
 use bytes::Bytes;
@@ -107,16 +108,7 @@ impl Bench {
 impl Open {
     /// What a catalog would know of the containers.
     pub fn known(&self) -> Vec<Known> {
-        let known = |e: &Arc<Entry>| Known {
-            no: e.no,
-            id: e.id,
-            tier: e.tier,
-            dir: e.dir,
-            created_ms: e.created_ms,
-            records: e.records.load(Ordering::Relaxed),
-            earliest_expiry: e.earliest_expiry.load(Ordering::Relaxed),
-        };
-        self.containers.all().iter().map(known).collect()
+        self.containers.all().iter().map(|e| known_of(e)).collect()
     }
 
     pub fn write(&self, items: &[Item]) -> Vec<Written> {

@@ -18,17 +18,14 @@
 //! 56  u64  checksum: xxh3-64 of bytes 0..56
 //! ```
 //!
-//! Invariants: what is below `synced` is immutable and on stable storage; after a failed write or sync the file
-//! counts up to `synced` and is neither written nor synced again.
-//!
-//! A file is made under a temporary name, header written, synced, renamed, directory synced: a crash leaves
-//! nothing, a file with `.tmp` behind its name (deleted at opening), or a file with a whole header.
+//! It is made, written and synced as every container is: see [`appendlog`](crate::appendlog) for the invariants
+//! and for what a crash leaves. Opening deletes what has `.tmp` behind its name.
 
-use crate::error::{Error, IoContext, Result};
+use crate::appendlog::AppendFile;
+use crate::error::{Error, Result};
 use crate::record::{checksum, le32, le64};
-use crate::vfs::{OpenMode, Vfs, VfsFile};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use crate::vfs::{Vfs, VfsFile};
+use std::path::Path;
 
 /// Where blocks begin.
 pub(super) const DATA: u64 = 8192;
@@ -122,92 +119,26 @@ impl Header {
 pub(super) struct ValueFile {
     /// Its number.
     pub no: u16,
-    /// Its path.
-    pub path: PathBuf,
-    /// The open file, shared with readers.
-    pub file: Arc<dyn VfsFile>,
-    /// Where the next block goes.
-    pub end: u64,
-    /// Everything below this is on stable storage.
-    pub synced: u64,
-    /// Length that disk blocks are reserved for.
-    pub allocated: u64,
-    failed: bool,
+    /// Its bytes, and how many of them are durable.
+    pub log: AppendFile,
 }
 
 impl ValueFile {
     /// Makes a value file in `folder`; durable, with its name, when it returns.
     pub fn create(vfs: &dyn Vfs, folder: &Path, header: &Header) -> Result<ValueFile> {
-        let path = folder.join(name(header.file));
-        let tmp = folder.join(format!("{}.tmp", name(header.file)));
-        let file = vfs.open(&tmp, OpenMode::CreateNew).at("create", &tmp)?;
         let mut bytes = header.encode();
         bytes.resize(COPY as usize, 0);
         bytes.extend_from_slice(&header.encode());
         bytes.resize(DATA as usize, 0);
-        let made = file.write_all_at(&bytes, 0).at("write", &tmp).and_then(|()| file.sync().at("sync", &tmp));
-        if let Err(e) = made {
-            let _ = vfs.remove_file(&tmp);
-            return Err(e);
-        }
-        vfs.rename(&tmp, &path).at("rename", &tmp)?;
-        vfs.sync_dir(folder).at("sync", folder)?;
-        let failed = false;
-        Ok(ValueFile { no: header.file, path, file, end: DATA, synced: DATA, allocated: DATA, failed })
-    }
-
-    /// Reserves disk blocks up to `len`.
-    pub fn allocate(&mut self, len: u64) -> Result<()> {
-        self.file.allocate(len).at("allocate", &self.path)?;
-        self.allocated = self.allocated.max(len);
-        Ok(())
-    }
-
-    /// Writes bytes at the end. After an error nothing more is appended.
-    pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        self.check()?;
-        if let Err(e) = self.file.write_all_at(bytes, self.end) {
-            self.failed = true;
-            return Err(Error::io("append to", &self.path, e));
-        }
-        self.end += bytes.len() as u64;
-        self.allocated = self.allocated.max(self.end);
-        Ok(())
-    }
-
-    /// Makes what was appended durable. After an error nothing is synced again: the kernel may have dropped the
-    /// dirty pages and would report success the second time (Rebello et al., "Can Applications Recover from
-    /// fsync Failures?", 2020).
-    pub fn sync(&mut self) -> Result<()> {
-        self.check()?;
-        if let Err(e) = self.file.sync() {
-            self.failed = true;
-            return Err(Error::io("sync", &self.path, e));
-        }
-        self.synced = self.end;
-        Ok(())
-    }
-
-    /// Whether a write or sync failed, so that nothing more goes in.
-    pub fn failed(&self) -> bool {
-        self.failed
-    }
-
-    fn check(&self) -> Result<()> {
-        if self.failed {
-            return Err(Error::OutOfService {
-                path: self.path.clone(),
-                why: "an earlier write or sync of this file failed".into(),
-            });
-        }
-        Ok(())
+        let log = AppendFile::create(vfs, folder, &name(header.file), &bytes, None)?;
+        Ok(ValueFile { no: header.file, log })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vfs::RealFs;
+    use crate::vfs::{OpenMode, RealFs};
 
     #[test]
     fn either_copy_of_the_header_will_do() {
@@ -215,7 +146,7 @@ mod tests {
         let header = Header { store: [9; 16], container: 5, file: 3, created_ms: 77 };
         let made = ValueFile::create(&RealFs, dir.path(), &header).unwrap();
         let path = dir.path().join("values-0003");
-        assert_eq!(Header::read(&*made.file, &path).unwrap(), header);
+        assert_eq!(Header::read(&**made.log.file(), &path).unwrap(), header);
         for bit in 0..HEADER * 8 {
             let whole = std::fs::read(&path).unwrap();
             for copies in [&[0][..], &[4096], &[0, 4096]] {

@@ -76,7 +76,7 @@ impl Writer {
                 Ok(()) => {}
                 Err(e) if e.is_no_space() => {
                     done.truncate(before);
-                    if self.active.as_ref().is_some_and(|a| a.file.failed()) {
+                    if self.active.as_ref().is_some_and(|a| a.file.log.poisoned()) {
                         self.seal();
                     }
                     moves = moves.saturating_sub(1);
@@ -191,7 +191,7 @@ impl Writer {
             let _ = vfs.remove_dir_all(&tmp);
             let _ = vfs.remove_dir_all(&path);
         })?;
-        file.path = path.join(value::name(0));
+        file.log.moved_to(path.join(value::name(0)));
         let generation = Arc::new(Generation::new(
             Arc::clone(&self.core),
             Arc::clone(dir),
@@ -202,8 +202,8 @@ impl Writer {
             self.allowance,
         ));
         generation.begin_ram();
-        generation.add_value(0, file.synced, file.allocated);
-        self.core.files.put((reserved.id, 0), Arc::clone(&file.file));
+        generation.add_value(0, file.log.synced(), file.log.reserved());
+        self.core.files.put((reserved.id, 0), Arc::clone(file.log.file()));
         self.generations.write().insert(reserved.id, Arc::clone(&generation));
         let handle = Arc::new(Handle(Arc::clone(&generation)));
         let entry = self.containers.publish(reserved, Tier::Hdd, dir.no, created_ms, handle);
@@ -215,7 +215,7 @@ impl Writer {
         if let Some(active) = self.active.take() {
             active.entry.sealed.store(true, Ordering::Release);
             let file = &active.file;
-            active.generation.set_end(file.no, file.synced);
+            active.generation.set_end(file.no, file.log.synced());
             self.core.jobs.push(Job::Persist(active.generation));
         }
     }
@@ -239,8 +239,8 @@ impl Active {
 
     /// Begins another value file if the block does not go into this one.
     fn turn_over(&mut self, core: &Core, len: u64, value_size: u64, purpose: Purpose) -> Result<()> {
-        let empty = self.file.end == value::DATA;
-        if empty || self.file.end.saturating_add(len) <= value_size || self.file.no == u16::MAX {
+        let end = self.file.log.appended();
+        if end == value::DATA || end.saturating_add(len) <= value_size || self.file.no == u16::MAX {
             return Ok(());
         }
         let generation = &self.generation;
@@ -254,8 +254,8 @@ impl Active {
         generation.dir.claim(value::DATA, purpose)?;
         let file = ValueFile::create(&*core.vfs, &generation.path, &header)
             .inspect_err(|_| generation.dir.change(value::DATA, 0))?;
-        core.files.put((generation.id, file.no), Arc::clone(&file.file));
-        generation.add_value(file.no, file.synced, file.allocated);
+        core.files.put((generation.id, file.no), Arc::clone(file.log.file()));
+        generation.add_value(file.no, file.log.synced(), file.log.reserved());
         self.file = file;
         Ok(())
     }
@@ -275,7 +275,7 @@ impl Active {
             let room = (MAX_RECORDS - self.next_record) as usize;
             let (count, len) = block::plan(rest, core.config.block_size, room);
             let (batch, after) = rest.split_at_checked(count).unwrap_or((rest, &[]));
-            let offset = self.file.end + buffer.len() as u64;
+            let offset = self.file.log.appended() + buffer.len() as u64;
             let begun = !extents.is_empty();
             if begun && (self.is_full(len, generation_size) || offset.saturating_add(len) > value_size) {
                 break;
@@ -294,14 +294,14 @@ impl Active {
             self.bytes += len;
             self.next_block += 1;
             if buffer.len() >= GATHER {
-                self.file.append(&buffer)?;
+                self.file.log.append(&buffer)?;
                 buffer.clear();
             }
             rest = after;
         }
-        self.file.append(&buffer)?;
-        self.file.sync()?;
-        self.generation.set_end(self.file.no, self.file.synced);
+        self.file.log.append(&buffer)?;
+        self.file.log.sync()?;
+        self.generation.set_end(self.file.no, self.file.log.synced());
         self.generation.enter(&extents);
         self.entry.records.store(u64::from(self.next_record), Ordering::Relaxed);
         items.iter().take(written.len()).for_each(|i| self.entry.note_expiry(i.expires_at));
@@ -322,20 +322,20 @@ impl Active {
 
     /// Reserves disk blocks up to `end`, a step more where there is room for it.
     fn reserve(&mut self, end: u64, value_size: u64, purpose: Purpose) -> Result<()> {
-        if end <= self.file.allocated {
+        let before = self.file.log.reserved();
+        if end <= before {
             return Ok(());
         }
-        let step = (self.file.allocated / 8).clamp(STEP.0, STEP.1);
+        let step = (before / 8).clamp(STEP.0, STEP.1);
         let end = end.next_multiple_of(PAGE);
-        let generous = end.max(self.file.allocated + step).min(value_size.max(end));
+        let generous = end.max(before + step).min(value_size.max(end));
         let no = self.file.no;
         // Charged first: what is reserved on the disk never exceeds what is charged.
         let claimed = match self.generation.claim_value(no, generous, purpose) {
             Ok(()) => generous,
             Err(_) => self.generation.claim_value(no, end, purpose).map(|()| end)?,
         };
-        let before = self.file.allocated;
-        self.file.allocate(claimed).inspect_err(|_| self.generation.unclaim_value(no, before))
+        self.file.log.reserve(claimed).inspect_err(|_| self.generation.unclaim_value(no, before))
     }
 }
 

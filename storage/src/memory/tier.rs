@@ -56,14 +56,26 @@ impl MemoryTier {
         }
     }
 
+    /// Whether an entry with a key and a value of these lengths is within the limits at all.
+    pub fn can_hold(&self, key_len: usize, value_len: usize) -> bool {
+        let limits = self.budget.limits();
+        entry::weight(key_len, value_len) <= limits.bytes && limits.items > 0
+    }
+
     /// Looks a key up and counts the use.
     pub fn get(&self, ident: Ident, key: &[u8], now_ms: u64) -> Lookup {
+        self.get_at(ident, key, || now_ms)
+    }
+
+    /// [`get`](Self::get) that asks for the time only if the entry can expire. `now_ms` is called under a shard's
+    /// lock: it must not call the tier.
+    pub fn get_at(&self, ident: Ident, key: &[u8], now_ms: impl FnOnce() -> u64) -> Lookup {
         let hash = mix(ident);
         let Some(shard) = self.shard(hash) else { return Lookup::Miss };
         let shard = shard.read();
         match shard.find(ident, hash) {
             Some(entry) if entry.key() == key => {
-                if entry.expired(now_ms) {
+                if entry.expires_at != 0 && entry.expired(now_ms()) {
                     return Lookup::Expired;
                 }
                 if self.policy == MemoryPolicy::Lru {

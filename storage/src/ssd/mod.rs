@@ -64,7 +64,7 @@ pub const MAX_SEGMENT: u64 = (Place::MAX_POSITION as u64 + 1) * Place::UNIT;
 const GENERATION_MS: u64 = 30_000;
 
 /// How segments are read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum ReadMode {
     /// What was written or read lately through a memory map, the rest with `pread`.

@@ -350,6 +350,7 @@ mod tests {
             (b"1 9999999999 0 0\n", None, "line 1", "blocks"),
             (b"key,size\na,b\n", None, "line 2", "header"),
             (b"lbn,size\n1\n", None, "line 2", "fields"),
+            (b"lbn,size\n1,2,3\n", None, "line 2", "fields"),
             (b"a,1\nb\n", None, "line 2", "comma"),
             (b"a,99999999999\n", None, "line 1", "size"),
             (b"a\nb\0c\n", None, "line 2", "key"),

@@ -253,6 +253,7 @@ fn without_a_reserve_a_full_disk_is_an_error_that_loses_nothing() {
         w.run(Op::Own(2 + round, true));
         let r = w.cat().sync();
         assert!(r.as_ref().is_err_and(Error::is_no_space), "{r:?}");
+        assert!(!w.cat().journal.as_ref().unwrap().broken(), "nothing failed: there is no room");
         assert!(w.cat().checkpoint().is_err());
         w.check();
     }
@@ -282,6 +283,65 @@ fn mending_may_use_the_reserve() {
     assert!(w.log.is_empty(), "acknowledged");
     w.reopen(3);
     assert!(w.durable.is_empty());
+}
+
+/// A pair begun while the journal was broken follows on from nothing until its checkpoint is published, even if it
+/// can be written perfectly well.
+#[test]
+fn a_pair_whose_checkpoint_was_not_published_counts_for_nothing() {
+    for kind in ["rename", "sync-dir"] {
+        let mem = MemFs::default();
+        let (cat, _) = open(Arc::new(mem.clone()), Path::new("/c"), 1).unwrap();
+        let entry = container(&cat);
+        write(&cat, id(1), Place::new(entry.no, 1).unwrap());
+        cat.sync().unwrap();
+        write(&cat, id(2), Place::new(entry.no, 2).unwrap());
+        mem.fail_once(Some(mem.calls()));
+        let journal = cat.journal.as_ref().unwrap();
+        assert!(journal.sync(1).is_err());
+        mem.fail_kind(Some(kind));
+        assert!(cat.sync().is_err());
+        mem.fail_kind(None);
+        write(&cat, id(3), Place::new(entry.no, 3).unwrap());
+        assert!(journal.sync(1).is_err(), "only a checkpoint makes it good");
+        cat.sync().unwrap();
+        let (again, _) = open(Arc::new(mem.after_power_cut(|| 0)), Path::new("/c"), 2).unwrap();
+        assert_eq!(durable(&again), durable(&cat));
+    }
+}
+
+/// What an orphan holds is never named durable before its checkpoint is published: a crash would find a gap below
+/// that number and take an undamaged catalog for a lost one.
+#[test]
+fn an_orphan_does_not_name_itself_durable() {
+    let mem = MemFs::default();
+    let (cat, _) = open(Arc::new(mem.clone()), Path::new("/c"), 1).unwrap();
+    let cat = Arc::new(cat);
+    let entry = container(&cat);
+    write(&cat, id(1), Place::new(entry.no, 1).unwrap());
+    cat.sync().unwrap();
+    // A write comes while the checkpoint is being made: its frame goes to the new pair.
+    let (weak, no, n) = (Arc::downgrade(&cat), entry.no, AtomicU64::new(9));
+    cat.on_checkpoint(move || {
+        let p = u32::try_from(n.fetch_add(1, Ordering::Relaxed)).unwrap();
+        write(&weak.upgrade().unwrap(), id(3), Place::new(no, p).unwrap());
+        Vec::new()
+    });
+    write(&cat, id(2), Place::new(entry.no, 2).unwrap());
+    mem.fail_once(Some(mem.calls()));
+    assert!(cat.journal.as_ref().unwrap().sync(1).is_err());
+    mem.fail_kind(Some("rename"));
+    let durable_before = cat.journal.as_ref().unwrap().durable();
+    for _ in 0..3 {
+        assert!(cat.sync().is_err());
+        assert_eq!(cat.journal.as_ref().unwrap().durable(), durable_before);
+        let (again, _) = open(Arc::new(mem.snapshot()), Path::new("/c"), 2).unwrap();
+        assert!(durable(&again).contains_key(&id(1)));
+    }
+    mem.fail_kind(None);
+    cat.sync().unwrap();
+    let (again, _) = open(Arc::new(mem.after_power_cut(|| 0)), Path::new("/c"), 2).unwrap();
+    assert_eq!(durable(&again), durable(&cat));
 }
 
 /// A disk that goes on failing gets no trail of files from the attempts to mend.

@@ -30,6 +30,8 @@ struct State {
     fail_from: Option<u64>,
     /// The call of this number fails.
     fail_once: Option<u64>,
+    /// Calls of this kind fail.
+    fail_kind: Option<&'static str>,
     /// Bytes that all files may have together.
     room: Option<u64>,
     /// What each counted call was.
@@ -50,7 +52,8 @@ impl State {
         let n = self.calls;
         self.calls += 1;
         self.trace.push(format!("{what} {}", path.display()));
-        if self.fail_from.is_some_and(|f| n >= f) || self.fail_once == Some(n) {
+        let kind = self.fail_kind == Some(what);
+        if kind || self.fail_from.is_some_and(|f| n >= f) || self.fail_once == Some(n) {
             return Err(io::Error::from_raw_os_error(5));
         }
         Ok(())
@@ -76,6 +79,10 @@ impl MemFs {
 
     pub(super) fn fail_once(&self, call: Option<u64>) {
         self.0.lock().fail_once = call;
+    }
+
+    pub(super) fn fail_kind(&self, what: Option<&'static str>) {
+        self.0.lock().fail_kind = what;
     }
 
     pub(super) fn set_room(&self, room: Option<u64>) {

@@ -1,163 +1,41 @@
 //! Disks that are full, fail or come back.
 
 use super::*;
-use crate::vfs::{DirEntry, EntryKind, OpenMode, RealFs, Space, VfsFile, VfsLock};
-use std::io;
-use std::sync::Mutex as StdMutex;
+use crate::testing::{ENOSPC, Fault, FaultFs, Op};
+use crate::vfs::Space;
 
-/// What fails, below which path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fault {
-    /// Writes beyond so many bytes: ENOSPC.
-    Full(u64),
-    /// Every `fsync` of a file.
-    Sync,
-    /// The next `fsync` of a file, once.
-    SyncOnce,
-    /// Every `fsync` of a directory.
-    SyncDir,
-    /// Every rename.
-    Rename,
-    /// Every read: EIO.
-    Read,
-    /// Removing.
-    Remove,
-}
-
-/// The real file system with faults below some paths. It syncs nothing: what these tests look at is what the
-/// process sees, and on a busy disk syncing would be nearly all of their time.
-#[derive(Debug, Default)]
-pub(super) struct Faulty {
-    real: RealFs,
-    faults: Faults,
-    reads: Arc<AtomicU64>,
-}
-
-type Faults = Arc<StdMutex<Vec<(PathBuf, Fault)>>>;
-
-fn hit(faults: &Faults, path: &Path, wanted: impl Fn(Fault) -> bool) -> io::Result<()> {
-    let mut faults = faults.lock().unwrap();
-    let Some(at) = faults.iter().position(|(below, f)| path.starts_with(below) && wanted(*f)) else {
-        return Ok(());
-    };
-    let kind = match faults[at].1 {
-        Fault::Full(_) => io::ErrorKind::StorageFull,
-        Fault::SyncOnce => {
-            faults.remove(at);
-            io::ErrorKind::Other
-        }
-        _ => io::ErrorKind::Other,
-    };
-    Err(io::Error::from(kind))
-}
-
-#[derive(Debug)]
-struct FaultyFile {
-    real: Arc<dyn VfsFile>,
-    path: PathBuf,
-    faults: Faults,
-    reads: Arc<AtomicU64>,
-}
-
-impl VfsFile for FaultyFile {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.reads.fetch_add(1, Ordering::Relaxed);
-        hit(&self.faults, &self.path, |f| f == Fault::Read)?;
-        self.real.read_at(buf, offset)
-    }
-    fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
-        let end = offset + buf.len() as u64;
-        hit(&self.faults, &self.path, |f| matches!(f, Fault::Full(most) if end > most))?;
-        self.real.write_all_at(buf, offset)
-    }
-    fn allocate(&self, len: u64) -> io::Result<()> {
-        self.real.allocate(len)
-    }
-    fn sync(&self) -> io::Result<()> {
-        hit(&self.faults, &self.path, |f| matches!(f, Fault::Sync | Fault::SyncOnce))
-    }
-    fn len(&self) -> io::Result<u64> {
-        self.real.len()
-    }
-    fn allocated(&self) -> io::Result<u64> {
-        self.real.allocated()
-    }
-    fn map(&self, len: u64) -> io::Result<Option<crate::vfs::Map>> {
-        self.real.map(len)
-    }
-}
-
-impl Vfs for Faulty {
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn VfsFile>> {
-        let real = self.real.open(path, mode)?;
-        Ok(Arc::new(FaultyFile {
-            real,
-            path: path.to_path_buf(),
-            faults: self.faults.clone(),
-            reads: self.reads.clone(),
-        }))
-    }
-    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.real.create_dir_all(path)
-    }
-    fn read_dir(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
-        self.real.read_dir(path)
-    }
-    fn kind(&self, path: &Path) -> io::Result<Option<EntryKind>> {
-        self.real.kind(path)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        hit(&self.faults, from, |f| f == Fault::Rename)?;
-        self.real.rename(from, to)
-    }
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        hit(&self.faults, path, |f| f == Fault::Remove)?;
-        self.real.remove_file(path)
-    }
-    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.real.remove_dir_all(path)
-    }
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        hit(&self.faults, path, |f| f == Fault::SyncDir)
-    }
-    fn try_lock(&self, path: &Path) -> io::Result<Option<Box<dyn VfsLock>>> {
-        self.real.try_lock(path)
-    }
-    fn space(&self, path: &Path) -> io::Result<Space> {
-        // The first directory always has most room, so that tests know where packs go.
-        let free = if path.ends_with("first") { 1 << 40 } else { 1 << 39 };
-        Ok(Space { free, total: 1 << 41 })
-    }
+/// Writes beyond so many bytes of a file fail: a full disk.
+fn full(most: u64) -> Fault {
+    Fault::when(move |c| c.op == Op::Write && c.range.end > most).errno(ENOSPC)
 }
 
 struct Faulted {
     bench: Bench,
-    faults: Faults,
-    reads: Arc<AtomicU64>,
+    faults: FaultFs,
     cold: Arc<Cold>,
     containers: Arc<Containers>,
 }
 
 fn faulted(dirs: usize) -> Faulted {
     let mut bench = Bench::new(dirs);
-    let vfs = Faulty::default();
-    let (faults, reads) = (vfs.faults.clone(), vfs.reads.clone());
-    bench.vfs = Arc::new(vfs);
+    let faults = FaultFs::default().without_syncs();
+    // The first directory always has most room, so that tests know where packs go.
+    faults.say_space(|path| Space {
+        free: if path.ends_with("first") { 1 << 40 } else { 1 << 39 },
+        total: 1 << 41,
+    });
+    bench.vfs = Arc::new(faults.clone());
     bench.config.pack_size = SMALLEST_PACK;
     let first = bench.dirs[0].path.join("first");
     std::fs::create_dir(&first).unwrap();
     bench.dirs[0].path = first;
     let (cold, containers) = bench.open();
-    Faulted { bench, faults, reads, cold, containers }
+    Faulted { bench, faults, cold, containers }
 }
 
 impl Faulted {
     fn set(&self, dir: usize, fault: Fault) {
-        self.faults.lock().unwrap().push((self.bench.dirs[dir].path.clone(), fault));
-    }
-
-    fn heal(&self) {
-        self.faults.lock().unwrap().clear();
+        self.faults.fail(fault.below(&self.bench.dirs[dir].path));
     }
 
     fn write(&self) -> Result<Vec<Written>> {
@@ -182,12 +60,12 @@ impl Faulted {
 fn a_full_disk_leaves_nothing_behind() {
     for most in [0, 100, 2000] {
         let t = faulted(1);
-        t.set(0, Fault::Full(most));
+        t.set(0, full(most));
         let e = t.write().unwrap_err();
         assert!(e.is_no_space(), "{e}");
         t.nothing_is_left(0);
         assert!(t.containers.all().is_empty());
-        t.heal();
+        t.faults.heal();
         let written = t.write().unwrap();
         t.check(&written, 0);
     }
@@ -195,14 +73,14 @@ fn a_full_disk_leaves_nothing_behind() {
 
 #[test]
 fn every_failing_step_is_an_error_and_leaves_nothing() {
-    for fault in [Fault::Sync, Fault::SyncDir, Fault::Rename] {
+    for fault in [Op::Sync, Op::SyncDir, Op::Rename] {
         let t = faulted(1);
-        t.set(0, fault);
+        t.set(0, Fault::on(fault));
         let e = t.write().unwrap_err();
         assert!(matches!(e, Error::Io { .. }), "{fault:?}: {e}");
         t.nothing_is_left(0);
         assert!(t.containers.all().is_empty(), "{fault:?}");
-        t.heal();
+        t.faults.heal();
         let refused = t.write().unwrap_err();
         assert!(matches!(refused, Error::OutOfService { .. }), "{fault:?}: {refused}");
         t.cold.maintain();
@@ -217,7 +95,7 @@ fn every_failing_step_is_an_error_and_leaves_nothing() {
 #[test]
 fn a_directory_that_still_fails_stays_out() {
     let t = faulted(1);
-    t.set(0, Fault::Sync);
+    t.set(0, Fault::on(Op::Sync));
     t.write().unwrap_err();
     t.bench.clock.advance(30_000);
     t.cold.maintain();
@@ -228,10 +106,10 @@ fn a_directory_that_still_fails_stays_out() {
 #[test]
 fn one_failed_sync_is_tried_again_in_a_new_pack() {
     let t = faulted(1);
-    t.set(0, Fault::SyncOnce);
+    t.set(0, Fault::on(Op::Sync).times(1));
     let written = t.cold.write(&mixed()[..3], Purpose::Write).unwrap();
     t.check(&written, 0);
-    assert!(t.faults.lock().unwrap().is_empty(), "the sync failed");
+    assert_eq!(t.faults.pending(), 0, "the sync failed");
     assert_eq!(t.bench.files(0).len(), 1, "{:?}", t.bench.files(0));
     assert!(t.cold.dirs[0].in_service());
 }
@@ -243,32 +121,32 @@ fn a_record_costs_one_read_and_a_long_one_two() {
     let items = [item(b"a", b"short", Codec::None, 1), item(b"b", &noise(2, 6000), Codec::None, 2), long];
     let written = t.cold.write(&items, Purpose::Write).unwrap();
     for (w, cost) in written.iter().zip([1, 1, 2]) {
-        let before = t.reads.load(Ordering::Relaxed);
+        let before = t.faults.calls(Op::Read);
         read(&t.containers, w).unwrap();
-        assert_eq!(t.reads.load(Ordering::Relaxed) - before, cost);
+        assert_eq!(t.faults.calls(Op::Read) - before, cost);
     }
 }
 
 #[test]
 fn another_directory_takes_over() {
-    for fault in [Fault::Sync, Fault::Full(10)] {
+    for sync in [true, false] {
         let t = faulted(2);
         let written = t.write().unwrap();
         t.check(&written, 0);
         let before = t.bench.files(0);
-        t.set(0, fault);
+        t.set(0, if sync { Fault::on(Op::Sync) } else { full(10) });
         let written = t.write().unwrap();
         t.check(&written, 1);
-        assert_eq!(t.bench.files(0), before, "{fault:?}");
+        assert_eq!(t.bench.files(0), before, "sync: {sync}");
         // Reading the first goes on; the full one is not out of service.
-        assert_eq!(t.cold.dirs[0].in_service(), fault != Fault::Sync);
+        assert_eq!(t.cold.dirs[0].in_service(), !sync);
     }
 }
 
 #[test]
 fn a_later_pack_that_fails_takes_the_earlier_ones_with_it() {
     let t = faulted(1);
-    t.set(0, Fault::Full(100_000));
+    t.set(0, full(100_000));
     let mut items: Vec<Item> =
         (0..20).map(|i| item(format!("k{i}").as_bytes(), &noise(i, 10_000), Codec::None, i)).collect();
     items.push(item(b"large", &noise(77, 200_000), Codec::None, 77));
@@ -283,13 +161,13 @@ fn a_later_pack_that_fails_takes_the_earlier_ones_with_it() {
 #[test]
 fn what_cannot_be_removed_keeps_counting_and_goes_at_the_next_opening() {
     let mut t = faulted(1);
-    t.set(0, Fault::SyncDir);
-    t.set(0, Fault::Remove);
+    t.set(0, Fault::on(Op::SyncDir));
+    t.set(0, Fault::on(Op::RemoveFile));
     t.write().unwrap_err();
     let left = t.bench.files(0);
     assert!(!left.is_empty());
     assert!(t.cold.usage().occupied > 0);
-    t.heal();
+    t.faults.heal();
     let (cold, report, _) = t.bench.try_open(vec![], Unknown::Delete).unwrap();
     assert_eq!(report.deleted, left.len() as u64);
     assert_eq!(cold.usage().occupied, 0);
@@ -299,7 +177,7 @@ fn what_cannot_be_removed_keeps_counting_and_goes_at_the_next_opening() {
 fn a_disk_that_cannot_be_read_is_unreachable_not_damaged() {
     let t = faulted(1);
     let written = t.write().unwrap();
-    t.set(0, Fault::Read);
+    t.set(0, Fault::on(Op::Read));
     let entry = t.containers.get(written[0].place.container()).unwrap();
     for e in [
         entry.container.read(written[0].place.position()).unwrap_err(),
@@ -308,19 +186,19 @@ fn a_disk_that_cannot_be_read_is_unreachable_not_damaged() {
     ] {
         assert!(matches!(e, Error::Io { .. }), "{e}");
     }
-    t.heal();
+    t.faults.heal();
     t.check(&written, 0);
 }
 
 #[test]
 fn a_drop_that_failed_can_be_repeated() {
-    for fault in [Fault::Remove, Fault::SyncDir] {
+    for fault in [Op::RemoveFile, Op::SyncDir] {
         let t = faulted(1);
         let written = t.cold.write(&mixed()[..3], Purpose::Write).unwrap();
         let entry = t.containers.remove(written[0].place.container()).unwrap();
-        t.set(0, fault);
+        t.set(0, Fault::on(fault));
         assert!(t.cold.drop_container(&entry).is_err(), "{fault:?}");
-        t.heal();
+        t.faults.heal();
         t.cold.drop_container(&entry).unwrap();
         t.nothing_is_left(0);
     }

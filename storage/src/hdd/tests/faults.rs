@@ -1,9 +1,8 @@
 //! sled that panics, hangs and lies; disks that are full, fail to sync, or fail altogether.
 
 use super::*;
-use crate::vfs::{DirEntry, EntryKind, Map, OpenMode, Space, VfsFile, VfsLock};
-use std::io;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use crate::testing::{ENOSPC, Fault, FaultFs, Op};
+use crate::vfs::Space;
 
 fn items(from: u32, n: u32) -> Vec<Item> {
     (from..from + n).map(|i| item(i, 900)).collect()
@@ -120,112 +119,21 @@ fn a_generation_that_does_not_open_in_time_is_busy_not_missing() {
     assert_eq!(open.check(&all, &written), all.len(), "rebuilt");
 }
 
-/// A disk that fails as told.
-#[derive(Debug, Default)]
-struct Bad {
-    /// Syncs of files in this many more syncs fail; counts down.
-    syncs_until_failure: AtomicUsize,
-    fail_sync: AtomicBool,
-    fail_writes: AtomicBool,
-    full: AtomicBool,
-    unreadable: AtomicBool,
-    free: AtomicU64,
+fn says(free: u64) -> impl Fn(&Path) -> Space {
+    move |_| Space { free, total: 1 << 40 }
 }
 
-#[derive(Debug)]
-struct BadFs(Arc<Bad>);
-
-#[derive(Debug)]
-struct BadFile(Arc<Bad>, Arc<dyn VfsFile>, bool);
-
-fn eio() -> io::Error {
-    io::Error::from_raw_os_error(5)
-}
-
-impl Vfs for BadFs {
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn VfsFile>> {
-        let values = path.to_string_lossy().contains("values-");
-        if mode == OpenMode::CreateNew && self.0.fail_writes.load(Ordering::SeqCst) {
-            return Err(eio());
-        }
-        Ok(Arc::new(BadFile(self.0.clone(), RealFs.open(path, mode)?, values)))
-    }
-    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        RealFs.create_dir_all(path)
-    }
-    fn read_dir(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
-        RealFs.read_dir(path)
-    }
-    fn kind(&self, path: &Path) -> io::Result<Option<EntryKind>> {
-        RealFs.kind(path)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        RealFs.rename(from, to)
-    }
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        RealFs.remove_file(path)
-    }
-    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
-        RealFs.remove_dir_all(path)
-    }
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        RealFs.sync_dir(path)
-    }
-    fn try_lock(&self, path: &Path) -> io::Result<Option<Box<dyn VfsLock>>> {
-        RealFs.try_lock(path)
-    }
-    fn space(&self, _: &Path) -> io::Result<Space> {
-        Ok(Space { free: self.0.free.load(Ordering::SeqCst), total: 1 << 40 })
-    }
-}
-
-impl VfsFile for BadFile {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        if self.2 && offset >= 8192 && self.0.unreadable.load(Ordering::SeqCst) {
-            return Err(eio());
-        }
-        self.1.read_at(buf, offset)
-    }
-    fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
-        if self.0.fail_writes.load(Ordering::SeqCst) {
-            return Err(eio());
-        }
-        self.1.write_all_at(buf, offset)
-    }
-    fn allocate(&self, len: u64) -> io::Result<()> {
-        if self.0.full.load(Ordering::SeqCst) {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        self.1.allocate(len)
-    }
-    fn sync(&self) -> io::Result<()> {
-        if self.2 && self.0.fail_sync.load(Ordering::SeqCst) {
-            let left = self.0.syncs_until_failure.load(Ordering::SeqCst);
-            if left == 0 {
-                self.0.fail_sync.store(false, Ordering::SeqCst);
-                return Err(eio());
-            }
-            self.0.syncs_until_failure.store(left - 1, Ordering::SeqCst);
-        }
-        self.1.sync()
-    }
-    fn len(&self) -> io::Result<u64> {
-        self.1.len()
-    }
-    fn allocated(&self) -> io::Result<u64> {
-        self.1.allocated()
-    }
-    fn map(&self, len: u64) -> io::Result<Option<Map>> {
-        self.1.map(len)
-    }
-}
-
-fn bad(limits: &[Option<u64>]) -> (Bench, Arc<Bad>) {
-    let disk = Arc::new(Bad { free: AtomicU64::new(1 << 40), ..Bad::default() });
+fn bad(limits: &[Option<u64>]) -> (Bench, FaultFs) {
+    let disk = FaultFs::default();
+    disk.say_space(says(1 << 40));
     let mut bench = Bench::new(limits);
-    bench.vfs = Arc::new(BadFs(disk.clone()));
+    bench.vfs = Arc::new(disk.clone());
     bench.factory = None;
     (bench, disk)
+}
+
+fn of_values(path: &Path) -> bool {
+    path.to_string_lossy().contains("values-")
 }
 
 #[test]
@@ -234,9 +142,9 @@ fn a_failed_sync_seals_the_generation_and_the_batch_goes_to_a_new_one() {
     let open = bench.open(&[]);
     let all = items(0, 60);
     let mut written = open.write(&all[..20]);
-    disk.fail_sync.store(true, Ordering::SeqCst);
+    disk.fail(Fault::when(|c| c.op == Op::Sync && of_values(c.path)).times(1));
     written.extend(open.write(&all[20..40]));
-    assert!(!disk.fail_sync.load(Ordering::SeqCst), "a sync did fail");
+    assert_eq!(disk.pending(), 0, "a sync did fail");
     assert_ne!(written[0].place.container(), written[20].place.container());
     let first = open.containers.get(written[0].place.container()).unwrap();
     assert!(first.sealed.load(Ordering::Relaxed));
@@ -257,10 +165,10 @@ fn a_disk_that_fails_is_left_alone_and_comes_back() {
     let open = bench.open(&[]);
     let all = items(0, 40);
     let mut written = open.write(&all[..20]);
-    disk.fail_writes.store(true, Ordering::SeqCst);
+    disk.fail(Fault::on_any(&[Op::Create, Op::Write]));
     let error = open.hdd.write(&all[20..], Purpose::Write).unwrap_err();
     assert!(matches!(error, Error::Io { .. }), "{error}");
-    disk.fail_writes.store(false, Ordering::SeqCst);
+    disk.heal();
     let error = open.hdd.write(&all[20..], Purpose::Write).unwrap_err();
     assert!(matches!(error, Error::OutOfService { .. }), "{error}");
     assert_eq!(open.hdd.health().out_of_service.len(), 1);
@@ -280,17 +188,17 @@ fn a_full_disk_is_said_and_the_reserve_stays_free() {
     let open = bench.open(&[]);
     let all = items(0, 40);
     let mut written = open.write(&all[..20]);
-    disk.free.store(bench.config.reserve + 100, Ordering::SeqCst);
+    disk.say_space(says(bench.config.reserve + 100));
     bench.clock.advance(2000);
     let error = open.hdd.write(&items(100, 200), Purpose::Reclaim).unwrap_err();
     assert!(error.is_no_space(), "{error}");
-    disk.free.store(1 << 40, Ordering::SeqCst);
-    disk.full.store(true, Ordering::SeqCst);
+    disk.say_space(says(1 << 40));
+    disk.fail(Fault::on(Op::Allocate).errno(ENOSPC));
     let before = open.hdd.usage().occupied;
     let error = open.hdd.write(&items(100, 200), Purpose::Write).unwrap_err();
     assert!(error.is_no_space(), "{error}");
     assert_eq!(open.hdd.usage().occupied, before, "what was refused is not charged");
-    disk.full.store(false, Ordering::SeqCst);
+    disk.heal();
     written.extend(open.write(&all[20..]));
     assert_eq!(open.check(&all, &written), 40);
     assert!(open.hdd.health().out_of_service.is_empty(), "a full disk is no broken disk");
@@ -305,7 +213,7 @@ fn what_cannot_be_reached_is_not_called_damaged() {
     let known = open.known();
     open.hdd.close().unwrap();
     drop(open);
-    disk.unreadable.store(true, Ordering::SeqCst);
+    disk.fail(Fault::when(|c| c.op == Op::Read && c.range.start >= value::DATA && of_values(c.path)));
     let open = bench.open(&known);
     for w in &written {
         let error = open.read(w).unwrap_err();

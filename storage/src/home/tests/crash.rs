@@ -1,6 +1,7 @@
 //! Stops and full disks at every change.
 
 use super::*;
+use parking_lot::Mutex;
 
 #[test]
 fn a_refused_opening_leaves_no_trace() {
@@ -18,8 +19,8 @@ fn a_refused_opening_leaves_no_trace() {
     fs::remove_file(b.dir(2)).unwrap();
     let before = b.tree();
     // Every change fails once, at its place; the taking back works.
-    let whole = Fs::stopping_after(i64::MAX);
-    drop(Home::open(whole.clone(), &b.request).unwrap());
+    let whole = faulty();
+    drop(Home::open(Arc::new(whole.clone()), &b.request).unwrap());
     let changes = whole.changes();
     for dir in ["ssd", "hdd", "cold"] {
         fs::remove_dir_all(b.path(dir)).unwrap();
@@ -28,11 +29,8 @@ fn a_refused_opening_leaves_no_trace() {
     fs::create_dir_all(b.path("cold")).unwrap();
     assert!(b.tree() == before && changes > 15);
     for n in 0..changes {
-        let count = AtomicI64::new(0);
-        let fs = Fs::with_rule(move |op, _| {
-            let changes = ["mkdir", "lock", "syncdir", "create", "write", "sync", "rename"].contains(&op);
-            (changes && count.fetch_add(1, Ordering::SeqCst) == n).then_some(io::ErrorKind::Other)
-        });
+        let making = &[Op::MakeDir, Op::Lock, Op::SyncDir, Op::Create, Op::Write, Op::Sync, Op::Rename];
+        let fs = failing(Fault::on_any(making).after(n).times(1));
         assert!(Home::open(fs, &b.request).is_err(), "change {n}");
         assert!(b.tree() == before, "after change {n}: {:?}", b.tree());
     }
@@ -42,14 +40,8 @@ fn a_refused_opening_leaves_no_trace() {
 fn discarding_stopped_before_the_new_identity_is_written_goes_on() {
     let b = bench();
     b.live();
-    copy_dir(b.dir(1), &b.path("image"));
-    b.live();
-    fs::remove_dir_all(b.dir(1)).unwrap();
-    fs::rename(b.path("image"), b.dir(1)).unwrap();
-    let hdd = b.dir(1).to_path_buf();
-    let fs = Fs::with_rule(move |op, path| {
-        (op == "create" && path.starts_with(&hdd)).then_some(io::ErrorKind::Other)
-    });
+    b.live_and_put_back(1);
+    let fs = failing(Fault::on(Op::Create).below(b.dir(1)));
     let mut request = b.request.clone();
     request.flags.discard_missing = true;
     let mut home = Home::open(fs, &request).unwrap();
@@ -63,31 +55,30 @@ fn discarding_stopped_before_the_new_identity_is_written_goes_on() {
 #[test]
 fn everything_is_synced_in_its_order() {
     let b = bench();
-    let calls: Arc<Mutex<Vec<(String, PathBuf)>>> = Arc::default();
+    let calls: Arc<Mutex<Vec<(Op, PathBuf)>>> = Arc::default();
     let log = calls.clone();
-    let vfs = Fs::with_rule(move |op, path| {
-        log.lock().unwrap().push((op.to_owned(), path.to_path_buf()));
-        None
-    });
-    let mut home = Home::open(vfs, &b.request).unwrap();
+    let vfs = faulty();
+    vfs.watch(move |c| log.lock().push((c.op, c.path.to_path_buf())));
+    let mut home = Home::open(Arc::new(vfs), &b.request).unwrap();
     home.begin_writing().unwrap();
-    let calls = calls.lock().unwrap();
-    let first = |op: &str, path: &Path| {
-        calls.iter().position(|(o, p)| o == op && p == path).unwrap_or_else(|| panic!("{op} {path:?}"))
+    let calls = calls.lock();
+    let first = |op: Op, path: &Path| {
+        calls.iter().position(|(o, p)| *o == op && p == path).unwrap_or_else(|| panic!("{op:?} {path:?}"))
     };
     let mut last = 0;
     for (at, dir) in home.dirs().iter().enumerate() {
-        let marked = first("lock", &dir.path.join("lock"));
+        let marked = first(Op::Lock, &dir.path.join("lock"));
         let synced =
-            calls.iter().skip(marked).position(|(o, p)| o == "syncdir" && *p == dir.path).unwrap() + marked;
+            calls.iter().skip(marked).position(|(o, p)| *o == Op::SyncDir && *p == dir.path).unwrap()
+                + marked;
         let manifests = manifest_paths(home.catalog_dir()).map(|p| {
             assert!(
-                first("rename", &p)
-                    < calls.iter().rposition(|(o, d)| o == "syncdir" && d == p.parent().unwrap()).unwrap()
+                first(Op::Rename, &p)
+                    < calls.iter().rposition(|(o, d)| *o == Op::SyncDir && d == p.parent().unwrap()).unwrap()
             );
-            first("rename", &p)
+            first(Op::Rename, &p)
         });
-        let [a, z] = identity_paths(&dir.path).map(|p| first("rename", &p));
+        let [a, z] = identity_paths(&dir.path).map(|p| first(Op::Rename, &p));
         assert!(
             synced < manifests[0] && manifests[0] < manifests[1] && manifests[1] < a && a < z,
             "directory {at}"
@@ -101,10 +92,7 @@ fn everything_is_synced_in_its_order() {
 fn a_full_disk_does_not_keep_the_counter_from_rising() {
     let b = bench();
     b.live();
-    let full = |op: &str, path: &Path| {
-        (op == "write" && path.extension().is_some_and(|e| e == "tmp")).then_some(io::ErrorKind::StorageFull)
-    };
-    let mut home = Home::open(Fs::with_rule(full), &b.request).unwrap();
+    let mut home = Home::open(failing(full()), &b.request).unwrap();
     home.finish().unwrap();
     let used = home.open_counter();
     drop(home);
@@ -115,23 +103,21 @@ fn a_full_disk_does_not_keep_the_counter_from_rising() {
 }
 
 /// The identities and the counter must be whole after a stop at any change, whether or not the disk is full.
-fn stopped_everywhere(prepare: impl Fn(&Bench), full: bool) {
+fn stopped_everywhere(prepare: impl Fn(&Bench), on_full_disk: bool) {
     let mut n = 0;
     loop {
         let b = bench();
         prepare(&b);
-        let fs = Fs::stopping_after(n);
-        if full {
-            *fs.0.rule.lock().unwrap() = Box::new(|op, path| {
-                let tmp = path.extension().is_some_and(|e| e == "tmp");
-                (op == "write" && tmp).then_some(io::ErrorKind::StorageFull)
-            });
+        let fs = faulty();
+        fs.stop_after(n);
+        if on_full_disk {
+            fs.fail(full());
         }
         let before = read_pair(&RealFs, &identity_paths(b.dir(1)), true).unwrap().best;
         // The counter may be used once `begin_writing` has returned.
         let mut used = before.as_ref().map_or(0, |r| r.counter);
         let mut finished = before.is_some();
-        let result = Home::open(fs.clone(), &b.request).and_then(|mut home| {
+        let result = Home::open(Arc::new(fs.clone()), &b.request).and_then(|mut home| {
             home.begin_writing()?;
             used = home.open_counter();
             home.finish()?;

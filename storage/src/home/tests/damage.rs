@@ -149,10 +149,7 @@ fn both_flags_lose_nothing() {
 fn a_directory_from_the_past_counts_as_missing() {
     let b = bench();
     b.live();
-    copy_dir(b.dir(1), &b.path("image"));
-    b.live();
-    fs::remove_dir_all(b.dir(1)).unwrap();
-    fs::rename(b.path("image"), b.dir(1)).unwrap();
+    b.live_and_put_back(1);
     let e = b.open().unwrap_err();
     assert!(
         matches!(&e, Error::MissingDirectory { path, why } if path == b.dir(1) && why.contains("older")),

@@ -5,148 +5,25 @@ mod damage;
 mod rules;
 
 use super::*;
-use crate::vfs::{DirEntry, Map, OpenMode, RealFs, Space, VfsFile, VfsLock};
+use crate::testing::{EACCES, ENOSPC, Fault, FaultFs, Op};
+use crate::vfs::RealFs;
 use std::fs;
-use std::io;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicI64, Ordering};
 use tempfile::TempDir;
 
-/// Passes on to the real file system until told to stop or to fail.
-#[derive(Debug)]
-struct Fs(Arc<Fault>);
-
-type Rule = Box<dyn Fn(&str, &Path) -> Option<io::ErrorKind> + Send + Sync>;
-
-struct Fault {
-    /// Changes left before everything fails.
-    left: AtomicI64,
-    rule: Mutex<Rule>,
+/// The real file system, in which of a failing write the beginning arrives, so that it tears the text.
+fn faulty() -> FaultFs {
+    FaultFs::default().tearing(|len| len.min(150))
 }
 
-impl fmt::Debug for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Fault")
-    }
+fn failing(fault: Fault) -> Arc<FaultFs> {
+    let fs = faulty();
+    fs.fail(fault);
+    Arc::new(fs)
 }
 
-impl Fault {
-    fn change(&self, op: &str, path: &Path) -> io::Result<()> {
-        if self.left.fetch_sub(1, Ordering::SeqCst) <= 0 {
-            return Err(io::Error::other("stopped"));
-        }
-        self.look(op, path)
-    }
-
-    fn look(&self, op: &str, path: &Path) -> io::Result<()> {
-        if self.left.load(Ordering::SeqCst) < 0 {
-            return Err(io::Error::other("stopped"));
-        }
-        (self.rule.lock().unwrap())(op, path).map_or(Ok(()), |kind| Err(kind.into()))
-    }
-}
-
-impl Fs {
-    fn stopping_after(changes: i64) -> Arc<Fs> {
-        let rule: Rule = Box::new(|_, _| None);
-        Arc::new(Fs(Arc::new(Fault { left: AtomicI64::new(changes), rule: Mutex::new(rule) })))
-    }
-
-    fn with_rule(rule: impl Fn(&str, &Path) -> Option<io::ErrorKind> + Send + Sync + 'static) -> Arc<Fs> {
-        let fs = Fs::stopping_after(i64::MAX);
-        *fs.0.rule.lock().unwrap() = Box::new(rule);
-        fs
-    }
-
-    fn changes(&self) -> i64 {
-        i64::MAX - self.0.left.load(Ordering::SeqCst)
-    }
-}
-
-#[derive(Debug)]
-struct FsFile(Arc<dyn VfsFile>, PathBuf, Arc<Fault>);
-
-impl VfsFile for FsFile {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.2.look("read", &self.1)?;
-        self.0.read_at(buf, offset)
-    }
-    fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
-        let result = self.2.change("write", &self.1);
-        if result.is_err() {
-            // Torn: the beginning arrives.
-            self.0.write_all_at(&buf[..buf.len().min(150)], offset)?;
-            return result;
-        }
-        self.0.write_all_at(buf, offset)
-    }
-    fn allocate(&self, len: u64) -> io::Result<()> {
-        self.0.allocate(len)
-    }
-    fn sync(&self) -> io::Result<()> {
-        self.2.change("sync", &self.1)?;
-        self.0.sync()
-    }
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-    fn allocated(&self) -> io::Result<u64> {
-        self.0.allocated()
-    }
-    fn map(&self, len: u64) -> io::Result<Option<Map>> {
-        self.0.map(len)
-    }
-}
-
-impl Vfs for Fs {
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn VfsFile>> {
-        match mode {
-            OpenMode::Read => self.0.look("open", path)?,
-            OpenMode::ReadWrite => self.0.change("open", path)?,
-            OpenMode::CreateNew => self.0.change("create", path)?,
-        }
-        Ok(Arc::new(FsFile(RealFs.open(path, mode)?, path.to_path_buf(), self.0.clone())))
-    }
-    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.0.change("mkdir", path)?;
-        RealFs.create_dir_all(path)
-    }
-    fn read_dir(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
-        self.0.look("list", path)?;
-        RealFs.read_dir(path)
-    }
-    fn kind(&self, path: &Path) -> io::Result<Option<EntryKind>> {
-        self.0.look("kind", path)?;
-        RealFs.kind(path)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.0.change("rename", to)?;
-        RealFs.rename(from, to)
-    }
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.0.change("remove", path)?;
-        RealFs.remove_file(path)
-    }
-    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.0.change("rmdir", path)?;
-        RealFs.remove_dir_all(path)
-    }
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.0.change("syncdir", path)?;
-        RealFs.sync_dir(path)
-    }
-    fn try_lock(&self, path: &Path) -> io::Result<Option<Box<dyn VfsLock>>> {
-        self.0.change("lock", path)?;
-        let lock = RealFs.try_lock(path)?;
-        self.0.look("locked", path)?;
-        Ok(lock)
-    }
-    fn canonical(&self, path: &Path) -> io::Result<PathBuf> {
-        RealFs.canonical(path)
-    }
-    fn space(&self, path: &Path) -> io::Result<Space> {
-        RealFs.space(path)
-    }
+/// Writing a file whole fails, as on a full disk.
+fn full() -> Fault {
+    Fault::when(|c| c.op == Op::Write && c.path.extension().is_some_and(|e| e == "tmp")).errno(ENOSPC)
 }
 
 struct Bench {
@@ -183,6 +60,13 @@ impl Bench {
         home.begin_writing().unwrap();
         home.finish().unwrap();
         home.open_counter()
+    }
+    /// One whole life, after which a directory is as it was before it.
+    fn live_and_put_back(&self, at: usize) {
+        copy_dir(self.dir(at), &self.path("image"));
+        self.live();
+        fs::remove_dir_all(self.dir(at)).unwrap();
+        fs::rename(self.path("image"), self.dir(at)).unwrap();
     }
     /// All files and directories with their contents.
     fn tree(&self) -> Vec<(PathBuf, Vec<u8>)> {

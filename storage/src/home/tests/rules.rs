@@ -89,13 +89,13 @@ fn a_second_opening_is_locked_out_at_once_and_lets_go_of_all() {
 fn a_lock_on_a_file_that_was_removed_is_none() {
     let b = bench();
     b.live();
-    let vfs = Fs::with_rule(|op, path| {
-        if op == "locked" {
-            fs::remove_file(path).unwrap();
+    let vfs = faulty();
+    vfs.watch(|c| {
+        if c.op == Op::Locked {
+            fs::remove_file(c.path).unwrap();
         }
-        None
     });
-    assert!(matches!(Home::open(vfs, &b.request), Err(Error::Locked { path }) if path == b.dir(0)));
+    assert!(matches!(Home::open(Arc::new(vfs), &b.request), Err(Error::Locked { path }) if path == b.dir(0)));
 }
 
 #[test]
@@ -115,11 +115,8 @@ fn the_catalog_is_locked_too() {
 fn a_lack_of_permission_names_path_and_cure() {
     let b = bench();
     b.live();
-    for (failing, open_works) in [("lock", false), ("open", false), ("create", true)] {
-        let hdd = b.dir(1).to_path_buf();
-        let fs = Fs::with_rule(move |op, path| {
-            (op == failing && path.starts_with(&hdd)).then_some(io::ErrorKind::PermissionDenied)
-        });
+    for (op, open_works) in [(Op::Lock, false), (Op::Open, false), (Op::Create, true)] {
+        let fs = failing(Fault::on(op).below(b.dir(1)).errno(EACCES));
         let e = match Home::open(fs, &b.request) {
             Ok(mut home) => {
                 assert!(open_works);

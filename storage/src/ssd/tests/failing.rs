@@ -1,136 +1,11 @@
 //! A file system that fails on purpose: full disks, failing syncs, failing directories.
 
 use super::*;
-use crate::vfs::{DirEntry, EntryKind, Map, OpenMode, Space, VfsFile, VfsLock};
-use std::sync::atomic::AtomicI64;
+use crate::testing::{EIO, ENOSPC, Fault, FaultFs, Op};
 
-/// What fails, shared with every file.
-#[derive(Debug, Default)]
-struct Faults {
-    /// Below this path only.
-    below: Mutex<Option<PathBuf>>,
-    allocate: Fault,
-    write: Fault,
-    sync: Fault,
-    sync_dir: Fault,
-    rename: Fault,
-    remove: Fault,
-    open: Fault,
-    read: Fault,
-}
-
-/// After so many calls that succeed, so many fail, with an errno.
-#[derive(Debug, Default)]
-struct Fault {
-    after: AtomicI64,
-    times: AtomicI64,
-    errno: AtomicI64,
-}
-
-impl Fault {
-    fn set(&self, after: i64, times: i64, errno: i32) {
-        self.errno.store(errno.into(), Ordering::SeqCst);
-        self.after.store(after, Ordering::SeqCst);
-        self.times.store(times, Ordering::SeqCst);
-    }
-
-    fn clear(&self) {
-        self.times.store(0, Ordering::SeqCst);
-    }
-
-    fn check(&self, faults: &Faults, path: &Path) -> io::Result<()> {
-        if self.times.load(Ordering::SeqCst) == 0
-            || faults.below.lock().as_ref().is_some_and(|b| !path.starts_with(b))
-            || self.after.fetch_sub(1, Ordering::SeqCst) > 0
-        {
-            return Ok(());
-        }
-        self.times.fetch_sub(1, Ordering::SeqCst);
-        Err(io::Error::from_raw_os_error(self.errno.load(Ordering::SeqCst) as i32))
-    }
-}
-
-#[derive(Debug, Default)]
-struct FailingFs(Arc<Faults>);
-
-#[derive(Debug)]
-struct FailingFile(Arc<dyn VfsFile>, Arc<Faults>, PathBuf);
-
-const EIO: i32 = 5;
-const ENOSPC: i32 = 28;
-
-impl Vfs for FailingFs {
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn VfsFile>> {
-        self.0.open.check(&self.0, path)?;
-        Ok(Arc::new(FailingFile(RealFs.open(path, mode)?, self.0.clone(), path.to_path_buf())))
-    }
-    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        RealFs.create_dir_all(path)
-    }
-    fn read_dir(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
-        RealFs.read_dir(path)
-    }
-    fn kind(&self, path: &Path) -> io::Result<Option<EntryKind>> {
-        RealFs.kind(path)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.0.rename.check(&self.0, from)?;
-        RealFs.rename(from, to)
-    }
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.0.remove.check(&self.0, path)?;
-        RealFs.remove_file(path)
-    }
-    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
-        RealFs.remove_dir_all(path)
-    }
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.0.sync_dir.check(&self.0, path)?;
-        RealFs.sync_dir(path)
-    }
-    fn try_lock(&self, path: &Path) -> io::Result<Option<Box<dyn VfsLock>>> {
-        RealFs.try_lock(path)
-    }
-    fn space(&self, path: &Path) -> io::Result<Space> {
-        RealFs.space(path)
-    }
-}
-
-impl VfsFile for FailingFile {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.1.read.check(&self.1, &self.2)?;
-        self.0.read_at(buf, offset)
-    }
-    fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
-        if let Err(e) = self.1.write.check(&self.1, &self.2) {
-            // Half of it arrives, as on a real disk.
-            self.0.write_all_at(&buf[..buf.len() / 2], offset)?;
-            return Err(e);
-        }
-        self.0.write_all_at(buf, offset)
-    }
-    fn allocate(&self, len: u64) -> io::Result<()> {
-        self.1.allocate.check(&self.1, &self.2)?;
-        self.0.allocate(len)
-    }
-    fn sync(&self) -> io::Result<()> {
-        self.1.sync.check(&self.1, &self.2)?;
-        self.0.sync()
-    }
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-    fn allocated(&self) -> io::Result<u64> {
-        self.0.allocated()
-    }
-    fn map(&self, _: u64) -> io::Result<Option<Map>> {
-        Ok(None)
-    }
-}
-
-fn bench(dirs: Vec<TierDir>) -> (Bench, Arc<Faults>) {
-    let faults = Arc::new(Faults::default());
-    (Bench::new(dirs, config(64 * KIB), Arc::new(FailingFs(faults.clone()))), faults)
+fn bench(dirs: Vec<TierDir>) -> (Bench, FaultFs) {
+    let faults = FaultFs::default().without_maps();
+    (Bench::new(dirs, config(64 * KIB), Arc::new(faults.clone())), faults)
 }
 
 /// Everything that was acknowledged is there.
@@ -147,7 +22,7 @@ fn after_a_failed_sync_the_batch_goes_to_a_new_segment() {
     let first = items(5, 300);
     let w1 = b.put(&first);
     let (no, end) = (w1[0].place.container(), w1[4].place.position());
-    faults.sync.set(0, 1, EIO);
+    faults.fail(Fault::on(Op::Sync).times(1));
     let second = [item("x", 50, 300), item("y", 51, 300)];
     let w2 = b.put(&second);
     assert_ne!(w2[0].place.container(), no);
@@ -175,12 +50,12 @@ fn two_failed_syncs_are_an_error_and_a_pause() {
     let (b, faults) = bench(vec![dir(0, home.path(), 2048 * KIB)]);
     b.put(&items(1, 100));
     // The batch, and in the new segment: header, batch.
+    faults.fail(Fault::on(Op::Sync));
     for _ in 0..2 {
-        faults.sync.set(0, i64::MAX, EIO);
         let e = b.ssd.write(&items(2, 100), Purpose::Write).unwrap_err();
         assert!(matches!(e, Error::Io { op: "sync", .. } | Error::OutOfService { .. }), "{e}");
     }
-    faults.sync.clear();
+    faults.heal();
     assert!(matches!(b.ssd.write(&items(2, 100), Purpose::Write), Err(Error::OutOfService { .. })));
     b.clock.advance(crate::tierdir::RETRY_MS - 1);
     b.ssd.maintain();
@@ -195,8 +70,8 @@ fn a_retry_that_fails_after_its_segment_was_made_is_an_error_too() {
     let home = tempfile::tempdir().unwrap();
     let (b, faults) = bench(vec![dir(0, home.path(), 2048 * KIB)]);
     b.put(&items(1, 100));
-    faults.write.set(0, 1, EIO);
-    faults.sync.set(1, 1, EIO);
+    faults.fail(Fault::on(Op::Write).times(1));
+    faults.fail(Fault::on(Op::Sync).after(1).times(1));
     let e = b.ssd.write(&items(2, 100), Purpose::Write).unwrap_err();
     assert!(matches!(e, Error::Io { op: "sync", .. }), "{e}");
     assert_eq!(b.containers.all().iter().map(|e| e.container.list().unwrap().len()).sum::<usize>(), 1);
@@ -208,9 +83,8 @@ fn any_call_that_fails_costs_no_acknowledged_item() {
         for after in 0..8 {
             let home = tempfile::tempdir().unwrap();
             let (mut b, faults) = bench(vec![dir(0, home.path(), 4096 * KIB)]);
-            let fault =
-                [&faults.allocate, &faults.write, &faults.sync, &faults.sync_dir, &faults.rename][which];
-            fault.set(after, 1, errno);
+            let op = [Op::Allocate, Op::Write, Op::Sync, Op::SyncDir, Op::Rename][which];
+            faults.fail(Fault::on(op).after(after).times(1).errno(errno));
             let mut all: Vec<(Item, Place)> = Vec::new();
             let mut errors = 0;
             for n in 0..12 {
@@ -243,14 +117,14 @@ fn any_call_that_fails_costs_no_acknowledged_item() {
 fn a_full_disk_is_an_error_and_then_not() {
     let home = tempfile::tempdir().unwrap();
     let (b, faults) = bench(vec![dir(0, home.path(), 4096 * KIB)]);
-    for fault in [&faults.allocate, &faults.write] {
+    for op in [Op::Allocate, Op::Write] {
         b.ssd.seal().unwrap();
-        fault.set(0, i64::MAX, ENOSPC);
+        faults.fail(Fault::on(op).errno(ENOSPC));
         for _ in 0..3 {
             let e = b.ssd.write(&items(3, 100), Purpose::Write).unwrap_err();
             assert!(e.is_no_space(), "{e}");
         }
-        fault.clear();
+        faults.heal();
         let w = b.put(&items(3, 100));
         assert_eq!(b.read(w[2].place).unwrap(), items(3, 100)[2]);
     }
@@ -264,14 +138,13 @@ fn a_failing_directory_is_left_for_another() {
     let w = b.put(&items(1, 100));
     let dir_of = |w: &[Written]| b.containers.get(w[0].place.container()).unwrap().dir;
     assert_eq!(dir_of(&w), 0);
-    *faults.below.lock() = Some(a.path().to_path_buf());
-    faults.sync.set(0, i64::MAX, EIO);
+    faults.fail(Fault::on(Op::Sync).below(a.path()));
     let w2 = b.put(&items(2, 100));
     assert_eq!(dir_of(&w2), 1);
     b.ssd.seal().unwrap();
     assert_eq!(dir_of(&b.put(&items(1, 100))), 1, "out of service for new segments");
     assert_eq!(b.read(w[0].place).unwrap(), items(1, 100)[0], "and still read");
-    faults.sync.clear();
+    faults.heal();
     b.clock.advance(crate::tierdir::RETRY_MS);
     b.ssd.maintain();
     b.ssd.seal().unwrap();
@@ -285,8 +158,8 @@ fn a_removal_that_is_not_durable_is_an_error_and_can_be_repeated() {
     let w = b.put(&items(1, 100));
     b.ssd.seal().unwrap();
     let entry = b.containers.remove(w[0].place.container()).unwrap();
-    faults.remove.set(0, 1, EIO);
-    faults.sync_dir.set(0, 1, EIO);
+    faults.fail(Fault::on(Op::RemoveFile).times(1));
+    faults.fail(Fault::on(Op::SyncDir).times(1));
     for _ in 0..2 {
         assert!(b.ssd.drop_container(&entry).is_err());
         assert_eq!(b.ssd.usage().occupied, 64 * KIB);
@@ -303,8 +176,8 @@ fn an_unreadable_segment_is_unreachable_not_lost() {
     let all = items(3, 100);
     let w = b.put(&all);
     b.ssd.close().unwrap();
-    for fault in [&faults.open, &faults.read] {
-        fault.set(0, i64::MAX, EIO);
+    for op in [Op::Open, Op::Read] {
+        faults.fail(Fault::on(op));
         b.reopen();
         assert!(b.report.missing.is_empty() && b.report.quarantined.is_empty());
         for w in &w {
@@ -314,14 +187,14 @@ fn an_unreadable_segment_is_unreachable_not_lost() {
         assert!(entry.container.list().is_err());
         assert!(entry.container.raw(128).is_none());
         assert_eq!(b.ssd.usage().occupied, 64 * KIB);
-        fault.clear();
+        faults.heal();
     }
     for (i, w) in all.iter().zip(&w) {
         assert_eq!(&b.read(w.place).unwrap(), i, "back as soon as the device is");
     }
-    faults.open.set(0, i64::MAX, EIO);
+    faults.fail(Fault::on(Op::Open));
     b.reopen();
-    faults.open.clear();
+    faults.heal();
     b.remove(w[0].place.container());
     assert!(b.files().is_empty(), "what cannot be opened can be dropped");
 }
@@ -332,9 +205,9 @@ fn a_bad_sector_behind_a_record_does_not_take_it_along() {
     let (b, faults) = bench(vec![dir(0, home.path(), 2048 * KIB)]);
     let all = items(3, 1000);
     let w = b.put(&all);
-    faults.read.set(0, 1, EIO);
+    faults.fail(Fault::on(Op::Read).times(1));
     assert_eq!(b.read(w[0].place).unwrap(), all[0], "the large read fails, the exact one does not");
-    faults.read.set(0, 2, EIO);
+    faults.fail(Fault::on(Op::Read).times(2));
     assert!(matches!(b.read(w[0].place), Err(Error::Io { .. })));
 }
 
@@ -347,9 +220,9 @@ fn a_scan_passes_over_what_cannot_be_read_and_gives_up_on_a_dead_device() {
     b.reopen();
     let entry = b.containers.all().remove(0);
     // The trailer; then the window, and the block that is tried in its place.
-    faults.read.set(1, 2, EIO);
+    faults.fail(Fault::on(Op::Read).after(1).times(2));
     let found = entry.container.list().unwrap().len();
     assert!((25..30).contains(&found), "{found}");
-    faults.read.set(0, i64::MAX, EIO);
+    faults.fail(Fault::on(Op::Read));
     assert!(matches!(entry.container.list(), Err(Error::Io { .. })));
 }

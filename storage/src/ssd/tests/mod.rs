@@ -10,6 +10,7 @@ use super::*;
 use crate::clock::ManualClock;
 use crate::container::{Known, TierDir, Unknown};
 use crate::ident::{Hasher, Ident};
+use crate::testing::known_of;
 use crate::types::{Codec, ContentType, Version};
 use crate::vfs::RealFs;
 use bytes::Bytes;
@@ -120,18 +121,6 @@ impl Bench {
     /// Bytes on disk, by the file system.
     pub fn on_disk(&self) -> u64 {
         self.files().iter().map(|f| f.metadata().unwrap().len()).sum()
-    }
-}
-
-pub(super) fn known_of(e: &Entry) -> Known {
-    Known {
-        no: e.no,
-        id: e.id,
-        tier: e.tier,
-        dir: e.dir,
-        created_ms: e.created_ms,
-        records: e.records.load(Ordering::Relaxed),
-        earliest_expiry: e.earliest_expiry.load(Ordering::Relaxed),
     }
 }
 

@@ -1,0 +1,562 @@
+//! One test for each fault that a review of the engine found.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use thermocline::testing::vfs::{DirEntry, EntryKind, Map, OpenMode, RealFs, Space, Vfs, VfsFile, VfsLock};
+use thermocline::testing::{ManualClock, SystemClock};
+use thermocline::{Builder, Cache, Error, Event, Persistence, PutOptions, Received, Tier};
+
+type Try = Result<(), Box<dyn std::error::Error>>;
+
+/// Longest that anything here may take: a machine under load is slow, a fault hangs for ever.
+const LONG: Duration = Duration::from_secs(60);
+
+/// The real file system, with syncs that can be held up and removals that can be made to fail.
+#[derive(Debug, Default, Clone)]
+struct Faults(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Syncs of paths that contain this wait.
+    hold: Option<String>,
+    /// How many wait, and how many of them may go on.
+    waiting: usize,
+    passes: usize,
+    /// Removing a path that contains this fails.
+    stuck: Option<String>,
+    /// Reading this byte of a file whose path contains this fails.
+    unreadable: Option<(String, u64)>,
+}
+
+impl Faults {
+    fn hold(&self, part: &str) {
+        self.0.state.lock().hold = Some(part.into());
+    }
+
+    fn let_one_pass(&self) {
+        self.0.state.lock().passes += 1;
+        self.0.changed.notify_all();
+    }
+
+    fn let_all_pass(&self) {
+        self.0.state.lock().hold = None;
+        self.0.changed.notify_all();
+    }
+
+    /// Until a sync waits that was not let through.
+    fn until_held(&self) {
+        let mut state = self.0.state.lock();
+        while state.waiting == 0 || state.passes > 0 {
+            assert!(!self.0.changed.wait_for(&mut state, LONG).timed_out(), "nothing is synced");
+        }
+    }
+
+    fn sync(&self, path: &Path) {
+        let held = |s: &State| s.hold.as_ref().is_some_and(|h| path.to_string_lossy().contains(h.as_str()));
+        let mut state = self.0.state.lock();
+        if !held(&state) {
+            return;
+        }
+        state.waiting += 1;
+        self.0.changed.notify_all();
+        while held(&state) && state.passes == 0 {
+            self.0.changed.wait(&mut state);
+        }
+        state.passes = state.passes.saturating_sub(1);
+        state.waiting -= 1;
+        self.0.changed.notify_all();
+    }
+}
+
+/// Lets everything pass in the end, so that a test that fails does not hang.
+struct Release(Faults);
+
+impl Drop for Release {
+    fn drop(&mut self) {
+        self.0.let_all_pass();
+    }
+}
+
+#[derive(Debug)]
+struct File(Arc<dyn VfsFile>, PathBuf, Faults);
+
+impl Vfs for Faults {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn VfsFile>> {
+        Ok(Arc::new(File(RealFs.open(path, mode)?, path.to_path_buf(), self.clone())))
+    }
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        RealFs.create_dir_all(path)
+    }
+    fn read_dir(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
+        RealFs.read_dir(path)
+    }
+    fn kind(&self, path: &Path) -> io::Result<Option<EntryKind>> {
+        RealFs.kind(path)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealFs.rename(from, to)
+    }
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        let stuck = self.0.state.lock().stuck.clone();
+        if stuck.is_some_and(|s| path.to_string_lossy().contains(&s)) {
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        RealFs.remove_file(path)
+    }
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        RealFs.remove_dir_all(path)
+    }
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        RealFs.sync_dir(path)
+    }
+    fn try_lock(&self, path: &Path) -> io::Result<Option<Box<dyn VfsLock>>> {
+        RealFs.try_lock(path)
+    }
+    fn canonical(&self, path: &Path) -> io::Result<PathBuf> {
+        RealFs.canonical(path)
+    }
+    fn space(&self, path: &Path) -> io::Result<Space> {
+        RealFs.space(path)
+    }
+}
+
+impl VfsFile for File {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let unreadable = self.2.0.state.lock().unreadable.clone();
+        let hit = unreadable.is_some_and(|(part, at)| {
+            self.1.to_string_lossy().contains(&part) && (offset..offset + buf.len() as u64).contains(&at)
+        });
+        if hit {
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        self.0.read_at(buf, offset)
+    }
+    fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_all_at(buf, offset)
+    }
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.0.allocate(len)
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.2.sync(&self.1);
+        self.0.sync()
+    }
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+    fn allocated(&self) -> io::Result<u64> {
+        self.0.allocated()
+    }
+    fn map(&self, len: u64) -> io::Result<Option<Map>> {
+        self.0.map(len)
+    }
+}
+
+/// Runs something that a fault would never end, and gives what it gave.
+fn within(
+    what: &str,
+    work: impl FnOnce() -> thermocline::Result<()> + Send + 'static,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let (done, result) = mpsc::channel();
+    std::thread::spawn(move || done.send(work()));
+    Ok(result.recv_timeout(LONG).map_err(|_| format!("{what} does not end"))??)
+}
+
+/// Bytes that no codec makes smaller.
+fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    (0..len)
+        .map(|_| {
+            x ^= x << 13;
+            x ^= x >> 7;
+            x ^= x << 17;
+            (x >> 24) as u8
+        })
+        .collect()
+}
+
+/// Driven by [`Cache::step`] alone.
+fn stepped(builder: Builder) -> Builder {
+    builder.world(Arc::new(RealFs), Arc::new(SystemClock), false)
+}
+
+fn files(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(dir)
+        .map(|d| d.flatten().filter_map(|e| e.file_name().into_string().ok()).collect())
+        .unwrap_or_default();
+    names.sort();
+    names
+}
+
+/// A batch that comes back tells its own callers how it ended, not those of a later put of the key.
+#[test]
+fn a_put_is_not_acknowledged_by_an_earlier_one() -> Try {
+    let dir = tempfile::tempdir()?;
+    let faults = Faults::default();
+    let cache = Cache::builder()
+        .memory(4 << 20)
+        .ssd(dir.path().join("s"), 32 << 20)
+        .persistence(Persistence::Always)
+        .world(Arc::new(faults.clone()), Arc::new(SystemClock), true)
+        .open()?;
+    cache.put("warm", "makes the segment")?;
+
+    faults.hold("segments");
+    let _release = Release(faults.clone());
+    let put = |value: &'static str| {
+        let cache = cache.clone();
+        let (done, result) = mpsc::channel();
+        std::thread::spawn(move || done.send(cache.put("k", value)));
+        result
+    };
+    let first = put("first");
+    faults.until_held();
+    // Ends the first put (it came before the clear) while its batch is still under way.
+    cache.clear()?;
+    first.recv_timeout(LONG)??;
+    let second = put("second");
+    // The second is queued behind the batch of the first.
+    std::thread::sleep(Duration::from_millis(200));
+    faults.let_one_pass();
+    faults.until_held();
+    let early = second.recv_timeout(Duration::from_millis(500));
+    assert!(early.is_err(), "acknowledged before it was durable: {early:?}, get {:?}", cache.get("k"));
+    faults.let_all_pass();
+    second.recv_timeout(LONG)??;
+    assert_eq!(cache.get("k")?.as_deref(), Some(&b"second"[..]));
+    Ok(())
+}
+
+#[test]
+fn memory_alone_takes_what_is_dead_at_once() -> Try {
+    let cache = Cache::builder().memory(4 << 20).open()?;
+    cache.put("k", "old")?;
+    cache.put_with("k", "new", PutOptions::new().ttl(Duration::ZERO))?;
+    assert_eq!(cache.get("k")?, None);
+    assert!(!cache.remove("k")?);
+    Ok(())
+}
+
+#[test]
+fn a_default_ttl_without_end_is_no_panic_and_no_instant_death() -> Try {
+    let opened = Cache::builder().memory(1 << 20).default_ttl(Duration::MAX).open();
+    assert!(matches!(opened, Err(Error::Config(_))), "{opened:?}");
+    let cache = Cache::builder().memory(1 << 20).open()?;
+    cache.put_with("k", "v", PutOptions::new().ttl(Duration::MAX))?;
+    assert!(cache.get_entry("k")?.is_some_and(|e| e.expires_at.is_some()));
+    Ok(())
+}
+
+/// A tier over its limit of items, whose containers are far from full, does not copy them for ever.
+#[test]
+fn the_limit_of_items_is_reached_and_reclaim_ends() -> Try {
+    let dir = tempfile::tempdir()?;
+    for (name, cold) in [("alone", false), ("with an archive", true)] {
+        let home = dir.path().join(name);
+        // Memory holds next to nothing, so that reads count where the items are.
+        let mut builder =
+            Cache::builder().memory(4 << 20).memory_item_limit(10).ssd(home.join("s"), 32 << 20);
+        if cold {
+            builder = builder.cold(home.join("c"));
+        }
+        builder.config_mut().ssd.item_limit = 50;
+        let cache = stepped(builder).open()?;
+        for i in 0..300 {
+            cache.put(format!("k{i}"), format!("value {i}"))?;
+        }
+        cache.flush()?;
+        // Hot, all of them: heat must not keep more than may stay.
+        for _ in 0..20 {
+            for i in 0..300 {
+                cache.get(format!("k{i}"))?;
+            }
+        }
+        let stepping = cache.clone();
+        within(name, move || stepping.step())?;
+        let stats = cache.stats();
+        let ssd = stats.tier(Tier::Ssd).ok_or("ssd")?;
+        assert!((1..=50).contains(&ssd.items), "{name}: {ssd:?}");
+        let left = if cold { 300 } else { ssd.items };
+        assert_eq!(stats.items, left, "{name}");
+        assert_eq!(stats.counts.evicted, 300 - left, "{name}");
+        assert_eq!(cache.keys("").count() as u64, left, "{name}");
+    }
+    Ok(())
+}
+
+/// A container that cannot be deleted keeps its own space and no other's.
+#[test]
+fn a_container_that_cannot_be_deleted_holds_up_no_other() -> Try {
+    let dir = tempfile::tempdir()?;
+    let segments = dir.path().join("s/segments");
+    let faults = Faults::default();
+    let cache = Cache::builder()
+        .memory(4 << 20)
+        .ssd(dir.path().join("s"), 8 << 20)
+        .world(Arc::new(faults.clone()), Arc::new(SystemClock), false)
+        .open()?;
+    for i in 0..200 {
+        cache.put(format!("k{i}"), noise(i, 16 << 10))?;
+    }
+    cache.flush()?;
+    let before = files(&segments);
+    assert!(before.len() >= 4, "{before:?}");
+    faults.0.state.lock().stuck = before.first().cloned();
+    cache.clear()?;
+    cache.step()?;
+    let after = files(&segments);
+    assert!(after.len() <= 2, "the one that is stuck and the one that is written: {after:?}");
+    // And what needs room gets it.
+    for i in 0..1000 {
+        cache.put(format!("k{i}"), noise(i, 16 << 10))?;
+        if i % 50 == 0 {
+            cache.flush()?;
+        }
+    }
+    cache.flush()?;
+    Ok(())
+}
+
+/// Containers of a directory that is away take no part in reclaim and do not keep it from the others.
+#[test]
+fn reclaim_passes_over_a_directory_that_is_away() -> Try {
+    let home = tempfile::tempdir()?;
+    let path = |name: &str| home.path().join(name);
+    for tier in [Tier::Ssd, Tier::Hdd] {
+        let builder = |n: u64| {
+            let b = Cache::builder().memory(4 << 20);
+            let (one, two) = (path(&format!("{tier}1")), path(&format!("{tier}2")));
+            stepped(match tier {
+                Tier::Ssd => b.ssd(one, n).ssd(two, n),
+                _ => b.hdd(one, n).hdd(two, n),
+            })
+            .catalog(path(&format!("{tier}-catalog")))
+        };
+        let cache = builder(8 << 20).open()?;
+        for i in 0..300 {
+            cache.put(format!("k{i}"), noise(i, 16 << 10))?;
+            if i % 20 == 0 {
+                cache.flush()?;
+            }
+        }
+        cache.close()?;
+        drop(cache);
+        std::fs::rename(path(&format!("{tier}2")), path(&format!("{tier}-away")))?;
+
+        let cache = builder(8 << 20).without_missing(true).open()?;
+        for i in 0..1500 {
+            cache.put(format!("new{i}"), noise(i, 16 << 10))?;
+            if i % 20 == 0 {
+                cache.flush().map_err(|e| format!("{tier} {i}: {e}"))?;
+            }
+        }
+        // Empty ones are nothing that the tier could delete, and go all the same.
+        cache.clear()?;
+        let stepping = cache.clone();
+        within("a step", move || stepping.step())?;
+        let containers = cache.stats().tier(tier).map(|t| t.containers);
+        assert!(containers.is_some_and(|n| n <= 2), "{tier}: {containers:?}");
+        for i in 0..1500 {
+            cache.put(format!("new{i}"), noise(i, 16 << 10))?;
+            if i % 20 == 0 {
+                cache.flush().map_err(|e| format!("{tier} cleared, {i}: {e}"))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Who waits for room is not held up by reclaim that takes its time.
+#[test]
+fn callers_do_not_wait_for_the_brake_on_migration() -> Try {
+    let dir = tempfile::tempdir()?;
+    let mut builder =
+        Cache::builder().memory(2 << 20).ssd(dir.path().join("s"), 16 << 20).cold(dir.path().join("c"));
+    let storage = &mut builder.config_mut().storage;
+    storage.segment_size = Some(1 << 20);
+    // A segment takes 16 s.
+    storage.migration_bytes_per_second = 64 << 10;
+    storage.write_stall_limit = 8;
+    storage.write_buffer = 2 << 20;
+    storage.max_value_size = Some(1 << 20);
+    let cache = builder.open()?;
+    for i in 0..800 {
+        cache.put(format!("k{i}"), noise(i, 64 << 10)).map_err(|e| format!("{i}: {e}"))?;
+        if i == 210 {
+            // The mover has begun, and has used up what the brake lets through.
+            std::thread::sleep(Duration::from_millis(1500));
+        }
+    }
+    within("closing", move || cache.close())?;
+    Ok(())
+}
+
+#[test]
+fn a_closed_cache_does_nothing_more() -> Try {
+    let dir = tempfile::tempdir()?;
+    let cache = Cache::builder().memory(4 << 20).ssd(dir.path().join("s"), 32 << 20).open()?;
+    cache.put("k", "v")?;
+    let mut keys = cache.keys("");
+    cache.close()?;
+    assert!(matches!(cache.flush(), Err(Error::Closed)));
+    assert!(matches!(cache.verify(), Err(Error::Closed)));
+    assert!(matches!(cache.clear(), Err(Error::Closed)));
+    assert!(matches!(cache.remove_prefix(""), Err(Error::Closed)));
+    assert!(matches!(cache.demote("k", Tier::Ssd), Err(Error::Closed)));
+    assert!(matches!(keys.next(), Some(Err(Error::Closed))));
+    assert!(keys.next().is_none());
+    cache.close()?;
+    Ok(())
+}
+
+/// Two makers that ask for each other's key: one is told, neither waits for ever.
+#[test]
+fn makers_that_wait_for_each_other_are_told() -> Try {
+    let cache = Cache::builder().memory(4 << 20).open()?;
+    let both = Arc::new(std::sync::Barrier::new(2));
+    let start = |mine: &'static str, other: &'static str| {
+        let (cache, both) = (cache.clone(), both.clone());
+        let (done, result) = mpsc::channel();
+        std::thread::spawn(move || {
+            let made = cache.get_or_put_with(mine, || {
+                both.wait();
+                cache.get_or_put_with(other, || Ok::<_, io::Error>("made by the other"))
+            });
+            done.send(made.map_err(|e| e.to_string()))
+        });
+        result
+    };
+    let (a, b) = (start("a", "b"), start("b", "a"));
+    let (a, b) = (a.recv_timeout(LONG)?, b.recv_timeout(LONG)?);
+    assert!(a.is_err() || b.is_err());
+    let told = [a.err(), b.err()].into_iter().flatten().any(|e| e.contains("same key again"));
+    assert!(told, "at least one was told why");
+    Ok(())
+}
+
+/// What is not known of a damaged record is not made up.
+#[test]
+fn a_damaged_record_found_by_a_walk_has_no_key() -> Try {
+    let dir = tempfile::tempdir()?;
+    let builder = stepped(Cache::builder().memory(4 << 20).ssd(dir.path().join("s"), 32 << 20));
+    let cache = builder.clone().open()?;
+    cache.put("a key that can be found in the file", "v")?;
+    cache.close()?;
+    drop(cache);
+    let segments = dir.path().join("s/segments");
+    let mut hit = 0;
+    for name in files(&segments) {
+        let mut bytes = std::fs::read(segments.join(&name))?;
+        let key = b"a key that can be found";
+        let at: Vec<usize> =
+            bytes.windows(key.len()).enumerate().filter(|(_, w)| w == key).map(|(i, _)| i).collect();
+        for i in at {
+            bytes[i] ^= 1;
+            hit += 1;
+        }
+        std::fs::write(segments.join(&name), bytes)?;
+    }
+    assert!(hit > 0);
+    let cache = builder.open()?;
+    let events = cache.subscribe();
+    assert_eq!(cache.keys("").filter_map(Result::ok).count(), 0);
+    let mut seen = 0;
+    while let Ok(received) = events.try_recv() {
+        if let Received::Event(Event::Quarantined { key, .. }) = received {
+            assert_eq!(key, None);
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, 1);
+    assert_eq!(cache.stats().counts.damaged, 1);
+    Ok(())
+}
+
+/// What expires while it waits to be written is counted and told, as anywhere else.
+#[test]
+fn an_item_that_expires_in_the_write_buffer_is_gone_with_an_event() -> Try {
+    let dir = tempfile::tempdir()?;
+    let clock = Arc::new(ManualClock::new(1_000_000));
+    let cache = Cache::builder()
+        .memory(4 << 20)
+        .ssd(dir.path().join("s"), 32 << 20)
+        .persistence(Persistence::OnEviction)
+        .world(Arc::new(RealFs), clock.clone(), false)
+        .open()?;
+    let events = cache.subscribe();
+    cache.put("k", "beneath")?;
+    cache.flush()?;
+    cache.put_with("k", "above", PutOptions::new().ttl(Duration::from_secs(1)))?;
+    clock.advance(2_000);
+    assert_eq!(cache.get("k")?, None);
+    assert!(!cache.contains("k")? && !cache.remove("k")?);
+    cache.put_with("k2", "above", PutOptions::new().ttl(Duration::from_secs(1)))?;
+    clock.advance(200_000);
+    for _ in 0..3 {
+        cache.step()?;
+        clock.advance(200_000);
+    }
+    let mut expired = 0;
+    while let Ok(received) = events.try_recv() {
+        expired += u64::from(matches!(received, Received::Event(Event::Expired { .. })));
+    }
+    assert_eq!((expired, cache.stats().counts.expired), (1, 1));
+    assert_eq!(cache.stats().items, 0);
+    Ok(())
+}
+
+/// A record that cannot be reached for now keeps its container, and costs nobody else anything.
+#[test]
+fn reclaim_evicts_nothing_because_a_record_cannot_be_reached() -> Try {
+    let dir = tempfile::tempdir()?;
+    let segments = dir.path().join("s/segments");
+    let faults = Faults::default();
+    let mut builder =
+        Cache::builder().memory(1 << 20).ssd(dir.path().join("s"), 16 << 20).cold(dir.path().join("c"));
+    let storage = &mut builder.config_mut().storage;
+    storage.segment_size = Some(1 << 20);
+    storage.max_value_size = Some(256 << 10);
+    storage.read_mode = thermocline::config::ReadMode::Pread;
+    let cache = builder.world(Arc::new(faults.clone()), Arc::new(SystemClock), false).open()?;
+    for i in 0..14 {
+        cache.put(format!("key number {i} of those"), noise(i, 64 << 10))?;
+    }
+    cache.flush()?;
+    let name = files(&segments).into_iter().next().ok_or("a segment")?;
+    let bytes = std::fs::read(segments.join(&name))?;
+    let key = b"key number 7 of those";
+    let at = bytes.windows(key.len()).position(|w| w == key).ok_or("the key")?;
+    faults.0.state.lock().unreadable = Some((name, at as u64));
+
+    for i in 14..400 {
+        cache.put(format!("key number {i} of those"), noise(i, 64 << 10))?;
+        if i % 10 == 0 {
+            cache.flush()?;
+            cache.step()?;
+        }
+    }
+    cache.flush()?;
+    cache.step()?;
+    assert_eq!(cache.stats().counts.evicted, 0);
+    assert_eq!(cache.get("key number 7 of those")?, None, "it cannot be reached");
+    faults.0.state.lock().unreadable = None;
+    for i in 0..400 {
+        assert_eq!(
+            cache.get(format!("key number {i} of those"))?.map(|v| v.to_vec()),
+            Some(noise(i, 64 << 10)),
+            "{i}"
+        );
+    }
+    Ok(())
+}
