@@ -290,12 +290,10 @@ fn stress(tiers: Tiers, persistence: Persistence, then: Tiers, time: Duration) {
     assert_eq!(heard.wrong, Vec::<String>::new());
 }
 
-fn check_all(
-    cache: &Cache,
-    load: &Load,
-    mut evicted: Option<(&mut HashMap<Vec<u8>, Instant>, &Subscription)>,
-    when: &str,
-) {
+/// When keys were evicted, as far as is known, and where it is told; `None`: absence is not looked at.
+type Evictions<'a> = Option<(&'a mut HashMap<Vec<u8>, Instant>, &'a Subscription)>;
+
+fn check_all(cache: &Cache, load: &Load, mut evicted: Evictions<'_>, when: &str) {
     for (no, truth) in load.keys.iter().enumerate() {
         let acknowledged = truth.acknowledged.load(Ordering::SeqCst);
         let live = truth.live.load(Ordering::SeqCst);
@@ -307,17 +305,23 @@ fn check_all(
             }
             None => {
                 let at = *truth.at.lock().unwrap();
-                // It may also have been evicted since the reopening, which has less room.
-                if let Some((evicted, events)) = &mut evicted {
-                    while let Ok(Received::Event(e)) = events.try_recv() {
-                        if let Event::Evicted { key: Some(key), .. } = e {
-                            evicted.insert(key.to_vec(), Instant::now());
-                        }
+                let heard = |evicted: &Evictions<'_>| {
+                    evicted
+                        .as_ref()
+                        .is_none_or(|(e, _)| e.get(key(no).as_bytes()).is_some_and(|e| Some(*e) >= at))
+                };
+                // It may also have been evicted since the reopening, which has less room; the event comes a moment
+                // after the item is gone.
+                let deadline = Instant::now() + Duration::from_secs(10);
+                while live && !heard(&evicted) && Instant::now() < deadline {
+                    if let Some((evicted, events)) = &mut evicted
+                        && let Ok(Received::Event(Event::Evicted { key: Some(key), .. })) =
+                            events.recv_timeout(Duration::from_millis(100))
+                    {
+                        evicted.insert(key.to_vec(), Instant::now());
                     }
                 }
-                let heard = evicted
-                    .as_ref()
-                    .is_none_or(|(e, _)| e.get(key(no).as_bytes()).is_some_and(|e| Some(*e) >= at));
+                let heard = heard(&evicted);
                 assert!(!live || heard, "{no}: version {acknowledged} is missing {when}, without an event");
             }
         }
