@@ -25,6 +25,8 @@ const BATCH_BYTES: u64 = 16 << 20;
 
 /// How often, and how long apart, a full tier is asked again for room that it did not find.
 const PATIENCE: u32 = 10;
+/// So often what is hot is kept when room is made; if that frees too little, whole containers go.
+const SOFT: u32 = 8;
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Values that go to the same tier.
@@ -174,7 +176,7 @@ impl Engine {
                 Err(e) if e.is_no_space() && purpose == Purpose::Write && tries < 64 => {
                     drop(batch);
                     tries += 1;
-                    if !self.make_room(tier.tier(), needed) {
+                    if !self.make_room(tier.tier(), needed, tries > SOFT) {
                         // Others may hold what is to be reclaimed, or have it in hand, for a moment.
                         in_vain += 1;
                         if in_vain > PATIENCE {

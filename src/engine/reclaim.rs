@@ -108,7 +108,7 @@ impl Engine {
         if !self.is_over(tier) {
             return Ok(false);
         }
-        self.reclaim_one(tier, &mut state, false)
+        self.reclaim_one(tier, &mut state, false, false)
     }
 
     #[expect(clippy::indexing_slicing, reason = "a tier's number is at most 3")]
@@ -117,7 +117,8 @@ impl Engine {
     }
 
     /// Makes room in a tier whose limit is reached, on behalf of somebody who waits; says whether it freed anything.
-    pub(super) fn make_room(&self, tier: Tier, needed: u64) -> bool {
+    /// `hard`: nothing goes back to the head, so that each container dropped is room gained.
+    pub(super) fn make_room(&self, tier: Tier, needed: u64, hard: bool) -> bool {
         let Some(tier) = self.tier(tier) else { return false };
         if needed > tier.max_record().saturating_mul(4).max(64 << 20) && tier.usage().limit.is_some() {
             return false;
@@ -129,7 +130,7 @@ impl Engine {
         if self.drop_empty(tier, true) {
             return true;
         }
-        self.reclaim_one(tier, &mut state, true).unwrap_or_else(|e| {
+        self.reclaim_one(tier, &mut state, true, hard).unwrap_or_else(|e| {
             let name = tier.tier();
             self.log.warn("reclaim", || format!("the {name} tier cannot make room: {e}"));
             false
@@ -177,7 +178,13 @@ impl Engine {
 
     /// Reclaims the best candidate of a tier; says whether its space came back. One that cannot be emptied or deleted
     /// is left alone for a while, and the next is tried.
-    fn reclaim_one(&self, tier: &Arc<dyn DiskTier>, state: &mut State, urgent: bool) -> Result<bool> {
+    fn reclaim_one(
+        &self,
+        tier: &Arc<dyn DiskTier>,
+        state: &mut State,
+        urgent: bool,
+        hard: bool,
+    ) -> Result<bool> {
         state.tick();
         let mut failed = None;
         for _ in 0..TRIES {
@@ -193,7 +200,7 @@ impl Engine {
                     entry
                 }
             };
-            match self.reclaim_entry(tier, &entry, urgent) {
+            match self.reclaim_entry(tier, &entry, urgent, hard) {
                 Ok(true) => return Ok(true),
                 // Empty, and dropped as soon as the batches under way have ended.
                 Ok(false) if entry.live() == 0 => return Ok(false),
@@ -212,9 +219,15 @@ impl Engine {
 
     /// Empties a container and drops it; says whether it is gone. A batch that was on its way into the container when
     /// it was sealed may land in it after it was listed: then it is emptied again.
-    fn reclaim_entry(&self, tier: &Arc<dyn DiskTier>, entry: &Arc<Entry>, urgent: bool) -> Result<bool> {
+    fn reclaim_entry(
+        &self,
+        tier: &Arc<dyn DiskTier>,
+        entry: &Arc<Entry>,
+        urgent: bool,
+        hard: bool,
+    ) -> Result<bool> {
         for _ in 0..LATE_BATCHES {
-            self.empty_out(tier, entry, urgent)?;
+            self.empty_out(tier, entry, urgent, hard)?;
             if entry.live() == 0 {
                 let gone = self.drop_container(tier, entry, urgent)?;
                 if gone || entry.live() == 0 {
@@ -250,7 +263,13 @@ impl Engine {
     }
 
     /// Moves everything that is alive out of a container.
-    fn empty_out(&self, tier: &Arc<dyn DiskTier>, entry: &Arc<Entry>, urgent: bool) -> Result<()> {
+    fn empty_out(
+        &self,
+        tier: &Arc<dyn DiskTier>,
+        entry: &Arc<Entry>,
+        urgent: bool,
+        hard: bool,
+    ) -> Result<()> {
         let listed = self.catalog.live_in(entry, entry.container.list()?);
         let mut movers: Vec<Mover> =
             listed.into_iter().map(|listed| Mover { entry: entry.clone(), listed }).collect();
@@ -263,7 +282,7 @@ impl Engine {
             usize::try_from(kept).unwrap_or(usize::MAX)
         });
         let cap = share(entry.container.occupied(), keep);
-        let kept = self.split_hot(&mut movers, cap, most, below.is_none());
+        let kept = if hard { Vec::new() } else { self.split_hot(&mut movers, cap, most, below.is_none()) };
         if !kept.is_empty()
             && let Err(e) = self.relocate(&kept, tier, Purpose::Reclaim, urgent)
         {
