@@ -186,6 +186,10 @@ impl Engine {
         hard: bool,
     ) -> Result<bool> {
         state.tick();
+        if hard {
+            // What was left alone, because there was no room to rewrite it, can still be given up.
+            *state = State::default();
+        }
         let mut failed = None;
         for _ in 0..TRIES {
             let entry = match self.candidate(tier, state) {
