@@ -1,13 +1,6 @@
 //! Bad input and bad luck: each is an error that names the thing and the cure, and leaves nothing half-made.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::expect_used,
-    reason = "a test"
-)]
+#![cfg(test)]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

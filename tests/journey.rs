@@ -1,13 +1,6 @@
 //! One item through every tier, down and up again, moved by what is asked for and by nothing else.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::expect_used,
-    reason = "a test"
-)]
+#![cfg(test)]
 
 mod common;
 

@@ -1,13 +1,6 @@
 //! The archive stands alone: any `unzip` reads it, and from the containers alone the catalog can be built again.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::expect_used,
-    reason = "a test"
-)]
+#![cfg(test)]
 
 mod common;
 

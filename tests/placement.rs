@@ -5,14 +5,7 @@
 //! What is lost to it: items in memory are on the SSD as well; the heat is an estimate; and with overwrites, cold items
 //! that were just written stand on the SSD until they sink.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::expect_used,
-    reason = "a test"
-)]
+#![cfg(test)]
 
 mod common;
 

@@ -3,14 +3,7 @@
 //! Each key has one writer at a time (a lock of its own), so that it is known which write of it was the last; readers
 //! take no part in that and check that versions never go back and that every byte is right.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::expect_used,
-    reason = "a test"
-)]
+#![cfg(test)]
 
 mod common;
 

@@ -1,0 +1,94 @@
+//! The cache against a model: a map of what each key holds and of what a crash may make of it.
+//!
+//! Random operations over tiny tiers, every persistence, every subset of tiers, with reopenings and crashes in
+//! between. What is checked at each step: never a wrong, stale or resurrected value; counts and keys exact; nothing
+//! absent that was not removed, expired, or evicted with an event that names it. After a crash each key has its last
+//! value or an earlier one, nothing older than what was durable at the last flush or close.
+//!
+//! `THERMOCLINE_CASES` sets the number of cases, however long they take; without it there are thousands, and those
+//! that have not begun after a minute are left out. A failure is shrunk, printed, and kept in `tests/model.regressions`,
+//! from which it is tried first the next time.
+
+#![cfg(test)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+/// Ends what checks with a failed test case.
+macro_rules! fail {
+    ($($t:tt)*) => { return Err(TestCaseError::fail(format!($($t)*))) };
+}
+
+mod ops;
+mod shape;
+mod world;
+
+use ops::{Op, op};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, FileFailurePersistence, TestCaseError, TestRunner};
+use shape::{Shape, shape};
+use std::time::{Duration, Instant};
+use thermocline::Persistence;
+use world::{Check, World};
+
+fn run(shape: Shape, ops: &[Op]) -> Check {
+    let mut world = World::open(shape)?;
+    for (n, op) in ops.iter().enumerate() {
+        world.apply(op).map_err(|e| TestCaseError::fail(format!("operation {n}, {op:?}: {e}")))?;
+    }
+    world.end()
+}
+
+fn check(share: (u32, u32), shape: impl Strategy<Value = Shape>, most_ops: usize) {
+    let asked: Option<u32> = std::env::var("THERMOCLINE_CASES").ok().and_then(|s| s.parse().ok());
+    let cases = (asked.unwrap_or(CASES) * share.0 / share.1).max(1);
+    let begun = Instant::now();
+    let ran = std::cell::Cell::new(0);
+    let config = Config {
+        cases,
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct("tests/model.regressions"))),
+        max_shrink_time: 120_000,
+        max_shrink_iters: 20_000,
+        ..Config::default()
+    };
+    let strategy = (shape, proptest::collection::vec(op(), 1..most_ops));
+    let failed = std::cell::Cell::new(false);
+    let result = TestRunner::new(config).run(&strategy, |(shape, ops)| {
+        // Once a case failed, time is no reason to leave out what shrinks it.
+        if asked.is_none() && !failed.get() && begun.elapsed() > BUDGET {
+            return Ok(());
+        }
+        ran.set(ran.get() + 1);
+        run(shape, &ops).inspect_err(|_| failed.set(true))
+    });
+    println!("{} of {cases} cases in {:?}", ran.get(), begun.elapsed());
+    result.unwrap_or_else(|e| panic!("{e}"));
+}
+
+/// Cases of all tests here together.
+const CASES: u32 = 5_000;
+/// After this, no more are begun.
+const BUDGET: Duration = Duration::from_secs(60);
+
+#[test]
+fn ssd_and_cold_against_the_model() {
+    check((7, 10), shape(false), 60);
+}
+
+/// sled makes opening slow, so these are fewer.
+#[test]
+fn hdd_among_others_against_the_model() {
+    check((1, 10), shape(true), 60);
+}
+
+#[test]
+fn memory_alone_against_the_model() {
+    let strategy = shape(false).prop_map(|s| {
+        let persistence = match s.persistence {
+            Persistence::Always => Persistence::OnEviction,
+            other => other,
+        };
+        Shape { ssd: false, cold: None, persistence, ..s }
+    });
+    check((2, 10), strategy, 100);
+}
