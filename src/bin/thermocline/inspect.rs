@@ -13,14 +13,12 @@ use thermocline::{ContentType, Damage, Stats, Tier, VerifyReport};
 #[derive(Debug, Args)]
 pub struct StatArgs {
     #[command(flatten)]
-    store: StoreArgs,
-    #[command(flatten)]
-    open: OpenArgs,
+    store: OpenArgs,
 }
 
 /// Shows what each tier holds.
 pub fn stat(args: &StatArgs, json: bool) -> Outcome {
-    let cache = args.store.open(args.open)?;
+    let cache = args.store.open()?;
     let stats = cache.stats();
     cache.close()?;
     if json {
@@ -76,14 +74,12 @@ pub struct VerifyArgs {
     #[arg(long)]
     rebuild_catalog: bool,
     #[command(flatten)]
-    store: StoreArgs,
-    #[command(flatten)]
-    open: OpenArgs,
+    store: OpenArgs,
 }
 
 /// Reads and checks every live item.
 pub fn verify(args: &VerifyArgs, json: bool) -> Outcome {
-    let cache = args.store.open_with(args.open, |b| b.rebuild_catalog(args.rebuild_catalog))?;
+    let cache = args.store.open_with(|b| b.rebuild_catalog(args.rebuild_catalog))?;
     let recovery = cache.recovery().clone();
     let bar = counting_bar(cache.stats().items, "checking");
     let report = cache.verify_with(|n| bar.inc(n))?;

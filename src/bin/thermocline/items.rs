@@ -1,7 +1,7 @@
 //! `get`, `put`, `rm`, `ls`: single items of a store that is there.
 
 use crate::failure::{Failure, NOT_FOUND, OK, Outcome};
-use crate::options::{OpenArgs, StoreArgs};
+use crate::options::OpenArgs;
 use crate::show;
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
@@ -22,25 +22,36 @@ fn key_bytes(key: std::ffi::OsString, hex: bool) -> Result<Vec<u8>, Failure> {
     digits.ok_or_else(|| Failure::usage(format!("{}: with --hex a key is hexadecimal digits", key.display())))
 }
 
-/// The options of `get`.
+/// One key.
 #[derive(Debug, Args)]
-pub struct GetArgs {
+struct KeyArgs {
     /// The key
     #[arg(value_name = "KEY")]
     key: std::ffi::OsString,
     /// The key is given as hexadecimal digits
     #[arg(long)]
     hex: bool,
+}
+
+impl KeyArgs {
+    fn bytes(self) -> Result<Vec<u8>, Failure> {
+        key_bytes(self.key, self.hex)
+    }
+}
+
+/// The options of `get`.
+#[derive(Debug, Args)]
+pub struct GetArgs {
     #[command(flatten)]
-    store: StoreArgs,
+    key: KeyArgs,
     #[command(flatten)]
-    open: OpenArgs,
+    store: OpenArgs,
 }
 
 /// Writes one value to stdout, byte for byte.
 pub fn get(args: GetArgs, json: bool) -> Outcome {
-    let key = key_bytes(args.key, args.hex)?;
-    let cache = args.store.open(args.open)?;
+    let key = args.key.bytes()?;
+    let cache = args.store.open()?;
     let found = cache.get_entry(&key)?;
     cache.close()?;
     let Some(entry) = found else {
@@ -80,15 +91,11 @@ enum TypeArg {
 /// The options of `put`.
 #[derive(Debug, Args)]
 pub struct PutArgs {
-    /// The key
-    #[arg(value_name = "KEY")]
-    key: std::ffi::OsString,
+    #[command(flatten)]
+    key: KeyArgs,
     /// Where the value is; -: stdin
     #[arg(value_name = "FILE", default_value = "-")]
     file: PathBuf,
-    /// The key is given as hexadecimal digits
-    #[arg(long)]
-    hex: bool,
     /// What the value is, which decides how it is compressed
     #[arg(long = "type", value_name = "TYPE", default_value = "auto")]
     content_type: TypeArg,
@@ -99,18 +106,16 @@ pub struct PutArgs {
     #[arg(long)]
     create: bool,
     #[command(flatten)]
-    store: StoreArgs,
-    #[command(flatten)]
-    open: OpenArgs,
+    store: OpenArgs,
 }
 
 /// Puts one value. When it returns, the value is on stable storage.
 pub fn put(args: PutArgs, json: bool) -> Outcome {
-    let key = key_bytes(args.key, args.hex)?;
-    let limit = args.store.config()?.max_value_size();
+    let key = args.key.bytes()?;
+    let limit = args.store.which.config()?.max_value_size();
     let value = read_value(&args.file, limit)?;
     let len = value.len();
-    let cache = if args.create { args.store.create(args.open)? } else { args.store.open(args.open)? };
+    let cache = if args.create { args.store.create()? } else { args.store.open()? };
     let mut options = PutOptions::new().content_type(match args.content_type {
         TypeArg::Auto => ContentType::Auto,
         TypeArg::Text => ContentType::Text,
@@ -181,16 +186,14 @@ pub struct RmArgs {
     #[arg(long)]
     hex: bool,
     #[command(flatten)]
-    store: StoreArgs,
-    #[command(flatten)]
-    open: OpenArgs,
+    store: OpenArgs,
 }
 
 /// Removes keys, or all keys of a prefix.
 pub fn rm(args: RmArgs, json: bool) -> Outcome {
     if let Some(prefix) = args.prefix {
         let prefix = key_bytes(prefix, args.hex)?;
-        let cache = args.store.open(args.open)?;
+        let cache = args.store.open()?;
         let removed = cache.remove_prefix(&prefix)?;
         cache.close()?;
         if json {
@@ -201,7 +204,7 @@ pub fn rm(args: RmArgs, json: bool) -> Outcome {
         return Ok(OK);
     }
     let keys = args.keys.into_iter().map(|k| key_bytes(k, args.hex)).collect::<Result<Vec<_>, _>>()?;
-    let cache = args.store.open(args.open)?;
+    let cache = args.store.open()?;
     let mut missing = Vec::new();
     for key in &keys {
         if !cache.remove(key)? {
@@ -232,15 +235,13 @@ pub struct LsArgs {
     #[arg(long)]
     hex: bool,
     #[command(flatten)]
-    store: StoreArgs,
-    #[command(flatten)]
-    open: OpenArgs,
+    store: OpenArgs,
 }
 
 /// Lists keys, a line each, in no order. `--json` gives an object a line.
 pub fn ls(args: LsArgs, json: bool) -> Outcome {
     let prefix = key_bytes(args.prefix, args.hex)?;
-    let cache = args.store.open(args.open)?;
+    let cache = args.store.open()?;
     let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
     for key in cache.keys(&prefix) {
         let key = key?;

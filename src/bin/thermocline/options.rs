@@ -73,13 +73,22 @@ pub struct StoreArgs {
 /// How to open it if something is missing.
 #[derive(Debug, Clone, Copy, Default, Args)]
 #[command(next_help_heading = "Store")]
-pub struct OpenArgs {
+struct MissingArgs {
     /// Open although a directory is missing; its items are absent until it is back
     #[arg(long)]
-    pub without_missing: bool,
+    without_missing: bool,
     /// Open although a directory is missing, and give up what was in it for good
     #[arg(long, conflicts_with = "without_missing")]
-    pub discard_missing: bool,
+    discard_missing: bool,
+}
+
+/// A store that is to be opened.
+#[derive(Debug, Clone, Args)]
+pub struct OpenArgs {
+    #[command(flatten)]
+    pub which: StoreArgs,
+    #[command(flatten)]
+    missing: MissingArgs,
 }
 
 impl StoreArgs {
@@ -141,20 +150,19 @@ impl StoreArgs {
         config.validate().map_err(|e| Failure::usage(e.to_string()))?;
         Ok(config)
     }
+}
 
+impl OpenArgs {
     /// Opens a store that is there. A directory that is not one of a store is refused, so that a slip of the pen
     /// makes none, unless the open flags say that some are missing.
-    pub fn open(&self, flags: OpenArgs) -> Result<Cache, Failure> {
-        self.open_with(flags, |b| b)
+    pub fn open(&self) -> Result<Cache, Failure> {
+        self.open_with(|b| b)
     }
 
     /// As [`open`](Self::open), with more to say to the builder.
-    pub fn open_with(
-        &self,
-        flags: OpenArgs,
-        more: impl FnOnce(Builder) -> Builder,
-    ) -> Result<Cache, Failure> {
-        let config = self.of_store()?;
+    pub fn open_with(&self, more: impl FnOnce(Builder) -> Builder) -> Result<Cache, Failure> {
+        let config = self.which.of_store()?;
+        let flags = self.missing;
         if !(flags.without_missing || flags.discard_missing) || !tier_dirs(&config).any(|d| is_store(&d.path))
         {
             for dir in tier_dirs(&config) {
@@ -170,12 +178,12 @@ impl StoreArgs {
     }
 
     /// Opens a store, making what is missing of it.
-    pub fn create(&self, flags: OpenArgs) -> Result<Cache, Failure> {
-        Ok(flags.apply(Builder::from_config(self.of_store()?)).open()?)
+    pub fn create(&self) -> Result<Cache, Failure> {
+        Ok(self.missing.apply(Builder::from_config(self.which.of_store()?)).open()?)
     }
 }
 
-impl OpenArgs {
+impl MissingArgs {
     fn apply(self, builder: Builder) -> Builder {
         builder.without_missing(self.without_missing).discard_missing(self.discard_missing)
     }
