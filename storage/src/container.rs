@@ -450,32 +450,13 @@ pub trait DiskTier: Send + Sync + fmt::Debug + 'static {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[derive(Debug)]
-    struct Nothing;
-    impl Container for Nothing {
-        fn read(&self, _: u32) -> Result<Item> {
-            Err(Error::Gone(0))
-        }
-        fn head(&self, _: u32) -> Result<Head> {
-            Err(Error::Gone(0))
-        }
-        fn list(&self) -> Result<Vec<Listed>> {
-            Ok(Vec::new())
-        }
-        fn raw(&self, _: u32) -> Option<RawRecord> {
-            None
-        }
-        fn occupied(&self) -> u64 {
-            1000
-        }
-    }
+    use crate::testing::Hollow;
 
     #[test]
     fn a_number_is_reused_only_when_nobody_holds_the_entry() {
         let c = Containers::new(1);
         let r = c.reserve().unwrap();
-        let held = c.publish(r, Tier::Ssd, 0, 0, Arc::new(Nothing));
+        let held = c.publish(r, Tier::Ssd, 0, 0, Arc::new(Hollow(1000)));
         let entry = c.remove(r.no).unwrap();
         c.release(&entry);
         drop(entry);
@@ -498,7 +479,7 @@ mod tests {
             records: 4,
             earliest_expiry: u64::MAX,
         };
-        c.attach(known, Arc::new(Nothing));
+        c.attach(known, Arc::new(Hollow(1000)));
         let mut seen: Vec<_> = (0..4).map(|_| c.reserve().unwrap().no).collect();
         seen.sort_unstable();
         assert_eq!(seen, [0, 1, 2, 4]);

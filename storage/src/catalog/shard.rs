@@ -363,21 +363,6 @@ impl Guard<'_> {
         self.unpoint(ident, version).is_some()
     }
 
-    /// Drops a dirty value that expired before it was written, if it is still the newest.
-    pub fn drop_dirty(&mut self, ident: Ident, version: Version) -> bool {
-        let now = self.cat.next_version();
-        let Some(d) = self.shard.dirty.get_mut(&ident) else { return false };
-        if d.newest.as_ref().is_none_or(|n| n.version != version) {
-            return false;
-        }
-        d.newest = None;
-        d.last_frame = now;
-        // What is beneath was overwritten before it expired; it is dead too.
-        self.unpoint(ident, now);
-        self.tidy(ident);
-        true
-    }
-
     /// The end of a move: the record at `old` was copied to `new`, durably, with expiry `folded`. Fails if a put,
     /// a removal or another move came first; then the copy is garbage.
     pub fn swap(&mut self, ident: Ident, old: Place, new: Place, version: Version, folded: u64) -> bool {

@@ -9,36 +9,13 @@ mod places;
 
 use super::*;
 use crate::clock::ManualClock;
-use crate::container::{Container, RawRecord};
-use crate::item::{Head, Item};
+use crate::testing::Hollow;
 use crate::types::{ContentType, Tier};
 use bytes::Bytes;
 use journal::COPIES;
 use memfs::MemFs;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-
-/// A container whose records nobody reads.
-#[derive(Debug)]
-struct Fake;
-
-impl Container for Fake {
-    fn read(&self, _: u32) -> Result<Item> {
-        Err(Error::Gone(0))
-    }
-    fn head(&self, _: u32) -> Result<Head> {
-        Err(Error::Gone(0))
-    }
-    fn list(&self) -> Result<Vec<Listed>> {
-        Ok(Vec::new())
-    }
-    fn raw(&self, _: u32) -> Option<RawRecord> {
-        None
-    }
-    fn occupied(&self) -> u64 {
-        0
-    }
-}
 
 fn setup(vfs: Arc<dyn Vfs>, dir: &Path, open: u64) -> Setup {
     Setup {
@@ -60,7 +37,7 @@ fn open(vfs: Arc<dyn Vfs>, dir: &Path, counter: u64) -> Result<(Catalog, Recover
 fn open_with(how: Setup) -> Result<(Catalog, Recovered)> {
     let (cat, rec) = Catalog::open(how)?;
     for k in &rec.containers {
-        cat.containers.attach(*k, Arc::new(Fake));
+        cat.containers.attach(*k, Arc::new(Hollow(0)));
     }
     cat.count_live();
     Ok((cat, rec))
@@ -68,7 +45,7 @@ fn open_with(how: Setup) -> Result<(Catalog, Recovered)> {
 
 fn container(cat: &Catalog) -> Arc<Entry> {
     let reserved = cat.containers.reserve().unwrap();
-    cat.containers.publish(reserved, Tier::Ssd, 0, 7, Arc::new(Fake))
+    cat.containers.publish(reserved, Tier::Ssd, 0, 7, Arc::new(Hollow(0)))
 }
 
 fn seal(entry: &Entry) {
@@ -139,7 +116,6 @@ enum Op {
     Swap(u8, bool),
     Kill(u8),
     Expiry(u8, u8),
-    DropDirty(u8),
     Enqueue,
     Clear,
     Sync,
@@ -351,16 +327,6 @@ impl World {
                     self.change(vec![(id(i), Some((place, Some(u64::from(ms)))))]);
                 } else {
                     assert_eq!(set, None);
-                }
-            }
-            Op::DropDirty(i) => {
-                if let Some(w) = self.dirty.get(&id(i)).copied() {
-                    assert!(!self.cat().lock(id(i)).drop_dirty(id(i), Version(w.version.0 + 1)));
-                    assert!(self.cat().lock(id(i)).drop_dirty(id(i), w.version));
-                    self.seq += 1;
-                    self.barrier.insert(id(i), self.seq);
-                    self.dirty.remove(&id(i));
-                    self.kill_stale(id(i));
                 }
             }
             Op::Enqueue => self.cat().enqueue_all(),

@@ -17,7 +17,6 @@ fn op(faults: bool) -> impl Strategy<Value = Op> {
         4 => (i.clone(), any::<bool>()).prop_map(|(i, s)| Op::Swap(i, s)),
         1 => i.clone().prop_map(Op::Kill),
         3 => (i.clone(), any::<u8>()).prop_map(|(i, ms)| Op::Expiry(i, ms)),
-        1 => i.prop_map(Op::DropDirty),
         1 => Just(Op::Enqueue),
         1 => Just(Op::Clear),
         4 => Just(Op::Sync),

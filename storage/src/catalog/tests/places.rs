@@ -89,7 +89,7 @@ fn containers_are_known_after_a_restart_and_their_numbers_are_taken_even_if_thei
     }
     // `a` is discarded, `b` is back.
     let (cat, rec) = Catalog::open(setup(arc.clone(), Path::new("/c"), 4)).unwrap();
-    cat.containers.attach(rec.containers[1], Arc::new(Fake));
+    cat.containers.attach(rec.containers[1], Arc::new(Hollow(0)));
     cat.count_live();
     assert_eq!(cat.drop_lost(|no| no == a.no), 1);
     cat.sync().unwrap();
