@@ -63,17 +63,22 @@ pub fn encode_head(item: &Item, container_id: u64, ordinal: u32, out: &mut Vec<u
     out.push(item.codec as u8);
     out.push(item.content_type as u8);
     out.extend_from_slice(&(item.key.len() as u16).to_le_bytes());
+    encode_value_fields(item, out);
+    out.extend_from_slice(&ordinal.to_le_bytes());
+    out.extend_from_slice(&[0; 4]);
+    let sum = header_sum(container_id, out.get(start..).unwrap_or_default(), &item.key);
+    out.extend_from_slice(&sum.to_le_bytes());
+    out.extend_from_slice(&item.key);
+}
+
+/// Appends bytes 8 to 48 of a header, from the version to the payload's checksum: a pack's entries have the same.
+pub(crate) fn encode_value_fields(item: &Item, out: &mut Vec<u8>) {
     out.extend_from_slice(&item.version.0.to_le_bytes());
     out.extend_from_slice(&item.expires_at.to_le_bytes());
     out.extend_from_slice(&item.ident.bits().to_le_bytes());
     out.extend_from_slice(&item.original_len.to_le_bytes());
     out.extend_from_slice(&(item.payload.len() as u32).to_le_bytes());
     out.extend_from_slice(&checksum(item.version.0, &item.payload).to_le_bytes());
-    out.extend_from_slice(&ordinal.to_le_bytes());
-    out.extend_from_slice(&[0; 4]);
-    let sum = header_sum(container_id, out.get(start..).unwrap_or_default(), &item.key);
-    out.extend_from_slice(&sum.to_le_bytes());
-    out.extend_from_slice(&item.key);
 }
 
 fn header_sum(container_id: u64, fixed: &[u8], key: &[u8]) -> u64 {

@@ -25,7 +25,7 @@
 use super::names;
 use crate::ident::Ident;
 use crate::item::{Head, Item};
-use crate::record::{MAX_VALUE, checksum, le16, le32, le64, verify_payload};
+use crate::record::{MAX_VALUE, checksum, encode_value_fields, le16, le32, le64, verify_payload};
 use crate::types::{Codec, ContentType, MAX_KEY, Version};
 use bytes::Bytes;
 use rawzip::extra_fields::{ExtraFieldId, ExtraFields};
@@ -144,12 +144,7 @@ pub(super) fn encode(
     out.push(item.codec as u8);
     out.push(item.content_type as u8);
     out.extend_from_slice(&(if key_is_name { KEY_IS_NAME } else { 0 }).to_le_bytes());
-    out.extend_from_slice(&item.version.0.to_le_bytes());
-    out.extend_from_slice(&item.expires_at.to_le_bytes());
-    out.extend_from_slice(&item.ident.bits().to_le_bytes());
-    out.extend_from_slice(&item.original_len.to_le_bytes());
-    out.extend_from_slice(&(item.payload.len() as u32).to_le_bytes());
-    out.extend_from_slice(&checksum(item.version.0, &item.payload).to_le_bytes());
+    encode_value_fields(item, &mut out);
     out.extend_from_slice(&position.to_le_bytes());
     out.extend_from_slice(&(layout.data_at as u32).to_le_bytes());
     out.extend_from_slice(&(item.key.len() as u32).to_le_bytes());
