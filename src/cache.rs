@@ -490,7 +490,9 @@ impl Cache {
         self.engine().verify(|_| {})
     }
 
-    /// [`verify`](Self::verify), telling how many items were looked at as it goes.
+    /// [`verify`](Self::verify), telling as it goes how many items were looked at since the call before: the sum of
+    /// what `progress` is given is the total so far. The catalog is walked a shard at a time, and the call comes after
+    /// each shard, with 0 for one that holds nothing. With memory alone there is nothing to verify and no call.
     ///
     /// # Errors
     /// As there.

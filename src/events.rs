@@ -44,7 +44,9 @@ pub enum Event {
         /// The tier that it is in now.
         to: Tier,
     },
-    /// An item was dropped to make room.
+    /// An item was dropped to make room. With disk tiers also where only an older value of the key went, that was on
+    /// disk while a newer one is still to be written: the newer one stays. Whether the key is there,
+    /// [`Cache::tier_of`](crate::Cache::tier_of) says.
     Evicted {
         /// Its key, where known.
         key: Option<Bytes>,
