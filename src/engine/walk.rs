@@ -123,7 +123,9 @@ impl Engine {
             match &found {
                 Found::Absent => return Ok(None),
                 Found::Dirty(v) => {
-                    return Ok((!expired(v.expires_at, self.now())).then(|| (v.key.clone(), found.clone())));
+                    return Ok(
+                        (!expired(v.expires_at, self.now())).then(|| (v.pair.key_bytes(), found.clone()))
+                    );
                 }
                 Found::At(at) => match at.entry.container.head(at.place.position()) {
                     Ok(head) => {
