@@ -193,7 +193,9 @@ impl Engine {
             expires_at,
             version: item.version,
         };
-        self.install(ident, &item.key, &got, at, false);
+        if self.install(ident, &item.key, &got, at, false) {
+            self.tell_entered(item.key, at.entry.tier);
+        }
         self.consider_promotion(ident, at);
         Ok(Step::Done(Some(got)))
     }
@@ -281,6 +283,12 @@ impl Engine {
         });
         self.let_go(out);
         entered
+    }
+
+    /// Memory holds now what a tier below has.
+    pub(super) fn tell_entered(&self, key: Bytes, from: Tier) {
+        Counters::bump(&self.counters.tier(Tier::Memory).promoted);
+        self.events.emit(|| Event::Promoted { key: Some(key), from, to: Tier::Memory });
     }
 
     fn install_dirty(&self, ident: Ident, v: &DirtyValue) {
