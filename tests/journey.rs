@@ -137,7 +137,8 @@ fn down_through_every_tier_and_up_again_by_access_alone() {
     }
     println!("up after {rounds} uses");
     assert_eq!(seen.first(), Some(&(Tier::Cold, Tier::Memory)), "{seen:?}");
-    let (to_memory, on_disk): (Vec<_>, Vec<_>) = seen.iter().copied().partition(|(_, to)| *to == Tier::Memory);
+    let (to_memory, on_disk): (Vec<_>, Vec<_>) =
+        seen.iter().copied().partition(|(_, to)| *to == Tier::Memory);
     assert!(to_memory.iter().all(|(from, _)| *from == Tier::Cold), "{seen:?}");
     assert_eq!(on_disk, [(Tier::Cold, Tier::Ssd)]);
     store.reopen();
