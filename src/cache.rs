@@ -254,6 +254,9 @@ impl Cache {
 
     /// Puts a value if the live item of the key has this version ([`Entry::version`]); says whether it was put.
     ///
+    /// `touch` and `expire_in` are writes too, and an item that is not on disk yet gets a new version from them: then
+    /// this refuses, and the item has to be looked at again.
+    ///
     /// # Errors
     /// As [`put`](Self::put).
     pub fn put_if_version(
@@ -399,7 +402,8 @@ impl Cache {
     }
 
     /// Removes everything; gives how many items were there. Fast: one journal frame a catalog shard. Items that had
-    /// expired and were not reaped yet are counted.
+    /// expired and were not reaped yet are counted. Seen by others at once; with
+    /// [`Persistence::Always`](crate::Persistence::Always) durable when it returns.
     ///
     /// # Errors
     /// As [`remove`](Self::remove).
@@ -446,7 +450,8 @@ impl Cache {
         }
     }
 
-    /// Lets a live key expire after a time; `None`: never. Says whether the key was live.
+    /// Lets a live key expire after a time; `None`: never. Says whether the key was live. Seen by others at once; with
+    /// [`Persistence::Always`](crate::Persistence::Always) durable when it returns.
     ///
     /// # Errors
     /// As [`remove`](Self::remove).
