@@ -165,11 +165,14 @@ impl Engine {
         let needed: u64 = items.iter().map(|i| record::size(i.key.len(), i.payload.len())).sum();
         let (mut tries, mut in_vain) = (0, 0);
         loop {
-            let batch = self.catalog.batch();
+            let batch = self.catalog.batch(tier.tier());
             match tier.write(items, purpose) {
                 Ok(written) => {
                     let bytes = written.iter().map(|w| u64::from(w.bytes)).sum();
                     Counters::add(&self.counters.tier(tier.tier()).written, bytes);
+                    if self.is_over(tier) {
+                        self.wake_mover(tier.tier());
+                    }
                     return Ok((written, batch));
                 }
                 // Reclaim holds its tier's lock already, and is what makes room.

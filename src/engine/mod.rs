@@ -9,11 +9,14 @@
 //! | `read` | get: memory, write buffer, disk; installing what was found |
 //! | `write` | put, remove, expiry: the foreground half |
 //! | `commit` | the write buffer's way to the highest disk tier |
-//! | `reclaim` | demotion, rewriting, dropping of containers |
+//! | `reclaim` | demotion, dropping of containers |
+//! | `claim` | who empties which container |
+//! | `rewrite` | packs that are mostly dead, or small |
 //! | `promote` | the way up |
 //! | `reap` | expiry |
 //! | `walk` | keys, prefix removal, clear, verify |
 
+mod claim;
 mod commit;
 mod moves;
 mod open;
@@ -21,6 +24,7 @@ mod promote;
 mod read;
 mod reap;
 mod reclaim;
+mod rewrite;
 mod stats;
 mod threads;
 mod walk;
@@ -97,16 +101,16 @@ pub(crate) struct Engine {
     stopping: AtomicBool,
     /// Since when the journal has not become durable, in milliseconds; 0: it does.
     unsynced_since: AtomicU64,
-    /// Signals of the background threads, in the order writer, mover, janitor.
-    signals: [Signal; 3],
+    /// Signals of the background threads, in the order writer, mover, janitor, sinker.
+    signals: [Signal; 4],
     handles: Mutex<Vec<std::thread::JoinHandle<()>>>,
     has_threads: AtomicBool,
     /// One committer at a time.
     committing: Mutex<()>,
     /// The last failure of a commit, told to callers who wait in vain.
     last_failure: Mutex<Option<Arc<Error>>>,
-    /// One reclaim a tier at a time, by tier number.
-    reclaiming: [Mutex<reclaim::State>; 4],
+    /// Who empties which container, by tier number.
+    claims: [claim::Claims; 4],
     /// Callers that wait for room: background moves hurry while there are any.
     urgent: AtomicUsize,
     /// The heat from which an item is worth keeping on (or bringing to) the highest disk tier.

@@ -204,7 +204,7 @@ impl Engine {
             has_threads: AtomicBool::new(false),
             committing: Mutex::default(),
             last_failure: Mutex::default(),
-            reclaiming: Default::default(),
+            claims: Default::default(),
             urgent: AtomicUsize::new(0),
             bar: AtomicU32::new(0),
             promotions: ArrayQueue::new(PROMOTIONS),

@@ -11,6 +11,7 @@
 //! next opening reclaims; after, one that the catalog knows and the disk does not have, with nothing alive in it.
 
 use super::Engine;
+use super::claim::{Claim, Claims};
 use super::moves::Mover;
 use crate::error::Result;
 use crate::events::EvictReason;
@@ -34,43 +35,12 @@ pub(super) const FLOOR: u32 = 2 * Heat::ONE;
 /// How long an urgent reclaim waits for batches under way before it gives up dropping a container.
 const DROP_WAIT: Duration = Duration::from_secs(5);
 
+/// How long somebody who waits for room waits for reclaim by others before it looks again.
+const OTHERS_WAIT: Duration = Duration::from_secs(1);
+
 /// How often a container is emptied again because something landed in it meanwhile. What is alive after that is not
 /// in its listing.
 const LATE_BATCHES: usize = 4;
-
-/// What reclaim of one tier remembers; also its lock.
-#[derive(Debug, Default)]
-pub(super) struct State {
-    /// Containers that could not be emptied or deleted: left alone until so many steps have passed.
-    stuck: Vec<(u64, u32)>,
-}
-
-impl State {
-    /// Steps for which a container is left alone.
-    const REST: u32 = 100;
-
-    /// One more step has passed.
-    fn tick(&mut self) {
-        for (_, steps) in &mut self.stuck {
-            *steps = steps.saturating_sub(1);
-        }
-        self.stuck.retain(|(_, steps)| *steps > 0);
-    }
-
-    fn leave_alone(&mut self, entry: &Entry) {
-        self.stuck.retain(|(id, _)| *id != entry.id);
-        self.stuck.push((entry.id, Self::REST));
-    }
-
-    /// Whether the container is one to be emptied. Those of a directory that is away occupy nothing here and cannot
-    /// be read.
-    fn may_try(&self, entry: &Entry) -> bool {
-        entry.sealed.load(Ordering::Acquire)
-            && entry.live() > 0
-            && entry.container.occupied() > 0
-            && !self.stuck.iter().any(|(id, _)| *id == entry.id)
-    }
-}
 
 /// Containers that one reclaim tries before it gives up.
 const TRIES: usize = 4;
@@ -101,19 +71,31 @@ impl Engine {
     /// One reclaim of a tier that is over its high mark; says whether it freed anything.
     pub(super) fn reclaim_step(&self, tier: Tier) -> Result<bool> {
         let Some(tier) = self.tier(tier) else { return Ok(false) };
-        let mut state = self.reclaim_lock(tier.tier()).lock();
         if self.drop_empty(tier, false) {
             return Ok(true);
         }
         if !self.is_over(tier) {
             return Ok(false);
         }
-        self.reclaim_one(tier, &mut state, false, false)
+        self.reclaim_one(tier, false, false)
     }
 
     #[expect(clippy::indexing_slicing, reason = "a tier's number is at most 3")]
-    fn reclaim_lock(&self, tier: Tier) -> &parking_lot::Mutex<State> {
-        &self.reclaiming[(tier as usize) & 3]
+    pub(super) fn claims(&self, tier: Tier) -> &Claims {
+        &self.claims[(tier as usize) & 3]
+    }
+
+    fn of_tier(&self, tier: &Arc<dyn DiskTier>) -> Vec<Arc<Entry>> {
+        self.catalog.containers.of_tier(tier.tier())
+    }
+
+    /// Waits until somebody else's reclaim of a tier comes to an end; says whether one did.
+    fn wait_for_others(&self, claims: &Claims) -> bool {
+        // They go on without the brake meanwhile.
+        self.urgent.fetch_add(1, Ordering::Relaxed);
+        let done = claims.wait(OTHERS_WAIT);
+        self.urgent.fetch_sub(1, Ordering::Relaxed);
+        done
     }
 
     /// Makes room in a tier whose limit is reached, on behalf of somebody who waits; says whether it freed anything.
@@ -123,14 +105,10 @@ impl Engine {
         if needed > tier.max_record().saturating_mul(4).max(64 << 20) && tier.usage().limit.is_some() {
             return false;
         }
-        // Reclaim that is under way goes on without the brake, so that the lock is free soon.
-        self.urgent.fetch_add(1, Ordering::Relaxed);
-        let mut state = self.reclaim_lock(tier.tier()).lock();
-        self.urgent.fetch_sub(1, Ordering::Relaxed);
         if self.drop_empty(tier, true) {
             return true;
         }
-        self.reclaim_one(tier, &mut state, true, hard).unwrap_or_else(|e| {
+        self.reclaim_one(tier, true, hard).unwrap_or_else(|e| {
             let name = tier.tier();
             self.log.warn("reclaim", || format!("the {name} tier cannot make room: {e}"));
             false
@@ -141,22 +119,25 @@ impl Engine {
     /// not keep the others' space.
     fn drop_empty(&self, tier: &Arc<dyn DiskTier>, urgent: bool) -> bool {
         let mut freed = false;
-        for entry in self.catalog.containers.of_tier(tier.tier()) {
-            if entry.live() == 0 && entry.sealed.load(Ordering::Acquire) {
-                freed |= self.drop_container(tier, &entry, urgent).unwrap_or_else(|e| {
-                    let name = tier.tier();
-                    self.log.warn("drop", || {
-                        format!("an empty container of the {name} tier is not deleted: {e}")
-                    });
-                    false
-                });
-            }
+        for claim in self.claims(tier.tier()).empty(|| self.of_tier(tier)) {
+            freed |= self.drop_container(tier, &claim.entry, urgent).unwrap_or_else(|e| {
+                let name = tier.tier();
+                self.log
+                    .warn("drop", || format!("an empty container of the {name} tier is not deleted: {e}"));
+                false
+            });
         }
         freed
     }
 
-    /// Drops a container if it may be: see the module's text. Urgent: waits for batches under way.
-    fn drop_container(&self, tier: &Arc<dyn DiskTier>, entry: &Arc<Entry>, urgent: bool) -> Result<bool> {
+    /// Drops a container that the caller has claimed, if it may be: see the module's text. Urgent: waits for batches
+    /// under way.
+    pub(super) fn drop_container(
+        &self,
+        tier: &Arc<dyn DiskTier>,
+        entry: &Arc<Entry>,
+        urgent: bool,
+    ) -> Result<bool> {
         let deadline = std::time::Instant::now() + DROP_WAIT;
         while !self.catalog.may_drop(entry) {
             if !urgent || entry.live() > 0 || std::time::Instant::now() > deadline {
@@ -178,33 +159,31 @@ impl Engine {
 
     /// Reclaims the best candidate of a tier; says whether its space came back. One that cannot be emptied or deleted
     /// is left alone for a while, and the next is tried.
-    fn reclaim_one(
-        &self,
-        tier: &Arc<dyn DiskTier>,
-        state: &mut State,
-        urgent: bool,
-        hard: bool,
-    ) -> Result<bool> {
-        state.tick();
+    fn reclaim_one(&self, tier: &Arc<dyn DiskTier>, urgent: bool, hard: bool) -> Result<bool> {
+        let claims = self.claims(tier.tier());
+        claims.tick();
         if hard {
             // What was left alone, because there was no room to rewrite it, can still be given up.
-            *state = State::default();
+            claims.forgive();
         }
         let mut failed = None;
         for _ in 0..TRIES {
-            let entry = match self.candidate(tier, state) {
-                Some(entry) => entry,
+            let claim = match self.candidate(tier) {
+                Some(claim) => claim,
+                // All that there is is being emptied by others: that makes room as well.
+                None if !claims.idle() => return Ok(urgent && self.wait_for_others(claims)),
                 None => {
                     // Everything is in the container that is being appended to.
                     tier.seal().ok();
                     if self.drop_empty(tier, urgent) {
                         return Ok(true);
                     }
-                    let Some(entry) = self.candidate(tier, state) else { break };
-                    entry
+                    let Some(claim) = self.candidate(tier) else { break };
+                    claim
                 }
             };
-            match self.reclaim_entry(tier, &entry, urgent, hard) {
+            let entry = &claim.entry;
+            match self.reclaim_entry(tier, entry, urgent, hard) {
                 Ok(true) => return Ok(true),
                 // Empty, and dropped as soon as the batches under way have ended.
                 Ok(false) if entry.live() == 0 => return Ok(false),
@@ -212,7 +191,7 @@ impl Engine {
                 Err(e) => failed = failed.or(Some(e)),
             }
             if entry.live() > 0 {
-                state.leave_alone(&entry);
+                claims.leave_alone(entry);
             }
             if self.is_stopping() && !urgent {
                 break;
@@ -250,7 +229,8 @@ impl Engine {
         self.drop_container(tier, entry, urgent)
     }
 
-    fn candidate(&self, tier: &Arc<dyn DiskTier>, state: &State) -> Option<Arc<Entry>> {
+    /// Claims the best candidate of a tier.
+    fn candidate(&self, tier: &Arc<dyn DiskTier>) -> Option<Claim<'_>> {
         let now = self.now();
         let score = |e: &Arc<Entry>| {
             let occupied = e.container.occupied().max(1);
@@ -258,12 +238,13 @@ impl Engine {
             let age = now.saturating_sub(e.created_ms) as f64 + 1.0;
             (1.0 - u.min(1.0) + 0.01) * age / (1.0 + u)
         };
-        self.catalog
-            .containers
-            .of_tier(tier.tier())
-            .into_iter()
-            .filter(|e| state.may_try(e))
-            .max_by(|a, b| score(a).total_cmp(&score(b)).then(b.id.cmp(&a.id)))
+        let best = |all: Vec<Arc<Entry>>| {
+            all.into_iter()
+                .max_by(|a, b| score(a).total_cmp(&score(b)).then(b.id.cmp(&a.id)))
+                .into_iter()
+                .collect()
+        };
+        self.claims(tier.tier()).choose(|| self.of_tier(tier), best).pop()
     }
 
     /// Moves everything that is alive out of a container.
@@ -381,7 +362,7 @@ impl Engine {
 
     /// What still points into a container that was emptied: its listing lacked it. Records that do not verify die;
     /// those that do are given, to be moved like the others; what cannot be reached stays, and so does the container.
-    fn unlisted(&self, entry: &Arc<Entry>) -> Vec<Mover> {
+    pub(super) fn unlisted(&self, entry: &Arc<Entry>) -> Vec<Mover> {
         let mut found = Vec::new();
         for (ident, place) in self.catalog.pointing_at(entry.no) {
             match entry.container.read(place.position()) {
@@ -402,78 +383,4 @@ impl Engine {
         }
         found
     }
-
-    /// Rewrites packs: those with little alive, those whose dead have been there for `erase_after`, and small ones,
-    /// several into one. Says whether any is gone for it.
-    pub(super) fn rewrite_step(&self) -> Result<bool> {
-        let Some(tier) = self.tier(Tier::Cold) else { return Ok(false) };
-        let mut state = self.reclaim_lock(Tier::Cold).lock();
-        state.tick();
-        let chosen = self.packs_to_rewrite(&state);
-        if chosen.is_empty() {
-            return Ok(false);
-        }
-        let done = self.rewrite(tier, &chosen);
-        for entry in chosen.iter().filter(|e| e.live() > 0) {
-            state.leave_alone(entry);
-        }
-        done
-    }
-
-    fn packs_to_rewrite(&self, state: &State) -> Vec<Arc<Entry>> {
-        let mut packs = self.catalog.containers.of_tier(Tier::Cold);
-        packs.retain(|e| state.may_try(e));
-        if let Some(stale) = packs.iter().find(|e| self.is_stale(e)) {
-            return vec![stale.clone()];
-        }
-        packs.retain(|e| e.container.occupied() < self.settings.pack_size / 4);
-        packs.sort_by_key(|e| e.container.occupied());
-        packs.truncate(4 * MERGE);
-        if packs.len() < MERGE {
-            packs.clear();
-        }
-        packs
-    }
-
-    fn rewrite(&self, tier: &Arc<dyn DiskTier>, chosen: &[Arc<Entry>]) -> Result<bool> {
-        let mut movers = Vec::new();
-        for entry in chosen {
-            let listed = self.catalog.live_in(entry, entry.container.list()?);
-            movers.extend(listed.into_iter().map(|listed| Mover { entry: entry.clone(), listed }));
-        }
-        self.relocate(&movers, tier, Purpose::Reclaim, false)?;
-        let mut gone = false;
-        for entry in chosen {
-            if self.is_stopping() {
-                break;
-            }
-            if entry.live() > 0 {
-                self.relocate(&self.unlisted(entry), tier, Purpose::Reclaim, false)?;
-            }
-            if entry.live() == 0 {
-                gone |= self.drop_container(tier, entry, false)?;
-            }
-        }
-        Ok(gone)
-    }
-
-    /// Whether a pack is mostly dead, or holds what has been dead for `erase_after`.
-    fn is_stale(&self, entry: &Arc<Entry>) -> bool {
-        let records = entry.records.load(Ordering::Relaxed);
-        let live = entry.live();
-        if live >= records {
-            return false;
-        }
-        let now = self.now();
-        // Not known since when after a restart: the pack's age is the most it can be.
-        let since = *self
-            .first_dead
-            .lock()
-            .entry(entry.id)
-            .or_insert(if self.opened_ms >= entry.created_ms { entry.created_ms } else { now });
-        live * 2 < records || now.saturating_sub(since) >= self.settings.erase_after_ms
-    }
 }
-
-/// So many small packs are merged into one.
-const MERGE: usize = 8;
