@@ -117,3 +117,71 @@ impl Claims {
         !state.claimed.is_empty() && !self.given_back.wait_for(&mut state, patience).timed_out()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use thermocline_storage::container::{Container, Containers, Listed, RawRecord};
+    use thermocline_storage::error::{Error, Result};
+    use thermocline_storage::item::Head;
+    use thermocline_storage::{Item, Tier};
+
+    #[derive(Debug)]
+    struct Fake;
+
+    impl Container for Fake {
+        fn read(&self, _: u32) -> Result<Item> {
+            Err(Error::Gone(0))
+        }
+        fn head(&self, _: u32) -> Result<Head> {
+            Err(Error::Gone(0))
+        }
+        fn list(&self) -> Result<Vec<Listed>> {
+            Ok(Vec::new())
+        }
+        fn raw(&self, _: u32) -> Option<RawRecord> {
+            None
+        }
+        fn occupied(&self) -> u64 {
+            1
+        }
+    }
+
+    #[test]
+    fn a_container_is_claimed_by_one_at_a_time() {
+        let containers = Containers::new(1);
+        for live in [1, 1, 0] {
+            let reserved = containers.reserve().unwrap();
+            let entry = containers.publish(reserved, Tier::Ssd, 0, 7, Arc::new(Fake));
+            entry.live.store(live, Ordering::Relaxed);
+            entry.sealed.store(true, Ordering::Relaxed);
+        }
+        let claims = Claims::default();
+        let all = || containers.of_tier(Tier::Ssd);
+        assert!(claims.idle() && !claims.wait(Duration::ZERO));
+        let empty = claims.empty(all);
+        assert_eq!(empty.len(), 1);
+        assert!(claims.empty(all).is_empty(), "somebody has it");
+        let mut mine = claims.choose(all, |found| found.into_iter().take(1).collect());
+        let yours = claims.choose(all, |found| found);
+        assert_eq!((mine.len(), yours.len()), (1, 1));
+        assert_ne!(mine[0].entry.id, yours[0].entry.id);
+        assert!(claims.choose(all, |found| found).is_empty());
+        // Who waits is woken when one is given back. What is left alone is not chosen until it is forgiven.
+        let entry = mine[0].entry.clone();
+        claims.leave_alone(&entry);
+        drop((mine.pop(), empty));
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| claims.wait(Duration::from_secs(20)));
+            while !waits.is_finished() {
+                drop(claims.empty(all));
+            }
+            assert!(waits.join().unwrap());
+        });
+        assert!(claims.choose(all, |found| found).is_empty());
+        claims.forgive();
+        assert_eq!(claims.choose(all, |found| found).len(), 1);
+        drop(yours);
+        assert!(claims.idle());
+    }
+}

@@ -13,6 +13,7 @@
 //! | `claim` | who empties which container |
 //! | `rewrite` | packs that are mostly dead, or small |
 //! | `promote` | the way up |
+//! | `placement` | what belongs on which tier, and what may be spent for it |
 //! | `reap` | expiry |
 //! | `walk` | keys, prefix removal, clear, verify |
 
@@ -20,6 +21,7 @@ mod claim;
 mod commit;
 mod moves;
 mod open;
+mod placement;
 mod promote;
 mod read;
 mod reap;
@@ -48,7 +50,7 @@ use crossbeam::queue::ArrayQueue;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::time::Duration;
 use thermocline_storage::catalog::{Catalog, Found};
 use thermocline_storage::codec::Compression;
@@ -113,8 +115,8 @@ pub(crate) struct Engine {
     claims: [claim::Claims; 4],
     /// Callers that wait for room: background moves hurry while there are any.
     urgent: AtomicUsize,
-    /// The heat from which an item is worth keeping on (or bringing to) the highest disk tier.
-    bar: AtomicU32,
+    /// What belongs on which tier.
+    placement: placement::Placement,
     promotions: ArrayQueue<(Ident, Place)>,
     /// Bytes that background moves may still move, and when it was last filled up.
     throttle: Mutex<moves::Throttle>,

@@ -13,9 +13,9 @@ use crate::stats::Counters;
 use bytes::Bytes;
 use std::time::Duration;
 use thermocline_storage::catalog::{DirtyValue, Found, Located};
-use thermocline_storage::codec;
 use thermocline_storage::memory::{Hit, Lookup, NewEntry};
 use thermocline_storage::{ContentType, Error as StorageError, Ident, Tier, Version};
+use thermocline_storage::{codec, record};
 
 /// Reads of fewer bytes take no share of the limit on values in flight: what they add is bounded by the number of
 /// threads, and they neither wait behind large values nor touch a lock that all threads share.
@@ -177,6 +177,7 @@ impl Engine {
             return Ok(Step::Done(None));
         }
         let _permit = self.permit_to_read(u64::from(item.original_len) + item.payload.len() as u64)?;
+        let stored = record::size(item.key.len(), item.payload.len());
         let value = match codec::decode(item.codec, &item.payload, item.original_len) {
             Ok(value) => value,
             Err(why) => {
@@ -193,7 +194,7 @@ impl Engine {
             version: item.version,
         };
         self.install(ident, &item.key, &got, at, false);
-        self.consider_promotion(ident, at);
+        self.consider_promotion(ident, at, stored);
         Ok(Step::Done(Some(got)))
     }
 

@@ -2,12 +2,13 @@
 //!
 //! A disk tier over 80 % of its limit (occupied, not live) reclaims until it is below. The candidate is the container
 //! with the best benefit for its cost, `(1 - u) · age / (1 + u)` (Rosenblum and Ousterhout, "The Design and
-//! Implementation of a Log-Structured File System", 1992), u being its live share. Of what is alive, the hot goes back
-//! to the head of the same tier, under a cap that bounds write amplification; the rest goes to the tier below, or,
-//! where there is none that takes it, is evicted, each item with an event.
+//! Implementation of a Log-Structured File System", 1992), u being its live share; on the highest tier, what it is
+//! worth counts (see `placement`). Of what is alive, the hot goes back to the head of the same tier, under a cap that
+//! bounds write amplification; the rest goes to the tier below, or, where there is none that takes it, is evicted,
+//! each item with an event. Several threads reclaim a tier side by side, each with a container that it has claimed.
 //!
 //! A container is dropped once it is empty, every frame that took a record from it is durable, and no batch is under
-//! way that may have written to it. What a crash leaves: before the files are deleted, an empty container that the
+//! way that may have written to its tier. What a crash leaves: before the files are deleted, an empty container that the
 //! next opening reclaims; after, one that the catalog knows and the disk does not have, with nothing alive in it.
 
 use super::Engine;
@@ -15,8 +16,8 @@ use super::claim::{Claim, Claims};
 use super::moves::Mover;
 use crate::error::Result;
 use crate::events::EvictReason;
-use crate::heat::Heat;
 use crate::stats::Counters;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -25,13 +26,13 @@ use thermocline_storage::{Error as StorageError, Tier, record};
 
 /// Over this share of its limit a tier reclaims.
 const HIGH: (u64, u64) = (80, 100);
-/// The part of a container's bytes that may go back to the head of a tier that has one below: it bounds write
-/// amplification by reclaim to 1 / (1 - 0.23) = 1.3.
+/// The part of a container's bytes that may go back to the head of the highest tier, if there is credit for it: what
+/// is dropped must be worth the work.
+const KEEP_TOP: (u64, u64) = (80, 100);
+/// The same of a tier between others: it bounds write amplification by reclaim to 1 / (1 - 0.23) = 1.3.
 const KEEP: (u64, u64) = (23, 100);
 /// The same where nothing is below: what is not kept is lost, so more is paid for keeping.
 const KEEP_LAST: (u64, u64) = (60, 100);
-/// Heat below which nothing is worth keeping or promoting: two uses.
-pub(super) const FLOOR: u32 = 2 * Heat::ONE;
 /// How long an urgent reclaim waits for batches under way before it gives up dropping a container.
 const DROP_WAIT: Duration = Duration::from_secs(5);
 
@@ -49,14 +50,33 @@ fn share(bytes: u64, (part, whole): (u64, u64)) -> u64 {
     u64::try_from(u128::from(bytes) * u128::from(part) / u128::from(whole)).unwrap_or(u64::MAX)
 }
 
+/// What a tier of so many bytes may occupy before it reclaims.
+pub(super) fn high_mark(limit: u64) -> u64 {
+    share(limit, HIGH)
+}
+
+/// Milliseconds since a container was made, and one.
+fn age(entry: &Entry, now: u64) -> f64 {
+    now.saturating_sub(entry.created_ms) as f64 + 1.0
+}
+
+/// The part of a container's bytes that is alive.
+fn live_share(entry: &Entry) -> f64 {
+    (entry.live_bytes() as f64 / entry.container.occupied().max(1) as f64).min(1.0)
+}
+
 impl Engine {
+    fn is_top(&self, tier: Tier) -> bool {
+        self.top().is_some_and(|top| top.tier() == tier)
+    }
+
     /// Whether a tier is over its high mark, or over its limit of items.
     pub(super) fn is_over(&self, tier: &Arc<dyn DiskTier>) -> bool {
         if self.items_over(tier).is_some() {
             return true;
         }
         let u = tier.usage();
-        u.limit.is_some_and(|limit| u.occupied > share(limit, HIGH))
+        u.limit.is_some_and(|limit| u.occupied > high_mark(limit))
     }
 
     /// Items of a tier and the limit of their number, if there are more.
@@ -153,6 +173,7 @@ impl Engine {
         }
         self.catalog.forget(entry);
         self.first_dead.lock().remove(&entry.id);
+        self.placement.forget(entry.id);
         Counters::bump(&self.counters.containers_dropped);
         Ok(true)
     }
@@ -231,20 +252,59 @@ impl Engine {
 
     /// Claims the best candidate of a tier.
     fn candidate(&self, tier: &Arc<dyn DiskTier>) -> Option<Claim<'_>> {
-        let now = self.now();
-        let score = |e: &Arc<Entry>| {
-            let occupied = e.container.occupied().max(1);
-            let u = e.live_bytes() as f64 / occupied as f64;
-            let age = now.saturating_sub(e.created_ms) as f64 + 1.0;
-            (1.0 - u.min(1.0) + 0.01) * age / (1.0 + u)
-        };
-        let best = |all: Vec<Arc<Entry>>| {
+        let all = self.of_tier(tier);
+        if self.is_top(tier.tier()) && self.below(tier.tier()).is_some() {
+            self.survey();
+            let scores = self.scores_by_worth(&all);
+            self.seal_what_idles(tier, &all, &scores);
+            self.best(tier, |e| scores.get(&e.id).copied().unwrap_or(0.0))
+        } else {
+            let now = self.now();
+            self.best(tier, |e| {
+                let live = live_share(e);
+                (1.0 - live + 0.01) * age(e, now) / (1.0 + live)
+            })
+        }
+    }
+
+    fn best(&self, tier: &Arc<dyn DiskTier>, score: impl Fn(&Entry) -> f64) -> Option<Claim<'_>> {
+        let first = |all: Vec<Arc<Entry>>| {
             all.into_iter()
                 .max_by(|a, b| score(a).total_cmp(&score(b)).then(b.id.cmp(&a.id)))
                 .into_iter()
                 .collect()
         };
-        self.claims(tier.tier()).choose(|| self.of_tier(tier), best).pop()
+        self.claims(tier.tier()).choose(|| self.of_tier(tier), first).pop()
+    }
+
+    /// Of the highest tier, by id: the room that it would give for what would be lost or copied. New containers are
+    /// spared, because nobody can have asked for what is in them yet; but age counts by its root only, so that what is
+    /// worth keeping can stay for long.
+    fn scores_by_worth(&self, all: &[Arc<Entry>]) -> HashMap<u64, f64> {
+        let now = self.now();
+        let worth = self.worth(all);
+        let score = |e: &Arc<Entry>| {
+            let bytes = worth.get(&e.id).map_or(0.0, |bytes| *bytes as f64);
+            let worth = (bytes / e.container.occupied().max(1) as f64).min(live_share(e));
+            (1.0 - worth + 0.01) / (0.1 + worth) * age(e, now).sqrt()
+        };
+        all.iter().map(|e| (e.id, score(e))).collect()
+    }
+
+    /// Seals the containers that are being written to if one of them, older than most, would be the best to reclaim:
+    /// where nothing new is put any more, what was put last would stay for ever.
+    fn seal_what_idles(&self, tier: &Arc<dyn DiskTier>, all: &[Arc<Entry>], scores: &HashMap<u64, f64>) {
+        let now = self.now();
+        let mean = all.iter().map(|e| age(e, now)).sum::<f64>() / all.len().max(1) as f64;
+        let score = |e: &Arc<Entry>| scores.get(&e.id).copied().unwrap_or(0.0);
+        let (sealed, open): (Vec<&Arc<Entry>>, Vec<_>) =
+            all.iter().partition(|e| e.sealed.load(Ordering::Acquire));
+        let best = sealed.into_iter().map(score).fold(0.0, f64::max);
+        let idles =
+            |e: &&Arc<Entry>| e.records.load(Ordering::Relaxed) > 0 && age(e, now) > mean && score(e) > best;
+        if open.into_iter().any(|e| idles(&e)) {
+            tier.seal().ok();
+        }
     }
 
     /// Moves everything that is alive out of a container.
@@ -259,7 +319,11 @@ impl Engine {
         let mut movers: Vec<Mover> =
             listed.into_iter().map(|listed| Mover { entry: entry.clone(), listed }).collect();
         let below = self.below(tier.tier()).cloned();
-        let keep = if below.is_some() { KEEP } else { KEEP_LAST };
+        let keep = match below {
+            Some(_) if self.is_top(tier.tier()) => KEEP_TOP,
+            Some(_) => KEEP,
+            None => KEEP_LAST,
+        };
         // Of a tier that holds too many items, each container keeps its part of what may stay at most: it would be
         // copied for ever, were all of it kept.
         let most = self.items_over(tier).map_or(usize::MAX, |(items, limit)| {
@@ -267,56 +331,47 @@ impl Engine {
             usize::try_from(kept).unwrap_or(usize::MAX)
         });
         let cap = share(entry.container.occupied(), keep);
-        let kept = if hard { Vec::new() } else { self.split_hot(&mut movers, cap, most, below.is_none()) };
-        if !kept.is_empty()
-            && let Err(e) = self.relocate(&kept, tier, Purpose::Reclaim, urgent)
-        {
-            if !e.is_no_space() {
-                return Err(e.into());
+        let top = below.is_some() && self.is_top(tier.tier());
+        let cap = if top { cap.min(self.placement.credit()) } else { cap };
+        let kept = if hard { Vec::new() } else { self.split_hot(tier.tier(), &mut movers, cap, most) };
+        if !kept.is_empty() {
+            match self.relocate(&kept, tier, Purpose::Reclaim, urgent) {
+                Ok(moved) if top => self.placement.spend(moved.bytes),
+                Ok(_) => {}
+                // No room at the head: what was to be kept goes down like the rest.
+                Err(e) if e.is_no_space() => movers.extend(kept),
+                Err(e) => return Err(e.into()),
             }
-            // No room at the head: what was to be kept goes down like the rest.
-            movers.extend(kept);
         }
         // In order of place: what was written together stays together.
         movers.sort_by_key(|m| m.listed.position);
         self.send_down(tier.tier(), &movers, urgent)
     }
 
-    /// Takes out of `movers` what is worth keeping on its tier, hottest first, up to `cap` bytes and `most` items, and
-    /// moves the bar so that about as much as the cap allows is over it.
-    fn split_hot(&self, movers: &mut Vec<Mover>, cap: u64, most: usize, last: bool) -> Vec<Mover> {
-        let bar = self.bar.load(Ordering::Relaxed).max(FLOOR);
+    /// Takes out of `movers` what is worth keeping on its tier, hottest first, up to `cap` bytes and `most` items.
+    fn split_hot(&self, tier: Tier, movers: &mut Vec<Mover>, cap: u64, most: usize) -> Vec<Mover> {
+        let last = self.below(tier).is_none();
         let live: u64 = movers.iter().map(|m| u64::from(m.listed.bytes)).sum();
         if last && live <= cap && movers.len() <= most {
             return std::mem::take(movers); // nothing need be lost
         }
+        self.survey();
+        let bar = self.worth_a_copy(tier);
         let mut hot: Vec<(u32, Mover)> =
             movers.drain(..).map(|m| (self.heat.estimate(m.listed.ident), m)).collect();
         // The newer of two that are as hot was written later.
         hot.sort_by(|a, b| b.0.cmp(&a.0).then(b.1.listed.version.cmp(&a.1.listed.version)));
         let mut kept = Vec::new();
         let mut bytes = 0;
-        let mut hottest_refused = 0;
         for (heat, m) in hot {
             let size = u64::from(m.listed.bytes);
-            let wanted = last || heat >= bar;
+            let wanted = last || heat >= bar && !self.memory_serves(m.listed.ident, heat);
             if wanted && bytes + size <= cap && kept.len() < most {
                 bytes += size;
                 kept.push(m);
             } else {
-                if wanted {
-                    hottest_refused = hottest_refused.max(heat);
-                }
                 movers.push(m);
             }
-        }
-        if !last {
-            let next = match hottest_refused {
-                0 if bytes < cap / 2 => bar - bar / 8,
-                0 => bar,
-                refused => bar + (refused.saturating_sub(bar) + 1).div_ceil(4),
-            };
-            self.bar.store(next.max(FLOOR), Ordering::Relaxed);
         }
         kept
     }

@@ -503,6 +503,16 @@ impl Catalog {
         self.shards.iter().map(|s| s.read().index.len() as u64).sum()
     }
 
+    /// About so many identities with a record on disk, as far as there are any, from all shards alike.
+    pub fn sample(&self, count: usize) -> Vec<Ident> {
+        let each = count.div_ceil(self.shards.len().max(1));
+        let mut out = Vec::with_capacity(count);
+        for shard in &self.shards {
+            out.extend(shard.read().index.iter().take(each).map(|(ident, _)| ident));
+        }
+        out
+    }
+
     /// Everything that points into a container: what reclaim looks at when a listing lacks something.
     pub fn pointing_at(&self, no: ContainerNo) -> Vec<(Ident, Place)> {
         let mut out = Vec::new();
