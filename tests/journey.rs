@@ -65,7 +65,7 @@ impl Store {
 
     /// Items that nobody asked for lately are asked for once, which leaves memory with nothing else.
     fn others_are_read(&mut self) {
-        for _ in 0..120 {
+        for _ in 0..360 {
             let no = 1 + self.rng.below(self.others);
             self.cache.get(format!("other/{no}")).unwrap();
         }

@@ -86,7 +86,7 @@ impl Load {
                 cache.step().unwrap();
             }
         }
-        let (mut served, mut gets) = (0, 0);
+        let (mut served, mut gets, mut below) = (0, 0, 0);
         let mut by_tier = [0u64; 4];
         for n in 0..self.operations {
             let rank = zipf.draw(&mut rng);
@@ -94,6 +94,7 @@ impl Load {
                 cache.put(format!("{rank}"), value(rank as u64, 1, SIZE)).unwrap();
             } else {
                 let entry = cache.get_entry(format!("{rank}")).unwrap().expect("nothing is lost");
+                below += u64::from(entry.tier > Tier::Ssd);
                 if n >= self.operations / 2 {
                     gets += 1;
                     served += u64::from(entry.tier <= Tier::Ssd);
@@ -127,8 +128,14 @@ impl Load {
         let whole = self.ssd / (SIZE as u64 + 96);
         let least = if self.puts == 0 { 65 } else { 30 };
         assert!(ssd.items * 100 >= whole * least, "only {} of {whole} items on the SSD", ssd.items);
-        // What is appended, promotions included, is at most 1.3 times what was put.
-        assert!(ssd.written * 10 <= stats.counts.put_bytes * 14, "{} MiB written", ssd.written / MIB);
+        // What is appended, promotions included, is at most 1.3 times what was put; where nothing is put any more, a
+        // sixty-fourth of what hits below read may be promoted.
+        let reads = if self.puts == 0 { below * SIZE as u64 / 64 } else { 0 };
+        assert!(
+            ssd.written * 10 <= stats.counts.put_bytes * 13 + reads * 10,
+            "{} MiB written",
+            ssd.written / MIB
+        );
         (reached, best)
     }
 }
@@ -141,7 +148,7 @@ fn load(skew: f64, puts: u64) -> Load {
 fn reads_alone() {
     for skew in [0.7, 1.0] {
         let (reached, best) = load(skew, 0).run();
-        assert!(reached > best - 0.06, "{reached:.3} of {best:.3} at skew {skew}");
+        assert!(reached > best - 0.05, "{reached:.3} of {best:.3} at skew {skew}");
     }
 }
 
@@ -149,6 +156,6 @@ fn reads_alone() {
 fn reads_and_overwrites() {
     for skew in [0.7, 1.0] {
         let (reached, best) = load(skew, 10).run();
-        assert!(reached > best - 0.11, "{reached:.3} of {best:.3} at skew {skew}");
+        assert!(reached > best - 0.055, "{reached:.3} of {best:.3} at skew {skew}");
     }
 }

@@ -31,6 +31,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// Values that go to the same tier.
 struct Group<'a> {
     tier: Option<&'a Arc<dyn DiskTier>>,
+    purpose: Purpose,
     values: Vec<Flying>,
 }
 
@@ -83,16 +84,17 @@ impl Engine {
     fn write_batch(&self, flying: Vec<Flying>) -> (Vec<Flying>, usize) {
         let mut landed = Vec::with_capacity(flying.len());
         let mut failed = 0;
-        for Group { tier, values } in self.by_tier(flying) {
+        for Group { tier, purpose, values } in self.by_tier(flying) {
             let done = match tier {
                 Some(tier) => {
                     let items = self.encode(tier, &values);
-                    self.append_down(tier.tier(), &items)
+                    self.append_down(tier.tier(), &items, purpose)
                 }
                 None => Err(StorageError::Busy("no tier can hold a value of this size any more")),
             };
             match done {
                 Ok((written, _batch)) => {
+                    self.earn(&written);
                     for (f, w) in values.iter().zip(written) {
                         self.catalog.lock(f.ident).commit(f.ident, &f.value, w.place);
                     }
@@ -108,16 +110,29 @@ impl Engine {
         (landed, failed)
     }
 
-    /// The values in groups by the highest tier that can hold each.
+    /// What callers put was written to one tier: so much more may be spent on placing it well.
+    fn earn(&self, written: &[Written]) {
+        let first = written.first().and_then(|w| self.catalog.containers.get(w.place.container()));
+        if let Some(entry) = first {
+            self.earn_by_writes(entry.tier, written.iter().map(|w| u64::from(w.bytes)).sum());
+        }
+    }
+
+    /// The values in groups by the highest tier that can hold each, and by whether they are hot: then they are written
+    /// beside other hot ones, and need not be copied out from among cold ones. But not if callers wait for the batch,
+    /// which takes a sync more then.
     fn by_tier(&self, flying: Vec<Flying>) -> Vec<Group<'_>> {
+        self.survey();
+        let always = self.settings.persistence == Persistence::Always;
         let mut groups: Vec<Group<'_>> = Vec::new();
         for f in flying {
+            let purpose = if !always && self.is_hot(f.ident) { Purpose::Hot } else { Purpose::Write };
             let size = record::size(f.value.pair.key().len(), f.value.pair.value_len());
             let tier = self.tiers.iter().find(|t| t.max_record() >= size);
             let kind = tier.map(|t| t.tier());
-            match groups.iter_mut().find(|g| g.tier.map(|t| t.tier()) == kind) {
+            match groups.iter_mut().find(|g| g.purpose == purpose && g.tier.map(|t| t.tier()) == kind) {
                 Some(group) => group.values.push(f),
-                None => groups.push(Group { tier, values: vec![f] }),
+                None => groups.push(Group { tier, purpose, values: vec![f] }),
             }
         }
         groups
@@ -164,15 +179,18 @@ impl Engine {
         let needed: u64 = items.iter().map(|i| record::size(i.key.len(), i.payload.len())).sum();
         let (mut tries, mut in_vain) = (0, 0);
         loop {
-            let batch = self.catalog.batch();
+            let batch = self.catalog.batch(tier.tier());
             match tier.write(items, purpose) {
                 Ok(written) => {
                     let bytes = written.iter().map(|w| u64::from(w.bytes)).sum();
                     Counters::add(&self.counters.tier(tier.tier()).written, bytes);
+                    if self.is_over(tier) {
+                        self.wake_mover(tier.tier());
+                    }
                     return Ok((written, batch));
                 }
                 // Reclaim holds its tier's lock already, and is what makes room.
-                Err(e) if e.is_no_space() && purpose == Purpose::Write && tries < 64 => {
+                Err(e) if e.is_no_space() && purpose != Purpose::Reclaim && tries < 64 => {
                     drop(batch);
                     tries += 1;
                     if !self.make_room(tier.tier(), needed, tries > SOFT) {
@@ -190,10 +208,15 @@ impl Engine {
     }
 
     /// Appends to this tier or, where it fails or is out of service, to the next below that takes the items.
-    fn append_down(&self, from: Tier, items: &[Item]) -> Result<(Vec<Written>, Batch<'_>), StorageError> {
+    fn append_down(
+        &self,
+        from: Tier,
+        items: &[Item],
+        purpose: Purpose,
+    ) -> Result<(Vec<Written>, Batch<'_>), StorageError> {
         let mut first = None;
         for tier in self.tiers.iter().filter(|t| t.tier() >= from) {
-            match self.append(tier, items, Purpose::Write) {
+            match self.append(tier, items, purpose) {
                 Ok(done) => return Ok(done),
                 Err(e) => {
                     let name = tier.tier();
@@ -268,7 +291,7 @@ impl Engine {
         let items = [item(ident, v, codec, payload)];
         let deadline = Instant::now() + self.settings.write_stall;
         let (written, batch) = loop {
-            match self.append_down(tier.tier(), &items) {
+            match self.append_down(tier.tier(), &items, Purpose::Write) {
                 // Its caller waits for room like any other.
                 Err(e) if e.is_no_space() && Instant::now() < deadline => std::thread::sleep(PAUSE),
                 done => break done,
@@ -278,6 +301,7 @@ impl Engine {
             Counters::bump(&self.counters.write_failures);
             Arc::new(e)
         })?;
+        self.earn(&written);
         let place = written.first().map(|w| w.place);
         if let Some(place) = place {
             self.catalog.lock(ident).commit(ident, v, place);

@@ -9,18 +9,24 @@
 //! | `read` | get: memory, write buffer, disk; installing what was found |
 //! | `write` | put, remove, expiry: the foreground half |
 //! | `commit` | the write buffer's way to the highest disk tier |
-//! | `reclaim` | demotion, rewriting, dropping of containers |
+//! | `reclaim` | demotion, dropping of containers |
+//! | `claim` | who empties which container |
+//! | `rewrite` | packs that are mostly dead, or small |
 //! | `promote` | the way up |
+//! | `placement` | what belongs on which tier, and what may be spent for it |
 //! | `reap` | expiry |
 //! | `walk` | keys, prefix removal, clear, verify |
 
+mod claim;
 mod commit;
 mod moves;
 mod open;
+mod placement;
 mod promote;
 mod read;
 mod reap;
 mod reclaim;
+mod rewrite;
 mod stats;
 mod threads;
 mod walk;
@@ -44,7 +50,7 @@ use crossbeam::queue::ArrayQueue;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::time::Duration;
 use thermocline_storage::catalog::{Catalog, Found};
 use thermocline_storage::codec::Compression;
@@ -97,20 +103,20 @@ pub(crate) struct Engine {
     stopping: AtomicBool,
     /// Since when the journal has not become durable, in milliseconds; 0: it does.
     unsynced_since: AtomicU64,
-    /// Signals of the background threads, in the order writer, mover, janitor.
-    signals: [Signal; 3],
+    /// Signals of the background threads, in the order writer, mover, janitor, sinker.
+    signals: [Signal; 4],
     handles: Mutex<Vec<std::thread::JoinHandle<()>>>,
     has_threads: AtomicBool,
     /// One committer at a time.
     committing: Mutex<()>,
     /// The last failure of a commit, told to callers who wait in vain.
     last_failure: Mutex<Option<Arc<Error>>>,
-    /// One reclaim a tier at a time, by tier number.
-    reclaiming: [Mutex<reclaim::State>; 4],
+    /// Who empties which container, by tier number.
+    claims: [claim::Claims; 4],
     /// Callers that wait for room: background moves hurry while there are any.
     urgent: AtomicUsize,
-    /// The heat from which an item is worth keeping on (or bringing to) the highest disk tier.
-    bar: AtomicU32,
+    /// What belongs on which tier.
+    placement: placement::Placement,
     promotions: ArrayQueue<(Ident, Place)>,
     /// Bytes that background moves may still move, and when it was last filled up.
     throttle: Mutex<moves::Throttle>,

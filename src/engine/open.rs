@@ -14,7 +14,7 @@ use crossbeam::queue::ArrayQueue;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use thermocline_storage::catalog::{Catalog, Recovered, Setup};
 use thermocline_storage::clock::{Clock, EngineClock};
@@ -204,9 +204,9 @@ impl Engine {
             has_threads: AtomicBool::new(false),
             committing: Mutex::default(),
             last_failure: Mutex::default(),
-            reclaiming: Default::default(),
+            claims: Default::default(),
             urgent: AtomicUsize::new(0),
-            bar: AtomicU32::new(0),
+            placement: Default::default(),
             promotions: ArrayQueue::new(PROMOTIONS),
             throttle: Mutex::default(),
             open: RwLock::new(()),

@@ -2,9 +2,7 @@
 
 use super::Engine;
 use super::moves::Mover;
-use super::reclaim::FLOOR;
 use crate::error::Result;
-use std::sync::atomic::Ordering;
 use thermocline_storage::catalog::Located;
 use thermocline_storage::container::{Listed, Purpose};
 use thermocline_storage::{Ident, Version};
@@ -12,11 +10,13 @@ use thermocline_storage::{Ident, Version};
 impl Engine {
     /// After a hit below the highest disk tier: queues the item if its heat says that it will be asked for again.
     /// A full queue forgets it; it will be asked for again.
-    pub(super) fn consider_promotion(&self, ident: Ident, at: &Located) {
+    pub(super) fn consider_promotion(&self, ident: Ident, at: &Located, bytes: u64) {
         let Some(top) = self.top() else { return };
-        if at.entry.tier == top.tier()
-            || self.heat.estimate(ident) < self.bar.load(Ordering::Relaxed).max(FLOOR)
-        {
+        if at.entry.tier == top.tier() {
+            return;
+        }
+        self.earn_by_read(bytes);
+        if self.heat.estimate(ident) < self.worth_a_copy(top.tier()) {
             return;
         }
         if self.promotions.push((ident, at.place)).is_ok() {
@@ -27,18 +27,25 @@ impl Engine {
     /// Promotes what is queued, one batch; says whether there was anything.
     pub(super) fn promote_step(&self) -> Result<bool> {
         let Some(top) = self.top().cloned() else { return Ok(false) };
+        self.survey();
+        let bar = self.worth_a_copy(top.tier());
+        let mut left = self.placement.credit();
         let mut movers: Vec<Mover> = Vec::new();
         while movers.len() < self.settings.batch_items.max(1) {
             let Some((ident, place)) = self.promotions.pop() else { break };
+            if self.heat.estimate(ident) < bar {
+                continue;
+            }
             let at = self.catalog.lock(ident).durable(ident);
             if let Some(at) = at.filter(|at| at.place == place && at.entry.tier > top.tier())
                 && !movers.iter().any(|m| m.listed.ident == ident)
                 && let Ok(head) = at.entry.container.head(place.position())
             {
                 let bytes = thermocline_storage::record::size(head.key.len(), head.stored_len as usize);
-                if bytes > top.max_record() {
+                if bytes > top.max_record() || bytes > left {
                     continue;
                 }
+                left -= bytes;
                 let listed = Listed {
                     position: place.position(),
                     ident,
@@ -52,8 +59,11 @@ impl Engine {
         if movers.is_empty() {
             return Ok(false);
         }
-        match self.relocate(&movers, &top, Purpose::Write, false) {
-            Ok(_) => Ok(true),
+        match self.relocate(&movers, &top, Purpose::Hot, false) {
+            Ok(moved) => {
+                self.placement.spend(moved.bytes);
+                Ok(true)
+            }
             // Reclaim makes room; what is hot is asked for again.
             Err(e) if e.is_no_space() => Ok(false),
             Err(e) => Err(e.into()),

@@ -14,10 +14,10 @@ use crate::stats::Counters;
 use bytes::Bytes;
 use std::time::Duration;
 use thermocline_storage::catalog::{DirtyValue, Found, Located};
-use thermocline_storage::codec;
 use thermocline_storage::memory::{Hit, Lookup, NewEntry};
 use thermocline_storage::pair::Pair;
 use thermocline_storage::{ContentType, Error as StorageError, Ident, Item, Tier, Version};
+use thermocline_storage::{codec, record};
 
 /// Reads of at most so many bytes take no share of the limit on values in flight: what they add is bounded by the number of
 /// threads, and they neither wait behind large values nor touch a lock that all threads share.
@@ -178,6 +178,7 @@ impl Engine {
             self.expire_at(ident, at, Some(item.key));
             return Ok(Step::Done(None));
         }
+        let stored = record::size(item.key.len(), item.payload.len());
         let value = match codec::decode(item.codec, &item.payload, item.original_len) {
             Ok(value) => value,
             Err(why) => {
@@ -196,7 +197,7 @@ impl Engine {
         if self.install(ident, &item.key, &got, at, false) {
             self.tell_entered(item.key, at.entry.tier);
         }
-        self.consider_promotion(ident, at);
+        self.consider_promotion(ident, at, stored);
         Ok(Step::Done(Some(got)))
     }
 

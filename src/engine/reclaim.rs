@@ -2,20 +2,22 @@
 //!
 //! A disk tier over 80 % of its limit (occupied, not live) reclaims until it is below. The candidate is the container
 //! with the best benefit for its cost, `(1 - u) · age / (1 + u)` (Rosenblum and Ousterhout, "The Design and
-//! Implementation of a Log-Structured File System", 1992), u being its live share. Of what is alive, the hot goes back
-//! to the head of the same tier, under a cap that bounds write amplification; the rest goes to the tier below, or,
-//! where there is none that takes it, is evicted, each item with an event.
+//! Implementation of a Log-Structured File System", 1992), u being its live share; on the highest tier, what it is
+//! worth counts (see `placement`). Of what is alive, the hot goes back to the head of the same tier, under a cap that
+//! bounds write amplification; the rest goes to the tier below, or, where there is none that takes it, is evicted,
+//! each item with an event. Several threads reclaim a tier side by side, each with a container that it has claimed.
 //!
 //! A container is dropped once it is empty, every frame that took a record from it is durable, and no batch is under
-//! way that may have written to it. What a crash leaves: before the files are deleted, an empty container that the
+//! way that may have written to its tier. What a crash leaves: before the files are deleted, an empty container that the
 //! next opening reclaims; after, one that the catalog knows and the disk does not have, with nothing alive in it.
 
 use super::Engine;
+use super::claim::{Claim, Claims};
 use super::moves::Mover;
 use crate::error::Result;
 use crate::events::EvictReason;
-use crate::heat::Heat;
 use crate::stats::Counters;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -24,53 +26,22 @@ use thermocline_storage::{Error as StorageError, Tier, record};
 
 /// Over this share of its limit a tier reclaims.
 const HIGH: (u64, u64) = (80, 100);
-/// The part of a container's bytes that may go back to the head of a tier that has one below: it bounds write
-/// amplification by reclaim to 1 / (1 - 0.23) = 1.3.
+/// The part of a container's bytes that may go back to the head of the highest tier, if there is credit for it: what
+/// is dropped must be worth the work.
+const KEEP_TOP: (u64, u64) = (80, 100);
+/// The same of a tier between others: it bounds write amplification by reclaim to 1 / (1 - 0.23) = 1.3.
 const KEEP: (u64, u64) = (23, 100);
 /// The same where nothing is below: what is not kept is lost, so more is paid for keeping.
 const KEEP_LAST: (u64, u64) = (60, 100);
-/// Heat below which nothing is worth keeping or promoting: two uses.
-pub(super) const FLOOR: u32 = 2 * Heat::ONE;
 /// How long an urgent reclaim waits for batches under way before it gives up dropping a container.
 const DROP_WAIT: Duration = Duration::from_secs(5);
+
+/// How long somebody who waits for room waits for reclaim by others before it looks again.
+const OTHERS_WAIT: Duration = Duration::from_secs(1);
 
 /// How often a container is emptied again because something landed in it meanwhile. What is alive after that is not
 /// in its listing.
 const LATE_BATCHES: usize = 4;
-
-/// What reclaim of one tier remembers; also its lock.
-#[derive(Debug, Default)]
-pub(super) struct State {
-    /// Containers that could not be emptied or deleted: left alone until so many steps have passed.
-    stuck: Vec<(u64, u32)>,
-}
-
-impl State {
-    /// Steps for which a container is left alone.
-    const REST: u32 = 100;
-
-    /// One more step has passed.
-    fn tick(&mut self) {
-        for (_, steps) in &mut self.stuck {
-            *steps = steps.saturating_sub(1);
-        }
-        self.stuck.retain(|(_, steps)| *steps > 0);
-    }
-
-    fn leave_alone(&mut self, entry: &Entry) {
-        self.stuck.retain(|(id, _)| *id != entry.id);
-        self.stuck.push((entry.id, Self::REST));
-    }
-
-    /// Whether the container is one to be emptied. Those of a directory that is away occupy nothing here and cannot
-    /// be read.
-    fn may_try(&self, entry: &Entry) -> bool {
-        entry.sealed.load(Ordering::Acquire)
-            && entry.live() > 0
-            && entry.container.occupied() > 0
-            && !self.stuck.iter().any(|(id, _)| *id == entry.id)
-    }
-}
 
 /// Containers that one reclaim tries before it gives up.
 const TRIES: usize = 4;
@@ -79,14 +50,33 @@ fn share(bytes: u64, (part, whole): (u64, u64)) -> u64 {
     u64::try_from(u128::from(bytes) * u128::from(part) / u128::from(whole)).unwrap_or(u64::MAX)
 }
 
+/// What a tier of so many bytes may occupy before it reclaims.
+pub(super) fn high_mark(limit: u64) -> u64 {
+    share(limit, HIGH)
+}
+
+/// Milliseconds since a container was made, and one.
+fn age(entry: &Entry, now: u64) -> f64 {
+    now.saturating_sub(entry.created_ms) as f64 + 1.0
+}
+
+/// The part of a container's bytes that is alive.
+fn live_share(entry: &Entry) -> f64 {
+    (entry.live_bytes() as f64 / entry.container.occupied().max(1) as f64).min(1.0)
+}
+
 impl Engine {
+    fn is_top(&self, tier: Tier) -> bool {
+        self.top().is_some_and(|top| top.tier() == tier)
+    }
+
     /// Whether a tier is over its high mark, or over its limit of items.
     pub(super) fn is_over(&self, tier: &Arc<dyn DiskTier>) -> bool {
         if self.items_over(tier).is_some() {
             return true;
         }
         let u = tier.usage();
-        u.limit.is_some_and(|limit| u.occupied > share(limit, HIGH))
+        u.limit.is_some_and(|limit| u.occupied > high_mark(limit))
     }
 
     /// Items of a tier and the limit of their number, if there are more.
@@ -101,19 +91,31 @@ impl Engine {
     /// One reclaim of a tier that is over its high mark; says whether it freed anything.
     pub(super) fn reclaim_step(&self, tier: Tier) -> Result<bool> {
         let Some(tier) = self.tier(tier) else { return Ok(false) };
-        let mut state = self.reclaim_lock(tier.tier()).lock();
         if self.drop_empty(tier, false) {
             return Ok(true);
         }
         if !self.is_over(tier) {
             return Ok(false);
         }
-        self.reclaim_one(tier, &mut state, false, false)
+        self.reclaim_one(tier, false, false)
     }
 
     #[expect(clippy::indexing_slicing, reason = "a tier's number is at most 3")]
-    fn reclaim_lock(&self, tier: Tier) -> &parking_lot::Mutex<State> {
-        &self.reclaiming[(tier as usize) & 3]
+    pub(super) fn claims(&self, tier: Tier) -> &Claims {
+        &self.claims[(tier as usize) & 3]
+    }
+
+    fn of_tier(&self, tier: &Arc<dyn DiskTier>) -> Vec<Arc<Entry>> {
+        self.catalog.containers.of_tier(tier.tier())
+    }
+
+    /// Waits until somebody else's reclaim of a tier comes to an end; says whether one did.
+    fn wait_for_others(&self, claims: &Claims) -> bool {
+        // They go on without the brake meanwhile.
+        self.urgent.fetch_add(1, Ordering::Relaxed);
+        let done = claims.wait(OTHERS_WAIT);
+        self.urgent.fetch_sub(1, Ordering::Relaxed);
+        done
     }
 
     /// Makes room in a tier whose limit is reached, on behalf of somebody who waits; says whether it freed anything.
@@ -123,14 +125,10 @@ impl Engine {
         if needed > tier.max_record().saturating_mul(4).max(64 << 20) && tier.usage().limit.is_some() {
             return false;
         }
-        // Reclaim that is under way goes on without the brake, so that the lock is free soon.
-        self.urgent.fetch_add(1, Ordering::Relaxed);
-        let mut state = self.reclaim_lock(tier.tier()).lock();
-        self.urgent.fetch_sub(1, Ordering::Relaxed);
         if self.drop_empty(tier, true) {
             return true;
         }
-        self.reclaim_one(tier, &mut state, true, hard).unwrap_or_else(|e| {
+        self.reclaim_one(tier, true, hard).unwrap_or_else(|e| {
             let name = tier.tier();
             self.log.warn("reclaim", || format!("the {name} tier cannot make room: {e}"));
             false
@@ -141,22 +139,25 @@ impl Engine {
     /// not keep the others' space.
     fn drop_empty(&self, tier: &Arc<dyn DiskTier>, urgent: bool) -> bool {
         let mut freed = false;
-        for entry in self.catalog.containers.of_tier(tier.tier()) {
-            if entry.live() == 0 && entry.sealed.load(Ordering::Acquire) {
-                freed |= self.drop_container(tier, &entry, urgent).unwrap_or_else(|e| {
-                    let name = tier.tier();
-                    self.log.warn("drop", || {
-                        format!("an empty container of the {name} tier is not deleted: {e}")
-                    });
-                    false
-                });
-            }
+        for claim in self.claims(tier.tier()).empty(|| self.of_tier(tier)) {
+            freed |= self.drop_container(tier, &claim.entry, urgent).unwrap_or_else(|e| {
+                let name = tier.tier();
+                self.log
+                    .warn("drop", || format!("an empty container of the {name} tier is not deleted: {e}"));
+                false
+            });
         }
         freed
     }
 
-    /// Drops a container if it may be: see the module's text. Urgent: waits for batches under way.
-    fn drop_container(&self, tier: &Arc<dyn DiskTier>, entry: &Arc<Entry>, urgent: bool) -> Result<bool> {
+    /// Drops a container that the caller has claimed, if it may be: see the module's text. Urgent: waits for batches
+    /// under way.
+    pub(super) fn drop_container(
+        &self,
+        tier: &Arc<dyn DiskTier>,
+        entry: &Arc<Entry>,
+        urgent: bool,
+    ) -> Result<bool> {
         let deadline = std::time::Instant::now() + DROP_WAIT;
         while !self.catalog.may_drop(entry) {
             if !urgent || entry.live() > 0 || std::time::Instant::now() > deadline {
@@ -172,39 +173,38 @@ impl Engine {
         }
         self.catalog.forget(entry);
         self.first_dead.lock().remove(&entry.id);
+        self.placement.forget(entry.id);
         Counters::bump(&self.counters.containers_dropped);
         Ok(true)
     }
 
     /// Reclaims the best candidate of a tier; says whether its space came back. One that cannot be emptied or deleted
     /// is left alone for a while, and the next is tried.
-    fn reclaim_one(
-        &self,
-        tier: &Arc<dyn DiskTier>,
-        state: &mut State,
-        urgent: bool,
-        hard: bool,
-    ) -> Result<bool> {
-        state.tick();
+    fn reclaim_one(&self, tier: &Arc<dyn DiskTier>, urgent: bool, hard: bool) -> Result<bool> {
+        let claims = self.claims(tier.tier());
+        claims.tick();
         if hard {
             // What was left alone, because there was no room to rewrite it, can still be given up.
-            *state = State::default();
+            claims.forgive();
         }
         let mut failed = None;
         for _ in 0..TRIES {
-            let entry = match self.candidate(tier, state) {
-                Some(entry) => entry,
+            let claim = match self.candidate(tier) {
+                Some(claim) => claim,
+                // All that there is is being emptied by others: that makes room as well.
+                None if !claims.idle() => return Ok(urgent && self.wait_for_others(claims)),
                 None => {
                     // Everything is in the container that is being appended to.
                     tier.seal().ok();
                     if self.drop_empty(tier, urgent) {
                         return Ok(true);
                     }
-                    let Some(entry) = self.candidate(tier, state) else { break };
-                    entry
+                    let Some(claim) = self.candidate(tier) else { break };
+                    claim
                 }
             };
-            match self.reclaim_entry(tier, &entry, urgent, hard) {
+            let entry = &claim.entry;
+            match self.reclaim_entry(tier, entry, urgent, hard) {
                 Ok(true) => return Ok(true),
                 // Empty, and dropped as soon as the batches under way have ended.
                 Ok(false) if entry.live() == 0 => return Ok(false),
@@ -212,7 +212,7 @@ impl Engine {
                 Err(e) => failed = failed.or(Some(e)),
             }
             if entry.live() > 0 {
-                state.leave_alone(&entry);
+                claims.leave_alone(entry);
             }
             if self.is_stopping() && !urgent {
                 break;
@@ -250,20 +250,61 @@ impl Engine {
         self.drop_container(tier, entry, urgent)
     }
 
-    fn candidate(&self, tier: &Arc<dyn DiskTier>, state: &State) -> Option<Arc<Entry>> {
-        let now = self.now();
-        let score = |e: &Arc<Entry>| {
-            let occupied = e.container.occupied().max(1);
-            let u = e.live_bytes() as f64 / occupied as f64;
-            let age = now.saturating_sub(e.created_ms) as f64 + 1.0;
-            (1.0 - u.min(1.0) + 0.01) * age / (1.0 + u)
+    /// Claims the best candidate of a tier.
+    fn candidate(&self, tier: &Arc<dyn DiskTier>) -> Option<Claim<'_>> {
+        let all = self.of_tier(tier);
+        if self.is_top(tier.tier()) && self.below(tier.tier()).is_some() {
+            self.survey();
+            let scores = self.scores_by_worth(&all);
+            self.seal_what_idles(tier, &all, &scores);
+            self.best(tier, |e| scores.get(&e.id).copied().unwrap_or(0.0))
+        } else {
+            let now = self.now();
+            self.best(tier, |e| {
+                let live = live_share(e);
+                (1.0 - live + 0.01) * age(e, now) / (1.0 + live)
+            })
+        }
+    }
+
+    fn best(&self, tier: &Arc<dyn DiskTier>, score: impl Fn(&Entry) -> f64) -> Option<Claim<'_>> {
+        let first = |all: Vec<Arc<Entry>>| {
+            all.into_iter()
+                .max_by(|a, b| score(a).total_cmp(&score(b)).then(b.id.cmp(&a.id)))
+                .into_iter()
+                .collect()
         };
-        self.catalog
-            .containers
-            .of_tier(tier.tier())
-            .into_iter()
-            .filter(|e| state.may_try(e))
-            .max_by(|a, b| score(a).total_cmp(&score(b)).then(b.id.cmp(&a.id)))
+        self.claims(tier.tier()).choose(|| self.of_tier(tier), first).pop()
+    }
+
+    /// Of the highest tier, by id: the room that it would give for what would be lost or copied. New containers are
+    /// spared, because nobody can have asked for what is in them yet; but age counts by its root only, so that what is
+    /// worth keeping can stay for long.
+    fn scores_by_worth(&self, all: &[Arc<Entry>]) -> HashMap<u64, f64> {
+        let now = self.now();
+        let worth = self.worth(all);
+        let score = |e: &Arc<Entry>| {
+            let bytes = worth.get(&e.id).map_or(0.0, |bytes| *bytes as f64);
+            let worth = (bytes / e.container.occupied().max(1) as f64).min(live_share(e));
+            (1.0 - worth + 0.01) / (0.1 + worth) * age(e, now).sqrt()
+        };
+        all.iter().map(|e| (e.id, score(e))).collect()
+    }
+
+    /// Seals the containers that are being written to if one of them, older than most, would be the best to reclaim:
+    /// where nothing new is put any more, what was put last would stay for ever.
+    fn seal_what_idles(&self, tier: &Arc<dyn DiskTier>, all: &[Arc<Entry>], scores: &HashMap<u64, f64>) {
+        let now = self.now();
+        let mean = all.iter().map(|e| age(e, now)).sum::<f64>() / all.len().max(1) as f64;
+        let score = |e: &Arc<Entry>| scores.get(&e.id).copied().unwrap_or(0.0);
+        let (sealed, open): (Vec<&Arc<Entry>>, Vec<_>) =
+            all.iter().partition(|e| e.sealed.load(Ordering::Acquire));
+        let best = sealed.into_iter().map(score).fold(0.0, f64::max);
+        let idles =
+            |e: &&Arc<Entry>| e.records.load(Ordering::Relaxed) > 0 && age(e, now) > mean && score(e) > best;
+        if open.into_iter().any(|e| idles(&e)) {
+            tier.seal().ok();
+        }
     }
 
     /// Moves everything that is alive out of a container.
@@ -278,7 +319,11 @@ impl Engine {
         let mut movers: Vec<Mover> =
             listed.into_iter().map(|listed| Mover { entry: entry.clone(), listed }).collect();
         let below = self.below(tier.tier()).cloned();
-        let keep = if below.is_some() { KEEP } else { KEEP_LAST };
+        let keep = match below {
+            Some(_) if self.is_top(tier.tier()) => KEEP_TOP,
+            Some(_) => KEEP,
+            None => KEEP_LAST,
+        };
         // Of a tier that holds too many items, each container keeps its part of what may stay at most: it would be
         // copied for ever, were all of it kept.
         let most = self.items_over(tier).map_or(usize::MAX, |(items, limit)| {
@@ -286,56 +331,47 @@ impl Engine {
             usize::try_from(kept).unwrap_or(usize::MAX)
         });
         let cap = share(entry.container.occupied(), keep);
-        let kept = if hard { Vec::new() } else { self.split_hot(&mut movers, cap, most, below.is_none()) };
-        if !kept.is_empty()
-            && let Err(e) = self.relocate(&kept, tier, Purpose::Reclaim, urgent)
-        {
-            if !e.is_no_space() {
-                return Err(e.into());
+        let top = below.is_some() && self.is_top(tier.tier());
+        let cap = if top { cap.min(self.placement.credit()) } else { cap };
+        let kept = if hard { Vec::new() } else { self.split_hot(tier.tier(), &mut movers, cap, most) };
+        if !kept.is_empty() {
+            match self.relocate(&kept, tier, Purpose::Reclaim, urgent) {
+                Ok(moved) if top => self.placement.spend(moved.bytes),
+                Ok(_) => {}
+                // No room at the head: what was to be kept goes down like the rest.
+                Err(e) if e.is_no_space() => movers.extend(kept),
+                Err(e) => return Err(e.into()),
             }
-            // No room at the head: what was to be kept goes down like the rest.
-            movers.extend(kept);
         }
         // In order of place: what was written together stays together.
         movers.sort_by_key(|m| m.listed.position);
         self.send_down(tier.tier(), &movers, urgent)
     }
 
-    /// Takes out of `movers` what is worth keeping on its tier, hottest first, up to `cap` bytes and `most` items, and
-    /// moves the bar so that about as much as the cap allows is over it.
-    fn split_hot(&self, movers: &mut Vec<Mover>, cap: u64, most: usize, last: bool) -> Vec<Mover> {
-        let bar = self.bar.load(Ordering::Relaxed).max(FLOOR);
+    /// Takes out of `movers` what is worth keeping on its tier, hottest first, up to `cap` bytes and `most` items.
+    fn split_hot(&self, tier: Tier, movers: &mut Vec<Mover>, cap: u64, most: usize) -> Vec<Mover> {
+        let last = self.below(tier).is_none();
         let live: u64 = movers.iter().map(|m| u64::from(m.listed.bytes)).sum();
         if last && live <= cap && movers.len() <= most {
             return std::mem::take(movers); // nothing need be lost
         }
+        self.survey();
+        let bar = self.worth_a_copy(tier);
         let mut hot: Vec<(u32, Mover)> =
             movers.drain(..).map(|m| (self.heat.estimate(m.listed.ident), m)).collect();
         // The newer of two that are as hot was written later.
         hot.sort_by(|a, b| b.0.cmp(&a.0).then(b.1.listed.version.cmp(&a.1.listed.version)));
         let mut kept = Vec::new();
         let mut bytes = 0;
-        let mut hottest_refused = 0;
         for (heat, m) in hot {
             let size = u64::from(m.listed.bytes);
-            let wanted = last || heat >= bar;
+            let wanted = last || heat >= bar && !self.memory_serves(m.listed.ident, heat);
             if wanted && bytes + size <= cap && kept.len() < most {
                 bytes += size;
                 kept.push(m);
             } else {
-                if wanted {
-                    hottest_refused = hottest_refused.max(heat);
-                }
                 movers.push(m);
             }
-        }
-        if !last {
-            let next = match hottest_refused {
-                0 if bytes < cap / 2 => bar - bar / 8,
-                0 => bar,
-                refused => bar + (refused.saturating_sub(bar) + 1).div_ceil(4),
-            };
-            self.bar.store(next.max(FLOOR), Ordering::Relaxed);
         }
         kept
     }
@@ -381,7 +417,7 @@ impl Engine {
 
     /// What still points into a container that was emptied: its listing lacked it. Records that do not verify die;
     /// those that do are given, to be moved like the others; what cannot be reached stays, and so does the container.
-    fn unlisted(&self, entry: &Arc<Entry>) -> Vec<Mover> {
+    pub(super) fn unlisted(&self, entry: &Arc<Entry>) -> Vec<Mover> {
         let mut found = Vec::new();
         for (ident, place) in self.catalog.pointing_at(entry.no) {
             match entry.container.read(place.position()) {
@@ -402,78 +438,4 @@ impl Engine {
         }
         found
     }
-
-    /// Rewrites packs: those with little alive, those whose dead have been there for `erase_after`, and small ones,
-    /// several into one. Says whether any is gone for it.
-    pub(super) fn rewrite_step(&self) -> Result<bool> {
-        let Some(tier) = self.tier(Tier::Cold) else { return Ok(false) };
-        let mut state = self.reclaim_lock(Tier::Cold).lock();
-        state.tick();
-        let chosen = self.packs_to_rewrite(&state);
-        if chosen.is_empty() {
-            return Ok(false);
-        }
-        let done = self.rewrite(tier, &chosen);
-        for entry in chosen.iter().filter(|e| e.live() > 0) {
-            state.leave_alone(entry);
-        }
-        done
-    }
-
-    fn packs_to_rewrite(&self, state: &State) -> Vec<Arc<Entry>> {
-        let mut packs = self.catalog.containers.of_tier(Tier::Cold);
-        packs.retain(|e| state.may_try(e));
-        if let Some(stale) = packs.iter().find(|e| self.is_stale(e)) {
-            return vec![stale.clone()];
-        }
-        packs.retain(|e| e.container.occupied() < self.settings.pack_size / 4);
-        packs.sort_by_key(|e| e.container.occupied());
-        packs.truncate(4 * MERGE);
-        if packs.len() < MERGE {
-            packs.clear();
-        }
-        packs
-    }
-
-    fn rewrite(&self, tier: &Arc<dyn DiskTier>, chosen: &[Arc<Entry>]) -> Result<bool> {
-        let mut movers = Vec::new();
-        for entry in chosen {
-            let listed = self.catalog.live_in(entry, entry.container.list()?);
-            movers.extend(listed.into_iter().map(|listed| Mover { entry: entry.clone(), listed }));
-        }
-        self.relocate(&movers, tier, Purpose::Reclaim, false)?;
-        let mut gone = false;
-        for entry in chosen {
-            if self.is_stopping() {
-                break;
-            }
-            if entry.live() > 0 {
-                self.relocate(&self.unlisted(entry), tier, Purpose::Reclaim, false)?;
-            }
-            if entry.live() == 0 {
-                gone |= self.drop_container(tier, entry, false)?;
-            }
-        }
-        Ok(gone)
-    }
-
-    /// Whether a pack is mostly dead, or holds what has been dead for `erase_after`.
-    fn is_stale(&self, entry: &Arc<Entry>) -> bool {
-        let records = entry.records.load(Ordering::Relaxed);
-        let live = entry.live();
-        if live >= records {
-            return false;
-        }
-        let now = self.now();
-        // Not known since when after a restart: the pack's age is the most it can be.
-        let since = *self
-            .first_dead
-            .lock()
-            .entry(entry.id)
-            .or_insert(if self.opened_ms >= entry.created_ms { entry.created_ms } else { now });
-        live * 2 < records || now.saturating_sub(since) >= self.settings.erase_after_ms
-    }
 }
-
-/// So many small packs are merged into one.
-const MERGE: usize = 8;

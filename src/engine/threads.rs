@@ -82,20 +82,19 @@ impl Engine {
     /// Starts the threads. Without disks only the janitor is needed.
     pub(crate) fn start(self: &Arc<Self>) -> Result<(), Error> {
         type Job = fn(&Engine);
-        let jobs: &[(&str, Job)] = if self.has_disk() {
-            &[
-                ("thermocline-write", Engine::run_writer),
-                ("thermocline-move", Engine::run_mover),
-                ("thermocline-keep", Engine::run_janitor),
-            ]
-        } else {
-            &[("thermocline-keep", Engine::run_janitor)]
-        };
+        let mut jobs: Vec<(&str, Job)> = vec![("thermocline-keep", Engine::run_janitor)];
+        if self.has_disk() {
+            jobs.push(("thermocline-write", Engine::run_writer));
+            jobs.push(("thermocline-move", Engine::run_mover));
+        }
+        if self.tiers.len() > 1 {
+            jobs.push(("thermocline-sink", Engine::run_sinker));
+        }
         self.has_threads.store(self.has_disk(), Ordering::Release);
         for (name, job) in jobs {
             let engine = self.clone();
             let handle =
-                std::thread::Builder::new().name((*name).to_owned()).spawn(move || job(&engine)).map_err(
+                std::thread::Builder::new().name(name.to_owned()).spawn(move || job(&engine)).map_err(
                     |e| Error::Storage(Arc::new(thermocline_storage::Error::io("start the thread", name, e))),
                 )?;
             self.handles.lock().push(handle);
@@ -160,24 +159,54 @@ impl Engine {
             || self.settings.persistence == crate::config::Persistence::Always && buffer.queued() > 0
     }
 
+    /// Moves between the highest disk tier and what is around it.
     fn run_mover(&self) {
         lower_priority();
         while !self.is_stopping() {
             self.signals[1].sleep(MOVER_PAUSE);
-            while !self.is_stopping() && self.move_step() {}
+            while !self.is_stopping() && self.mover_step() {}
+        }
+    }
+
+    /// Moves between the lower tiers: to compress a pack takes long, and the highest tier must not wait for it.
+    fn run_sinker(&self) {
+        lower_priority();
+        while !self.is_stopping() {
+            self.signals[3].sleep(MOVER_PAUSE);
+            while !self.is_stopping() && self.sinker_step() {}
+        }
+    }
+
+    /// A tier is over its high mark: its mover need not wait until its pause is over.
+    pub(super) fn wake_mover(&self, tier: Tier) {
+        let highest = self.top().is_some_and(|top| top.tier() == tier);
+        if let Some(signal) = self.signals.get(if highest { 1 } else { 3 }) {
+            signal.wake_now();
         }
     }
 
     /// One round of moves; says whether there is more to do.
     pub(crate) fn move_step(&self) -> bool {
-        let mut busy = false;
         // From the bottom up: what sinks needs room below.
-        for tier in [Tier::Cold, Tier::Hdd, Tier::Ssd] {
-            busy |= self.told("reclaim", self.reclaim_step(tier));
+        let sunk = self.sinker_step();
+        self.mover_step() || sunk
+    }
+
+    fn mover_step(&self) -> bool {
+        let mut busy = false;
+        if let Some(top) = self.top() {
+            busy |= self.told("reclaim", self.reclaim_step(top.tier()));
+            busy |= self.told("promote", self.promote_step());
         }
-        busy |= self.told("promote", self.promote_step());
-        busy |= self.told("rewrite", self.rewrite_step());
         busy
+    }
+
+    fn sinker_step(&self) -> bool {
+        let mut busy = false;
+        for tier in self.tiers.iter().skip(1).rev() {
+            busy |= self.told("reclaim", self.reclaim_step(tier.tier()));
+        }
+        self.told("rewrite", self.rewrite_step(busy)) || busy
     }
 
     fn run_janitor(&self) {

@@ -181,45 +181,49 @@ pub fn encode_all(policy: &Compression, items: Vec<(ContentType, Bytes)>) -> Vec
         .filter(|(kind, _)| policy.codec_of(*kind) != Codec::None)
         .map(|(_, value)| value.len())
         .fold(0, usize::saturating_add);
+    spread(&items, bytes, |(kind, value)| encode(policy, *kind, value))
+}
+
+/// Does some work on each item, in parallel where `bytes`, what the work is about in all, are more than 1 MiB.
+pub(crate) fn spread<T: Sync, R: Send>(items: &[T], bytes: usize, work: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let threads = std::thread::available_parallelism()
         .map_or(1, |n| n.get())
         .min(items.len())
         .min(bytes / (PARALLEL_FROM / 2));
     if bytes <= PARALLEL_FROM || threads < 2 {
-        return items.iter().map(|(kind, value)| encode(policy, *kind, value)).collect();
+        return items.iter().map(work).collect();
     }
     // Values differ in size and cost, so each thread takes the next one rather than a fixed share.
     let next = AtomicUsize::new(0);
-    let work = || {
+    let share = || {
         let mut done = Vec::new();
         loop {
             let i = next.fetch_add(1, Ordering::Relaxed);
-            let Some((kind, value)) = items.get(i) else { return done };
-            done.push((i, encode(policy, *kind, value)));
+            let Some(item) = items.get(i) else { return done };
+            done.push((i, work(item)));
         }
     };
-    let mut encoded: Vec<(Codec, Bytes)> =
-        items.iter().map(|(_, value)| (Codec::None, value.clone())).collect();
-    let mut place = |done: Vec<(usize, (Codec, Bytes))>| {
+    let mut results: Vec<Option<R>> = items.iter().map(|_| None).collect();
+    let mut place = |done: Vec<(usize, R)>| {
         for (i, result) in done {
-            if let Some(slot) = encoded.get_mut(i) {
-                *slot = result;
+            if let Some(slot) = results.get_mut(i) {
+                *slot = Some(result);
             }
         }
     };
     std::thread::scope(|scope| {
         let helpers: Vec<_> = (1..threads)
-            .filter_map(|_| std::thread::Builder::new().name("encode".into()).spawn_scoped(scope, work).ok())
+            .filter_map(|_| std::thread::Builder::new().name("encode".into()).spawn_scoped(scope, share).ok())
             .collect();
-        place(work());
+        place(share());
         for helper in helpers {
-            // `encode` catches panics; were a helper to die all the same, its values stay as they are.
+            // Codecs catch panics; were a helper to die all the same, its share is done again below.
             if let Ok(done) = helper.join() {
                 place(done);
             }
         }
     });
-    encoded
+    results.into_iter().zip(items).map(|(done, item)| done.unwrap_or_else(|| work(item))).collect()
 }
 
 /// Decodes stored bytes to a value of exactly `original_len` bytes. `Codec::None` shares the payload.

@@ -333,9 +333,11 @@ impl Containers {
 /// Who writes, which decides whether the tier's reserve may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// Callers' writes and promotions: refused while only the reserve is left.
+    /// Callers' writes and demotion: refused while only the reserve is left.
     Write,
-    /// Reclaim and demotion, which free more than they take: may use the reserve.
+    /// The same for what is known to be hot, as is what reclaim keeps: callers' writes of such items, and promotion.
+    Hot,
+    /// Reclaim, which frees more than it takes: may use the reserve.
     Reclaim,
 }
 

@@ -34,7 +34,7 @@ use crate::clock::EngineClock;
 use crate::container::{Containers, Entry, Known, Listed};
 use crate::error::{Error, Result};
 use crate::ident::Ident;
-use crate::types::{ContainerNo, Place, Version};
+use crate::types::{ContainerNo, Place, Tier, Version};
 use crate::vfs::Vfs;
 use frame::Frame;
 use journal::Journal;
@@ -132,7 +132,8 @@ impl Drop for Batch<'_> {
 #[derive(Debug, Default)]
 struct Batches {
     next: u64,
-    active: BTreeSet<u64>,
+    /// The batches under way and the tier that each writes to.
+    active: BTreeMap<u64, Tier>,
     /// Containers seen empty, with the number that every batch still active then is below.
     empty: Vec<(u64, u64)>,
     /// Containers that may be dropped: nothing is pointed at them again.
@@ -354,12 +355,12 @@ impl Catalog {
         out
     }
 
-    /// Starts a batch: held from before the write to a tier until the last of it is committed.
-    pub fn batch(&self) -> Batch<'_> {
+    /// Starts a batch: held from before the write to `tier`, and no other, until the last of it is committed.
+    pub fn batch(&self, tier: Tier) -> Batch<'_> {
         let mut b = self.batches.lock();
         let no = b.next;
         b.next += 1;
-        b.active.insert(no);
+        b.active.insert(no, tier);
         Batch { cat: self, no }
     }
 
@@ -403,7 +404,8 @@ impl Catalog {
             return false;
         }
         let next = b.next;
-        let oldest = b.active.first().copied().unwrap_or(next);
+        // A batch on its way to another tier, which may take long to compress, has nothing in this one.
+        let oldest = b.active.iter().find(|(_, tier)| **tier == entry.tier).map_or(next, |(no, _)| *no);
         let free = match b.empty.iter().find(|(id, _)| *id == entry.id) {
             // With nothing active there is nobody to wait for: batches to come do not write to it.
             None => oldest == next,
@@ -499,6 +501,16 @@ impl Catalog {
     /// Identities with a record on disk.
     pub fn indexed(&self) -> u64 {
         self.shards.iter().map(|s| s.read().index.len() as u64).sum()
+    }
+
+    /// About so many identities with a record on disk, as far as there are any, from all shards alike.
+    pub fn sample(&self, count: usize) -> Vec<Ident> {
+        let each = count.div_ceil(self.shards.len().max(1));
+        let mut out = Vec::with_capacity(count);
+        for shard in &self.shards {
+            out.extend(shard.read().index.iter().take(each).map(|(ident, _)| ident));
+        }
+        out
     }
 
     /// Everything that points into a container: what reclaim looks at when a listing lacks something.

@@ -47,6 +47,9 @@ const README: &str = include_str!("readme.txt");
 /// Positions count 32 bytes in 24 bits, so no entry may begin beyond 512 MiB.
 const LARGEST_PACK: u64 = 480 << 20;
 const SMALLEST_PACK: u64 = 64 << 10;
+/// Bytes of values that are made ready at a time: enough to occupy several threads, few enough to be held in RAM, and
+/// not much work for nothing where the pack is full before all are in it.
+const WINDOW: u64 = 4 << 20;
 /// Header, names and central directory of the longest key, generously.
 const MOST_OVERHEAD: u64 = 4096;
 
@@ -160,19 +163,22 @@ impl Cold {
     }
 
     fn append_all(&self, pack: &mut PackWriter, items: &[Item]) -> Result<()> {
-        for item in items {
-            if pack.is_full() {
-                break;
-            }
-            let prepared = transcode::prepare(item, &self.config)?;
-            let size = (prepared.item.payload.len() + item.key.len()) as u64;
-            let alone = size > self.config.pack_size / 2;
-            if pack.entries() > 0 && (alone || pack.len() + size > self.config.pack_size) {
-                break;
-            }
-            pack.add(&prepared)?;
-            if alone {
-                break;
+        let mut rest = items;
+        while !rest.is_empty() {
+            let (window, later) = rest.split_at_checked(window(rest)).unwrap_or((rest, &[]));
+            rest = later;
+            for prepared in transcode::prepare_all(window, &self.config) {
+                let prepared = prepared?;
+                let size = (prepared.item.payload.len() + prepared.item.key.len()) as u64;
+                let alone = size > self.config.pack_size / 2;
+                let begun = pack.entries() > 0;
+                if pack.is_full() || begun && (alone || pack.len() + size > self.config.pack_size) {
+                    return Ok(());
+                }
+                pack.add(&prepared)?;
+                if alone {
+                    return Ok(());
+                }
             }
         }
         Ok(())
@@ -204,6 +210,19 @@ impl Cold {
     fn pack_of(&self, entry: &Entry) -> Option<Arc<Pack>> {
         self.packs.lock().get(&entry.id).cloned()
     }
+}
+
+/// How many of the items are made ready at a time.
+fn window(items: &[Item]) -> usize {
+    let mut bytes = 0u64;
+    items
+        .iter()
+        .take_while(|item| {
+            bytes += u64::from(item.original_len);
+            bytes <= WINDOW
+        })
+        .count()
+        .max(1)
 }
 
 /// Fewer bytes than these the items cannot come to; what is not deflated yet may shrink to almost nothing.

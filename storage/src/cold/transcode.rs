@@ -27,6 +27,12 @@ pub(super) struct Prepared {
     pub(super) crc: u32,
 }
 
+/// Makes items ready for a pack, several at a time; see [`prepare`].
+pub(super) fn prepare_all(items: &[Item], config: &ColdConfig) -> Vec<Result<Prepared>> {
+    let bytes = items.iter().fold(0, |sum: usize, i| sum.saturating_add(i.original_len as usize));
+    codec::spread(items, bytes, |item| prepare(item, config))
+}
+
 /// Makes an item ready for a pack.
 ///
 /// # Errors

@@ -3,7 +3,7 @@
 //! - [`format`](self) of a segment: a header block with two copies of the header, records, a footer that lists
 //!   them, a trailer (`format.rs`);
 //! - `segment.rs`, `residency.rs`, `pin.rs`: reading; `scan.rs`: finding records without a footer;
-//! - `writer.rs`: group commit into the one segment that is being written; `room.rs`: room for segments;
+//! - `writer.rs`: group commit into the segments that are being written; `room.rs`: room for segments;
 //! - `open.rs`: what is found on disk.
 //!
 //! Invariants:

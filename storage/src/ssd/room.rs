@@ -64,7 +64,7 @@ impl Room {
         }
         let segments: u64 =
             left.iter().fold(0, |sum: u64, (_, free, _)| sum.saturating_add(free / self.segment.max(1)));
-        if purpose == Purpose::Write && !sizes.is_empty() && segments < self.reserve() {
+        if purpose != Purpose::Reclaim && !sizes.is_empty() && segments < self.reserve() {
             return Err(no_space());
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! Group commit into the segment that is being written.
+//! Group commit into the segments that are being written: one for new records, one for those known to be hot.
 //!
 //! A batch goes through in *runs*, one for each segment that it reaches: records are encoded into a buffer of at
 //! most 4 MiB, appended, and synced once; then they are published, and their places are known. A run that fills
@@ -30,6 +30,8 @@ use std::sync::atomic::Ordering;
 const BUFFER: usize = 4 << 20;
 /// Payloads from this size on are not copied into the buffer.
 const DIRECT: usize = 256 << 10;
+/// Segments that a tier must have room for, so that what is hot is written to one of its own.
+const TWO_STREAMS: u64 = 12;
 /// The footer's largest share of a segment.
 const FOOTER_SHARE: u64 = 8;
 
@@ -141,7 +143,8 @@ enum Failure {
 /// The writing side's state.
 #[derive(Debug, Default)]
 pub(super) struct Writer {
-    active: Option<Active>,
+    /// What is new, and what is known to be hot: see [`Writer::stream`].
+    active: [Option<Active>; 2],
     buffer: Vec<u8>,
     closed: bool,
 }
@@ -151,13 +154,14 @@ impl Writer {
         if self.closed {
             return Err(ssd.room.dirs.closed());
         }
-        let sizes = self.plan(ssd, items);
+        let stream = Self::stream(ssd, purpose);
+        let sizes = self.plan(ssd, items, stream);
         ssd.room.check(&sizes, purpose)?;
         let mut out = Vec::with_capacity(items.len());
         let mut rest = items;
         let mut failed_before = false;
         while !rest.is_empty() {
-            match self.run(ssd, rest, purpose) {
+            match self.run(ssd, rest, purpose, stream) {
                 Ok(written) => {
                     rest = rest.get(written.len()..).unwrap_or_default();
                     out.extend(written);
@@ -177,10 +181,23 @@ impl Writer {
         Ok(out)
     }
 
+    /// Which of the two segments being written takes these records. What reclaim keeps and promotion brings is hot and
+    /// stays for long; among new records, most of which sink soon, it would have to be copied again and again. A tier
+    /// of a few segments cannot spare a second one.
+    fn stream(ssd: &Ssd, purpose: Purpose) -> usize {
+        let segments = ssd.room.dirs.limit().map_or(u64::MAX, |limit| limit / ssd.room.segment.max(1));
+        usize::from(purpose != Purpose::Write && segments >= TWO_STREAMS)
+    }
+
+    fn slot(&mut self, stream: usize) -> &mut Option<Active> {
+        let [new, hot] = &mut self.active;
+        if stream == 0 { new } else { hot }
+    }
+
     /// Sizes of the new segments that these items need.
-    fn plan(&self, ssd: &Ssd, items: &[Item]) -> Vec<u64> {
+    fn plan(&mut self, ssd: &Ssd, items: &[Item], stream: usize) -> Vec<u64> {
         let mut sizes = Vec::new();
-        let mut fill = self.active.as_ref().map(|a| a.fill);
+        let mut fill = self.slot(stream).as_ref().map(|a| a.fill);
         for item in items {
             let (key, stored) = (item.key.len(), item.payload.len());
             if let Some(size) = alone(ssd, item) {
@@ -196,7 +213,13 @@ impl Writer {
     }
 
     /// Writes, syncs and publishes as many of the items as go into one segment; at least one.
-    fn run(&mut self, ssd: &Ssd, items: &[Item], purpose: Purpose) -> Result<Vec<Written>, Failure> {
+    fn run(
+        &mut self,
+        ssd: &Ssd,
+        items: &[Item],
+        purpose: Purpose,
+        stream: usize,
+    ) -> Result<Vec<Written>, Failure> {
         let Some(first) = items.first() else { return Ok(Vec::new()) };
         if let Some(size) = alone(ssd, first) {
             let mut active = create(ssd, size, purpose).map_err(Failure::Other)?;
@@ -210,7 +233,7 @@ impl Writer {
             };
         }
         let fits = |a: &Active| { a.fill }.take(first.key.len(), first.payload.len()).is_some();
-        let mut active = match self.active.take() {
+        let mut active = match self.slot(stream).take() {
             Some(active) if fits(&active) => active,
             full => match create(ssd, ssd.room.segment, purpose) {
                 Ok(new) => {
@@ -220,14 +243,14 @@ impl Writer {
                     new
                 }
                 Err(e) => {
-                    self.active = full;
+                    *self.slot(stream) = full;
                     return Err(Failure::Other(e));
                 }
             },
         };
         match self.fill(ssd, &mut active, items, false) {
             Ok((written, full)) => {
-                self.active = if full { None } else { Some(active) };
+                *self.slot(stream) = if full { None } else { Some(active) };
                 Ok(written)
             }
             Err(e) => Err(fail(&active, e)),
@@ -313,19 +336,19 @@ impl Writer {
         Ok(())
     }
 
-    /// Seals the segment that is being written, if it has records.
+    /// Seals the segments that are being written, if they have records.
     pub fn seal(&mut self, ssd: &Ssd) -> Result<()> {
-        match self.active.take_if(|a| a.records > 0) {
-            Some(active) => seal(ssd, active),
-            None => Ok(()),
-        }
+        let full: Vec<Active> =
+            self.active.iter_mut().filter_map(|slot| slot.take_if(|a| a.records > 0)).collect();
+        // Each is sealed, whatever becomes of the other.
+        full.into_iter().map(|active| seal(ssd, active)).fold(Ok(()), Result::and)
     }
 
     /// Seals, and takes no more writes.
     pub fn close(&mut self, ssd: &Ssd) -> Result<()> {
         self.closed = true;
         let sealed = self.seal(ssd);
-        if let Some(empty) = self.active.take() {
+        for empty in self.active.iter_mut().filter_map(Option::take) {
             empty.retire(false);
         }
         self.buffer = Vec::new();
@@ -334,7 +357,7 @@ impl Writer {
 
     /// Writes no more to the segment with this id, which is about to be removed.
     pub fn forget(&mut self, id: u64) {
-        if let Some(active) = self.active.take_if(|a| a.identity.id == id) {
+        for active in self.active.iter_mut().filter_map(|slot| slot.take_if(|a| a.identity.id == id)) {
             active.retire(false);
         }
     }

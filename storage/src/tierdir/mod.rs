@@ -164,7 +164,7 @@ impl Dir {
     /// What containers may occupy in all.
     fn usable(&self, purpose: Purpose) -> Option<u64> {
         let reserve = match purpose {
-            Purpose::Write => self.write_reserve,
+            Purpose::Write | Purpose::Hot => self.write_reserve,
             Purpose::Reclaim => 0,
         };
         let taken = self.quarantine.bytes().saturating_add(self.lingering.load(Ordering::Relaxed));

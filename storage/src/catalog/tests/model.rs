@@ -130,7 +130,7 @@ fn threads_agree_on_the_end() {
     std::thread::scope(|s| {
         s.spawn(|| {
             while !stop.load(Ordering::Relaxed) || cat.buffer.queued() > 0 {
-                let _batch = cat.batch();
+                let _batch = cat.batch(Tier::Ssd);
                 for f in cat.take_dirty(100, 1 << 20) {
                     cat.lock(f.ident).commit(f.ident, &f.value, next());
                 }

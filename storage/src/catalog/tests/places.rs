@@ -48,10 +48,10 @@ fn a_number_that_a_reader_holds_rests() {
 fn a_container_with_a_batch_under_way_is_not_dropped() {
     let (cat, _) = open(Arc::new(MemFs::default()), Path::new("/c"), 1).unwrap();
     let entry = container(&cat);
-    let batch = cat.batch();
+    let batch = cat.batch(Tier::Ssd);
     seal(&entry);
     assert!(!cat.may_drop(&entry));
-    let later = cat.batch();
+    let later = cat.batch(Tier::Ssd);
     assert!(!cat.may_drop(&entry), "the batch may have written to it");
     write(&cat, id(1), Place::new(entry.no, 1).unwrap());
     drop(batch);
@@ -59,6 +59,18 @@ fn a_container_with_a_batch_under_way_is_not_dropped() {
     cat.lock(id(1)).remove(id(1));
     assert!(!cat.may_drop(&entry), "the later one began before it was seen empty again");
     drop(later);
+    assert!(cat.may_drop(&entry));
+}
+
+#[test]
+fn a_batch_on_its_way_to_another_tier_keeps_no_container_from_being_dropped() {
+    let (cat, _) = open(Arc::new(MemFs::default()), Path::new("/c"), 1).unwrap();
+    let entry = container(&cat);
+    seal(&entry);
+    let _elsewhere = cat.batch(Tier::Cold);
+    let here = cat.batch(entry.tier);
+    assert!(!cat.may_drop(&entry));
+    drop(here);
     assert!(cat.may_drop(&entry));
 }
 

@@ -29,6 +29,21 @@ fn the_limit_holds_and_the_reserve_is_reclaims() {
 }
 
 #[test]
+fn what_is_hot_is_written_to_a_segment_of_its_own_where_the_tier_has_room_for_two() {
+    for (segments, apart) in [(12, true), (11, false)] {
+        let dir = tempfile::tempdir().unwrap();
+        let b = Bench::one(dir.path(), segments * 64 * KIB, config(64 * KIB));
+        let write = |n, purpose| b.ssd.write(&[item("k", n, 1000)], purpose).unwrap()[0].place.container();
+        let (new, hot) = (write(1, Purpose::Write), write(2, Purpose::Hot));
+        assert_eq!(new != hot, apart);
+        assert_eq!(write(3, Purpose::Reclaim), hot);
+        assert_eq!(write(4, Purpose::Write), new);
+        b.ssd.seal().unwrap();
+        assert!(b.ssd.containers.all().iter().all(|e| e.sealed.load(Ordering::Acquire)), "both are sealed");
+    }
+}
+
+#[test]
 fn a_batch_that_does_not_fit_writes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let b = Bench::one(dir.path(), 1024 * KIB, config(64 * KIB));

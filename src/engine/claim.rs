@@ -1,0 +1,187 @@
+//! Who empties which container: reclaim of one tier goes on in several threads at once, each with its own container.
+//!
+//! Invariants:
+//! - a container is emptied and dropped only by who holds the claim on it, and there is one at a time;
+//! - a claim is given out for a container of the catalog's table, which is looked at under the lock under which
+//!   claims are given back: who drops a container takes it out of the table before.
+//!
+//! A thread waits for claims on a tier only while it holds none there, and only for what is below the tiers on which
+//! it holds one: so nobody waits in a circle.
+
+use parking_lot::{Condvar, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use thermocline_storage::container::Entry;
+
+/// What reclaim of one tier remembers.
+#[derive(Debug, Default)]
+pub(super) struct Claims {
+    state: Mutex<State>,
+    given_back: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Containers that could not be emptied or deleted: left alone until so many steps have passed.
+    stuck: Vec<(u64, u32)>,
+    /// Ids of the containers that somebody has claimed.
+    claimed: Vec<u64>,
+}
+
+/// Steps for which a container is left alone.
+const REST: u32 = 100;
+
+/// The sole right to empty and drop a container.
+#[derive(Debug)]
+pub(super) struct Claim<'a> {
+    of: &'a Claims,
+    pub(super) entry: Arc<Entry>,
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.of.state.lock().claimed.retain(|id| *id != self.entry.id);
+        self.of.given_back.notify_all();
+    }
+}
+
+impl State {
+    fn free(&self, entry: &Entry) -> bool {
+        entry.sealed.load(Ordering::Acquire) && !self.claimed.contains(&entry.id)
+    }
+
+    /// Whether the container is one to be emptied. Those of a directory that is away occupy nothing here and cannot
+    /// be read.
+    fn may_try(&self, entry: &Entry) -> bool {
+        self.free(entry)
+            && entry.live() > 0
+            && entry.container.occupied() > 0
+            && !self.stuck.iter().any(|(id, _)| *id == entry.id)
+    }
+}
+
+impl Claims {
+    /// One more step has passed.
+    pub(super) fn tick(&self) {
+        let mut state = self.state.lock();
+        for (_, steps) in &mut state.stuck {
+            *steps = steps.saturating_sub(1);
+        }
+        state.stuck.retain(|(_, steps)| *steps > 0);
+    }
+
+    /// The container is not tried again for a while.
+    pub(super) fn leave_alone(&self, entry: &Entry) {
+        let mut state = self.state.lock();
+        state.stuck.retain(|(id, _)| *id != entry.id);
+        state.stuck.push((entry.id, REST));
+    }
+
+    /// What was left alone may be tried again.
+    pub(super) fn forgive(&self) {
+        self.state.lock().stuck.clear();
+    }
+
+    /// Claims those that `choose` picks of the containers that may be emptied; `all` gives those of the tier.
+    pub(super) fn choose(
+        &self,
+        all: impl FnOnce() -> Vec<Arc<Entry>>,
+        choose: impl FnOnce(Vec<Arc<Entry>>) -> Vec<Arc<Entry>>,
+    ) -> Vec<Claim<'_>> {
+        let mut state = self.state.lock();
+        let mut entries = all();
+        entries.retain(|e| state.may_try(e));
+        let chosen = choose(entries);
+        state.claimed.extend(chosen.iter().map(|e| e.id));
+        chosen.into_iter().map(|entry| Claim { of: self, entry }).collect()
+    }
+
+    /// Claims every sealed container in which nothing is alive.
+    pub(super) fn empty(&self, all: impl FnOnce() -> Vec<Arc<Entry>>) -> Vec<Claim<'_>> {
+        let mut state = self.state.lock();
+        let mut entries = all();
+        entries.retain(|e| e.live() == 0 && state.free(e));
+        state.claimed.extend(entries.iter().map(|e| e.id));
+        entries.into_iter().map(|entry| Claim { of: self, entry }).collect()
+    }
+
+    /// Whether no claim is out.
+    pub(super) fn idle(&self) -> bool {
+        self.state.lock().claimed.is_empty()
+    }
+
+    /// Waits until some claim is given back, if there is any out; says whether one was.
+    pub(super) fn wait(&self, patience: Duration) -> bool {
+        let mut state = self.state.lock();
+        !state.claimed.is_empty() && !self.given_back.wait_for(&mut state, patience).timed_out()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use thermocline_storage::container::{Container, Containers, Listed, RawRecord};
+    use thermocline_storage::error::{Error, Result};
+    use thermocline_storage::item::Head;
+    use thermocline_storage::{Item, Tier};
+
+    #[derive(Debug)]
+    struct Fake;
+
+    impl Container for Fake {
+        fn read_up_to(&self, _: u32, _: u64) -> Result<Item> {
+            Err(Error::Gone(0))
+        }
+        fn head(&self, _: u32) -> Result<Head> {
+            Err(Error::Gone(0))
+        }
+        fn list(&self) -> Result<Vec<Listed>> {
+            Ok(Vec::new())
+        }
+        fn raw(&self, _: u32) -> Option<RawRecord> {
+            None
+        }
+        fn occupied(&self) -> u64 {
+            1
+        }
+    }
+
+    #[test]
+    fn a_container_is_claimed_by_one_at_a_time() {
+        let containers = Containers::new(1);
+        for live in [1, 1, 0] {
+            let reserved = containers.reserve().unwrap();
+            let entry = containers.publish(reserved, Tier::Ssd, 0, 7, Arc::new(Fake));
+            entry.live.store(live, Ordering::Relaxed);
+            entry.sealed.store(true, Ordering::Relaxed);
+        }
+        let claims = Claims::default();
+        let all = || containers.of_tier(Tier::Ssd);
+        assert!(claims.idle() && !claims.wait(Duration::ZERO));
+        let empty = claims.empty(all);
+        assert_eq!(empty.len(), 1);
+        assert!(claims.empty(all).is_empty(), "somebody has it");
+        let mut mine = claims.choose(all, |found| found.into_iter().take(1).collect());
+        let yours = claims.choose(all, |found| found);
+        assert_eq!((mine.len(), yours.len()), (1, 1));
+        assert_ne!(mine[0].entry.id, yours[0].entry.id);
+        assert!(claims.choose(all, |found| found).is_empty());
+        // Who waits is woken when one is given back. What is left alone is not chosen until it is forgiven.
+        let entry = mine[0].entry.clone();
+        claims.leave_alone(&entry);
+        drop((mine.pop(), empty));
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| claims.wait(Duration::from_secs(20)));
+            while !waits.is_finished() {
+                drop(claims.empty(all));
+            }
+            assert!(waits.join().unwrap());
+        });
+        assert!(claims.choose(all, |found| found).is_empty());
+        claims.forgive();
+        assert_eq!(claims.choose(all, |found| found).len(), 1);
+        drop(yours);
+        assert!(claims.idle());
+    }
+}
