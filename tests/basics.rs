@@ -169,3 +169,33 @@ fn large_values_are_written_by_their_callers() -> Try {
     }
     Ok(())
 }
+
+/// Each tier says whether it compresses: what comes from one that does not is compressed on its way into one that does,
+/// and what is compressed already stays so on its way into one that does not.
+#[test]
+fn each_tier_compresses_as_it_says() {
+    let text = "the lake is warm above and cold below. ".repeat(1_000);
+    for (ssd, hdd) in [(false, true), (true, false), (false, false), (true, true)] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut builder = Cache::builder()
+            .memory(1 << 20)
+            .ssd(dir.path().join("s"), 64 << 20)
+            .hdd(dir.path().join("h"), 64 << 20);
+        builder.config_mut().ssd.compression = ssd;
+        builder.config_mut().hdd.compression = hdd;
+        let cache = builder.open().unwrap();
+        let put = 20 * text.len() as u64;
+        for n in 0..20 {
+            cache.put(format!("{n}"), text.clone()).unwrap();
+        }
+        cache.flush().unwrap();
+        for n in 0..20 {
+            assert!(cache.demote(format!("{n}"), Tier::Hdd).unwrap());
+            assert_eq!(cache.get(format!("{n}")).unwrap().unwrap(), text);
+        }
+        let stats = cache.stats();
+        let written = |tier| stats.tier(tier).unwrap().written;
+        assert_eq!(written(Tier::Ssd) < put / 4, ssd, "{} of {put} on the SSD", written(Tier::Ssd));
+        assert_eq!(written(Tier::Hdd) < put / 4, ssd || hdd, "{} of {put} on the HDD", written(Tier::Hdd));
+    }
+}

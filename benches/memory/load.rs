@@ -17,8 +17,9 @@ pub struct Load {
     pub write_buffer: u64,
     pub sled_cache: u64,
     pub inflight: u64,
-    /// Limit of each disk tier.
+    /// Limit of SSD and HDD.
     pub disk: u64,
+    pub cold: u64,
     pub pack: Option<u64>,
     pub persistence: Persistence,
     /// Whether the process told its allocator to give memory back.
@@ -31,8 +32,9 @@ pub const SMALL: Load = Load {
     memory: 24 * MIB,
     write_buffer: 8 * MIB,
     sled_cache: 4 * MIB,
-    inflight: 8 * MIB,
+    inflight: 16 * MIB,
     disk: 64 * MIB,
+    cold: 64 * MIB,
     pack: None,
     persistence: Persistence::EverySecond,
     gives_back: true,
@@ -136,7 +138,7 @@ impl Load {
             .ssd(dir.join("s"), self.disk)
             .hdd(dir.join("h"), self.disk)
             .cold(dir.join("c"))
-            .cold_limit(self.disk)
+            .cold_limit(self.cold)
             .persistence(self.persistence);
         let s = &mut builder.config_mut().storage;
         s.write_buffer = self.write_buffer;

@@ -25,13 +25,14 @@ fn loads() -> Vec<Load> {
         sled_cache: 32 * MIB,
         inflight: 256 * MIB,
         disk: 256 * MIB,
+        cold: 1 << 30,
         ..SMALL
     };
     vec![
         SMALL,
         Load { name: "small limits, OnEviction", persistence: Persistence::OnEviction, ..SMALL },
         Load { name: "small limits, Always", persistence: Persistence::Always, ..SMALL },
-        Load { name: "small limits, large packs", disk: 512 * MIB, pack: Some(64 * MIB), ..SMALL },
+        Load { name: "small limits, large packs", cold: 8 << 30, pack: Some(256 * MIB), ..SMALL },
         usual,
         Load { name: "small limits, glibc as it is", gives_back: false, ..SMALL },
         Load { name: "64 MiB of memory, glibc as it is", gives_back: false, ..usual },

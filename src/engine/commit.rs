@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use thermocline_storage::catalog::{Batch, DirtyValue, Flying, NewValue};
 use thermocline_storage::codec::{self, Compression};
-use thermocline_storage::container::{DiskTier, Purpose, Written};
+use thermocline_storage::container::{DiskTier, Purpose, Supply, Written};
 use thermocline_storage::{Codec, ContentType, Error as StorageError, Ident, Item, Tier, record};
 
 /// Most items and bytes of one batch.
@@ -173,16 +173,16 @@ impl Engine {
     pub(super) fn append(
         &self,
         tier: &Arc<dyn DiskTier>,
-        items: &[Item],
+        supply: &dyn Supply,
         purpose: Purpose,
-    ) -> Result<(Vec<Written>, Batch<'_>), StorageError> {
-        let needed: u64 = items.iter().map(|i| record::size(i.key.len(), i.payload.len())).sum();
+    ) -> Result<(Vec<Option<Written>>, Batch<'_>), StorageError> {
+        let needed: u64 = (0..supply.len()).map(|n| supply.bytes(n)).sum();
         let (mut tries, mut in_vain) = (0, 0);
         loop {
             let batch = self.catalog.batch(tier.tier());
-            match tier.write(items, purpose) {
+            match tier.write_from(supply, purpose) {
                 Ok(written) => {
-                    let bytes = written.iter().map(|w| u64::from(w.bytes)).sum();
+                    let bytes = written.iter().flatten().map(|w| u64::from(w.bytes)).sum();
                     Counters::add(&self.counters.tier(tier.tier()).written, bytes);
                     if self.is_over(tier) {
                         self.wake_mover(tier.tier());
@@ -216,8 +216,8 @@ impl Engine {
     ) -> Result<(Vec<Written>, Batch<'_>), StorageError> {
         let mut first = None;
         for tier in self.tiers.iter().filter(|t| t.tier() >= from) {
-            match self.append(tier, items, purpose) {
-                Ok(done) => return Ok(done),
+            match self.append(tier, &items, purpose) {
+                Ok((written, batch)) => return Ok((written.into_iter().flatten().collect(), batch)),
                 Err(e) => {
                     let name = tier.tier();
                     self.log.warn("append", || format!("the {name} tier does not take a batch: {e}"));

@@ -70,6 +70,8 @@ pub(crate) struct Settings {
     pub(crate) max_value: u64,
     pub(crate) default_ttl_ms: Option<u64>,
     pub(crate) batch_items: usize,
+    /// Bytes that a move reads at a time.
+    pub(crate) move_bytes: u64,
     pub(crate) migration_rate: Option<u64>,
     pub(crate) erase_after_ms: u64,
     pub(crate) reap_interval: Duration,

@@ -8,15 +8,15 @@ use super::read::{Follow, Judged, expired};
 use crate::error::Result;
 use crate::events::{Event, EvictReason};
 use crate::stats::Counters;
+use bytes::Bytes;
+use std::cell::RefCell;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use thermocline_storage::catalog::{Batch, Found, Located};
-use thermocline_storage::container::{DiskTier, Entry, Listed, Purpose, Written};
-use thermocline_storage::{Error as StorageError, Ident, Item, Place, Tier, codec};
-
-/// Bytes that are read and written at a time by a move to a tier that appends.
-const CHUNK: u64 = 4 << 20;
+use thermocline_storage::catalog::{Found, Located};
+use thermocline_storage::container::{DiskTier, Entry, Listed, Purpose, Supply};
+use thermocline_storage::{Codec, Error as StorageError, Ident, Item, Place, Tier, Version, codec};
 
 /// Bytes of one write to a tier: small enough that it fits beside what is being reclaimed.
 pub(super) fn batch_bytes(tier: &Arc<dyn DiskTier>) -> u64 {
@@ -53,7 +53,83 @@ pub(super) struct Moved {
     pub(super) unreachable: Option<StorageError>,
 }
 
+/// Where an item was when it was read to be moved.
+struct Taken {
+    key: Bytes,
+    version: Version,
+    expires_at: u64,
+    at: Located,
+}
+
+/// Records on their way to a tier, read when they are needed.
+struct Moving<'a> {
+    engine: &'a Engine,
+    to: &'a Arc<dyn DiskTier>,
+    chunk: &'a [Mover],
+    /// Of each, what was found when it was read last.
+    taken: RefCell<Vec<Option<Taken>>>,
+    unreachable: RefCell<Option<StorageError>>,
+}
+
+impl Supply for Moving<'_> {
+    fn len(&self) -> usize {
+        self.chunk.len()
+    }
+
+    fn bytes(&self, n: usize) -> u64 {
+        self.chunk.get(n).map_or(0, |m| u64::from(m.listed.bytes))
+    }
+
+    fn least(&self, range: Range<usize>) -> u64 {
+        // What comes from an archive is as small as it gets.
+        let packed = |m: &&Mover| m.entry.tier == Tier::Cold;
+        self.chunk
+            .get(range)
+            .unwrap_or_default()
+            .iter()
+            .filter(packed)
+            .map(|m| u64::from(m.listed.bytes))
+            .sum()
+    }
+
+    fn load(&self, range: Range<usize>) -> Vec<Option<Item>> {
+        let load = |n: usize| {
+            let m = self.chunk.get(n)?;
+            let (taken, item) = match self.engine.fetch(m) {
+                Ok(Some((item, at))) => {
+                    let key = item.key.clone();
+                    let taken = Taken { key, version: item.version, expires_at: item.expires_at, at };
+                    (Some(taken), Some(self.engine.encoded_for(self.to, m.entry.tier, item)))
+                }
+                Ok(None) => (None, None),
+                Err(e) => {
+                    self.unreachable.borrow_mut().get_or_insert(e);
+                    (None, None)
+                }
+            };
+            if let Some(slot) = self.taken.borrow_mut().get_mut(n) {
+                *slot = taken;
+            }
+            item
+        };
+        range.map(load).collect()
+    }
+}
+
 impl Engine {
+    /// An item from a tier that does not compress, encoded for one that does. Otherwise items move as they are: what
+    /// could not be compressed once is not tried again, and nothing is decompressed. (The archive does its own.)
+    fn encoded_for(&self, to: &Arc<dyn DiskTier>, from: Tier, item: Item) -> Item {
+        let compressed = self.settings.compress.get(from as usize).copied().unwrap_or(false);
+        match self.compression(to) {
+            Some(policy) if !compressed && item.codec == Codec::None && to.tier() != Tier::Cold => {
+                let (codec, payload) = codec::encode(policy, item.content_type, &item.payload);
+                Item { codec, payload, ..item }
+            }
+            _ => item,
+        }
+    }
+
     /// Waits until the rate allows so many bytes more. Urgent moves, for which callers wait, are not held up.
     fn pace(&self, bytes: u64, urgent: bool) {
         let Some(rate) = self.settings.migration_rate.filter(|_| !urgent) else { return };
@@ -91,7 +167,7 @@ impl Engine {
         let (most_items, most_bytes) = match to.tier() {
             // A pack is written whole, so it is filled.
             Tier::Cold => (usize::MAX, self.settings.pack_size),
-            _ => (self.settings.batch_items.max(1), batch_bytes(to).min(CHUNK)),
+            _ => (self.settings.batch_items.max(1), batch_bytes(to).min(self.settings.move_bytes)),
         };
         let mut moved = Moved::default();
         let mut rest = movers;
@@ -127,75 +203,49 @@ impl Engine {
         to: &Arc<dyn DiskTier>,
         purpose: Purpose,
     ) -> Result<Moved, StorageError> {
-        let mut taken = Vec::with_capacity(chunk.len());
-        let mut moved = Moved::default();
-        for m in chunk {
-            match self.fetch(m) {
-                Ok(found) => taken.extend(found),
-                Err(e) => moved.unreachable = moved.unreachable.or(Some(e)),
-            }
-        }
-        let (written, _batch, taken) = match self.append_taken(to, taken, purpose) {
-            Ok(done) => done,
+        let taken = RefCell::new(chunk.iter().map(|_| None).collect());
+        let moving = Moving { engine: self, to, chunk, taken, unreachable: RefCell::default() };
+        let (written, _batch) = match self.append(to, &moving, purpose) {
             // One item that does not decode keeps a pack from being written: it is damaged, and dies alone.
-            Err((StorageError::Dependency { .. }, taken)) => {
-                let sound = self.condemn_undecodable(taken);
-                self.append_taken(to, sound, purpose).map_err(|(e, _)| e)?
+            Err(StorageError::Dependency { .. }) => {
+                self.condemn_undecodable(chunk);
+                self.append(to, &moving, purpose)?
             }
-            Err((e, _)) => return Err(e),
+            done => done?,
         };
-        for ((item, at), w) in taken.iter().zip(&written) {
-            let swapped = self.catalog.lock(item.ident).swap(
-                item.ident,
-                at.place,
+        let mut moved = Moved { unreachable: moving.unreachable.take(), ..Moved::default() };
+        for ((m, w), taken) in chunk.iter().zip(written).zip(moving.taken.into_inner()) {
+            let (Some(w), Some(taken)) = (w, taken) else { continue };
+            let ident = m.listed.ident;
+            let swapped = self.catalog.lock(ident).swap(
+                ident,
+                taken.at.place,
                 w.place,
-                item.version,
-                item.expires_at,
+                taken.version,
+                taken.expires_at,
             );
             if swapped {
                 moved.items += 1;
                 moved.bytes += u64::from(w.bytes);
-                self.tell_move(item, at.entry.tier, to.tier());
+                self.tell_move(&taken.key, taken.at.entry.tier, to.tier());
             }
         }
         Counters::add(&self.counters.moved_bytes, moved.bytes);
         Ok(moved)
     }
 
-    /// Appends items that were read to be moved; gives them back with where they went, or with the error.
-    #[expect(clippy::type_complexity, reason = "the error takes the items back")]
-    fn append_taken(
-        &self,
-        to: &Arc<dyn DiskTier>,
-        taken: Vec<(Item, Located)>,
-        purpose: Purpose,
-    ) -> Result<(Vec<Written>, Option<Batch<'_>>, Vec<(Item, Located)>), (StorageError, Vec<(Item, Located)>)>
-    {
-        if taken.is_empty() {
-            return Ok((Vec::new(), None, taken));
-        }
-        let items: Vec<Item> = taken.iter().map(|(item, _)| item.clone()).collect();
-        match self.append(to, &items, purpose) {
-            Ok((written, batch)) => Ok((written, Some(batch), taken)),
-            Err(e) => Err((e, taken)),
+    /// What is read but does not decode is dead.
+    fn condemn_undecodable(&self, chunk: &[Mover]) {
+        for m in chunk {
+            let Ok(Some((item, at))) = self.fetch(m) else { continue };
+            if let Err(why) = codec::decode(item.codec, &item.payload, item.original_len) {
+                self.condemn(item.ident, at.place, &at.entry, why, Some(item.key));
+            }
         }
     }
 
-    fn condemn_undecodable(&self, taken: Vec<(Item, Located)>) -> Vec<(Item, Located)> {
-        taken
-            .into_iter()
-            .filter(|(item, at)| match codec::decode(item.codec, &item.payload, item.original_len) {
-                Ok(_) => true,
-                Err(why) => {
-                    self.condemn(item.ident, at.place, &at.entry, why, Some(item.key.clone()));
-                    false
-                }
-            })
-            .collect()
-    }
-
-    fn tell_move(&self, item: &Item, from: Tier, to: Tier) {
-        let key = Some(item.key.clone());
+    fn tell_move(&self, key: &Bytes, from: Tier, to: Tier) {
+        let key = Some(key.clone());
         if to > from {
             Counters::bump(&self.counters.tier(to).demoted);
             self.events.emit(|| Event::Demoted { key, from, to });

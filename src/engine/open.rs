@@ -372,7 +372,12 @@ fn open_tiers(
     }
     if let Some(ctx) = context(Tier::Cold, config.cold_limits()) {
         let level = u32::try_from(config.compression.zlib.level).unwrap_or(6);
-        let cold = ColdConfig { pack_size: config.pack_size(), level, compress: config.cold.compression };
+        let cold = ColdConfig {
+            pack_size: config.pack_size(),
+            level,
+            compress: config.cold.compression,
+            window: move_bytes(config),
+        };
         let (tier, found) = Cold::open(ctx, cold)?;
         add((tier, found));
     }
@@ -440,6 +445,7 @@ fn settings(config: &Config) -> Settings {
         max_value: config.max_value_size(),
         default_ttl_ms: s.default_ttl.map(|s| s.saturating_mul(1000)),
         batch_items: usize::try_from(s.batch_size).unwrap_or(1000),
+        move_bytes: move_bytes(config),
         migration_rate: Some(s.migration_bytes_per_second),
         erase_after_ms: s.erase_after.saturating_mul(86_400_000),
         reap_interval: Duration::from_secs(s.reap_interval),
@@ -472,4 +478,9 @@ fn compression(config: &Config) -> Compression {
         binary: codec(c.binary),
         media: codec(c.media),
     }
+}
+
+/// Bytes that a move reads at a time. Small where memory is short, which is where the write buffer is small.
+fn move_bytes(config: &Config) -> u64 {
+    (config.storage.write_buffer / 8).clamp(256 << 10, 4 << 20)
 }

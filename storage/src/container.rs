@@ -11,10 +11,12 @@ use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::ident::Ident;
 use crate::item::{Head, Item};
-use crate::types::{ContainerNo, Place, Tier, Version};
+use crate::record;
+use crate::types::{Codec, ContainerNo, Place, Tier, Version};
 use crate::vfs::Vfs;
 use parking_lot::{Mutex, RwLock};
 use std::fmt;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -43,6 +45,45 @@ pub struct RawRecord {
     pub offset: u64,
     /// What stands there.
     pub bytes: Vec<u8>,
+}
+
+/// Items on their way into a tier, read only as they are needed: what goes into a pack need not fit into memory.
+pub trait Supply {
+    /// How many there are.
+    fn len(&self) -> usize;
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Bytes of memory that one of them takes, about.
+    fn bytes(&self, n: usize) -> u64;
+    /// Bytes on disk that those of a range come to at least.
+    fn least(&self, range: Range<usize>) -> u64;
+    /// Some of them, in order; `None` for one that is not to be written any more. May be asked for again.
+    fn load(&self, range: Range<usize>) -> Vec<Option<Item>>;
+}
+
+impl Supply for &[Item] {
+    fn len(&self) -> usize {
+        <[Item]>::len(self)
+    }
+
+    fn bytes(&self, n: usize) -> u64 {
+        self.get(n).map_or(0, |i| record::size(i.key.len(), i.payload.len().max(i.original_len as usize)))
+    }
+
+    fn least(&self, range: Range<usize>) -> u64 {
+        // What is not deflated yet may shrink to almost nothing.
+        let payload = |i: &Item| match i.codec {
+            Codec::Deflate | Codec::Zlib => i.payload.len() as u64,
+            Codec::None | Codec::Lz4 => 0,
+        };
+        self.get(range).unwrap_or_default().iter().map(payload).sum()
+    }
+
+    fn load(&self, range: Range<usize>) -> Vec<Option<Item>> {
+        self.get(range).unwrap_or_default().iter().cloned().map(Some).collect()
+    }
 }
 
 /// A container that can be read. Reads take no lock that a writer holds while it waits for the disk.
@@ -438,6 +479,14 @@ pub trait DiskTier: Send + Sync + fmt::Debug + 'static {
     /// may stand on disk: garbage). After a failed sync the container is sealed at its last synced offset, and
     /// the batch is tried once in a new one. `NoSpace` when the limit does not allow it.
     fn write(&self, items: &[Item], purpose: Purpose) -> Result<Vec<Written>>;
+    /// [`write`](Self::write) of items that are read as they are needed; `None` for those that were not given.
+    fn write_from(&self, supply: &dyn Supply, purpose: Purpose) -> Result<Vec<Option<Written>>> {
+        let loaded = supply.load(0..supply.len());
+        let given: Vec<Item> = loaded.iter().flatten().cloned().collect();
+        let mut written =
+            if given.is_empty() { Vec::new() } else { self.write(&given, purpose)? }.into_iter();
+        Ok(loaded.into_iter().map(|item| item.and_then(|_| written.next())).collect())
+    }
     /// Seals the container being appended to, if it has records, so that reclaim can have it.
     fn seal(&self) -> Result<()>;
     /// Deletes a container's files and makes that durable. Readers that hold it may go on.

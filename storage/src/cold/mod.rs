@@ -26,18 +26,22 @@ mod tests;
 mod transcode;
 mod writer;
 
-use crate::container::{DirStatus, DiskTier, Entry, OpenReport, Purpose, TierContext, Usage, Written};
+use crate::container::{
+    DirStatus, DiskTier, Entry, OpenReport, Purpose, Supply, TierContext, Usage, Written,
+};
 use crate::error::{Error, Result};
 use crate::item::Item;
 use crate::record::MAX_VALUE;
 use crate::tierdir::{Dir, Dirs, Rules};
-use crate::types::{Codec, MAX_KEY, Place, Tier};
+use crate::types::{MAX_KEY, Place, Tier};
 use files::OpenFiles;
 use pack::Pack;
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use transcode::Prepared;
 use writer::{PackWriter, Staged};
 
 /// The folder with the packs in each directory.
@@ -47,9 +51,6 @@ const README: &str = include_str!("readme.txt");
 /// Positions count 32 bytes in 24 bits, so no entry may begin beyond 512 MiB.
 const LARGEST_PACK: u64 = 480 << 20;
 const SMALLEST_PACK: u64 = 64 << 10;
-/// Bytes of values that are made ready at a time: enough to occupy several threads, few enough to be held in RAM, and
-/// not much work for nothing where the pack is full before all are in it.
-const WINDOW: u64 = 4 << 20;
 /// Header, names and central directory of the longest key, generously.
 const MOST_OVERHEAD: u64 = 4096;
 
@@ -64,11 +65,14 @@ pub struct ColdConfig {
     /// Whether items that come uncompressed, or compressed with lz4, are deflated. Those that come with deflate
     /// or zlib keep it either way.
     pub compress: bool,
+    /// Bytes of values that are made ready at a time: enough to occupy several threads, few enough to be held in RAM
+    /// twice, and not much work for nothing where the pack is full before all are in it.
+    pub window: u64,
 }
 
 impl Default for ColdConfig {
     fn default() -> ColdConfig {
-        ColdConfig { pack_size: 64 << 20, level: 6, compress: true }
+        ColdConfig { pack_size: 64 << 20, level: 6, compress: true, window: 4 << 20 }
     }
 }
 
@@ -111,11 +115,12 @@ impl Cold {
         Ok((Arc::new(cold), report))
     }
 
-    /// Writes one pack with as many of the items as go into it, in the best directory; if that fails, once more,
-    /// elsewhere if there is another one.
-    fn one_pack(&self, items: &[Item], purpose: Purpose) -> Result<Staged> {
+    /// Writes one pack with as many of the items from `from` on as go into it, in the best directory; if that fails,
+    /// once more, elsewhere if there is another one.
+    fn one_pack(&self, supply: &dyn Supply, from: usize, purpose: Purpose) -> Result<Filled> {
         let mut full: Vec<u16> = Vec::new();
-        let needed = least_bytes(items).min(self.config.pack_size);
+        let rest = from..supply.len();
+        let needed = (supply.least(rest.clone()) + HEADERS * rest.len() as u64).min(self.config.pack_size);
         let mut failed = false;
         let mut last = None;
         loop {
@@ -123,8 +128,8 @@ impl Cold {
                 Ok(dir) => dir,
                 Err(e) => return Err(last.unwrap_or(e)),
             };
-            match self.fill(&dir, items, purpose) {
-                Ok(staged) => return Ok(staged),
+            match self.fill(&dir, supply, from, purpose) {
+                Ok(filled) => return Ok(filled),
                 Err(e) if e.is_no_space() => {
                     full.push(dir.no);
                     last = Some(e);
@@ -143,45 +148,56 @@ impl Cold {
     }
 
     /// Writes one pack into a directory. On an error nothing of it is left.
-    fn fill(&self, dir: &Arc<Dir>, items: &[Item], purpose: Purpose) -> Result<Staged> {
+    fn fill(&self, dir: &Arc<Dir>, supply: &dyn Supply, from: usize, purpose: Purpose) -> Result<Filled> {
         let reserved = self.ctx.containers.reserve()?;
         let (now, began) = (self.ctx.clock.wall_ms(), dir.now());
-        let staged = PackWriter::create(dir, reserved, self.ctx.store, now, purpose).and_then(|mut pack| {
-            match self.append_all(&mut pack, items) {
-                Ok(()) => pack.finish(),
+        let filled = PackWriter::create(dir, reserved, self.ctx.store, now, purpose).and_then(|mut pack| {
+            match self.append_all(&mut pack, supply, from) {
+                Ok(given) if pack.entries() > 0 => Ok(Filled { staged: Some(pack.finish()?), given }),
+                Ok(given) => {
+                    pack.discard();
+                    Ok(Filled { staged: None, given })
+                }
                 Err(e) => {
                     pack.discard();
                     Err(e)
                 }
             }
         });
-        match &staged {
-            Ok(pack) => dir.wrote(pack.len, began),
-            Err(_) => self.ctx.containers.abandon(reserved),
+        match &filled {
+            Ok(Filled { staged: Some(pack), .. }) => dir.wrote(pack.len, began),
+            _ => self.ctx.containers.abandon(reserved),
         }
-        staged
+        filled
     }
 
-    fn append_all(&self, pack: &mut PackWriter, items: &[Item]) -> Result<()> {
-        let mut rest = items;
-        while !rest.is_empty() {
-            let (window, later) = rest.split_at_checked(window(rest)).unwrap_or((rest, &[]));
-            rest = later;
-            for prepared in transcode::prepare_all(window, &self.config) {
+    /// Adds items to a pack until it is full; says of each that it went through whether it was given.
+    fn append_all(&self, pack: &mut PackWriter, supply: &dyn Supply, from: usize) -> Result<Vec<bool>> {
+        let mut given = Vec::new();
+        while from + given.len() < supply.len() {
+            let loaded = supply.load(self.config.window(supply, from + given.len()));
+            let items: Vec<Item> = loaded.iter().flatten().cloned().collect();
+            let mut ready = Ready { items: &items, next: 0, prepared: Vec::new().into_iter() };
+            for item in &loaded {
+                let Some(prepared) = item.as_ref().and_then(|_| ready.next(&self.config)) else {
+                    given.push(false);
+                    continue;
+                };
                 let prepared = prepared?;
                 let size = (prepared.item.payload.len() + prepared.item.key.len()) as u64;
                 let alone = size > self.config.pack_size / 2;
                 let begun = pack.entries() > 0;
                 if pack.is_full() || begun && (alone || pack.len() + size > self.config.pack_size) {
-                    return Ok(());
+                    return Ok(given);
                 }
                 pack.add(&prepared)?;
+                given.push(true);
                 if alone {
-                    return Ok(());
+                    return Ok(given);
                 }
             }
         }
-        Ok(())
+        Ok(given)
     }
 
     /// Enters durable packs in the table, and tells where their items stand.
@@ -212,27 +228,46 @@ impl Cold {
     }
 }
 
-/// How many of the items are made ready at a time.
-fn window(items: &[Item]) -> usize {
-    let mut bytes = 0u64;
-    items
-        .iter()
-        .take_while(|item| {
-            bytes += u64::from(item.original_len);
-            bytes <= WINDOW
-        })
-        .count()
-        .max(1)
+/// What went into one pack.
+struct Filled {
+    /// The pack, unless none of the items was given.
+    staged: Option<Staged>,
+    /// Of each item that was gone through, whether it was given, and so is in the pack.
+    given: Vec<bool>,
 }
 
-/// Fewer bytes than these the items cannot come to; what is not deflated yet may shrink to almost nothing.
-fn least_bytes(items: &[Item]) -> u64 {
-    const HEADERS: u64 = 256;
-    let payload = |i: &Item| match i.codec {
-        Codec::Deflate | Codec::Zlib => i.payload.len() as u64,
-        Codec::None | Codec::Lz4 => 0,
-    };
-    items.iter().map(|i| HEADERS + payload(i)).sum()
+/// Items that are made ready in windows: decoded, they may be much longer than stored.
+struct Ready<'a> {
+    items: &'a [Item],
+    next: usize,
+    prepared: std::vec::IntoIter<Result<Prepared>>,
+}
+
+impl Ready<'_> {
+    fn next(&mut self, config: &ColdConfig) -> Option<Result<Prepared>> {
+        if self.prepared.len() == 0 {
+            let range = config.window(&self.items, self.next);
+            self.next = range.end;
+            let items = self.items.get(range).unwrap_or_default();
+            self.prepared = transcode::prepare_all(items, config).into_iter();
+        }
+        self.prepared.next()
+    }
+}
+
+/// Bytes of a pack for each of its entries, at least.
+const HEADERS: u64 = 256;
+
+impl ColdConfig {
+    /// Those that are made ready at a time, from `from` on.
+    fn window(&self, supply: &dyn Supply, from: usize) -> Range<usize> {
+        let mut bytes = 0u64;
+        let more = (from..supply.len()).take_while(|n| {
+            bytes += supply.bytes(*n);
+            bytes <= self.window
+        });
+        from..from + more.count().max(1)
+    }
 }
 
 impl DiskTier for Cold {
@@ -247,16 +282,20 @@ impl DiskTier for Cold {
     }
 
     fn write(&self, items: &[Item], purpose: Purpose) -> Result<Vec<Written>> {
+        Ok(self.write_from(&items, purpose)?.into_iter().flatten().collect())
+    }
+
+    fn write_from(&self, supply: &dyn Supply, purpose: Purpose) -> Result<Vec<Option<Written>>> {
         if self.closed.load(Ordering::Acquire) {
             return Err(self.dirs.closed());
         }
         let mut staged: Vec<Staged> = Vec::new();
-        let mut rest = items;
-        while !rest.is_empty() {
-            match self.one_pack(rest, purpose) {
-                Ok(pack) => {
-                    rest = rest.get(pack.placed.len()..).unwrap_or_default();
-                    staged.push(pack);
+        let mut given: Vec<bool> = Vec::new();
+        while given.len() < supply.len() {
+            match self.one_pack(supply, given.len(), purpose) {
+                Ok(filled) => {
+                    given.extend(filled.given);
+                    staged.extend(filled.staged);
                 }
                 Err(e) => {
                     for pack in staged {
@@ -268,7 +307,8 @@ impl DiskTier for Cold {
                 }
             }
         }
-        self.publish(staged)
+        let mut written = self.publish(staged)?.into_iter();
+        Ok(given.into_iter().map(|given| if given { written.next() } else { None }).collect())
     }
 
     fn seal(&self) -> Result<()> {

@@ -305,3 +305,77 @@ proptest! {
         prop_assert_eq!(containers.all()[0].container.list().unwrap().len(), items.len());
     }
 }
+
+/// Every third item is not there any more when it is asked for, and no more is held at a time than a window.
+struct Holes {
+    items: Vec<Item>,
+    most: std::cell::Cell<u64>,
+    loaded: std::cell::Cell<usize>,
+}
+
+impl Supply for Holes {
+    fn len(&self) -> usize {
+        self.items.len()
+    }
+    fn bytes(&self, n: usize) -> u64 {
+        self.items[n].payload.len() as u64
+    }
+    fn least(&self, _: Range<usize>) -> u64 {
+        0
+    }
+    fn load(&self, range: Range<usize>) -> Vec<Option<Item>> {
+        let bytes = range.clone().map(|n| self.bytes(n)).sum();
+        self.most.set(self.most.get().max(bytes));
+        self.loaded.set(self.loaded.get() + range.len());
+        range.map(|n| (n % 3 != 1).then(|| self.items[n].clone())).collect()
+    }
+}
+
+#[test]
+fn a_pack_is_written_from_a_few_items_at_a_time() {
+    for pack_size in [1 << 20, 64 << 20] {
+        let mut bench = Bench::new(1);
+        bench.vfs = Arc::new(crate::vfs::RealFs);
+        bench.config.pack_size = pack_size;
+        let (cold, containers) = bench.open();
+        let noise = |n: u64| -> Vec<u8> {
+            (0..60_000u64).map(|i| ((i + n).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u8).collect()
+        };
+        let items: Vec<Item> =
+            (0..300).map(|n| item(format!("{n}").as_bytes(), &noise(n), Codec::None, n + 1)).collect();
+        let supply = Holes { items, most: 0.into(), loaded: 0.into() };
+        let written = cold.write_from(&supply, Purpose::Write).unwrap();
+        assert_eq!(written.len(), supply.len());
+        for (n, w) in written.iter().enumerate() {
+            assert_eq!(w.is_some(), n % 3 != 1, "{n}");
+            if let Some(w) = w {
+                assert_eq!(facts(&read(&containers, w).unwrap()), facts(&supply.items[n]));
+            }
+        }
+        assert!(supply.most.get() <= bench.config.window, "{} bytes at a time", supply.most.get());
+        let packs = bench.files(0).len();
+        assert_eq!(packs > 1, pack_size == 1 << 20, "{packs} packs");
+        assert!(supply.loaded.get() >= supply.len());
+        // Of none that is there, nothing is made.
+        assert_eq!(cold.write_from(&Only(&supply, 1), Purpose::Write).unwrap(), [None]);
+        assert_eq!(bench.files(0).len(), packs);
+    }
+}
+
+/// One item of another supply.
+struct Only<'a>(&'a Holes, usize);
+
+impl Supply for Only<'_> {
+    fn len(&self) -> usize {
+        1
+    }
+    fn bytes(&self, _: usize) -> u64 {
+        self.0.bytes(self.1)
+    }
+    fn least(&self, _: Range<usize>) -> u64 {
+        0
+    }
+    fn load(&self, _: Range<usize>) -> Vec<Option<Item>> {
+        self.0.load(self.1..self.1 + 1)
+    }
+}
