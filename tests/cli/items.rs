@@ -1,0 +1,152 @@
+//! Single items, and the store as a whole.
+
+use super::*;
+
+#[test]
+fn put_get_ls_rm_there_and_back() -> Try {
+    let place = Place::new();
+    let value: Vec<u8> = (0..=255u8).cycle().take(3000).collect();
+    place.put("thumb/1", &value, &["--create"]).with(0);
+    place.put("thumb/2", b"plain text", &["--type", "text", "--ttl", "1h"]).with(0);
+    let file = place.root.with_extension("json");
+    std::fs::write(&file, r#"{"n":1}"#)?;
+    place.run(&["put", "feed/7", file.to_str().ok_or("path")?]).with(0);
+    assert_eq!(place.run(&["get", "thumb/1"]).with(0).out, value);
+    let entry = place.run(&["get", "feed/7", "--json"]).with(0).json();
+    assert_eq!((&entry["key"], &entry["value"]), (&"feed/7".into(), &r#"{"n":1}"#.into()));
+    assert_eq!(entry["content_type"], "json");
+    let none = place.run(&["get", "nothing"]).with(1);
+    assert!(none.err.contains("nothing: not found") && none.out.is_empty(), "{}", none.err);
+
+    let lines = |r: Ran| {
+        let mut lines: Vec<String> = r.text().lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!(lines(place.run(&["ls"]).with(0)), ["feed/7", "thumb/1", "thumb/2"]);
+    assert_eq!(lines(place.run(&["ls", "thumb/"]).with(0)), ["thumb/1", "thumb/2"]);
+    let long = place.run(&["ls", "--long", "thumb/2"]).with(0).text();
+    assert!(["ssd     text          10 B    59 min", "thumb/2"].iter().all(|w| long.contains(w)), "{long}");
+    let long = place.run(&["ls", "--long", "--json", "thumb/1"]).with(0).json();
+    assert_eq!((long["bytes"].as_u64(), &long["expires_at_ms"]), (Some(3000), &Value::Null));
+
+    place.run(&["rm", "feed/7"]).with(0);
+    let again = place.run(&["rm", "feed/7", "thumb/1"]).with(1);
+    assert!(again.err.contains("not found: feed/7") && !again.err.contains("thumb"), "{}", again.err);
+    assert_eq!(place.run(&["rm", "--prefix", "thumb/", "--json"]).with(0).json()["removed"], 1);
+    assert!(place.run(&["ls"]).with(0).out.is_empty());
+    Ok(())
+}
+
+#[test]
+fn keys_that_are_no_text() {
+    let place = Place::new();
+    place.put("ff0a61", b"v", &["--hex", "--create"]).with(0);
+    assert_eq!(place.run(&["ls"]).with(0).text(), "\\xff\\x0aa\n");
+    assert_eq!(place.run(&["ls", "--hex"]).with(0).text(), "ff0a61\n");
+    assert_eq!(place.run(&["ls", "--json"]).with(0).json()["key_hex"], "ff0a61");
+    assert_eq!(place.run(&["get", "--hex", "FF0A61"]).with(0).out, b"v");
+    place.run(&["get", "--hex", "f"]).with(2);
+}
+
+#[test]
+fn a_slip_of_the_pen_makes_no_store() -> Try {
+    let place = Place::new();
+    for args in [&["get", "k"][..], &["rm", "k"], &["ls"], &["stat"], &["verify"], &["put", "k"]] {
+        let ran = place.run(args).with(2);
+        assert!(ran.err.contains("no store is there") && ran.err.contains("store/ssd"), "{}", ran.err);
+        assert!(!place.root.exists(), "{args:?}");
+    }
+    let ran = run(&["get", "k"]).with(2);
+    assert!(ran.err.contains("no store is named") && ran.err.contains("--config"), "{}", ran.err);
+    Ok(())
+}
+
+#[test]
+fn an_empty_key_and_a_large_value_are_refused() {
+    let place = Place::new();
+    place.put("k", b"v", &["--create"]).with(0);
+    assert!(place.put("", b"v", &[]).with(2).err.contains("1 to 32,768"));
+    let config = place.root.with_extension("toml");
+    let root = place.root();
+    let text = format!(
+        "[storage]\nmax_value_size = 10\n[storage_tiers.ssd]\npath = \"{root}/ssd\"\n[storage_tiers.hdd]\n\
+         path = \"{root}/hdd\"\n[storage_tiers.cold]\npath = \"{root}/cold\"\n"
+    );
+    std::fs::write(&config, text).unwrap();
+    let args = ["put", "k", "--config", config.to_str().unwrap()];
+    run_with_input(&args, b"0123456789").with(0);
+    assert!(run_with_input(&args, b"0123456789x").with(2).err.contains("max_value_size"));
+}
+
+#[test]
+fn a_store_that_is_open_elsewhere_is_locked() -> Try {
+    let place = Place::new();
+    let cache = Cache::builder().root(&place.root).open()?;
+    cache.put("k", "v")?;
+    for args in [&["get", "k"][..], &["stat"], &["verify"]] {
+        let ran = place.run(args).with(3);
+        assert!(ran.err.contains("in use by another process"), "{}", ran.err);
+    }
+    cache.close()?;
+    assert_eq!(place.run(&["get", "k"]).with(0).out, b"v");
+    Ok(())
+}
+
+#[test]
+fn stat_and_verify() -> Try {
+    let place = Place::new();
+    {
+        let cache = Cache::builder().root(&place.root).open()?;
+        for i in 0..200 {
+            cache.put(format!("k{i}"), format!("value {i} ").repeat(50))?;
+        }
+        cache.demote("k7", thermocline::Tier::Cold)?;
+    }
+    let stat = place.run(&["stat"]).with(0).text();
+    assert!(stat.lines().any(|l| l.trim().starts_with("ssd") && l.contains(" 199 ")), "{stat}");
+    let json = place.run(&["stat", "--json"]).with(0).json();
+    assert_eq!((json["items"].as_u64(), json["tiers"]["cold"]["items"].as_u64()), (Some(200), Some(1)));
+    let verified = place.run(&["verify"]).with(0).text();
+    assert!(verified.contains("200 items") && verified.contains("all right"), "{verified}");
+    let json = place.run(&["verify", "--json"]).with(0).json();
+    assert_eq!((&json["clean"], json["items"].as_u64()), (&true.into(), Some(200)));
+
+    // One byte of one record.
+    let segment = std::fs::read_dir(place.root.join("ssd/segments"))?
+        .flatten()
+        .map(|e| e.path())
+        .find(|p| std::fs::read(p).is_ok_and(|b| find(&b, b"k42").is_some()))
+        .ok_or("segment")?;
+    let mut bytes = std::fs::read(&segment)?;
+    let at = find(&bytes, b"k42").ok_or("k42")?;
+    bytes[at + 10] ^= 1;
+    std::fs::write(&segment, bytes)?;
+    let ran = place.run(&["verify"]).with(1);
+    assert!(ran.text().contains("1 damaged") && ran.text().contains("199 items"), "{}", ran.text());
+    place.run(&["get", "k42"]).with(1);
+    place.run(&["verify"]).with(0);
+    Ok(())
+}
+
+fn find(hay: &[u8], needle: &[u8]) -> Option<usize> {
+    hay.windows(needle.len()).position(|w| w == needle)
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() -> Try {
+    let place = Place::new();
+    {
+        let cache = Cache::builder().root(&place.root).open()?;
+        for i in 0..4000 {
+            cache.put(format!("{i}/{}", "long ".repeat(40)), "v")?;
+        }
+    }
+    let mut child = start(&["ls", "--root", place.root()], Stdio::null());
+    let mut first = [0; 100];
+    let read = child.stdout.take().unwrap().read_exact(&mut first);
+    let ran = Ran::from(child.wait_with_output()?).with(0);
+    read?;
+    assert!(ran.err.is_empty(), "{}", ran.err);
+    Ok(())
+}

@@ -1,0 +1,97 @@
+//! The replay of traces.
+
+use super::*;
+
+#[test]
+fn replay_beside_lru_and_the_optimum() -> Try {
+    let dir = tempfile::tempdir()?;
+    let trace = dir.path().join("t.lis");
+    // A loop over 300 blocks, 20 times: LRU of 200 hits nothing, the optimum about two thirds.
+    std::fs::write(&trace, "1000 100 0 0\n1100 200 0 1\n".repeat(20))?;
+    let path = trace.to_str().ok_or("path")?;
+    let json = run(&["replay", path, "--memory-items", "200", "--json"]).with(0).json();
+    assert_eq!((json["requests"].as_u64(), json["distinct_keys"].as_u64()), (Some(6000), Some(300)));
+    assert_eq!((json["lru"]["hits"].as_u64(), json["wrong_values"].as_u64()), (Some(0), Some(0)));
+    // 19 rounds, of which each keeps 199 or 200 of 300.
+    let best = json["bound"]["hits"].as_u64().ok_or("bound")?;
+    assert!((3750..=3800).contains(&best), "{best}");
+    assert!(json["hits"].as_u64() <= Some(best));
+    let text = run(&["replay", path, "--memory-items", "200", "--limit", "300"]).with(0).text();
+    assert!(text.contains("300 requests") && text.contains("optimum (Belady)"), "{text}");
+    run(&["replay", path]).with(2);
+    Ok(())
+}
+
+#[test]
+fn replay_through_all_tiers() -> Try {
+    let dir = tempfile::tempdir()?;
+    let trace = dir.path().join("t.csv");
+    let mut text = "key,size\n".to_owned();
+    for i in 0..3000 {
+        text.push_str(&format!("k{},{}\n", (i * i) % 1009, 2000 + i % 1009 * 3));
+    }
+    std::fs::write(&trace, text)?;
+    let (path, at) = (trace.to_str().ok_or("path")?, dir.path().to_str().ok_or("path")?);
+    let json = run(&[
+        "replay", path, "--memory", "1MiB", "--ssd", "4MiB", "--hdd", "4MiB", "--cold", "8MiB", "--dir", at,
+        "--json",
+    ])
+    .with(0)
+    .json();
+    assert_eq!(json["wrong_values"], 0);
+    assert!(json["tiers"]["memory"]["hits"].as_u64() > Some(0));
+    assert!(json["byte_hit_ratio"].as_f64().ok_or("bytes")? > 0.0);
+    assert!(json["hits"].as_u64() <= json["bound"]["hits"].as_u64());
+    assert_eq!(left_in(dir.path()), std::slice::from_ref(&trace));
+    assert!(
+        run(&["replay", path, "--memory", "1MiB", "--ssd", "1MiB", "--dir", at])
+            .with(2)
+            .err
+            .contains("4.00 MiB")
+    );
+    Ok(())
+}
+
+#[test]
+fn what_is_no_trace_is_named() -> Try {
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("prose");
+    std::fs::write(&file, "This is a letter, and not a trace.\n")?;
+    let path = file.to_str().ok_or("path")?;
+    let ran = run(&["replay", path, "--memory-items", "10"]).with(2);
+    assert!(ran.err.contains("prose: line 1") && ran.err.contains("start, count, 0, number"), "{}", ran.err);
+    std::fs::write(&file, "1 1 0 0\n2 1 zero 0\n")?;
+    let ran = run(&["replay", path, "--memory-items", "10"]).with(2);
+    assert!(ran.err.contains("line 2"), "{}", ran.err);
+    std::fs::remove_file(&file)?;
+    run(&["replay", path, "--memory-items", "10"]).with(2);
+    Ok(())
+}
+
+#[test]
+fn real_traces() -> Try {
+    let Some(dir) = std::env::var_os("THERMOCLINE_TRACES").map(PathBuf::from) else {
+        println!("skipped: THERMOCLINE_TRACES is not set");
+        return Ok(());
+    };
+    for (name, format, limit) in [
+        ("OLTP.lis.gz", "ARC .lis", "20000"),
+        ("cloudPhysicsIO.csv.gz", "CSV with header", "20000"),
+        ("web-requests.csv.gz", "CSV with header", "20000"),
+        ("web12.txt.gz", "a key a line", "20000"),
+    ] {
+        let path = dir.join(name);
+        if !path.exists() {
+            println!("skipped: {} is not there", path.display());
+            continue;
+        }
+        let path = path.to_str().ok_or("path")?;
+        let json =
+            run(&["replay", path, "--memory-items", "1000", "--limit", limit, "--json"]).with(0).json();
+        assert_eq!((&json["format"], json["requests"].as_u64()), (&format.into(), Some(20_000)), "{name}");
+        assert_eq!(json["wrong_values"], 0);
+        let (hits, best) = (json["hits"].as_u64(), json["bound"]["hits"].as_u64());
+        assert!(hits > Some(0) && hits <= best, "{name}: {hits:?} {best:?}");
+    }
+    Ok(())
+}
