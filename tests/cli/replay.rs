@@ -53,6 +53,50 @@ fn replay_through_all_tiers() -> Try {
 }
 
 #[test]
+fn the_settings_of_a_file_hold() -> Try {
+    let dir = tempfile::tempdir()?;
+    let (trace, file) = (dir.path().join("t.txt"), dir.path().join("t.toml"));
+    std::fs::write(&trace, (0..2000).map(|i| format!("k{},1000\n", i % 400)).collect::<String>())?;
+    let text = "[storage_tiers.memory]\nmax_size = \"2MiB\"\nitem_limit = 50\npolicy = \"lru\"\n\
+                [storage_tiers.ssd]\npath = \"/nowhere\"\nmax_size = \"8MiB\"\nitem_limit = 100\n";
+    std::fs::write(&file, text)?;
+    let at = dir.path().to_str().ok_or("path")?;
+    let (trace, file) = (trace.to_str().ok_or("path")?, file.to_str().ok_or("path")?);
+    let json = run(&["replay", trace, "--config", file, "--dir", at, "--json"]).with(0).json();
+    // A loop over 400 items: of 50 in memory an LRU finds none; without the limit all would fit.
+    assert_eq!(json["lru"]["hits"], 0, "{json}");
+    assert_eq!((&json["memory"]["item_limit"], &json["memory"]["capacity"]), (&50.into(), &(2 << 20).into()));
+    let more = ["replay", trace, "--config", file, "--dir", at, "--memory-items", "1000", "--json"];
+    assert_eq!(run(&more).with(0).json()["lru"]["hits"], 1600);
+    let text = run(&["replay", trace, "--config", file, "--dir", at]).with(0).text();
+    assert!(text.contains("2.00 MiB, 50 items"), "{text}");
+    assert!(text.lines().any(|l| l.trim().starts_with("ssd ") && l.contains(" 8.00 MiB ")), "{text}");
+    assert_eq!(left_in(dir.path()).len(), 2);
+    Ok(())
+}
+
+#[test]
+fn a_signal_while_the_trace_is_read() -> Try {
+    let dir = tempfile::tempdir()?;
+    let pipe = dir.path().join("pipe");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0)?;
+    let path = pipe.to_str().ok_or("path")?;
+    let mut child = start(&["replay", path, "--memory-items", "9"], Stdio::null());
+    // Opening waits until the other side reads.
+    let mut trace = std::fs::OpenOptions::new().write(true).open(&pipe)?;
+    trace.write_all(b"a\nb\nc\n")?;
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT)?;
+    std::thread::sleep(Duration::from_millis(300));
+    // It may wait for more to read, or have ended.
+    let _ = trace.write_all(b"d\n");
+    drop(trace);
+    assert_eq!(wait(&mut child, Duration::from_secs(30)), Some(130));
+    let ran = Ran::from(child.wait_with_output()?);
+    assert!(ran.text().starts_with("Interrupted while the trace was read: "), "{}{}", ran.text(), ran.err);
+    Ok(())
+}
+
+#[test]
 fn what_is_no_trace_is_named() -> Try {
     let dir = tempfile::tempdir()?;
     let file = dir.path().join("prose");
