@@ -47,6 +47,70 @@ fn a_small_benchmark_from_end_to_end() -> Try {
 }
 
 #[test]
+fn every_directory_of_a_file_is_used() -> Try {
+    let dir = tempfile::tempdir()?;
+    let root = dir.path().to_str().ok_or("path")?;
+    for name in ["a", "b", "c", "d"] {
+        std::fs::create_dir(dir.path().join(name))?;
+    }
+    let file = dir.path().join("t.toml");
+    let text = format!(
+        "[storage_tiers.ssd]\npaths = [{{ path = \"{root}/a\", size = \"8MiB\" }}, {{ path = \"{root}/b\", size = \
+         \"4MiB\" }}]\n[storage_tiers.hdd]\npath = \"{root}/c\"\nmax_size = \"9MiB\"\n[storage_tiers.cold]\npath = \
+         \"{root}/d\"\n"
+    );
+    std::fs::write(&file, text)?;
+    let file = file.to_str().ok_or("path")?;
+    let json = run(&["bench", "--config", file, "--data", "2MiB", "--seconds", "1", "--json"]).with(0).json();
+    assert_eq!(json["tiers"]["ssd"]["limit"].as_u64(), Some(12 << 20), "{}", json["tiers"]);
+    assert_eq!(json["tiers"]["hdd"]["limit"].as_u64(), Some(9 << 20), "{}", json["tiers"]);
+    let used: Vec<&str> = ["ssd", "hdd", "cold"]
+        .iter()
+        .filter_map(|t| json["tiers"][t]["directories"].as_array())
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    assert_eq!(used.len(), 4, "{used:?}");
+    for (used, (parent, name)) in used.iter().zip([("a", "ssd"), ("b", "ssd-1"), ("c", "hdd"), ("d", "cold")])
+    {
+        assert!(used.starts_with(&format!("{root}/{parent}/thermocline-bench-")), "{used}");
+        assert!(used.ends_with(&format!("/{name}")), "{used}");
+        assert!(left_in(&dir.path().join(parent)).is_empty());
+    }
+    Ok(())
+}
+
+#[test]
+fn items_that_were_evicted_are_no_failure() -> Try {
+    let dir = tempfile::tempdir()?;
+    let at = dir.path().to_str().ok_or("path")?;
+    let json = run(&[
+        "bench",
+        "--dir",
+        at,
+        "--data",
+        "24MiB",
+        "--ssd",
+        "=8MiB",
+        "--hdd",
+        "=8MiB",
+        "--cold",
+        "=8MiB",
+        "--memory",
+        "1MiB",
+        "--seconds",
+        "1",
+        "--verify",
+        "--json",
+    ])
+    .with(0)
+    .json();
+    let (missing, let_go) = (json["missing"].as_u64(), json["let_go"].as_u64());
+    assert!(missing > Some(0) && missing <= let_go, "{missing:?} {let_go:?}");
+    Ok(())
+}
+
+#[test]
 fn files_as_items() -> Try {
     let dir = tempfile::tempdir()?;
     let (files, work) = (dir.path().join("files"), dir.path().join("work"));
@@ -81,17 +145,9 @@ fn a_ram_file_system_is_no_disk() {
         &["bench", "--hdd", "/dev/shm=64MiB"],
         &["replay", "--memory", "1MiB", "--ssd", "8MiB", "--dir", "/dev/shm", file!()],
     ] {
-        let mut ran = run(args);
-        if args[0] == "replay" {
-            // Not a trace either, which is told first.
-            ran.code = Some(2);
-        }
-        let ran = ran.with(2);
-        assert!(
-            args[0] == "replay" || ran.err.contains("tmpfs") && ran.err.contains("--allow-ram-disk"),
-            "{}",
-            ran.err
-        );
+        // Of `replay` the file is no trace either: what needs no reading is told first.
+        let ran = run(args).with(2);
+        assert!(ran.err.contains("tmpfs") && ran.err.contains("--allow-ram-disk"), "{}", ran.err);
     }
     assert_eq!(ours(), before);
 }
