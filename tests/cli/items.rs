@@ -1,6 +1,8 @@
 //! Single items, and the store as a whole.
 
 use super::*;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 
 #[test]
 fn put_get_ls_rm_there_and_back() -> Try {
@@ -60,6 +62,152 @@ fn a_slip_of_the_pen_makes_no_store() -> Try {
     let ran = run(&["get", "k"]).with(2);
     assert!(ran.err.contains("no store is named") && ran.err.contains("--config"), "{}", ran.err);
     Ok(())
+}
+
+#[test]
+fn what_cannot_be_put_makes_no_directories() -> Try {
+    let place = Place::new();
+    let dir = place.root.parent().ok_or("parent")?;
+    let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+    std::fs::write(dir.join("file"), "v")?;
+    std::fs::write(dir.join("limit.toml"), "[storage]\nmax_value_size = 3\n")?;
+    let long = "k".repeat(32_769);
+    for (args, says) in [
+        (&["put", "", &path("file")][..], "1 to 32,768"),
+        (&["put", &long, &path("file")], "1 to 32,768"),
+        (&["put", "k", &path("nowhere")], "does not exist"),
+        (&["put", "k", &path("")], "is a directory: name a file"),
+        (&["put", "k", &path("file"), "--hdd", "/x"], "--root"),
+    ] {
+        let mut args = args.to_vec();
+        args.extend(["--create", "--root", place.root()]);
+        // What the parser of options refuses takes several lines.
+        let ran = run(&args);
+        assert_eq!(ran.code, Some(2), "{}", ran.err);
+        assert!(ran.err.contains(says), "{}", ran.err);
+        assert!(!place.root.exists());
+    }
+    let config = path("limit.toml");
+    let ran = place.put("k", b"four", &["--create", "--config", &config]).with(2);
+    assert!(ran.err.contains("max_value_size") && !place.root.exists(), "{}", ran.err);
+    place.put("k", b"two", &["--create", "--config", &config]).with(0);
+    Ok(())
+}
+
+/// A store of two tiers side by side, the catalog in the first, one item in each.
+fn two_tiers(place: &Place) -> Try {
+    let cache = Cache::builder()
+        .ssd(place.root.join("ssd"), 64 << 20)
+        .hdd(place.root.join("hdd"), 64 << 20)
+        .open()?;
+    cache.put("up", "v")?;
+    cache.put("down", "v")?;
+    cache.demote("down", thermocline::Tier::Hdd)?;
+    Ok(cache.close()?)
+}
+
+#[test]
+fn a_disk_that_is_not_mounted_is_to_be_mounted() -> Try {
+    let place = Place::new();
+    two_tiers(&place)?;
+    let at = |name: &str| place.root.join(name).to_str().unwrap().to_owned();
+    let (ssd, hdd, away) = (at("ssd"), at("hdd"), at("away"));
+    let get = |more: &[&str]| run(&[&["get", "down", "--ssd", &ssd, "--hdd", &hdd][..], more].concat());
+    // The directory with the catalog: an empty mount point, then none.
+    std::fs::rename(&ssd, &away)?;
+    for mount_point in [true, false] {
+        if mount_point {
+            std::fs::create_dir(&ssd)?;
+        }
+        let ran = get(&[]).with(4);
+        assert!(ran.err.contains("the catalog is in it") && ran.err.contains("mount it"), "{}", ran.err);
+        let ran = get(&["--without-missing"]).with(4);
+        let (mount, rebuild) = (ran.err.find("mount that first"), ran.err.find("--rebuild-catalog"));
+        assert!(mount.is_some() && mount < rebuild, "{}", ran.err);
+        if mount_point {
+            assert!(left_in(Path::new(&ssd)).is_empty());
+            std::fs::remove_dir(&ssd)?;
+        }
+    }
+    std::fs::rename(&away, &ssd)?;
+    // The other one.
+    std::fs::rename(&hdd, &away)?;
+    let ran = get(&[]).with(4);
+    assert!(ran.err.contains("does not exist") && ran.err.contains("--without-missing"), "{}", ran.err);
+    run(&["get", "up", "--ssd", &ssd, "--hdd", &hdd, "--without-missing"]).with(0);
+    std::fs::rename(&away, &hdd)?;
+    // One that is none of it joins by --create alone.
+    let stray = at("stray");
+    for flags in [&[][..], &["--without-missing"]] {
+        let ran = get(&[&["--cold", &stray][..], flags].concat()).with(2);
+        assert!(ran.err.contains("stray: no store is there") && ran.err.contains("joins it"), "{}", ran.err);
+        assert!(!Path::new(&stray).exists());
+    }
+    run(&["put", "k", file!(), "--ssd", &ssd, "--hdd", &hdd, "--cold", &stray, "--create"]).with(0);
+    Ok(())
+}
+
+#[test]
+fn the_wrong_directory_is_wrong_usage() -> Try {
+    let (place, other) = (Place::new(), Place::new());
+    two_tiers(&place)?;
+    two_tiers(&other)?;
+    let at = |place: &Place, name: &str| place.root.join(name).to_str().unwrap().to_owned();
+    let (ssd, hdd) = (at(&place, "ssd"), at(&place, "hdd"));
+    run(&["get", "up", "--ssd", &hdd, "--hdd", &ssd]).with(2);
+    let ran = run(&["get", "up", "--ssd", &ssd, "--hdd", &at(&other, "hdd")]).with(2);
+    assert!(ran.err.contains("belongs to another store"), "{}", ran.err);
+    std::fs::write(place.root.join("file"), "")?;
+    for path in [at(&place, "file"), at(&place, "file/below")] {
+        let ran = run(&["get", "up", "--ssd", &path]).with(2);
+        assert!(ran.err.contains("file") && ran.err.contains("name a directory"), "{}", ran.err);
+        let ran = run(&["put", "k", file!(), "--create", "--ssd", &path]).with(2);
+        assert!(ran.err.contains("file") && ran.err.contains("name a directory"), "{}", ran.err);
+    }
+    Ok(())
+}
+
+#[test]
+fn no_permission_is_said_to_be_that() -> Try {
+    let dir = tempfile::tempdir()?;
+    let exe = dir.path().join("thermocline");
+    std::fs::copy(env!("CARGO_BIN_EXE_thermocline"), &exe)?;
+    let mode = |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode));
+    mode(dir.path(), 0o755)?;
+    mode(&exe, 0o755)?;
+    let place = Place::new();
+    mode(place.root.parent().ok_or("parent")?, 0o755)?;
+    place.put("k", b"v", &["--create"]).with(0);
+    let (shut, trace) = (dir.path().join("shut"), dir.path().join("trace"));
+    std::fs::create_dir(&shut)?;
+    std::fs::write(&trace, "k\n")?;
+    mode(&shut, 0o000)?;
+    mode(&trace, 0o000)?;
+    mode(&place.root, 0o000)?;
+    let value = dir.path().join("value");
+    std::fs::write(&value, "v")?;
+    let value = value.to_str().ok_or("path")?;
+    let (shut_arg, trace) = (shut.to_str().ok_or("path")?, trace.to_str().ok_or("path")?);
+    for args in [
+        &["get", "k", "--root", place.root()][..],
+        &["put", "k", value, "--create", "--root", place.root()],
+        &["bench", "--files", shut_arg],
+        &["bench", "--dir", shut_arg, "--data", "1MiB"],
+        &["replay", trace, "--memory-items", "1"],
+        &["put", "k", trace, "--create", "--ssd", shut_arg],
+    ] {
+        let mut command = Command::new(&exe);
+        command.args(args).stdin(Stdio::null());
+        if rustix::process::geteuid().is_root() {
+            command.uid(65_534).gid(65_534);
+        }
+        let ran = Ran::from(start_command(&mut command).wait_with_output()?).with(4);
+        let told = ran.err.to_lowercase();
+        assert!(told.contains("permission denied") && told.contains("chown"), "{args:?}: {}", ran.err);
+        assert!(!told.contains("no store is there"), "{}", ran.err);
+    }
+    mode(&place.root, 0o755)?;
+    Ok(mode(&shut, 0o755)?)
 }
 
 #[test]

@@ -55,9 +55,13 @@ impl From<Output> for Ran {
 /// Starts it with pipes for its output. One at a time: between fork and exec a child has copies of every file of this
 /// process, locks of stores that other tests hold open among them, and would keep them locked beyond their close.
 fn start(args: &[&str], stdin: Stdio) -> Child {
+    start_command(command(args).stdin(stdin))
+}
+
+fn start_command(command: &mut Command) -> Child {
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-    command(args).stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
 fn run(args: &[&str]) -> Ran {

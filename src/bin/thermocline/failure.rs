@@ -141,6 +141,12 @@ impl From<Error> for Failure {
             Error::Config(_) | Error::BadKey { .. } | Error::ValueTooLarge { .. } | Error::NoSuchTier(_) => {
                 USAGE
             }
+            // A file in the way, another store's directory, another tier's, one of two copies: the wrong was named.
+            Error::Storage(e)
+                if matches!(**e, StorageError::BadDirectory { .. } | StorageError::OtherStore { .. }) =>
+            {
+                USAGE
+            }
             _ => FAILED,
         };
         Failure { code, message: with_cure(&e) }
@@ -156,7 +162,8 @@ fn with_cure(e: &Error) -> String {
             path.display()
         ),
         Some(StorageError::CatalogLost { path, why }) => format!(
-            "{}: the catalog is lost ({why}): `thermocline verify --rebuild-catalog` builds one from what is there, \
+            "{}: the catalog is lost ({why}): first see that the right disks are mounted, that of the catalog above \
+             all; only if it is lost for good, `thermocline verify --rebuild-catalog` builds one from what is there, \
              and removed and overwritten items may be among it",
             path.display()
         ),

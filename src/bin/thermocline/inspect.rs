@@ -79,7 +79,13 @@ pub struct VerifyArgs {
 
 /// Reads and checks every live item.
 pub fn verify(args: &VerifyArgs, json: bool) -> Outcome {
-    let cache = args.store.open_with(|b| b.rebuild_catalog(args.rebuild_catalog))?;
+    let spinner =
+        args.rebuild_catalog.then(|| show::spinner("opening, and rebuilding the catalog if it is lost"));
+    let opened = args.store.open_rebuilding(args.rebuild_catalog);
+    if let Some(spinner) = spinner {
+        spinner.finish_and_clear();
+    }
+    let cache = opened?;
     let recovery = cache.recovery().clone();
     let bar = counting_bar(cache.stats().items, "checking");
     let report = cache.verify_with(|n| bar.inc(n))?;

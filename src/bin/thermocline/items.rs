@@ -1,17 +1,17 @@
 //! `get`, `put`, `rm`, `ls`: single items of a store that is there.
 
-use crate::failure::{Failure, NOT_FOUND, OK, Outcome};
+use crate::failure::{Failure, NOT_FOUND, OK, Outcome, open_given};
 use crate::options::OpenArgs;
 use crate::show;
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
-use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use thermocline::{ContentType, PutOptions};
+use thermocline::{ContentType, Error, PutOptions};
+use thermocline_storage::types::MAX_KEY;
 
 /// A key on the command line: its bytes, or hexadecimal digits of them with `--hex`.
 fn key_bytes(key: std::ffi::OsString, hex: bool) -> Result<Vec<u8>, Failure> {
@@ -112,8 +112,11 @@ pub struct PutArgs {
 /// Puts one value. When it returns, the value is on stable storage.
 pub fn put(args: PutArgs, json: bool) -> Outcome {
     let key = args.key.bytes()?;
-    let limit = args.store.which.config()?.max_value_size();
-    let value = read_value(&args.file, limit)?;
+    // All that can be refused is, before a directory is made.
+    if key.is_empty() || key.len() > MAX_KEY {
+        return Err(Error::BadKey { len: key.len() }.into());
+    }
+    let value = read_value(&args.file, args.store.max_value_size()?)?;
     let len = value.len();
     let cache = if args.create { args.store.create()? } else { args.store.open()? };
     let mut options = PutOptions::new().content_type(match args.content_type {
@@ -143,9 +146,9 @@ fn read_value(file: &Path, limit: u64) -> Result<Bytes, Failure> {
     let read = if file == Path::new("-") {
         io::stdin().lock().take(most).read_to_end(&mut value)
     } else {
-        File::open(file).and_then(|f| f.take(most).read_to_end(&mut value))
+        open_given(file)?.take(most).read_to_end(&mut value)
     };
-    read.map_err(|e| Failure::io("read", file, &e))?;
+    read.map_err(|e| Failure::given("read", file, &e))?;
     if value.len() as u64 > limit {
         return Err(Failure::usage(format!(
             "{}: more than the {} that a value may have: raise storage.max_value_size, or the sizes of the tiers",

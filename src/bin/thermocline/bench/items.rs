@@ -13,6 +13,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use thermocline::ContentType;
+use thermocline_storage::types::MAX_KEY;
 use walkdir::WalkDir;
 
 /// Why an entry of a directory was left out that could not be looked at.
@@ -94,7 +95,7 @@ impl Items {
             let key = path.strip_prefix(dir).unwrap_or(path).as_os_str().as_bytes();
             let reason = match len {
                 0 => Some("empty"),
-                _ if key.len() > 32_768 => Some("name too long"),
+                _ if key.len() > MAX_KEY => Some("name too long"),
                 _ => None,
             };
             if let Some(reason) = reason {

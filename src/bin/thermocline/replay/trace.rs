@@ -11,6 +11,7 @@ use flate2::bufread::MultiGzDecoder;
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
+use thermocline_storage::types::MAX_KEY;
 
 /// Longest line in bytes: a key may have 32,768.
 const MAX_LINE: u64 = 40_000;
@@ -20,8 +21,6 @@ const MAX_RUN: u64 = 1 << 20;
 const MAX_REQUESTS: usize = u32::MAX as usize - 1;
 /// Lines between two reports of progress.
 const PROGRESS: u64 = 1 << 16;
-/// Longest key.
-const MAX_KEY: usize = 32_768;
 
 /// How the lines of a trace are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
