@@ -136,3 +136,28 @@ fn every_example_is_named_in_the_readme() {
         );
     }
 }
+
+#[test]
+fn the_recipe_for_the_archive_is_that_of_its_readme() {
+    let readme = fs::read_to_string(root().join("storage/src/cold/readme.txt")).unwrap();
+    let recipe: Vec<&str> = readme.lines().filter_map(|l| l.strip_prefix("    ")).collect();
+    let recipe = recipe.join("\n").replace(" packs/", " /mnt/archive/cache/packs/");
+    assert!(recipe.contains("unzip"));
+    for name in ["docs/operations.md", "docs/design.md"] {
+        let text = fs::read_to_string(root().join(name)).unwrap();
+        let found = blocks(&text, "sh").into_iter().find(|b| b.contains("unzip"));
+        assert_eq!(found.as_deref(), Some(recipe.as_str()), "{name}");
+    }
+}
+
+#[test]
+fn events_that_are_named_exist() {
+    let events = fs::read_to_string(root().join("src/events.rs")).unwrap();
+    let text = fs::read_to_string(root().join("docs/operations.md")).unwrap();
+    let list = text.split("; events ").nth(1).and_then(|t| t.split(". ").next()).unwrap();
+    let named: Vec<&str> = list.split('`').skip(1).step_by(2).collect();
+    assert!(named.len() >= 3, "{named:?}");
+    for name in named {
+        assert!(events.contains(&format!("\n    {name} {{")), "docs/operations.md: no event is named {name}");
+    }
+}
