@@ -87,6 +87,61 @@ fn the_table_of_settings_is_the_programs() {
     }
 }
 
+/// Whether the program takes a value, in TOML, for a setting.
+fn takes(name: &str, value: &str) -> bool {
+    let (table, key) = name.rsplit_once('.').unwrap();
+    Config::from_toml(&format!("[{table}]\n{key} = {value}\n")).is_ok()
+}
+
+#[test]
+fn the_limits_of_settings_are_the_programs() {
+    let text = fs::read_to_string(root().join("docs/tuning.md")).unwrap();
+    let number = |text: &str| match text {
+        "2⁶⁰" => 1 << 60,
+        text => thermocline::config::parse_size(text).unwrap(),
+    };
+    let (mut ranges, mut words) = (0, 0);
+    for (name, ..) in settings() {
+        let row = text.lines().find(|l| l.starts_with(&format!("| `{name}` |"))).unwrap();
+        let limits = row.split('|').nth(4).unwrap().trim();
+        if let Some((least, most)) = limits.split_once(" to ") {
+            let (least, most) = (number(least), number(most));
+            assert!(takes(&name, &least.to_string()) && takes(&name, &most.to_string()), "{row}");
+            assert!(!takes(&name, &(most + 1).to_string()), "{row}: more is taken");
+            assert!(least == 0 || !takes(&name, &(least - 1).to_string()), "{row}: less is taken");
+            ranges += 1;
+        } else if limits.starts_with(['`', 't', 'o']) {
+            let given: Vec<&str> =
+                limits.trim_start_matches("only ").split(", ").map(|w| w.trim_matches('`')).collect();
+            assert!(given.iter().all(|w| takes(&name, w)), "{row}");
+            let all = [
+                "true",
+                "false",
+                "1",
+                "2",
+                "3",
+                "4",
+                "\"adaptive\"",
+                "\"lru\"",
+                "\"none\"",
+                "\"zlib\"",
+                "\"lz4\"",
+                "\"map\"",
+                "\"pread\"",
+                "\"always\"",
+                "\"every_second\"",
+                "\"on_eviction\"",
+            ];
+            let taken: Vec<&str> = all.into_iter().filter(|w| takes(&name, w)).collect();
+            assert_eq!(taken.len(), given.len(), "{row}: taken are {taken:?}");
+            words += 1;
+        } else {
+            assert!(limits.starts_with("not empty") || limits == "more than 0, at most 1", "{row}");
+        }
+    }
+    assert!(ranges > 20 && words > 10, "only {ranges} and {words} were found: does the search work?");
+}
+
 #[test]
 fn links_between_documents_lead_somewhere() {
     let mut seen = 0;

@@ -269,11 +269,21 @@ fn stat_and_verify() -> Try {
     let mut bytes = std::fs::read(&segment)?;
     let at = find(&bytes, b"k42").ok_or("k42")?;
     bytes[at + 10] ^= 1;
+    std::fs::write(&segment, &bytes)?;
+    let damaged = place.run(&["get", "k42"]).with(4);
+    assert!(damaged.err.contains("k42: its record is damaged"), "{}", damaged.err);
+    place.run(&["get", "k42"]).with(1);
+    assert!(place.run(&["stat"]).with(0).text().contains("199 items in all"));
+    // And another one.
+    let at = find(&bytes, b"k43").ok_or("k43")?;
+    bytes[at + 10] ^= 1;
     std::fs::write(&segment, bytes)?;
     let ran = place.run(&["verify"]).with(1);
-    assert!(ran.text().contains("1 damaged") && ran.text().contains("199 items"), "{}", ran.text());
-    place.run(&["get", "k42"]).with(1);
+    assert!(ran.text().contains("1 damaged") && ran.text().contains("198 items"), "{}", ran.text());
     place.run(&["verify"]).with(0);
+    place.run(&["rm", "--prefix", ""]).with(0);
+    place.put("k", b"v", &[]).with(0);
+    assert!(place.run(&["stat"]).with(0).text().contains("1 item in all"));
     Ok(())
 }
 

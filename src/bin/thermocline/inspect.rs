@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
+use std::path::PathBuf;
 use thermocline::{ContentType, Damage, Stats, Tier, VerifyReport};
 
 /// The options of `stat`.
@@ -45,8 +46,8 @@ fn stats_text(stats: &Stats) -> String {
     let mut out = show::table(1, &["tier", "items", "occupied", "limit", "full", "containers"], rows);
     let _ = writeln!(
         out,
-        "\n  {} items in all; their catalog takes {} of RAM",
-        show::count(stats.items),
+        "\n  {} in all; the catalog takes {} of RAM",
+        show::things(stats.items, "item"),
         show::bytes(stats.catalog_bytes)
     );
     out
@@ -199,6 +200,9 @@ pub enum ConfigCommand {
 /// The options of `config show` and `config check`.
 #[derive(Debug, Args)]
 pub struct ConfigArgs {
+    /// The configuration, as with --config
+    #[arg(value_name = "FILE", conflicts_with = "config")]
+    file: Option<PathBuf>,
     #[command(flatten)]
     store: StoreArgs,
 }
@@ -206,7 +210,9 @@ pub struct ConfigArgs {
 /// Shows or checks a configuration.
 pub fn config(command: &ConfigCommand, json: bool) -> Outcome {
     let (ConfigCommand::Show(args) | ConfigCommand::Check(args)) = command;
-    let config = args.store.config()?;
+    let mut store = args.store.clone();
+    store.config = args.file.clone().or(store.config);
+    let config = store.config()?;
     config.validate().map_err(|e| Failure::usage(e.to_string()))?;
     if let ConfigCommand::Show(_) = command {
         let toml = config.to_toml().map_err(|e| Failure::usage(e.to_string()))?;

@@ -10,7 +10,7 @@ use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use thermocline::{ContentType, Error, PutOptions};
+use thermocline::{ContentType, Error, Event, PutOptions, Received, Subscription};
 use thermocline_storage::types::MAX_KEY;
 
 /// A key on the command line: its bytes, or hexadecimal digits of them with `--hex`.
@@ -52,9 +52,16 @@ pub struct GetArgs {
 pub fn get(args: GetArgs, json: bool) -> Outcome {
     let key = args.key.bytes()?;
     let cache = args.store.open()?;
+    let events = cache.subscribe();
     let found = cache.get_entry(&key)?;
     cache.close()?;
     let Some(entry) = found else {
+        if let Some(why) = damage(&events, &key) {
+            let key = show::key(&key);
+            return Err(Failure::failed(format!(
+                "{key}: its record is damaged and dead from now on, its bytes are in the quarantine: {why}"
+            )));
+        }
         return Err(Failure { code: NOT_FOUND, message: format!("{}: not found", show::key(&key)) });
     };
     if json {
@@ -75,6 +82,17 @@ pub fn get(args: GetArgs, json: bool) -> Outcome {
         out.flush()?;
     }
     Ok(OK)
+}
+
+/// What was wrong with the record of a key, if reading it put it into the quarantine.
+fn damage(events: &Subscription, wanted: &[u8]) -> Option<String> {
+    std::iter::from_fn(|| events.try_recv().ok()).find_map(|received| match received {
+        // A key that could not be read may be this one: another's record is hardly read in this moment.
+        Received::Event(Event::Quarantined { key, why, .. }) if key.as_ref().is_none_or(|k| k == wanted) => {
+            Some(why)
+        }
+        _ => None,
+    })
 }
 
 /// What a value is.

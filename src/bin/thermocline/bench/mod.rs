@@ -22,10 +22,14 @@ use clap::Args;
 use hdrhistogram::Histogram;
 use items::Items;
 use plan::{Plan, TierArg, tier_arg};
+use serde_json::json;
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::Duration;
 use thermocline::{Cache, Stats, Tier, VerifyReport};
+
+/// Fewer made-up bytes show nothing.
+const LEAST_DATA: u64 = 1 << 20;
 
 /// The options of `bench`.
 #[derive(Debug, Args)]
@@ -270,17 +274,30 @@ pub(crate) struct Report<'r> {
 
 /// Runs it.
 pub fn run(args: &BenchArgs, json: bool) -> Outcome {
+    if args.files.is_none() && args.data < LEAST_DATA {
+        let (data, least) = (show::bytes(args.data), show::bytes(LEAST_DATA));
+        return Err(Failure::usage(format!("--data: {data} is too little, the least is {least}")));
+    }
     watch()?;
     let mut report_file = None;
     if let Some(path) = &args.report {
         // Now, not after a minute's work.
         report_file = Some(std::fs::File::create(path).map_err(|e| Failure::given("write", path, &e))?);
     }
+    let spinner = show::spinner("looking for items");
     let mut items = match &args.files {
         Some(dir) => Items::files(dir, args.limit_bytes, args.limit_files, args.seed)?,
         None => Items::synthetic(args.data, args.seed),
     };
+    spinner.finish_and_clear();
     if stopped() {
+        let found = items.all.len() as u64;
+        if json {
+            show::json(&json!({ "interrupted": "listing", "items": found }))?;
+        } else {
+            let found = show::things(found, "item");
+            show::text(&format!("Interrupted while items were looked for: {found} so far, none put.\n"))?;
+        }
         return Ok(INTERRUPTED);
     }
     let plan = Plan::new(args, &mut items)?;

@@ -5,7 +5,7 @@ mod report;
 mod setup;
 mod trace;
 
-use crate::failure::{Failure, INTERRUPTED, NOT_FOUND, OK, Outcome};
+use crate::failure::{Failure, INTERRUPTED, NOT_FOUND, OK, Outcome, check_dir};
 use crate::interrupt::{WorkDir, stopped, watch};
 use crate::options::size;
 use crate::random::Random;
@@ -87,6 +87,7 @@ pub fn run(args: &ReplayArgs, json: bool) -> Outcome {
     // What can be refused without the trace is: reading one may take minutes.
     let mut config = setup::config(args)?;
     if config.has_disk() {
+        check_dir(&args.dir)?;
         setup::refuse_ram(args)?;
     }
     let (mut trace, format) = read(args)?;
