@@ -216,3 +216,30 @@ fn events_that_are_named_exist() {
         assert!(events.contains(&format!("\n    {name} {{")), "docs/operations.md: no event is named {name}");
     }
 }
+
+/// Every source file below a directory.
+fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// docs/operations.md says that what may repeat has a brake.
+#[test]
+fn only_opening_warns_without_a_brake() {
+    let opening =
+        ["log.rs", "open.rs", "home/mod.rs", "catalog/recovery.rs", "catalog/replay.rs", "src/events.rs"];
+    let mut files = Vec::new();
+    ["src", "storage/src"].iter().for_each(|dir| sources(&root().join(dir), &mut files));
+    let warn = |path: &&PathBuf| fs::read_to_string(path).unwrap().contains("tracing::warn!(");
+    let warning: Vec<&PathBuf> = files.iter().filter(warn).collect();
+    assert!(warning.len() >= 5, "{warning:?}: does the search work?");
+    for path in warning {
+        assert!(opening.iter().any(|o| path.ends_with(o)), "{}: use warn_seldom!", path.display());
+    }
+}
