@@ -4,6 +4,7 @@
 
 mod bench;
 mod items;
+mod progress;
 mod replay;
 mod settings;
 
