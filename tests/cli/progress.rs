@@ -22,7 +22,7 @@ sys.exit(child.wait())
 /// What the command draws on a terminal; `None`, with a note, without Python.
 fn drawn(args: &[&str]) -> Option<String> {
     if Command::new("python3").arg("--version").output().is_err() {
-        assert!(std::env::var_os("CI").is_none(), "python3 is not installed");
+        assert!(std::env::var_os("CI").is_none_or(|v| v != "true"), "python3 is not installed");
         println!("skipped: python3 is not installed");
         return None;
     }
