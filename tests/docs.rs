@@ -87,6 +87,61 @@ fn the_table_of_settings_is_the_programs() {
     }
 }
 
+/// Whether the program takes a value, in TOML, for a setting.
+fn takes(name: &str, value: &str) -> bool {
+    let (table, key) = name.rsplit_once('.').unwrap();
+    Config::from_toml(&format!("[{table}]\n{key} = {value}\n")).is_ok()
+}
+
+#[test]
+fn the_limits_of_settings_are_the_programs() {
+    let text = fs::read_to_string(root().join("docs/tuning.md")).unwrap();
+    let number = |text: &str| match text {
+        "2⁶⁰" => 1 << 60,
+        text => thermocline::config::parse_size(text).unwrap(),
+    };
+    let (mut ranges, mut words) = (0, 0);
+    for (name, ..) in settings() {
+        let row = text.lines().find(|l| l.starts_with(&format!("| `{name}` |"))).unwrap();
+        let limits = row.split('|').nth(4).unwrap().trim();
+        if let Some((least, most)) = limits.split_once(" to ") {
+            let (least, most) = (number(least), number(most));
+            assert!(takes(&name, &least.to_string()) && takes(&name, &most.to_string()), "{row}");
+            assert!(!takes(&name, &(most + 1).to_string()), "{row}: more is taken");
+            assert!(least == 0 || !takes(&name, &(least - 1).to_string()), "{row}: less is taken");
+            ranges += 1;
+        } else if limits.starts_with(['`', 't', 'o']) {
+            let given: Vec<&str> =
+                limits.trim_start_matches("only ").split(", ").map(|w| w.trim_matches('`')).collect();
+            assert!(given.iter().all(|w| takes(&name, w)), "{row}");
+            let all = [
+                "true",
+                "false",
+                "1",
+                "2",
+                "3",
+                "4",
+                "\"adaptive\"",
+                "\"lru\"",
+                "\"none\"",
+                "\"zlib\"",
+                "\"lz4\"",
+                "\"map\"",
+                "\"pread\"",
+                "\"always\"",
+                "\"every_second\"",
+                "\"on_eviction\"",
+            ];
+            let taken: Vec<&str> = all.into_iter().filter(|w| takes(&name, w)).collect();
+            assert_eq!(taken.len(), given.len(), "{row}: taken are {taken:?}");
+            words += 1;
+        } else {
+            assert!(limits.starts_with("not empty") || limits == "more than 0, at most 1", "{row}");
+        }
+    }
+    assert!(ranges > 20 && words > 10, "only {ranges} and {words} were found: does the search work?");
+}
+
 #[test]
 fn links_between_documents_lead_somewhere() {
     let mut seen = 0;
@@ -134,5 +189,57 @@ fn every_example_is_named_in_the_readme() {
             readme.contains(&format!("`{name}`")) || readme.contains(&format!("--example {name}")),
             "{name}"
         );
+    }
+}
+
+#[test]
+fn the_recipe_for_the_archive_is_that_of_its_readme() {
+    let readme = fs::read_to_string(root().join("storage/src/cold/readme.txt")).unwrap();
+    let recipe: Vec<&str> = readme.lines().filter_map(|l| l.strip_prefix("    ")).collect();
+    let recipe = recipe.join("\n").replace(" packs/", " /mnt/archive/cache/packs/");
+    assert!(recipe.contains("unzip"));
+    for name in ["docs/operations.md", "docs/design.md"] {
+        let text = fs::read_to_string(root().join(name)).unwrap();
+        let found = blocks(&text, "sh").into_iter().find(|b| b.contains("unzip"));
+        assert_eq!(found.as_deref(), Some(recipe.as_str()), "{name}");
+    }
+}
+
+#[test]
+fn events_that_are_named_exist() {
+    let events = fs::read_to_string(root().join("src/events.rs")).unwrap();
+    let text = fs::read_to_string(root().join("docs/operations.md")).unwrap();
+    let list = text.split("; events ").nth(1).and_then(|t| t.split(". ").next()).unwrap();
+    let named: Vec<&str> = list.split('`').skip(1).step_by(2).collect();
+    assert!(named.len() >= 3, "{named:?}");
+    for name in named {
+        assert!(events.contains(&format!("\n    {name} {{")), "docs/operations.md: no event is named {name}");
+    }
+}
+
+/// Every source file below a directory.
+fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// docs/operations.md says that what may repeat has a brake.
+#[test]
+fn only_opening_warns_without_a_brake() {
+    let opening =
+        ["log.rs", "open.rs", "home/mod.rs", "catalog/recovery.rs", "catalog/replay.rs", "src/events.rs"];
+    let mut files = Vec::new();
+    ["src", "storage/src"].iter().for_each(|dir| sources(&root().join(dir), &mut files));
+    let warn = |path: &&PathBuf| fs::read_to_string(path).unwrap().contains("tracing::warn!(");
+    let warning: Vec<&PathBuf> = files.iter().filter(warn).collect();
+    assert!(warning.len() >= 5, "{warning:?}: does the search work?");
+    for path in warning {
+        assert!(opening.iter().any(|o| path.ends_with(o)), "{}: use warn_seldom!", path.display());
     }
 }

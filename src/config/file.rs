@@ -260,8 +260,9 @@ impl Given<'_, '_> {
             DeValue::Integer(i) => u64::from_str_radix(i.as_str(), i.radix()).or_else(|_| {
                 let (least, most) = (range.start(), range.end());
                 let message = format!("{} = {}: from {least} to {most} {unit}", self.name, i.as_str());
-                wrong(&self.value.span(), message)
+                wrong(&self.value.span(), message.trim_end())
             }),
+            _ if unit.is_empty() => self.not("a whole number"),
             _ => self.not(&format!("a whole number ({unit})")),
         }
     }
@@ -348,6 +349,13 @@ impl Setting {
                 at(config).push(DirConfig { path, size: None });
             }
             Field::Dirs(at) => match value.get_ref() {
+                DeValue::Array(list) if list.is_empty() => {
+                    let message = format!(
+                        "{}: the list is empty: name a directory, or leave the setting out",
+                        self.name
+                    );
+                    return wrong(&value.span(), message);
+                }
                 DeValue::Array(list) => {
                     for value in list {
                         at(config).push(Given { name: self.name, value }.dir()?);

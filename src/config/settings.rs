@@ -99,7 +99,7 @@ pub(super) static SETTINGS: &[Setting] = &[
     setting(
         "storage_tiers.memory.policy",
         choice!(&["adaptive", "lru"], POLICIES, memory.policy),
-        "what memory keeps: by frequency with dials that tune themselves, or what was used last",
+        "what memory keeps: by frequency and recency, with the one setting that was best on average over our traces; or what was used last",
     ),
     setting("storage_tiers.memory.compression", Field::Fixed("false", UNCOMPRESSED), UNCOMPRESSED),
     setting("storage_tiers.memory.priority", Field::Fixed("1", PRIORITY), PRIORITY),
@@ -273,7 +273,7 @@ pub(super) static SETTINGS: &[Setting] = &[
     ),
     setting(
         "compression.algorithms.zlib.level",
-        Field::Count(|c| &mut c.compression.zlib.level, 1..=9, "level"),
+        Field::Count(|c| &mut c.compression.zlib.level, 1..=9, ""),
         "zlib's level: 1 is fast, 9 is small",
     ),
     setting(
@@ -288,7 +288,7 @@ pub(super) static SETTINGS: &[Setting] = &[
     ),
     setting(
         "compression.algorithms.lz4.level",
-        Field::Count(|c| &mut c.compression.lz4.level, 1..=1, "level"),
+        Field::Count(|c| &mut c.compression.lz4.level, 1..=1, ""),
         "lz4 has no levels",
     ),
     setting(

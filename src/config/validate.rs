@@ -1,16 +1,18 @@
 //! What a configuration must keep, setting by setting and among each other.
 
 use super::settings::{Field, SETTINGS, Setting};
-use super::{Config, ConfigError, DirConfig, Persistence, own_sizes, size};
+use super::{Config, ConfigError, DirConfig, MIB, Persistence, own_sizes, size};
 use std::fmt::Display;
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 /// The smallest number of containers that a directory must have room for: one is written, one is reclaimed, and
 /// something has to be left to read.
 const LEAST_SEGMENTS: u64 = 4;
 const LEAST_GENERATIONS: u64 = 2;
 const LEAST_PACKS: u64 = 2;
+/// Bytes of the smallest container of each tier: the lower limit of their settings.
+const LEAST_CONTAINER: u64 = MIB;
 
 impl Config {
     /// Checks everything: each setting's limits, and what settings ask of each other. Touches no disk.
@@ -65,9 +67,11 @@ impl Config {
             let Some(smallest) = limits.into_iter().min() else { continue };
             let needed = one.saturating_mul(least);
             if smallest < needed {
+                let lower =
+                    if one > LEAST_CONTAINER { format!(", or lower {container}") } else { String::new() };
                 let message = format!(
                     "{tier} leaves a directory {}, which holds fewer than {least} {what} of {}: give each \
-                     directory at least {}, or lower {container}",
+                     directory at least {}{lower}",
                     size::show(smallest),
                     size::show(one),
                     size::show(needed)
@@ -129,14 +133,16 @@ impl Config {
         all.extend(of("storage_tiers.cold.paths", &self.cold.dirs));
         for (at, (name, path)) in all.iter().enumerate() {
             for (other_name, other) in all.iter().take(at) {
-                if path == other {
+                let (real, other_real) = (by_name(path), by_name(other));
+                if real == other_real {
+                    let also = if path == other { String::new() } else { format!(", as {other:?}") };
                     let message = format!(
-                        "{name}: {path:?} is given twice (also in {other_name}): give each tier directories of \
+                        "{name}: {path:?} is given twice (also in {other_name}{also}): give each tier directories of \
                          its own"
                     );
                     return Err(self.wrong(name, message));
                 }
-                if path.starts_with(other) || other.starts_with(path) {
+                if real.starts_with(&other_real) || other_real.starts_with(&real) {
                     let message = format!(
                         "{name}: of {path:?} and {other:?} one lies inside the other: give directories side by \
                          side"
@@ -146,7 +152,7 @@ impl Config {
             }
         }
         match &self.storage.catalog {
-            Some(catalog) if all.iter().any(|(_, path)| path.starts_with(catalog)) => {
+            Some(catalog) if all.iter().any(|(_, path)| by_name(path).starts_with(by_name(catalog))) => {
                 let message = format!(
                     "storage.catalog = {catalog:?} is, or holds, a directory of a tier: name one of its own"
                 );
@@ -191,10 +197,8 @@ pub(super) fn check(setting: &Setting, config: &mut Config) -> Result<(), String
                 config.compression.lz4.level
             ))
         }
-        Field::Count(at, range, unit) => within(name, *at(config), range, |n| format!("{n} {unit}")),
-        Field::OptionalCount(at, range, unit) => {
-            at(config).map_or(Ok(()), |n| within(name, n, range, |n| format!("{n} {unit}")))
-        }
+        Field::Count(at, range, unit) => counted(name, *at(config), range, unit),
+        Field::OptionalCount(at, range, unit) => at(config).map_or(Ok(()), |n| counted(name, n, range, unit)),
         Field::Ratio(at) => {
             let ratio = *at(config);
             if ratio > 0.0 && ratio <= 1.0 {
@@ -224,6 +228,27 @@ fn within<S: Display>(
     }
     let (least, most) = (show(*range.start()), show(*range.end()));
     Err(format!("{name} = {} is out of its limits: from {least} to {most}", show(value)))
+}
+
+fn counted(name: &str, value: u64, range: &RangeInclusive<u64>, unit: &str) -> Result<(), String> {
+    within(name, value, range, |n| n).map_err(|e| format!("{e} {unit}").trim_end().to_owned())
+}
+
+/// A path without `.` and `..`, as far as its names tell.
+fn by_name(path: &Path) -> PathBuf {
+    let mut out = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir if matches!(out.components().next_back(), Some(Component::Normal(_))) => {
+                out.pop();
+            }
+            // Above the root there is nothing.
+            Component::ParentDir if out.has_root() => {}
+            part => out.push(part),
+        }
+    }
+    out
 }
 
 fn not_empty(name: &str, path: &Path) -> Result<(), String> {

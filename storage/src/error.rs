@@ -103,7 +103,7 @@ pub enum Error {
         why: String,
     },
     /// The catalog is damaged in both copies, or behind its directories.
-    #[error("{}: the catalog is lost ({why}); rebuild it from the containers (removed and overwritten items may come back)", path.display())]
+    #[error("{}: the catalog is lost ({why}); first see that the right disks are mounted, otherwise rebuild it from the containers (removed and overwritten items may come back)", path.display())]
     CatalogLost {
         /// The catalog's directory.
         path: PathBuf,

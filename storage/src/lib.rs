@@ -13,6 +13,9 @@ compile_error!(
     "thermocline-storage supports Linux only: it relies on posix_fallocate, flock and Linux's page cache"
 );
 
+#[macro_use]
+mod log;
+
 pub mod appendlog;
 pub mod catalog;
 pub mod clock;

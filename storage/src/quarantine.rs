@@ -133,9 +133,9 @@ impl Quarantine {
             let _ = self.vfs.remove_file(&self.folder.join(format!("{name}.txt")));
             match gone {
                 Ok(()) => {
-                    tracing::warn!(path = %path.display(), "quarantine over its cap: the oldest was removed")
+                    warn_seldom!(path = %path.display(), "quarantine over its cap: the oldest was removed")
                 }
-                Err(e) => tracing::warn!(path = %path.display(), error = %e, "quarantine: cannot remove"),
+                Err(e) => warn_seldom!(path = %path.display(), error = %e, "quarantine: cannot remove"),
             }
         }
     }

@@ -3,6 +3,7 @@
 //! Invariant: every way out of the command has one of the codes of [`EXIT_CODES`], which `--help` prints.
 
 use std::fmt::Display;
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::process::ExitCode;
@@ -31,6 +32,27 @@ Exit codes:
     4  the disk or the store failed
   130  interrupted";
 
+/// What a refused access means, and the cure.
+pub const PERMISSION: &str = "permission denied: chown it, or run this as its owner";
+
+/// Opens a file that the command line names, for reading; a directory is refused at once.
+pub fn open_given(path: &Path) -> Result<File, Failure> {
+    let opened = File::open(path).and_then(|file| match file.metadata()?.is_dir() {
+        true => Err(io::ErrorKind::IsADirectory.into()),
+        false => Ok(file),
+    });
+    opened.map_err(|e| Failure::given("read", path, &e))
+}
+
+/// A directory that the command line names and that has to be there.
+pub fn check_dir(path: &Path) -> Result<(), Failure> {
+    let found = std::fs::metadata(path).and_then(|meta| match meta.is_dir() {
+        true => Ok(()),
+        false => Err(io::ErrorKind::NotADirectory.into()),
+    });
+    found.map_err(|e| Failure::given("look at", path, &e))
+}
+
 /// Why a subcommand ended early.
 #[derive(Debug)]
 pub struct Failure {
@@ -57,6 +79,28 @@ impl Failure {
     /// What a system call on a file said.
     pub fn io(doing: &str, path: &Path, e: &io::Error) -> Failure {
         Failure::failed(format!("{doing} {}: {e}", path.display()))
+    }
+
+    /// The same of a path that the command line names: it is a wrong command line if nothing is there, or not what
+    /// was wanted. What the system forbids keeps its own code, with the cure.
+    pub fn given(doing: &str, path: &Path, e: &io::Error) -> Failure {
+        let path = path.display();
+        match e.kind() {
+            io::ErrorKind::NotFound => {
+                Failure::usage(format!("{doing} {path}: it does not exist: check the name"))
+            }
+            io::ErrorKind::NotADirectory => {
+                Failure::usage(format!("{doing} {path}: it is, or lies below, a file: name a directory"))
+            }
+            io::ErrorKind::IsADirectory => {
+                Failure::usage(format!("{doing} {path}: it is a directory: name a file"))
+            }
+            io::ErrorKind::PermissionDenied => Failure::failed(format!("{doing} {path}: {PERMISSION}")),
+            io::ErrorKind::ReadOnlyFilesystem => Failure::failed(format!(
+                "{doing} {path}: its file system is read-only: mount it for writing, or name another place"
+            )),
+            _ => Failure::failed(format!("{doing} {path}: {e}")),
+        }
     }
 
     /// Whether whoever read our output went away (`ls | head`): no failure at all.
@@ -97,6 +141,12 @@ impl From<Error> for Failure {
             Error::Config(_) | Error::BadKey { .. } | Error::ValueTooLarge { .. } | Error::NoSuchTier(_) => {
                 USAGE
             }
+            // A file in the way, another store's directory, another tier's, one of two copies: the wrong was named.
+            Error::Storage(e)
+                if matches!(**e, StorageError::BadDirectory { .. } | StorageError::OtherStore { .. }) =>
+            {
+                USAGE
+            }
             _ => FAILED,
         };
         Failure { code, message: with_cure(&e) }
@@ -112,7 +162,8 @@ fn with_cure(e: &Error) -> String {
             path.display()
         ),
         Some(StorageError::CatalogLost { path, why }) => format!(
-            "{}: the catalog is lost ({why}): `thermocline verify --rebuild-catalog` builds one from what is there, \
+            "{}: the catalog is lost ({why}): first see that the right disks are mounted, that of the catalog above \
+             all; only if it is lost for good, `thermocline verify --rebuild-catalog` builds one from what is there, \
              and removed and overwritten items may be among it",
             path.display()
         ),

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
+use std::path::PathBuf;
 use thermocline::{ContentType, Damage, Stats, Tier, VerifyReport};
 
 /// The options of `stat`.
@@ -45,8 +46,8 @@ fn stats_text(stats: &Stats) -> String {
     let mut out = show::table(1, &["tier", "items", "occupied", "limit", "full", "containers"], rows);
     let _ = writeln!(
         out,
-        "\n  {} items in all; their catalog takes {} of RAM",
-        show::count(stats.items),
+        "\n  {} in all; the catalog takes {} of RAM",
+        show::things(stats.items, "item"),
         show::bytes(stats.catalog_bytes)
     );
     out
@@ -79,7 +80,13 @@ pub struct VerifyArgs {
 
 /// Reads and checks every live item.
 pub fn verify(args: &VerifyArgs, json: bool) -> Outcome {
-    let cache = args.store.open_with(|b| b.rebuild_catalog(args.rebuild_catalog))?;
+    let spinner =
+        args.rebuild_catalog.then(|| show::spinner("opening, and rebuilding the catalog if it is lost"));
+    let opened = args.store.open_rebuilding(args.rebuild_catalog);
+    if let Some(spinner) = spinner {
+        spinner.finish_and_clear();
+    }
+    let cache = opened?;
     let recovery = cache.recovery().clone();
     let bar = counting_bar(cache.stats().items, "checking");
     let report = cache.verify_with(|n| bar.inc(n))?;
@@ -202,6 +209,9 @@ pub enum ConfigCommand {
 /// The options of `config show` and `config check`.
 #[derive(Debug, Args)]
 pub struct ConfigArgs {
+    /// The configuration, as with --config
+    #[arg(value_name = "FILE", conflicts_with = "config")]
+    file: Option<PathBuf>,
     #[command(flatten)]
     store: StoreArgs,
 }
@@ -209,7 +219,9 @@ pub struct ConfigArgs {
 /// Shows or checks a configuration.
 pub fn config(command: &ConfigCommand, json: bool) -> Outcome {
     let (ConfigCommand::Show(args) | ConfigCommand::Check(args)) = command;
-    let config = args.store.config()?;
+    let mut store = args.store.clone();
+    store.config = args.file.clone().or(store.config);
+    let config = store.config()?;
     config.validate().map_err(|e| Failure::usage(e.to_string()))?;
     if let ConfigCommand::Show(_) = command {
         let toml = config.to_toml().map_err(|e| Failure::usage(e.to_string()))?;

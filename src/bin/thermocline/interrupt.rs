@@ -5,7 +5,7 @@
 //! [`PATIENCE`] after the first, removes the directories and ends the process on the spot. (SIGKILL leaves them:
 //! nothing can be done then.)
 
-use crate::failure::{Failure, INTERRUPTED};
+use crate::failure::{Failure, INTERRUPTED, check_dir};
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -59,10 +59,7 @@ pub struct WorkDir {
 impl WorkDir {
     /// Makes a fresh directory, mode 0700, in one that exists.
     pub fn new_in(parent: &Path, what: &str) -> Result<WorkDir, Failure> {
-        let meta = fs::metadata(parent).map_err(|e| Failure::io("look at", parent, &e))?;
-        if !meta.is_dir() {
-            return Err(Failure::usage(format!("{}: not a directory", parent.display())));
-        }
+        check_dir(parent)?;
         let pid = std::process::id();
         for n in 0..1000 {
             let path = parent.join(format!("thermocline-{what}-{pid}-{n}"));
@@ -72,7 +69,7 @@ impl WorkDir {
                 Err(e) => {
                     strike_off(&path);
                     if e.kind() != io::ErrorKind::AlreadyExists {
-                        return Err(Failure::io("make a directory in", parent, &e));
+                        return Err(Failure::given("make a directory in", parent, &e));
                     }
                 }
             }

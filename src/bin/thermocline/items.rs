@@ -1,17 +1,17 @@
 //! `get`, `put`, `rm`, `ls`: single items of a store that is there.
 
-use crate::failure::{Failure, NOT_FOUND, OK, Outcome};
+use crate::failure::{Failure, NOT_FOUND, OK, Outcome, open_given};
 use crate::options::OpenArgs;
 use crate::show;
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
-use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use thermocline::{ContentType, PutOptions};
+use thermocline::{ContentType, Error, Event, PutOptions, Received, Subscription};
+use thermocline_storage::types::MAX_KEY;
 
 /// A key on the command line: its bytes, or hexadecimal digits of them with `--hex`.
 fn key_bytes(key: std::ffi::OsString, hex: bool) -> Result<Vec<u8>, Failure> {
@@ -52,9 +52,16 @@ pub struct GetArgs {
 pub fn get(args: GetArgs, json: bool) -> Outcome {
     let key = args.key.bytes()?;
     let cache = args.store.open()?;
+    let events = cache.subscribe();
     let found = cache.get_entry(&key)?;
     cache.close()?;
     let Some(entry) = found else {
+        if let Some(why) = damage(&events, &key) {
+            let key = show::key(&key);
+            return Err(Failure::failed(format!(
+                "{key}: its record is damaged and dead from now on, its bytes are in the quarantine: {why}"
+            )));
+        }
         return Err(Failure { code: NOT_FOUND, message: format!("{}: not found", show::key(&key)) });
     };
     if json {
@@ -75,6 +82,17 @@ pub fn get(args: GetArgs, json: bool) -> Outcome {
         out.flush()?;
     }
     Ok(OK)
+}
+
+/// What was wrong with the record of a key, if reading it put it into the quarantine.
+fn damage(events: &Subscription, wanted: &[u8]) -> Option<String> {
+    std::iter::from_fn(|| events.try_recv().ok()).find_map(|received| match received {
+        // A key that could not be read may be this one: another's record is hardly read in this moment.
+        Received::Event(Event::Quarantined { key, why, .. }) if key.as_ref().is_none_or(|k| k == wanted) => {
+            Some(why)
+        }
+        _ => None,
+    })
 }
 
 /// What a value is.
@@ -112,8 +130,11 @@ pub struct PutArgs {
 /// Puts one value. When it returns, the value is on stable storage.
 pub fn put(args: PutArgs, json: bool) -> Outcome {
     let key = args.key.bytes()?;
-    let limit = args.store.which.config()?.max_value_size();
-    let value = read_value(&args.file, limit)?;
+    // All that can be refused is, before a directory is made.
+    if key.is_empty() || key.len() > MAX_KEY {
+        return Err(Error::BadKey { len: key.len() }.into());
+    }
+    let value = read_value(&args.file, args.store.max_value_size()?)?;
     let len = value.len();
     let cache = if args.create { args.store.create()? } else { args.store.open()? };
     let mut options = PutOptions::new().content_type(match args.content_type {
@@ -143,9 +164,9 @@ fn read_value(file: &Path, limit: u64) -> Result<Bytes, Failure> {
     let read = if file == Path::new("-") {
         io::stdin().lock().take(most).read_to_end(&mut value)
     } else {
-        File::open(file).and_then(|f| f.take(most).read_to_end(&mut value))
+        open_given(file)?.take(most).read_to_end(&mut value)
     };
-    read.map_err(|e| Failure::io("read", file, &e))?;
+    read.map_err(|e| Failure::given("read", file, &e))?;
     if value.len() as u64 > limit {
         return Err(Failure::usage(format!(
             "{}: more than the {} that a value may have: raise storage.max_value_size, or the sizes of the tiers",

@@ -30,6 +30,7 @@ mod values;
 use clap::{CommandFactory, Parser, Subcommand};
 use failure::{EXIT_CODES, OK, Outcome};
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// A four-tier cache store: memory, SSD, HDD and a cold archive.
@@ -39,6 +40,10 @@ struct Cli {
     /// Print for programs, as JSON
     #[arg(long, global = true)]
     json: bool,
+    /// Configuration in TOML; options override it
+    // The subcommands that use it have their own of this name, which gets the value wherever it is given.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }

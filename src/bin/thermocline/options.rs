@@ -6,9 +6,13 @@
 use crate::device::occupied;
 use crate::failure::Failure;
 use clap::{Args, ValueEnum};
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use thermocline::config::{DirConfig, parse_size};
-use thermocline::{Builder, Cache, Config, Persistence};
+use thermocline::{Builder, Cache, Config, Persistence, StorageError, Tier};
+use thermocline_storage::home::{Home, HomeRequest, OpenFlags, WantedDir};
+use thermocline_storage::vfs::RealFs;
 
 /// No limit that anybody would notice.
 const UNLIMITED: u64 = 1 << 60;
@@ -154,33 +158,79 @@ impl StoreArgs {
 
 impl OpenArgs {
     /// Opens a store that is there. A directory that is not one of a store is refused, so that a slip of the pen
-    /// makes none, unless the open flags say that some are missing.
+    /// makes none.
     pub fn open(&self) -> Result<Cache, Failure> {
-        self.open_with(|b| b)
+        self.open_rebuilding(false)
     }
 
-    /// As [`open`](Self::open), with more to say to the builder.
-    pub fn open_with(&self, more: impl FnOnce(Builder) -> Builder) -> Result<Cache, Failure> {
+    /// As [`open`](Self::open); if the catalog is lost in both copies it may be built anew.
+    pub fn open_rebuilding(&self, rebuild_catalog: bool) -> Result<Cache, Failure> {
         let config = self.which.of_store()?;
-        let flags = self.missing;
-        if !(flags.without_missing || flags.discard_missing) || !tier_dirs(&config).any(|d| is_store(&d.path))
-        {
-            for dir in tier_dirs(&config) {
-                if !is_store(&dir.path) {
-                    return Err(Failure::usage(format!(
-                        "{}: no store is there: check the name; `thermocline put --create` makes one",
-                        dir.path.display()
-                    )));
-                }
-            }
-        }
-        Ok(more(flags.apply(Builder::from_config(config))).open()?)
+        let flags = OpenFlags {
+            without_missing: self.missing.without_missing,
+            discard_missing: self.missing.discard_missing,
+            rebuild_catalog,
+            read_only: true,
+        };
+        check_is_store(&config, flags)?;
+        Ok(self.missing.apply(Builder::from_config(config)).rebuild_catalog(rebuild_catalog).open()?)
     }
 
     /// Opens a store, making what is missing of it.
     pub fn create(&self) -> Result<Cache, Failure> {
         Ok(self.missing.apply(Builder::from_config(self.which.of_store()?)).open()?)
     }
+
+    /// The largest value that the store takes, in bytes. Looks at the directories, and makes none.
+    pub fn max_value_size(&self) -> Result<u64, Failure> {
+        Ok(self.which.of_store()?.max_value_size())
+    }
+}
+
+/// Refuses what would make a store, or join a directory to one. If any directory is one of a store, the engine
+/// judges the others, without writing: it knows which of them are missing, and which are unknown to it.
+fn check_is_store(config: &Config, flags: OpenFlags) -> Result<(), Failure> {
+    let mut stores = 0;
+    let mut other = None;
+    for dir in tier_dirs(config) {
+        if is_store(&dir.path).map_err(|e| Failure::given("look at", &dir.path, &e))? {
+            stores += 1;
+        } else {
+            other.get_or_insert(&dir.path);
+        }
+    }
+    let Some(other) = other else { return Ok(()) };
+    if stores == 0 {
+        return Err(no_store(other, "makes one"));
+    }
+    if flags.discard_missing {
+        // What is given up joins as new: to be asked for twice would be once too often.
+        return Ok(());
+    }
+    let of = |tier, dirs: &[DirConfig]| {
+        dirs.iter().map(|d| WantedDir { tier, path: d.path.clone() }).collect::<Vec<_>>()
+    };
+    let mut dirs = of(Tier::Ssd, &config.ssd.dirs);
+    dirs.extend(of(Tier::Hdd, &config.hdd.dirs));
+    dirs.extend(of(Tier::Cold, &config.cold.dirs));
+    let request = HomeRequest { dirs, catalog: config.storage.catalog.clone(), flags };
+    match Home::open(Arc::new(RealFs), &request) {
+        Ok(_) => Ok(()),
+        // A directory that is none of the store's would join it.
+        Err(StorageError::BadDirectory { path, why })
+            if why.starts_with("it is not part of the store yet") =>
+        {
+            Err(no_store(&path, "joins it to the others"))
+        }
+        Err(e) => Err(thermocline::Error::from(e).into()),
+    }
+}
+
+fn no_store(path: &Path, create: &str) -> Failure {
+    Failure::usage(format!(
+        "{}: no store is there: check the name, or mount its disk; `thermocline put --create` {create}",
+        path.display()
+    ))
 }
 
 impl MissingArgs {
@@ -201,8 +251,18 @@ pub fn tier_dirs(config: &Config) -> impl Iterator<Item = &DirConfig> {
 }
 
 /// Whether a directory has the identity of a store, in either copy.
-fn is_store(dir: &Path) -> bool {
-    ["store.a", "store.b"].iter().any(|name| dir.join(name).exists())
+///
+/// # Errors
+/// It cannot be looked at, so that nobody knows.
+fn is_store(dir: &Path) -> io::Result<bool> {
+    for name in ["store.a", "store.b"] {
+        match std::fs::metadata(dir.join(name)) {
+            Ok(_) => return Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(false)
 }
 
 #[cfg(test)]

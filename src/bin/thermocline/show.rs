@@ -1,8 +1,10 @@
 //! Numbers, keys and tables for people; keys for programs.
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use indicatif::ProgressBar;
 use std::fmt::Write as _;
 use std::io::{self, Write};
+use std::time::Duration;
 
 /// Bytes in the largest binary unit that leaves at least 1, to three figures: `12.3 MiB`.
 pub fn bytes(n: u64) -> String {
@@ -169,6 +171,14 @@ pub fn wrap(text: &str) -> String {
         width += len;
     }
     out
+}
+
+/// Something on stderr that moves while nothing can be counted; nothing where stderr is no terminal.
+pub fn spinner(what: &'static str) -> ProgressBar {
+    let spinner = ProgressBar::new_spinner().with_message(what);
+    spinner.tick();
+    spinner.enable_steady_tick(Duration::from_millis(120));
+    spinner
 }
 
 /// The version of the command.

@@ -232,7 +232,7 @@ impl Journal {
     pub(crate) fn give_up_reserve(&self, why: &Error) -> bool {
         let given = self.vfs.remove_file(&self.reserve()).is_ok();
         if given {
-            tracing::warn!(error = %why, "the catalog's disk is full: its reserve is given up");
+            warn_seldom!(error = %why, "the catalog's disk is full: its reserve is given up");
         }
         given
     }

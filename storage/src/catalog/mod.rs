@@ -374,7 +374,7 @@ impl Catalog {
             }
             Err(e) if journal.broken() => {
                 if !matches!(e, Error::Busy(_)) {
-                    tracing::warn!(error = %e, "the journal failed; a checkpoint replaces it");
+                    warn_seldom!(error = %e, "the journal failed; a checkpoint replaces it");
                 }
                 self.mend(journal)
             }

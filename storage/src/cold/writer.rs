@@ -221,7 +221,7 @@ fn remove(dir: &Dir, paths: &[PathBuf], bytes: u64) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => {
                 gone = false;
-                tracing::warn!(path = %path.display(), error = %e, "cold: cannot remove an abandoned pack");
+                warn_seldom!(path = %path.display(), error = %e, "cold: cannot remove an abandoned pack");
             }
         }
     }

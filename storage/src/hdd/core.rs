@@ -108,9 +108,9 @@ impl Core {
         if !faults.abandoned.iter().any(|p| p == path) {
             faults.abandoned.push(path.to_path_buf());
         }
-        tracing::warn!(path = %path.display(), fault = %fault, "HDD index given up; it is rebuilt");
+        warn_seldom!(path = %path.display(), fault = %fault, "HDD index given up; it is rebuilt");
         if faults.abandoned.len() >= MAX_FAULTS && !self.ram_only.swap(true, Ordering::AcqRel) {
-            tracing::warn!("sled failed in {MAX_FAULTS} databases: HDD indexes stay in RAM until a restart");
+            warn_seldom!("sled failed in {MAX_FAULTS} databases: HDD indexes stay in RAM until a restart");
         }
     }
 

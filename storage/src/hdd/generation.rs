@@ -400,7 +400,7 @@ impl Generation {
         marker.push(".abandoned");
         let marker = PathBuf::from(marker);
         if let Err(e) = replace_small(&*self.core.vfs, &marker, fault.to_string().as_bytes()) {
-            tracing::warn!(path = %marker.display(), error = %e, "cannot leave word of a database given up");
+            warn_seldom!(path = %marker.display(), error = %e, "cannot leave word of a database given up");
         }
     }
 
@@ -414,7 +414,7 @@ impl Generation {
             let file = match self.file(no) {
                 Ok(file) => file,
                 Err(e) => {
-                    tracing::warn!(path = %self.path.display(), file = no, error = %e, "cannot open a value file");
+                    warn_seldom!(path = %self.path.display(), file = no, error = %e, "cannot open a value file");
                     ram.partial = true;
                     continue;
                 }
@@ -469,7 +469,7 @@ impl Generation {
             if Some(no) != keep && !entries.iter().any(|e| e.name == marker) {
                 let path = self.path.join(&entry.name);
                 if let Err(e) = vfs.remove_dir_all(&path) {
-                    tracing::warn!(path = %path.display(), error = %e, "cannot remove an old HDD index");
+                    warn_seldom!(path = %path.display(), error = %e, "cannot remove an old HDD index");
                 }
             }
         }

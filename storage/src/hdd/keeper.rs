@@ -96,7 +96,7 @@ impl Keeper {
                 self.persist(generation);
             }
             Err(e) => {
-                tracing::warn!(path = %generation.path.display(), error = %e, "cannot rebuild an HDD index");
+                warn_seldom!(path = %generation.path.display(), error = %e, "cannot rebuild an HDD index");
                 generation.set_failure(&e);
             }
         }
@@ -174,11 +174,11 @@ impl Keeper {
                 if !generation.distrusted()
                     && let Err(Failure::Error(e)) = self.open_sealed(generation, factory, true)
                 {
-                    tracing::warn!(path = %generation.path.display(), error = %e, "cannot open a new HDD index");
+                    warn_seldom!(path = %generation.path.display(), error = %e, "cannot open a new HDD index");
                 }
             }
             Err(Failure::Error(e)) => {
-                tracing::warn!(path = %generation.path.display(), error = %e, "HDD index stays in RAM");
+                warn_seldom!(path = %generation.path.display(), error = %e, "HDD index stays in RAM");
             }
             Err(Failure::Fault) => {}
         }
@@ -253,7 +253,7 @@ impl Keeper {
             return;
         }
         if let Err(e) = self.seal_again(generation, &seal) {
-            tracing::warn!(path = %generation.path.display(), error = %e, "HDD index not sealed; it will be rebuilt");
+            warn_seldom!(path = %generation.path.display(), error = %e, "HDD index not sealed; it will be rebuilt");
         }
     }
 

@@ -256,7 +256,7 @@ impl Hdd {
             Ok(()) => dir.change(bytes, 0),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => dir.change(bytes, 0),
             Err(e) => {
-                tracing::warn!(path = %path.display(), error = %e, "cannot delete a dropped generation yet");
+                warn_seldom!(path = %path.display(), error = %e, "cannot delete a dropped generation yet");
                 self.dead.lock().push((Arc::clone(dir), path, bytes));
             }
         }
@@ -275,7 +275,7 @@ impl Hdd {
         if keeper.is_finished() {
             let _ = keeper.join();
         } else {
-            tracing::warn!(
+            warn_seldom!(
                 "sled keeps the HDD tier from closing; what it holds is left to the end of the process"
             );
         }

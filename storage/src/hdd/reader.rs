@@ -65,7 +65,7 @@ impl Generation {
             if certain {
                 return Err(missed);
             }
-            tracing::warn!(path = %self.path.display(), record, "HDD index led astray; it is rebuilt");
+            warn_seldom!(path = %self.path.display(), record, "HDD index led astray; it is rebuilt");
             self.distrust();
         }
     }
@@ -190,7 +190,7 @@ impl Container for Handle {
                 Ok(file) => file,
                 Err(e @ Error::Gone(_)) => return Err(e),
                 Err(e) => {
-                    tracing::warn!(path = %self.0.path.display(), file = no, error = %e, "cannot open a value file");
+                    warn_seldom!(path = %self.0.path.display(), file = no, error = %e, "cannot open a value file");
                     failed += 1;
                     if failed == total {
                         return Err(e);
@@ -201,7 +201,7 @@ impl Container for Handle {
             let mut scan = Scan::new(file, self.0.id, no, end);
             scan::list(&mut scan, &mut listed);
             if scan.refused() {
-                tracing::warn!(path = %self.0.path.display(), file = no, "part of a value file cannot be read");
+                warn_seldom!(path = %self.0.path.display(), file = no, "part of a value file cannot be read");
             }
         }
         listed.sort_by_key(|l| l.position);

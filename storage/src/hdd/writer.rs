@@ -93,7 +93,7 @@ impl Writer {
                     if tried_again || matches!(e, Error::OutOfService { .. } | Error::Busy(_)) {
                         return Err(e);
                     }
-                    tracing::warn!(error = %e, "write to the HDD tier failed; trying once in a new generation");
+                    warn_seldom!(error = %e, "write to the HDD tier failed; trying once in a new generation");
                     tried_again = true;
                 }
             }

@@ -137,8 +137,18 @@ impl<'a> Case<'a> {
             (None, _) => catalog.manifest.damage.clone().unwrap_or_else(|| "it has no manifest".to_owned()),
         };
         if !self.flags.rebuild_catalog {
-            self.is_its_disk_missing(catalog)?;
-            return Err(Error::CatalogLost { path: catalog.path.clone(), why });
+            let Some(path) = self.disk_of_catalog(catalog) else {
+                return Err(Error::CatalogLost { path: catalog.path.clone(), why });
+            };
+            // Going on without directories is no cure for a missing catalog: what is asked for is a mount.
+            return Err(if self.flags.without_missing || self.flags.discard_missing {
+                let why = format!("it is in {}, which is not there: mount that first", path.display());
+                Error::CatalogLost { path: catalog.path.clone(), why }
+            } else {
+                let why =
+                    "it is not there, and the catalog is in it: without it the catalog has to be rebuilt";
+                Error::MissingDirectory { path, why: why.to_owned() }
+            });
         }
         self.rebuilt_from_identities(catalog, why)
     }
@@ -180,20 +190,17 @@ impl<'a> Case<'a> {
         })
     }
 
-    /// The catalog is not lost if the directory that it lies in is not there: mounting that is the cure, and
-    /// rebuilding would do harm.
-    fn is_its_disk_missing(&self, catalog: &SeenCatalog) -> Result<()> {
-        if catalog.manifest.exists || self.flags.without_missing || self.flags.discard_missing {
-            return Ok(());
+    /// The directory that the catalog lies in, if that is not there: the catalog is not lost then, mounting is the
+    /// cure, and rebuilding would do harm.
+    fn disk_of_catalog(&self, catalog: &SeenCatalog) -> Option<PathBuf> {
+        if catalog.manifest.exists {
+            return None;
         }
-        let Some(newest) = self.identities().map(|(_, r)| r).max_by_key(|r| r.edition) else { return Ok(()) };
-        let Some((no, _)) = newest.catalog.inside else { return Ok(()) };
-        let Some(member) = newest.member(no) else { return Ok(()) };
-        if self.identities().any(|(_, r)| r.this == Some(no)) {
-            return Ok(());
-        }
-        let why = "it is not there, and the catalog is in it: without it the catalog has to be rebuilt";
-        Err(Error::MissingDirectory { path: member.path.clone(), why: why.to_owned() })
+        let newest = self.identities().map(|(_, r)| r).max_by_key(|r| r.edition)?;
+        let (no, _) = newest.catalog.inside.as_ref()?;
+        let member = newest.member(*no)?;
+        let is_there = self.identities().any(|(_, r)| r.this == Some(*no));
+        (!is_there).then(|| member.path.clone())
     }
 
     fn rebuilt_from_identities(&mut self, catalog: &SeenCatalog, why: String) -> Result<Record> {

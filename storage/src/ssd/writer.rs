@@ -174,7 +174,7 @@ impl Writer {
                         return Err(e);
                     }
                     failed_before = true;
-                    tracing::warn!(error = %e, "a segment failed: trying the batch in a new one");
+                    warn_seldom!(error = %e, "a segment failed: trying the batch in a new one");
                 }
             }
         }
@@ -380,7 +380,7 @@ fn fail(active: &Active, e: Error) -> Failure {
 fn finish(ssd: &Ssd, active: Active) {
     let path = active.segment.path().to_path_buf();
     if let Err(e) = seal(ssd, active) {
-        tracing::warn!(path = %path.display(), error = %e, "no footer was written");
+        warn_seldom!(path = %path.display(), error = %e, "no footer was written");
     }
 }
 

@@ -286,7 +286,7 @@ impl Dir {
     }
 
     fn put_out(&self, why: &Error) {
-        tracing::warn!(tier = %self.rules.tier, dir = %self.path.display(), error = %why, "out of service for writing");
+        warn_seldom!(tier = %self.rules.tier, dir = %self.path.display(), error = %why, "out of service for writing");
         *self.out.lock() = Some((self.clock.boot_ms(), why.to_string()));
     }
 
@@ -332,7 +332,7 @@ impl Dir {
             self.quarantine.record(&raw.path, raw.offset, &raw.bytes, why, key)
         };
         if let Err(e) = kept {
-            tracing::warn!(path = %raw.path.display(), offset = raw.offset, error = %e, "a damaged record was not quarantined");
+            warn_seldom!(path = %raw.path.display(), offset = raw.offset, error = %e, "a damaged record was not quarantined");
         }
     }
 }

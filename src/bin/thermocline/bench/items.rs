@@ -1,8 +1,9 @@
 //! What is put: made-up values, or the files of a directory.
 
-use crate::failure::Failure;
+use crate::failure::{Failure, PERMISSION, check_dir};
 use crate::interrupt::stopped;
 use crate::random::Random;
+use crate::show;
 use crate::values::{Kind, kind, value};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -12,7 +13,11 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use thermocline::ContentType;
+use thermocline_storage::types::MAX_KEY;
 use walkdir::WalkDir;
+
+/// Why an entry of a directory was left out that could not be looked at.
+const UNREADABLE: &str = "unreadable";
 
 /// One item.
 #[derive(Debug)]
@@ -71,10 +76,8 @@ impl Items {
     /// The regular files below a directory, links not followed, each once, chosen at random if they are more than
     /// the limits allow. The key is the path below the directory.
     pub fn files(dir: &Path, limit_bytes: u64, limit_files: u64, seed: u64) -> Result<Items, Failure> {
-        let meta = fs::metadata(dir).map_err(|e| Failure::usage(format!("{}: {e}", dir.display())))?;
-        if !meta.is_dir() {
-            return Err(Failure::usage(format!("{}: not a directory", dir.display())));
-        }
+        check_dir(dir)?;
+        fs::read_dir(dir).map_err(|e| Failure::given("list", dir, &e))?;
         let mut left_out = BTreeMap::new();
         let mut all = Vec::new();
         for entry in WalkDir::new(dir).follow_root_links(true).sort_by_file_name() {
@@ -82,7 +85,7 @@ impl Items {
                 break;
             }
             let Ok(entry) = entry else {
-                *left_out.entry("unreadable").or_insert(0) += 1;
+                *left_out.entry(UNREADABLE).or_insert(0) += 1;
                 continue;
             };
             if !entry.file_type().is_file() {
@@ -92,7 +95,7 @@ impl Items {
             let key = path.strip_prefix(dir).unwrap_or(path).as_os_str().as_bytes();
             let reason = match len {
                 0 => Some("empty"),
-                _ if key.len() > 32_768 => Some("name too long"),
+                _ if key.len() > MAX_KEY => Some("name too long"),
                 _ => None,
             };
             if let Some(reason) = reason {
@@ -104,7 +107,14 @@ impl Items {
             all.push(Item { key, len, content_type: ContentType::Auto, put: None, source });
         }
         if all.is_empty() && !stopped() {
-            return Err(Failure::usage(format!("{}: no file with anything in it is there", dir.display())));
+            let why = match left_out.get(UNREADABLE) {
+                Some(n) => format!(" that may be read ({} may not: {PERMISSION})", show::count(*n)),
+                None => String::new(),
+            };
+            return Err(Failure::usage(format!(
+                "{}: no file with anything in it is there{why}",
+                dir.display()
+            )));
         }
         Random::new(seed).shuffle(&mut all);
         let mut items = Items { all, dir: Some(dir.to_path_buf()), left_out };

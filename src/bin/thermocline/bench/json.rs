@@ -68,6 +68,8 @@ impl Report<'_> {
                 "unreachable": v.report.unreachable.len(),
                 "seconds": v.seconds,
             })),
+            "missing": found.missing(),
+            "let_go": found.let_go,
             "compared": found.compared.iter().map(|c| json!({
                 "when": c.when,
                 "items": c.items,
@@ -105,11 +107,12 @@ impl Report<'_> {
                 "limit": stats.and_then(|s| s.limit),
                 "gets": self.found.reads.as_ref().and_then(|r| r.of(tier)).map(latency),
             });
-            if let (Some(one), Some((_, dir, device))) =
-                (one.as_object_mut(), self.devices.iter().find(|(t, ..)| *t == tier))
-            {
+            let dirs: Vec<_> = self.devices.iter().filter(|(t, ..)| *t == tier).collect();
+            if let (Some(one), Some((_, dir, device))) = (one.as_object_mut(), dirs.first()) {
                 one.insert("directory".into(), json!(dir.to_string_lossy()));
                 one.insert("on".into(), device.to_json());
+                let all = dirs.iter().map(|(_, dir, _)| dir.to_string_lossy());
+                one.insert("directories".into(), json!(all.collect::<Vec<_>>()));
             }
             all.insert(tier.name().to_owned(), one);
         }

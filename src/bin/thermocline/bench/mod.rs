@@ -13,17 +13,23 @@ mod plan;
 mod text;
 
 use crate::device::{Device, occupied};
-use crate::failure::{Failure, INTERRUPTED, NOT_FOUND, OK, Outcome};
+use crate::failure::{Failure, INTERRUPTED, NOT_FOUND, OK, Outcome, PERMISSION};
 use crate::interrupt::{stopped, watch};
 use crate::options::size;
 use crate::show;
+use bytes::Bytes;
 use clap::Args;
 use hdrhistogram::Histogram;
 use items::Items;
 use plan::{Plan, TierArg, tier_arg};
+use serde_json::json;
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::Duration;
 use thermocline::{Cache, Stats, Tier, VerifyReport};
+
+/// Fewer made-up bytes show nothing.
+const LEAST_DATA: u64 = 1 << 20;
 
 /// The options of `bench`.
 #[derive(Debug, Args)]
@@ -123,6 +129,8 @@ impl Latency {
 pub(crate) struct Reads {
     tiers: Vec<(Tier, Latency)>,
     missing: u64,
+    /// The keys that were missing.
+    missing_keys: HashSet<Bytes>,
     seconds: f64,
 }
 
@@ -130,7 +138,7 @@ impl Reads {
     fn new() -> Result<Reads, Failure> {
         let tiers =
             Tier::ALL.into_iter().map(|t| Ok((t, Latency::new()?))).collect::<Result<_, Failure>>()?;
-        Ok(Reads { tiers, missing: 0, seconds: 0.0 })
+        Ok(Reads { tiers, missing: 0, missing_keys: HashSet::new(), seconds: 0.0 })
     }
 
     fn of(&self, tier: Tier) -> Option<&Latency> {
@@ -222,15 +230,37 @@ pub(crate) struct Findings {
     compared: Vec<Compared>,
     verified: Option<Verified>,
     advice: Option<advice::Advice>,
+    /// Items that the engine let go of: evicted because every tier was full, or displaced by a key with the same
+    /// identity.
+    let_go: u64,
     /// Bytes of RAM that the page cache could have.
     available_ram: Option<u64>,
 }
 
 impl Findings {
+    /// Items that were put and not found again, at most.
+    fn missing(&self) -> u64 {
+        let reads = self.reads.iter().chain(self.reopen.as_ref().map(|r| &r.reads));
+        let read = reads.map(|r| r.missing_keys.len() as u64).max().unwrap_or(0);
+        self.compared.iter().map(|c| c.missing).max().unwrap_or(0).max(read)
+    }
+
+    /// Whether more are missing than the engine let go of: those are lost.
+    fn are_lost(&self) -> bool {
+        self.missing() > self.let_go
+    }
+
     fn is_wrong(&self) -> bool {
-        self.compared.iter().any(|c| c.wrong_count > 0)
+        self.are_lost()
+            || self.compared.iter().any(|c| c.wrong_count > 0)
             || self.verified.as_ref().is_some_and(|v| !v.report.is_clean())
     }
+}
+
+/// Items that this handle's engine let go of since it was opened.
+fn let_go(cache: &Cache) -> u64 {
+    let counts = cache.stats().counts;
+    counts.evicted + counts.displaced
 }
 
 /// What every way of printing has.
@@ -244,17 +274,30 @@ pub(crate) struct Report<'r> {
 
 /// Runs it.
 pub fn run(args: &BenchArgs, json: bool) -> Outcome {
+    if args.files.is_none() && args.data < LEAST_DATA {
+        let (data, least) = (show::bytes(args.data), show::bytes(LEAST_DATA));
+        return Err(Failure::usage(format!("--data: {data} is too little, the least is {least}")));
+    }
     watch()?;
     let mut report_file = None;
     if let Some(path) = &args.report {
         // Now, not after a minute's work.
-        report_file = Some(std::fs::File::create(path).map_err(|e| Failure::io("write", path, &e))?);
+        report_file = Some(std::fs::File::create(path).map_err(|e| Failure::given("write", path, &e))?);
     }
+    let spinner = show::spinner("looking for items");
     let mut items = match &args.files {
         Some(dir) => Items::files(dir, args.limit_bytes, args.limit_files, args.seed)?,
         None => Items::synthetic(args.data, args.seed),
     };
+    spinner.finish_and_clear();
     if stopped() {
+        let found = items.all.len() as u64;
+        if json {
+            show::json(&json!({ "interrupted": "listing", "items": found }))?;
+        } else {
+            let found = show::things(found, "item");
+            show::text(&format!("Interrupted while items were looked for: {found} so far, none put.\n"))?;
+        }
         return Ok(INTERRUPTED);
     }
     let plan = Plan::new(args, &mut items)?;
@@ -292,12 +335,16 @@ fn phases(args: &BenchArgs, plan: &Plan, items: &mut Items, found: &mut Findings
             if stopped() {
                 found.interrupted = Some($name);
                 found.stats.get_or_insert_with(|| $cache.stats());
+                found.let_go += let_go(&$cache);
                 return Ok(());
             }
         };
     }
     found.load = Some(phases::load(&cache, items)?);
     phase!(cache, "load");
+    if items.all.is_empty() {
+        return Err(Failure::failed(format!("no file could be read: {PERMISSION}")));
+    }
     found.settle = Some(phases::settle(&cache)?);
     phase!(cache, "settle");
     let (reads, history) = phases::read(&cache, items, args)?;
@@ -311,17 +358,11 @@ fn phases(args: &BenchArgs, plan: &Plan, items: &mut Items, found: &mut Findings
     cache.flush()?;
     phase!(cache, "settle");
     let stats = cache.stats();
-    for (tier, dir) in &plan.dirs {
-        let catalog = occupied(&dir.join("catalog"));
-        found.on_disk.push(OnDisk { what: tier.name(), bytes: occupied(dir).saturating_sub(catalog) });
-        if catalog > 0 {
-            found.on_disk.push(OnDisk { what: "catalog", bytes: catalog });
-        }
-    }
+    found.on_disk = on_disk(plan);
     phases::learn_types(&cache, items)?;
     found.stats = Some(stats);
     phase!(cache, "settle");
-    let (cache, reopen) = phases::reopen(cache, plan, items)?;
+    let (cache, reopen) = phases::reopen(cache, plan, items, &mut found.let_go)?;
     found.reopen = Some(reopen);
     phase!(cache, "reopen");
     found.verified = Some(phases::verify(&cache)?);
@@ -331,6 +372,56 @@ fn phases(args: &BenchArgs, plan: &Plan, items: &mut Items, found: &mut Findings
         phase!(cache, "compare");
     }
     cache.close()?;
+    found.let_go += let_go(&cache);
     found.advice = advice::Advice::of(plan, items, found, &history);
     Ok(())
+}
+
+/// What the directories of each tier occupy, and the catalog apart from them.
+fn on_disk(plan: &Plan) -> Vec<OnDisk> {
+    let mut all: Vec<OnDisk> = Vec::new();
+    let mut add = |what: &'static str, bytes: u64| match all.iter_mut().find(|d| d.what == what) {
+        Some(d) => d.bytes += bytes,
+        None => all.push(OnDisk { what, bytes }),
+    };
+    for (tier, dir) in &plan.dirs {
+        let catalog = occupied(&dir.join("catalog"));
+        add(tier.name(), occupied(dir).saturating_sub(catalog));
+        if catalog > 0 {
+            add("catalog", catalog);
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_items_are_lost_unless_the_engine_let_go_of_them() {
+        let mut found = Findings::default();
+        let mut reads = Reads::new().unwrap();
+        // Two gets of one item.
+        reads.missing = 2;
+        reads.missing_keys.extend([Bytes::from("k"), Bytes::from("k")]);
+        found.reads = Some(reads);
+        assert!((found.missing(), found.are_lost(), found.is_wrong()) == (1, true, true));
+        found.let_go = 1;
+        assert!(!found.are_lost() && !found.is_wrong());
+        let compared = |missing| Compared {
+            when: "",
+            items: 0,
+            bytes: 0,
+            wrong: vec![],
+            wrong_count: 0,
+            missing,
+            changed: 0,
+            seconds: 0.0,
+        };
+        found.compared = vec![compared(2), compared(1)];
+        assert!(found.missing() == 2 && found.is_wrong());
+        found.let_go = 2;
+        assert!(!found.is_wrong());
+    }
 }

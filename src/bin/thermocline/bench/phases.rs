@@ -2,7 +2,7 @@
 
 use super::items::{Item, Items, hash};
 use super::plan::Plan;
-use super::{BenchArgs, Compared, Latency, Load, Reads, Reopen, Settle, Verified};
+use super::{BenchArgs, Compared, Latency, Load, Reads, Reopen, Settle, Verified, let_go};
 use crate::failure::Failure;
 use crate::inspect::counting_bar;
 use crate::interrupt::stopped;
@@ -11,6 +11,7 @@ use crate::show;
 use bytes::Bytes;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::fs::File;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use thermocline::{Cache, Entry, PutOptions};
@@ -50,15 +51,22 @@ pub fn load(cache: &Cache, items: &mut Items) -> Result<Load, Failure> {
     let mut put = Latency::new()?;
     let (mut bytes, mut put_time) = (0, Duration::ZERO);
     let bar = bar("{msg:<10} {wide_bar} {bytes}/{total_bytes}  {elapsed}", items.bytes(), "loading");
-    let mut gone = 0;
+    let (mut gone, mut forbidden) = (0, 0);
     for item in &mut items.all {
         if stopped() {
             break;
         }
-        // A file that is gone by now is no item.
-        let Ok(value) = item.value() else {
-            gone += 1;
-            continue;
+        // A file that is gone by now, or that we may not read, is no item.
+        let value = match item.value() {
+            Ok(value) => value,
+            Err(e) if e.kind() == ErrorKind::PermissionDenied => {
+                forbidden += 1;
+                continue;
+            }
+            Err(_) => {
+                gone += 1;
+                continue;
+            }
         };
         item.len = value.len() as u64;
         let known = hash(&value);
@@ -72,8 +80,11 @@ pub fn load(cache: &Cache, items: &mut Items) -> Result<Load, Failure> {
         bytes += item.len;
         bar.inc(item.len);
     }
-    if gone > 0 {
-        items.left_out.insert("gone when they were read", gone);
+    for (why, n) in [("gone when they were read", gone), ("not ours to read (permission denied)", forbidden)]
+    {
+        if n > 0 {
+            items.left_out.insert(why, n);
+        }
     }
     if !stopped() {
         items.all.retain(|i| i.put.is_some());
@@ -123,7 +134,10 @@ fn timed(cache: &Cache, item: &Item, reads: &mut Reads) -> Result<Option<Entry>,
                 latency.record(took);
             }
         }
-        None => reads.missing += 1,
+        None => {
+            reads.missing += 1;
+            reads.missing_keys.insert(item.key.clone());
+        }
     }
     Ok(found)
 }
@@ -186,19 +200,20 @@ pub fn learn_types(cache: &Cache, items: &mut Items) -> Result<(), Failure> {
 }
 
 /// Closes and opens, twice: as it is, and with the store's files dropped from the page cache; then reads a few items
-/// from where they are, each for the first time.
-pub fn reopen(cache: Cache, plan: &Plan, items: &Items) -> Result<(Cache, Reopen), Failure> {
-    let spinner = ProgressBar::new_spinner().with_message("reopening");
-    spinner.tick();
+/// from where they are, each for the first time. Adds the items that the closed engines let go of to `gone`.
+pub fn reopen(cache: Cache, plan: &Plan, items: &Items, gone: &mut u64) -> Result<(Cache, Reopen), Failure> {
+    let spinner = show::spinner("reopening");
     let seconds = |start: Instant| start.elapsed().as_secs_f64();
     let start = Instant::now();
     cache.close()?;
+    *gone += let_go(&cache);
     drop(cache);
     let close_seconds = seconds(start);
     let start = Instant::now();
     let cache = Cache::open(plan.config.clone())?;
     let open_seconds = seconds(start);
     cache.close()?;
+    *gone += let_go(&cache);
     drop(cache);
     plan.dirs.iter().for_each(|(_, dir)| drop_pages(dir));
     let start = Instant::now();

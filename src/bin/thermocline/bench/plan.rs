@@ -33,7 +33,7 @@ pub fn tier_arg(text: &str) -> Result<TierArg, String> {
 pub struct Plan {
     /// The configuration.
     pub config: Config,
-    /// The directory of each disk tier.
+    /// The directories of the disk tiers, in the order of the configuration.
     pub dirs: Vec<(Tier, PathBuf)>,
     #[expect(dead_code, reason = "held for what dropping it does")]
     work: Vec<WorkDir>,
@@ -48,31 +48,24 @@ impl Plan {
         };
         let files = args.files.is_some();
         let data = items.bytes();
-        let of_file = |dirs: &[DirConfig], size: Option<u64>| {
-            let dir = dirs.first().map(|d| d.path.clone());
-            TierArg { size: size.filter(|_| dir.is_some()), dir }
-        };
-        let ssd = merge(&args.ssd, of_file(&config.ssd.dirs, Some(config.ssd.max_size)));
-        let hdd = merge(&args.hdd, of_file(&config.hdd.dirs, Some(config.hdd.max_size)));
-        let cold = merge(&args.cold, of_file(&config.cold.dirs, config.cold.limit));
+        let ssd = Wanted::of(&args.ssd, &config.ssd.dirs, Some(config.ssd.max_size));
+        let hdd = Wanted::of(&args.hdd, &config.hdd.dirs, Some(config.hdd.max_size));
+        let cold = Wanted::of(&args.cold, &config.cold.dirs, config.cold.limit);
         let mut work = Works { what: "bench", at: Vec::new(), needed: data.saturating_mul(2), args };
-        let dirs = vec![
-            (Tier::Ssd, work.dir(ssd.dir.as_deref(), "ssd")?),
-            (Tier::Hdd, work.dir(hdd.dir.as_deref(), "hdd")?),
-            (Tier::Cold, work.dir(cold.dir.as_deref(), "cold")?),
-        ];
+        config.ssd.dirs = work.fresh(&ssd, "ssd")?;
+        config.hdd.dirs = work.fresh(&hdd, "hdd")?;
+        config.cold.dirs = work.fresh(&cold, "cold")?;
+        config.storage.catalog = None;
         // What is stored is perhaps half of the data; of files nobody knows before.
         let (ssd_part, hdd_part) = if files { (8, 8) } else { (6, 5) };
         let even = |part: u64| (data / part).next_multiple_of(MIB);
-        config.ssd.dirs.clear();
-        config.hdd.dirs.clear();
-        config.cold.dirs.clear();
-        config.storage.catalog = None;
-        let path = |n: usize| dirs.get(n).map(|(_, p)| p.clone()).unwrap_or_default();
-        config.add_ssd(path(0), ssd.size.unwrap_or(even(ssd_part).max(8 * MIB)));
-        config.add_hdd(path(1), hdd.size.unwrap_or(even(hdd_part).max(8 * MIB)));
-        config.add_cold(path(2));
+        config.ssd.max_size = ssd.size.unwrap_or(even(ssd_part).max(8 * MIB));
+        config.hdd.max_size = hdd.size.unwrap_or(even(hdd_part).max(8 * MIB));
         config.cold.limit = cold.size;
+        let of = |tier, dirs: &[DirConfig]| dirs.iter().map(|d| (tier, d.path.clone())).collect::<Vec<_>>();
+        let mut dirs = of(Tier::Ssd, &config.ssd.dirs);
+        dirs.extend(of(Tier::Hdd, &config.hdd.dirs));
+        dirs.extend(of(Tier::Cold, &config.cold.dirs));
         if let Some(memory) = args.memory {
             config.memory.max_size = memory;
         } else if args.config.is_none() {
@@ -101,11 +94,31 @@ impl Plan {
     }
 }
 
-fn merge(option: &Option<TierArg>, file: TierArg) -> TierArg {
-    let option = option.clone().unwrap_or_default();
-    // A directory from the command line has nothing to do with the file's size.
-    let size = if option.dir.is_some() { None } else { file.size };
-    TierArg { size: option.size.or(size), dir: option.dir.or(file.dir) }
+/// Where a tier is wanted, and how large.
+#[derive(Debug, PartialEq, Eq)]
+struct Wanted {
+    /// Below which directories, with sizes of their own where they have them; none: in the common place.
+    dirs: Vec<DirConfig>,
+    /// Of the whole tier.
+    size: Option<u64>,
+}
+
+impl Wanted {
+    /// The option, over what the file says of the tier.
+    fn of(option: &Option<TierArg>, dirs: &[DirConfig], size: Option<u64>) -> Wanted {
+        match option.clone().unwrap_or_default() {
+            // A directory from the command line has nothing to do with the file's size.
+            TierArg { dir: Some(path), size } => Wanted { dirs: vec![DirConfig { path, size: None }], size },
+            // A size from it is shared evenly by the file's directories.
+            TierArg { dir: None, size: Some(size) } => {
+                let dirs = dirs.iter().map(|d| DirConfig { path: d.path.clone(), size: None });
+                Wanted { dirs: dirs.collect(), size: Some(size) }
+            }
+            TierArg { dir: None, size: None } => {
+                Wanted { dirs: dirs.to_vec(), size: size.filter(|_| !dirs.is_empty()) }
+            }
+        }
+    }
 }
 
 /// The working directories made so far, by parent.
@@ -118,13 +131,26 @@ struct Works<'a> {
 }
 
 impl Works<'_> {
-    /// A directory for a tier in a fresh one of the parent, or of the common place.
-    fn dir(&mut self, parent: Option<&Path>, name: &str) -> Result<PathBuf, Failure> {
-        let parent = parent.unwrap_or(&self.args.dir);
+    /// Fresh directories for a tier, with the sizes that are wanted.
+    fn fresh(&mut self, wanted: &Wanted, tier: &str) -> Result<Vec<DirConfig>, Failure> {
+        if wanted.dirs.is_empty() {
+            let path = self.dir(&self.args.dir, tier)?;
+            return Ok(vec![DirConfig { path, size: None }]);
+        }
+        let mut fresh = Vec::new();
+        for (n, dir) in wanted.dirs.iter().enumerate() {
+            let name = if n == 0 { tier.to_owned() } else { format!("{tier}-{n}") };
+            fresh.push(DirConfig { path: self.dir(&dir.path, &name)?, size: dir.size });
+        }
+        Ok(fresh)
+    }
+
+    /// A directory in a fresh one of the parent.
+    fn dir(&mut self, parent: &Path, name: &str) -> Result<PathBuf, Failure> {
         let make = |dir: &WorkDir| {
             let path = dir.path().join(name);
             // Made here, so that it can be asked what it stands on.
-            std::fs::create_dir(&path).map_err(|e| Failure::io("make", &path, &e))?;
+            std::fs::create_dir(&path).map_err(|e| Failure::given("make", &path, &e))?;
             Ok(path)
         };
         if let Some((_, dir)) = self.at.iter().find(|(p, _)| p == parent) {
@@ -170,11 +196,14 @@ mod tests {
 
     #[test]
     fn the_command_line_goes_before_the_file() {
-        let file = || TierArg { dir: Some("/f".into()), size: Some(7) };
-        assert_eq!(merge(&None, file()), file());
+        let file = [("/f", Some(4)), ("/g", None)].map(|(p, size)| DirConfig { path: p.into(), size });
+        let bare = |paths: &[&str]| paths.iter().map(|p| DirConfig { path: p.into(), size: None }).collect();
+        let of = |option: Option<TierArg>| Wanted::of(&option, &file, Some(7));
+        assert_eq!(of(None), Wanted { dirs: file.to_vec(), size: Some(7) });
         let dir = Some(TierArg { dir: Some("/o".into()), size: None });
-        assert_eq!(merge(&dir, file()), TierArg { dir: Some("/o".into()), size: None });
+        assert_eq!(of(dir), Wanted { dirs: bare(&["/o"]), size: None });
         let size = Some(TierArg { dir: None, size: Some(9) });
-        assert_eq!(merge(&size, file()), TierArg { dir: Some("/f".into()), size: Some(9) });
+        assert_eq!(of(size), Wanted { dirs: bare(&["/f", "/g"]), size: Some(9) });
+        assert_eq!(Wanted::of(&None, &[], Some(7)), Wanted { dirs: Vec::new(), size: None });
     }
 }

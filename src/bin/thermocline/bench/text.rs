@@ -27,6 +27,7 @@ impl Report<'_> {
         self.on_disk(&mut out);
         self.reopen(&mut out);
         self.checks(&mut out);
+        self.missing(&mut out);
         self.advice(&mut out);
         out
     }
@@ -55,12 +56,9 @@ impl Report<'_> {
             "–".into(),
             "–".into(),
         ]];
-        for (tier, dir, device) in self.devices {
-            let limit = match tier {
-                Tier::Ssd => Some(config.ssd.max_size),
-                Tier::Hdd => Some(config.hdd.max_size),
-                _ => config.cold.limit,
-            };
+        let some = |limits: Vec<u64>| limits.into_iter().map(Some).collect::<Vec<_>>();
+        let limits = [some(config.ssd_limits()), some(config.hdd_limits()), config.cold_limits()];
+        for ((tier, dir, device), limit) in self.devices.iter().zip(limits.into_iter().flatten()) {
             let or = |s: &Option<String>| s.clone().unwrap_or_else(|| "unknown".into());
             rows.push(vec![
                 tier.to_string(),
@@ -128,11 +126,7 @@ impl Report<'_> {
             reads.seconds
         );
         if reads.missing > 0 {
-            let _ = writeln!(
-                out,
-                "  {} gets found nothing: every tier was full and the item had been evicted. That is no error.",
-                show::count(reads.missing)
-            );
+            let _ = writeln!(out, "  {} found nothing.", show::things(reads.missing, "get"));
         }
         let _ = writeln!(out, "  {}", wrap(&page_cache_note(self.found)));
     }
@@ -239,6 +233,25 @@ impl Report<'_> {
                 let _ = writeln!(out, "    WRONG: {key}");
             }
         }
+    }
+
+    /// What is to be thought of items that were put and not found again.
+    fn missing(&self, out: &mut String) {
+        let (missing, let_go) = (self.found.missing(), self.found.let_go);
+        if missing == 0 {
+            return;
+        }
+        let (items, gone) = (show::things(missing, "item"), show::count(let_go));
+        let text = if self.found.are_lost() {
+            format!(
+                "MISSING: {items} that were put were not found, and the engine let go of {gone} only. That is a failure."
+            )
+        } else {
+            format!(
+                "{items} that were put were not found: every tier was full, and the engine evicted {gone}. That is no error."
+            )
+        };
+        let _ = writeln!(out, "\n  {}", wrap(&text));
     }
 
     fn advice(&self, out: &mut String) {

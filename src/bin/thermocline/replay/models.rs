@@ -12,18 +12,18 @@ pub struct Hits {
     pub bytes: u64,
 }
 
-/// Hits of an LRU cache that holds a total weight of at most `capacity`. An item that is larger than that is not
+/// Hits of an LRU cache that holds a total weight of at most `capacity` and at most so many items. An item that is larger than that is not
 /// admitted; the weight of an item is that of the request that brought it in. `bytes` are those that a request counts.
 pub fn lru(
     requests: &[u32],
     items: usize,
-    capacity: u64,
+    (capacity, most): (u64, u64),
     weight: impl Fn(usize) -> u64,
     bytes: impl Fn(usize) -> u64,
 ) -> Hits {
     let mut list = List::new(items);
     let mut weights = vec![0u64; items];
-    let mut held = 0u64;
+    let (mut held, mut count) = (0u64, 0u64);
     let mut hits = Hits::default();
     for (at, item) in requests.iter().enumerate() {
         if list.contains(*item) {
@@ -34,16 +34,18 @@ pub fn lru(
             continue;
         }
         let w = weight(at);
-        if w > capacity {
+        if w > capacity || most == 0 {
             continue;
         }
-        while held + w > capacity {
+        while held + w > capacity || count >= most {
             let Some(oldest) = list.oldest() else { break };
             list.unlink(oldest);
             held -= weights.get(oldest as usize).copied().unwrap_or(0);
+            count -= 1;
         }
         list.push(*item);
         held += w;
+        count += 1;
         if let Some(slot) = weights.get_mut(*item as usize) {
             *slot = w;
         }
@@ -147,6 +149,9 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
+    /// No limit of items.
+    const NONE: u64 = u64::MAX;
+
     fn unit(_: usize) -> u64 {
         1
     }
@@ -155,16 +160,16 @@ mod tests {
     fn known_sequences() {
         // The sequence of Belady's anomaly: FIFO has 3 and 2 hits with 3 and 4 frames.
         let s = [1, 2, 3, 4, 1, 2, 5, 1, 2, 3, 4, 5];
-        assert_eq!(lru(&s, 6, 3, unit, unit).requests, 2);
-        assert_eq!(lru(&s, 6, 4, unit, unit).requests, 4);
+        assert_eq!(lru(&s, 6, (3, NONE), unit, unit).requests, 2);
+        assert_eq!(lru(&s, 6, (4, NONE), unit, unit).requests, 4);
         assert_eq!(optimum(&s, 6, 3), 5);
         assert_eq!(optimum(&s, 6, 4), 6);
         // A loop one larger than the cache: LRU never hits.
         let looped: Vec<u32> = (0..5).cycle().take(50).collect();
-        assert_eq!(lru(&looped, 5, 4, unit, unit).requests, 0);
+        assert_eq!(lru(&looped, 5, (4, NONE), unit, unit).requests, 0);
         assert!(optimum(&looped, 5, 4) >= 33);
         assert_eq!(optimum(&looped, 5, 5), 45);
-        assert_eq!((optimum(&looped, 5, 0), lru(&looped, 5, 0, unit, unit).requests), (0, 0));
+        assert_eq!((optimum(&looped, 5, 0), lru(&looped, 5, (0, NONE), unit, unit).requests), (0, 0));
     }
 
     #[test]
@@ -172,9 +177,11 @@ mod tests {
         // a (3), b (3), a: both fit in 6; c (6) throws both out; d (7) never comes in.
         let (requests, sizes) = ([0u32, 1, 0, 2, 0, 3, 3], [3u64, 3, 3, 6, 3, 7, 7]);
         assert_eq!(
-            lru(&requests, 4, 6, |at| sizes[at], |at| 10 * sizes[at]),
+            lru(&requests, 4, (6, NONE), |at| sizes[at], |at| 10 * sizes[at]),
             Hits { requests: 1, bytes: 30 }
         );
+        // One item at most: b throws a out.
+        assert_eq!(lru(&requests, 4, (7, 1), |at| sizes[at], |at| sizes[at]), Hits { requests: 1, bytes: 7 });
     }
 
     /// The best of all ways to let go of something, or not to take it in.
@@ -210,7 +217,7 @@ mod tests {
         ) {
             let mut stack = Stack::new(vec![1; 12], requests.len());
             let by_stack = requests.iter().filter(|r| stack.access(**r).is_some_and(|d| d <= capacity)).count();
-            prop_assert_eq!(lru(&requests, 12, capacity, unit, unit).requests, by_stack as u64);
+            prop_assert_eq!(lru(&requests, 12, (capacity, NONE), unit, unit).requests, by_stack as u64);
             prop_assert!(optimum(&requests, 12, capacity) >= by_stack as u64);
         }
     }

@@ -3,15 +3,15 @@
 //! Whatever is in a file, it gives a trace or an error that names the line and what was expected: it never panics,
 //! no line is longer than [`MAX_LINE`], and no line of an ARC trace stands for more than [`MAX_RUN`] requests.
 
-use crate::failure::Failure;
+use crate::failure::{Failure, open_given};
 use crate::interrupt::stopped;
 use bytes::Bytes;
 use clap::ValueEnum;
 use flate2::bufread::MultiGzDecoder;
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
+use thermocline_storage::types::MAX_KEY;
 
 /// Longest line in bytes: a key may have 32,768.
 const MAX_LINE: u64 = 40_000;
@@ -19,8 +19,8 @@ const MAX_LINE: u64 = 40_000;
 const MAX_RUN: u64 = 1 << 20;
 /// Most requests in all: their numbers are 32 bits.
 const MAX_REQUESTS: usize = u32::MAX as usize - 1;
-/// Longest key.
-const MAX_KEY: usize = 32_768;
+/// Lines between two reports of progress.
+const PROGRESS: u64 = 1 << 16;
 
 /// How the lines of a trace are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -89,15 +89,27 @@ impl Trace {
         self.requests.len() >= limit.min(MAX_REQUESTS)
     }
 
-    /// Reads a file behind what was read before it, until there are `limit` requests in all. Gives its format.
-    pub fn read(&mut self, path: &Path, format: Option<Format>, limit: usize) -> Result<Format, Failure> {
-        let file = File::open(path).map_err(|e| Failure::usage(format!("open {}: {e}", path.display())))?;
+    /// Reads a file behind what was read before it, until there are `limit` requests in all. Gives its format; tells
+    /// `progress` the requests so far from time to time.
+    pub fn read(
+        &mut self,
+        path: &Path,
+        format: Option<Format>,
+        limit: usize,
+        progress: &dyn Fn(u64),
+    ) -> Result<Format, Failure> {
+        let file = open_given(path)?;
         let mut file = BufReader::with_capacity(1 << 16, file);
         let gzip = file.fill_buf().is_ok_and(|b| b.starts_with(&[0x1f, 0x8b]));
         let read = if gzip {
-            self.lines(&mut BufReader::with_capacity(1 << 16, MultiGzDecoder::new(file)), format, limit)
+            self.lines(
+                &mut BufReader::with_capacity(1 << 16, MultiGzDecoder::new(file)),
+                format,
+                limit,
+                progress,
+            )
         } else {
-            self.lines(&mut file, format, limit)
+            self.lines(&mut file, format, limit, progress)
         };
         read.map_err(|wrong| Failure::usage(format!("{}: {wrong}", path.display())))
     }
@@ -108,6 +120,7 @@ impl Trace {
         from: &mut impl BufRead,
         format: Option<Format>,
         limit: usize,
+        progress: &dyn Fn(u64),
     ) -> Result<Format, String> {
         let had = !self.requests.is_empty();
         let had_sizes = !self.sizes.is_empty();
@@ -116,6 +129,9 @@ impl Trace {
         // A signal leaves a part of a trace, which the caller does not replay.
         while !self.is_full(limit) && !stopped() {
             let number = lines.number + 1;
+            if number.is_multiple_of(PROGRESS) {
+                progress(self.requests.len() as u64);
+            }
             let Some(line) = lines.next().map_err(|e| format!("line {number}: {e}"))? else { break };
             let line = trim(line);
             if line.is_empty() {
@@ -137,6 +153,9 @@ impl Trace {
             {
                 return Err("one trace has sizes and the other has none: replay them one by one".into());
             }
+        }
+        if stopped() {
+            return Ok(parser.map_or(Format::Keys, |p| p.format));
         }
         parser.map(|p| p.format).ok_or_else(|| "is empty: a trace has at least one request".into())
     }
@@ -306,7 +325,7 @@ mod tests {
 
     fn read(text: &[u8], format: Option<Format>) -> Result<(Trace, Format), String> {
         let mut trace = Trace::default();
-        let format = trace.lines(&mut &*text, format, usize::MAX)?;
+        let format = trace.lines(&mut &*text, format, usize::MAX, &|_| ())?;
         Ok((trace, format))
     }
 
@@ -367,17 +386,17 @@ mod tests {
     #[test]
     fn traces_of_two_kinds_do_not_mix() {
         let mut trace = Trace::default();
-        trace.lines(&mut &b"a,1\n"[..], None, usize::MAX).unwrap();
-        assert!(trace.lines(&mut &b"a\n"[..], None, usize::MAX).is_err());
+        trace.lines(&mut &b"a,1\n"[..], None, usize::MAX, &|_| ()).unwrap();
+        assert!(trace.lines(&mut &b"a\n"[..], None, usize::MAX, &|_| ()).is_err());
         let mut trace = Trace::default();
-        trace.lines(&mut &b"a\n"[..], None, usize::MAX).unwrap();
-        assert!(trace.lines(&mut &b"a,1\n"[..], None, usize::MAX).is_err());
+        trace.lines(&mut &b"a\n"[..], None, usize::MAX, &|_| ()).unwrap();
+        assert!(trace.lines(&mut &b"a,1\n"[..], None, usize::MAX, &|_| ()).is_err());
     }
 
     #[test]
     fn a_limit_holds_within_a_line() {
         let mut trace = Trace::default();
-        trace.lines(&mut &b"1 1000 0 0\n1 1000 0 0\n"[..], None, 1500).unwrap();
+        trace.lines(&mut &b"1 1000 0 0\n1 1000 0 0\n"[..], None, 1500, &|_| ()).unwrap();
         assert_eq!((trace.requests.len(), trace.keys.len()), (1500, 1000));
     }
 
@@ -391,11 +410,11 @@ mod tests {
         let mut packed = gz.finish().unwrap();
         std::fs::write(&path, &packed).unwrap();
         let mut trace = Trace::default();
-        assert_eq!(trace.read(&path, None, usize::MAX).unwrap(), Format::Keys);
+        assert_eq!(trace.read(&path, None, usize::MAX, &|_| ()).unwrap(), Format::Keys);
         assert_eq!(keys(&trace), ["a", "b", "a"]);
         packed.truncate(packed.len() / 2);
         std::fs::write(&path, &packed).unwrap();
-        assert!(Trace::default().read(&path, None, usize::MAX).is_err());
+        assert!(Trace::default().read(&path, None, usize::MAX, &|_| ()).is_err());
     }
 
     proptest! {

@@ -90,6 +90,41 @@ fn unzip_and_python_read_every_entry() {
     }
 }
 
+/// The commands of the README: its indented lines.
+fn recipe() -> String {
+    let lines = README.lines().filter_map(|l| l.strip_prefix("    "));
+    lines.map(|l| format!("{l}\n")).collect()
+}
+
+#[test]
+fn the_recipe_of_the_readme_gets_every_pack_out() {
+    let mut bench = Bench::new(1);
+    let (cold, _) = bench.open();
+    // A file in one pack is a folder in the other; of `twice` the later value is the newer.
+    let batches: [&[(&str, &str, u64)]; 2] =
+        [&[("a", "1", 1), ("twice", "old", 2)], &[("a/b", "2", 3), ("twice", "new", 4)]];
+    for batch in batches {
+        let items: Vec<Item> =
+            batch.iter().map(|(k, v, n)| item(k.as_bytes(), v.as_bytes(), Codec::None, *n)).collect();
+        cold.write(&items, Purpose::Write).unwrap();
+    }
+    let out = tempfile::tempdir().unwrap();
+    let script = recipe().replace("/tmp/out", out.path().to_str().unwrap());
+    assert!(script.contains("unzip") && script.contains(out.path().to_str().unwrap()), "{script}");
+    if run("unzip", &["-v".as_ref()]).is_none() {
+        return;
+    }
+    let mut sh = Command::new("sh");
+    let done = sh.args(["-ec", &script]).current_dir(&bench.dirs[0].path).output().unwrap();
+    assert!(done.status.success() && done.stderr.is_empty(), "{done:?}");
+    let mut folders: Vec<PathBuf> = std::fs::read_dir(&out).unwrap().map(|e| e.unwrap().path()).collect();
+    folders.sort();
+    let text = |folder: &Path, name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
+    let [older, newer] = folders.as_slice() else { panic!("{folders:?}") };
+    assert_eq!((text(older, "a"), text(older, "twice")), ("1".into(), "old".into()));
+    assert_eq!((text(newer, "a/b"), text(newer, "twice")), ("2".into(), "new".into()));
+}
+
 #[test]
 fn more_entries_than_16_bits_count() {
     let mut bench = Bench::new(1);

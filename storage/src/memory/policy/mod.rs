@@ -13,7 +13,9 @@ pub use clock::{Admission, Setting};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum MemoryPolicy {
-    /// A window, a CLOCK, a ghost list and a frequency sketch: resists scans, keeps what is used often.
+    /// A window, a CLOCK, a ghost list and a frequency sketch: resists scans, keeps what is used often. The tier starts,
+    /// and unless told otherwise stays, with the setting that was best on average over recorded traces
+    /// ([`Setting::START`]).
     #[default]
     Adaptive,
     /// The least recently used entry goes first, over all shards; exact when one thread uses the tier.

@@ -1,0 +1,174 @@
+//! The benchmark.
+
+use super::*;
+
+#[test]
+fn a_small_benchmark_from_end_to_end() -> Try {
+    let dir = tempfile::tempdir()?;
+    let report = dir.path().join("r.html");
+    let work = dir.path().join("work");
+    std::fs::create_dir(&work)?;
+    let (work_arg, report_arg) = (work.to_str().ok_or("path")?, report.to_str().ok_or("path")?);
+    let args = [
+        "bench",
+        "--dir",
+        work_arg,
+        "--data",
+        "24MiB",
+        "--seconds",
+        "1",
+        "--verify",
+        "--json",
+        "--report",
+        report_arg,
+    ];
+    let json = run(&args).with(0).json();
+    assert!(left_in(&work).is_empty());
+    let items = json["items"].as_u64().ok_or("items")?;
+    assert_eq!(json["load"]["puts"].as_u64(), Some(items));
+    for tier in ["ssd", "hdd", "cold"] {
+        assert!(json["tiers"][tier]["items"].as_u64() > Some(0), "{tier} unused: {}", json["tiers"]);
+        assert!(json["tiers"][tier]["on"]["file_system"].is_string());
+    }
+    assert_eq!((&json["interrupted"], &json["reads"]["missing"]), (&Value::Null, &0.into()));
+    assert_eq!(json["verify"]["items"].as_u64(), Some(items));
+    let compared = json["compared"].as_array().ok_or("compared")?;
+    assert_eq!(compared.len(), 2);
+    assert!(
+        compared.iter().all(|c| c["wrong"] == 0 && c["missing"] == 0 && c["items"].as_u64() == Some(items))
+    );
+    assert_eq!(json["advice"]["sizes"].as_array().map(Vec::len), Some(7));
+    let shares =
+        |s: &Value| -> f64 { ["memory", "ssd", "hdd", "cold"].iter().filter_map(|t| s[t].as_f64()).sum() };
+    assert!((shares(&json["advice"]["measured"]["shares"]) - 1.0).abs() < 1e-9);
+    let page = std::fs::read_to_string(&report)?;
+    assert!(page.contains("<svg") && !page.contains("<script") && !page.contains("src="));
+    Ok(())
+}
+
+#[test]
+fn every_directory_of_a_file_is_used() -> Try {
+    let dir = tempfile::tempdir()?;
+    let root = dir.path().to_str().ok_or("path")?;
+    for name in ["a", "b", "c", "d"] {
+        std::fs::create_dir(dir.path().join(name))?;
+    }
+    let file = dir.path().join("t.toml");
+    let text = format!(
+        "[storage_tiers.ssd]\npaths = [{{ path = \"{root}/a\", size = \"8MiB\" }}, {{ path = \"{root}/b\", size = \
+         \"4MiB\" }}]\n[storage_tiers.hdd]\npath = \"{root}/c\"\nmax_size = \"9MiB\"\n[storage_tiers.cold]\npath = \
+         \"{root}/d\"\n"
+    );
+    std::fs::write(&file, text)?;
+    let file = file.to_str().ok_or("path")?;
+    let json = run(&["bench", "--config", file, "--data", "2MiB", "--seconds", "1", "--json"]).with(0).json();
+    assert_eq!(json["tiers"]["ssd"]["limit"].as_u64(), Some(12 << 20), "{}", json["tiers"]);
+    assert_eq!(json["tiers"]["hdd"]["limit"].as_u64(), Some(9 << 20), "{}", json["tiers"]);
+    let used: Vec<&str> = ["ssd", "hdd", "cold"]
+        .iter()
+        .filter_map(|t| json["tiers"][t]["directories"].as_array())
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    assert_eq!(used.len(), 4, "{used:?}");
+    for (used, (parent, name)) in used.iter().zip([("a", "ssd"), ("b", "ssd-1"), ("c", "hdd"), ("d", "cold")])
+    {
+        assert!(used.starts_with(&format!("{root}/{parent}/thermocline-bench-")), "{used}");
+        assert!(used.ends_with(&format!("/{name}")), "{used}");
+        assert!(left_in(&dir.path().join(parent)).is_empty());
+    }
+    Ok(())
+}
+
+#[test]
+fn items_that_were_evicted_are_no_failure() -> Try {
+    let dir = tempfile::tempdir()?;
+    let at = dir.path().to_str().ok_or("path")?;
+    let json = run(&[
+        "bench",
+        "--dir",
+        at,
+        "--data",
+        "24MiB",
+        "--ssd",
+        "=8MiB",
+        "--hdd",
+        "=8MiB",
+        "--cold",
+        "=8MiB",
+        "--memory",
+        "1MiB",
+        "--seconds",
+        "1",
+        "--verify",
+        "--json",
+    ])
+    .with(0)
+    .json();
+    let (missing, let_go) = (json["missing"].as_u64(), json["let_go"].as_u64());
+    assert!(missing > Some(0) && missing <= let_go, "{missing:?} {let_go:?}");
+    Ok(())
+}
+
+#[test]
+fn files_as_items() -> Try {
+    let dir = tempfile::tempdir()?;
+    let (files, work) = (dir.path().join("files"), dir.path().join("work"));
+    std::fs::create_dir(&files)?;
+    std::fs::create_dir(&work)?;
+    for i in 0..40 {
+        std::fs::write(files.join(format!("{i}.txt")), format!("line {i}\n").repeat(1000))?;
+    }
+    std::fs::write(files.join("empty"), "")?;
+    let (files, work_arg) = (files.to_str().ok_or("path")?, work.to_str().ok_or("path")?);
+    let text = run(&["bench", "--files", files, "--dir", work_arg, "--seconds", "1"]).with(0).text();
+    assert!(text.contains("40 items") && text.contains("1 empty"), "{text}");
+    assert_eq!(text.matches("0 wrong, 0 missing").count(), 2, "{text}");
+    assert!(left_in(&work).is_empty());
+    let nowhere = dir.path().join("nowhere");
+    run(&["bench", "--files", nowhere.to_str().ok_or("path")?, "--dir", work_arg]).with(2);
+    Ok(())
+}
+
+#[test]
+fn a_ram_file_system_is_no_disk() {
+    let shm = Path::new("/dev/shm");
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    if !mounts.lines().any(|l| l.contains(" /dev/shm ") && l.contains(" - tmpfs ")) {
+        println!("skipped: /dev/shm is no tmpfs here");
+        return;
+    }
+    let ours = || left_in(shm).into_iter().filter(|p| p.to_string_lossy().contains("thermocline-")).count();
+    let before = ours();
+    for args in [
+        &["bench", "--dir", "/dev/shm"][..],
+        &["bench", "--hdd", "/dev/shm=64MiB"],
+        &["replay", "--memory", "1MiB", "--ssd", "8MiB", "--dir", "/dev/shm", file!()],
+    ] {
+        // Of `replay` the file is no trace either: what needs no reading is told first.
+        let ran = run(args).with(2);
+        assert!(ran.err.contains("tmpfs") && ran.err.contains("--allow-ram-disk"), "{}", ran.err);
+    }
+    assert_eq!(ours(), before);
+}
+
+#[test]
+fn a_signal_leaves_no_directories() -> Try {
+    for signal in [rustix::process::Signal::INT, rustix::process::Signal::TERM] {
+        let dir = tempfile::tempdir()?;
+        let at = dir.path().to_str().ok_or("path")?;
+        let mut child = start(&["bench", "--dir", at, "--data", "16MiB", "--seconds", "60"], Stdio::null());
+        let start = Instant::now();
+        while left_in(dir.path()).is_empty() && start.elapsed() < Duration::from_secs(30) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        std::thread::sleep(Duration::from_millis(500));
+        assert!(!left_in(dir.path()).is_empty());
+        rustix::process::kill_process(rustix::process::Pid::from_child(&child), signal).unwrap();
+        assert_eq!(wait(&mut child, Duration::from_secs(40)), Some(130));
+        let out = Ran::from(child.wait_with_output()?);
+        assert!(out.text().contains("Interrupted during"), "{}{}", out.text(), out.err);
+        assert!(left_in(dir.path()).is_empty(), "{:?}", left_in(dir.path()));
+    }
+    Ok(())
+}

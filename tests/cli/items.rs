@@ -1,0 +1,310 @@
+//! Single items, and the store as a whole.
+
+use super::*;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+
+#[test]
+fn put_get_ls_rm_there_and_back() -> Try {
+    let place = Place::new();
+    let value: Vec<u8> = (0..=255u8).cycle().take(3000).collect();
+    place.put("thumb/1", &value, &["--create"]).with(0);
+    place.put("thumb/2", b"plain text", &["--type", "text", "--ttl", "1h"]).with(0);
+    let file = place.root.with_extension("json");
+    std::fs::write(&file, r#"{"n":1}"#)?;
+    place.run(&["put", "feed/7", file.to_str().ok_or("path")?]).with(0);
+    assert_eq!(place.run(&["get", "thumb/1"]).with(0).out, value);
+    let entry = place.run(&["get", "feed/7", "--json"]).with(0).json();
+    assert_eq!((&entry["key"], &entry["value"]), (&"feed/7".into(), &r#"{"n":1}"#.into()));
+    assert_eq!(entry["content_type"], "json");
+    let none = place.run(&["get", "nothing"]).with(1);
+    assert!(none.err.contains("nothing: not found") && none.out.is_empty(), "{}", none.err);
+
+    let lines = |r: Ran| {
+        let mut lines: Vec<String> = r.text().lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!(lines(place.run(&["ls"]).with(0)), ["feed/7", "thumb/1", "thumb/2"]);
+    assert_eq!(lines(place.run(&["ls", "thumb/"]).with(0)), ["thumb/1", "thumb/2"]);
+    let long = place.run(&["ls", "--long", "thumb/2"]).with(0).text();
+    assert!(["ssd     text          10 B    59 min", "thumb/2"].iter().all(|w| long.contains(w)), "{long}");
+    let long = place.run(&["ls", "--long", "--json", "thumb/1"]).with(0).json();
+    assert_eq!((long["bytes"].as_u64(), &long["expires_at_ms"]), (Some(3000), &Value::Null));
+
+    place.run(&["rm", "feed/7"]).with(0);
+    let again = place.run(&["rm", "feed/7", "thumb/1"]).with(1);
+    assert!(again.err.contains("not found: feed/7") && !again.err.contains("thumb"), "{}", again.err);
+    assert_eq!(place.run(&["rm", "--prefix", "thumb/", "--json"]).with(0).json()["removed"], 1);
+    assert!(place.run(&["ls"]).with(0).out.is_empty());
+    Ok(())
+}
+
+#[test]
+fn keys_that_are_no_text() {
+    let place = Place::new();
+    place.put("ff0a61", b"v", &["--hex", "--create"]).with(0);
+    assert_eq!(place.run(&["ls"]).with(0).text(), "\\xff\\x0aa\n");
+    assert_eq!(place.run(&["ls", "--hex"]).with(0).text(), "ff0a61\n");
+    assert_eq!(place.run(&["ls", "--json"]).with(0).json()["key_hex"], "ff0a61");
+    assert_eq!(place.run(&["get", "--hex", "FF0A61"]).with(0).out, b"v");
+    place.run(&["get", "--hex", "f"]).with(2);
+}
+
+#[test]
+fn a_slip_of_the_pen_makes_no_store() -> Try {
+    let place = Place::new();
+    for args in [&["get", "k"][..], &["rm", "k"], &["ls"], &["stat"], &["verify"], &["put", "k"]] {
+        let ran = place.run(args).with(2);
+        assert!(ran.err.contains("no store is there") && ran.err.contains("store/ssd"), "{}", ran.err);
+        assert!(!place.root.exists(), "{args:?}");
+    }
+    let ran = run(&["get", "k"]).with(2);
+    assert!(ran.err.contains("no store is named") && ran.err.contains("--config"), "{}", ran.err);
+    Ok(())
+}
+
+#[test]
+fn what_cannot_be_put_makes_no_directories() -> Try {
+    let place = Place::new();
+    let dir = place.root.parent().ok_or("parent")?;
+    let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+    std::fs::write(dir.join("file"), "v")?;
+    std::fs::write(dir.join("limit.toml"), "[storage]\nmax_value_size = 3\n")?;
+    let long = "k".repeat(32_769);
+    for (args, says) in [
+        (&["put", "", &path("file")][..], "1 to 32,768"),
+        (&["put", &long, &path("file")], "1 to 32,768"),
+        (&["put", "k", &path("nowhere")], "does not exist"),
+        (&["put", "k", &path("")], "is a directory: name a file"),
+        (&["put", "k", &path("file"), "--hdd", "/x"], "--root"),
+    ] {
+        let mut args = args.to_vec();
+        args.extend(["--create", "--root", place.root()]);
+        // What the parser of options refuses takes several lines.
+        let ran = run(&args);
+        assert_eq!(ran.code, Some(2), "{}", ran.err);
+        assert!(ran.err.contains(says), "{}", ran.err);
+        assert!(!place.root.exists());
+    }
+    let config = path("limit.toml");
+    let ran = place.put("k", b"four", &["--create", "--config", &config]).with(2);
+    assert!(ran.err.contains("max_value_size") && !place.root.exists(), "{}", ran.err);
+    place.put("k", b"two", &["--create", "--config", &config]).with(0);
+    Ok(())
+}
+
+/// A store of two tiers side by side, the catalog in the first, one item in each.
+fn two_tiers(place: &Place) -> Try {
+    let cache = Cache::builder()
+        .ssd(place.root.join("ssd"), 64 << 20)
+        .hdd(place.root.join("hdd"), 64 << 20)
+        .open()?;
+    cache.put("up", "v")?;
+    cache.put("down", "v")?;
+    cache.demote("down", thermocline::Tier::Hdd)?;
+    Ok(cache.close()?)
+}
+
+#[test]
+fn a_disk_that_is_not_mounted_is_to_be_mounted() -> Try {
+    let place = Place::new();
+    two_tiers(&place)?;
+    let at = |name: &str| place.root.join(name).to_str().unwrap().to_owned();
+    let (ssd, hdd, away) = (at("ssd"), at("hdd"), at("away"));
+    let get = |more: &[&str]| run(&[&["get", "down", "--ssd", &ssd, "--hdd", &hdd][..], more].concat());
+    // The directory with the catalog: an empty mount point, then none.
+    std::fs::rename(&ssd, &away)?;
+    for mount_point in [true, false] {
+        if mount_point {
+            std::fs::create_dir(&ssd)?;
+        }
+        let ran = get(&[]).with(4);
+        assert!(ran.err.contains("the catalog is in it") && ran.err.contains("mount it"), "{}", ran.err);
+        let ran = get(&["--without-missing"]).with(4);
+        let (mount, rebuild) = (ran.err.find("mount that first"), ran.err.find("--rebuild-catalog"));
+        assert!(mount.is_some() && mount < rebuild, "{}", ran.err);
+        if mount_point {
+            assert!(left_in(Path::new(&ssd)).is_empty());
+            std::fs::remove_dir(&ssd)?;
+        }
+    }
+    std::fs::rename(&away, &ssd)?;
+    // The other one.
+    std::fs::rename(&hdd, &away)?;
+    let ran = get(&[]).with(4);
+    assert!(ran.err.contains("does not exist") && ran.err.contains("--without-missing"), "{}", ran.err);
+    run(&["get", "up", "--ssd", &ssd, "--hdd", &hdd, "--without-missing"]).with(0);
+    std::fs::rename(&away, &hdd)?;
+    // One that is none of it joins by --create alone.
+    let stray = at("stray");
+    for flags in [&[][..], &["--without-missing"]] {
+        let ran = get(&[&["--cold", &stray][..], flags].concat()).with(2);
+        assert!(ran.err.contains("stray: no store is there") && ran.err.contains("joins it"), "{}", ran.err);
+        assert!(!Path::new(&stray).exists());
+    }
+    run(&["put", "k", file!(), "--ssd", &ssd, "--hdd", &hdd, "--cold", &stray, "--create"]).with(0);
+    Ok(())
+}
+
+#[test]
+fn the_wrong_directory_is_wrong_usage() -> Try {
+    let (place, other) = (Place::new(), Place::new());
+    two_tiers(&place)?;
+    two_tiers(&other)?;
+    let at = |place: &Place, name: &str| place.root.join(name).to_str().unwrap().to_owned();
+    let (ssd, hdd) = (at(&place, "ssd"), at(&place, "hdd"));
+    run(&["get", "up", "--ssd", &hdd, "--hdd", &ssd]).with(2);
+    let ran = run(&["get", "up", "--ssd", &ssd, "--hdd", &at(&other, "hdd")]).with(2);
+    assert!(ran.err.contains("belongs to another store"), "{}", ran.err);
+    std::fs::write(place.root.join("file"), "")?;
+    for path in [at(&place, "file"), at(&place, "file/below")] {
+        let ran = run(&["get", "up", "--ssd", &path]).with(2);
+        assert!(ran.err.contains("file") && ran.err.contains("name a directory"), "{}", ran.err);
+        let ran = run(&["put", "k", file!(), "--create", "--ssd", &path]).with(2);
+        assert!(ran.err.contains("file") && ran.err.contains("name a directory"), "{}", ran.err);
+    }
+    Ok(())
+}
+
+#[test]
+fn no_permission_is_said_to_be_that() -> Try {
+    let dir = tempfile::tempdir()?;
+    let exe = dir.path().join("thermocline");
+    std::fs::copy(env!("CARGO_BIN_EXE_thermocline"), &exe)?;
+    let mode = |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode));
+    mode(dir.path(), 0o755)?;
+    mode(&exe, 0o755)?;
+    let place = Place::new();
+    mode(place.root.parent().ok_or("parent")?, 0o755)?;
+    place.put("k", b"v", &["--create"]).with(0);
+    let (shut, trace) = (dir.path().join("shut"), dir.path().join("trace"));
+    std::fs::create_dir(&shut)?;
+    std::fs::write(&trace, "k\n")?;
+    mode(&shut, 0o000)?;
+    mode(&trace, 0o000)?;
+    mode(&place.root, 0o000)?;
+    let value = dir.path().join("value");
+    std::fs::write(&value, "v")?;
+    let value = value.to_str().ok_or("path")?;
+    let (shut_arg, trace) = (shut.to_str().ok_or("path")?, trace.to_str().ok_or("path")?);
+    for args in [
+        &["get", "k", "--root", place.root()][..],
+        &["put", "k", value, "--create", "--root", place.root()],
+        &["bench", "--files", shut_arg],
+        &["bench", "--dir", shut_arg, "--data", "1MiB"],
+        &["replay", trace, "--memory-items", "1"],
+        &["put", "k", trace, "--create", "--ssd", shut_arg],
+    ] {
+        let mut command = Command::new(&exe);
+        command.args(args).stdin(Stdio::null());
+        if rustix::process::geteuid().is_root() {
+            command.uid(65_534).gid(65_534);
+        }
+        let ran = Ran::from(start_command(&mut command).wait_with_output()?).with(4);
+        let told = ran.err.to_lowercase();
+        assert!(told.contains("permission denied") && told.contains("chown"), "{args:?}: {}", ran.err);
+        assert!(!told.contains("no store is there"), "{}", ran.err);
+    }
+    mode(&place.root, 0o755)?;
+    Ok(mode(&shut, 0o755)?)
+}
+
+#[test]
+fn an_empty_key_and_a_large_value_are_refused() {
+    let place = Place::new();
+    place.put("k", b"v", &["--create"]).with(0);
+    assert!(place.put("", b"v", &[]).with(2).err.contains("1 to 32,768"));
+    let config = place.root.with_extension("toml");
+    let root = place.root();
+    let text = format!(
+        "[storage]\nmax_value_size = 10\n[storage_tiers.ssd]\npath = \"{root}/ssd\"\n[storage_tiers.hdd]\n\
+         path = \"{root}/hdd\"\n[storage_tiers.cold]\npath = \"{root}/cold\"\n"
+    );
+    std::fs::write(&config, text).unwrap();
+    let args = ["put", "k", "--config", config.to_str().unwrap()];
+    run_with_input(&args, b"0123456789").with(0);
+    assert!(run_with_input(&args, b"0123456789x").with(2).err.contains("max_value_size"));
+}
+
+#[test]
+fn a_store_that_is_open_elsewhere_is_locked() -> Try {
+    let place = Place::new();
+    let cache = Cache::builder().root(&place.root).open()?;
+    cache.put("k", "v")?;
+    for args in [&["get", "k"][..], &["stat"], &["verify"]] {
+        let ran = place.run(args).with(3);
+        assert!(ran.err.contains("in use by another process"), "{}", ran.err);
+    }
+    cache.close()?;
+    assert_eq!(place.run(&["get", "k"]).with(0).out, b"v");
+    Ok(())
+}
+
+#[test]
+fn stat_and_verify() -> Try {
+    let place = Place::new();
+    {
+        let cache = Cache::builder().root(&place.root).open()?;
+        for i in 0..200 {
+            cache.put(format!("k{i}"), format!("value {i} ").repeat(50))?;
+        }
+        cache.demote("k7", thermocline::Tier::Cold)?;
+    }
+    let stat = place.run(&["stat"]).with(0).text();
+    assert!(stat.lines().any(|l| l.trim().starts_with("ssd") && l.contains(" 199 ")), "{stat}");
+    let json = place.run(&["stat", "--json"]).with(0).json();
+    assert_eq!((json["items"].as_u64(), json["tiers"]["cold"]["items"].as_u64()), (Some(200), Some(1)));
+    let verified = place.run(&["verify"]).with(0).text();
+    assert!(verified.contains("200 items") && verified.contains("all right"), "{verified}");
+    let json = place.run(&["verify", "--json"]).with(0).json();
+    assert_eq!((&json["clean"], json["items"].as_u64()), (&true.into(), Some(200)));
+
+    // One byte of one record.
+    let segment = std::fs::read_dir(place.root.join("ssd/segments"))?
+        .flatten()
+        .map(|e| e.path())
+        .find(|p| std::fs::read(p).is_ok_and(|b| find(&b, b"k42").is_some()))
+        .ok_or("segment")?;
+    let mut bytes = std::fs::read(&segment)?;
+    let at = find(&bytes, b"k42").ok_or("k42")?;
+    bytes[at + 10] ^= 1;
+    std::fs::write(&segment, &bytes)?;
+    let damaged = place.run(&["get", "k42"]).with(4);
+    assert!(damaged.err.contains("k42: its record is damaged"), "{}", damaged.err);
+    place.run(&["get", "k42"]).with(1);
+    assert!(place.run(&["stat"]).with(0).text().contains("199 items in all"));
+    // And another one.
+    let at = find(&bytes, b"k43").ok_or("k43")?;
+    bytes[at + 10] ^= 1;
+    std::fs::write(&segment, bytes)?;
+    let ran = place.run(&["verify"]).with(1);
+    assert!(ran.text().contains("1 damaged") && ran.text().contains("198 items"), "{}", ran.text());
+    place.run(&["verify"]).with(0);
+    place.run(&["rm", "--prefix", ""]).with(0);
+    place.put("k", b"v", &[]).with(0);
+    assert!(place.run(&["stat"]).with(0).text().contains("1 item in all"));
+    Ok(())
+}
+
+fn find(hay: &[u8], needle: &[u8]) -> Option<usize> {
+    hay.windows(needle.len()).position(|w| w == needle)
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() -> Try {
+    let place = Place::new();
+    {
+        let cache = Cache::builder().root(&place.root).open()?;
+        for i in 0..4000 {
+            cache.put(format!("{i}/{}", "long ".repeat(40)), "v")?;
+        }
+    }
+    let mut child = start(&["ls", "--root", place.root()], Stdio::null());
+    let mut first = [0; 100];
+    let read = child.stdout.take().unwrap().read_exact(&mut first);
+    let ran = Ran::from(child.wait_with_output()?).with(0);
+    read?;
+    assert!(ran.err.is_empty(), "{}", ran.err);
+    Ok(())
+}

@@ -1,0 +1,122 @@
+//! The command, as a user runs it: what it prints, what it leaves, how it exits.
+
+#![cfg(test)]
+
+mod bench;
+mod items;
+mod progress;
+mod replay;
+mod settings;
+
+use serde_json::Value;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use thermocline::Cache;
+
+type Try = Result<(), Box<dyn std::error::Error>>;
+
+fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_thermocline"));
+    command.args(args);
+    command
+}
+
+struct Ran {
+    code: Option<i32>,
+    out: Vec<u8>,
+    err: String,
+}
+
+impl Ran {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.out).into_owned()
+    }
+
+    /// Ended with this code and, where it is a failure, one line on stderr.
+    fn with(self, code: i32) -> Ran {
+        assert_eq!(self.code, Some(code), "stdout: {}\nstderr: {}", self.text(), self.err);
+        assert!(self.err.lines().count() <= 1, "{}", self.err);
+        self
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.out).unwrap_or_else(|e| panic!("{e}: {}", self.text()))
+    }
+}
+
+impl From<Output> for Ran {
+    fn from(o: Output) -> Ran {
+        Ran { code: o.status.code(), out: o.stdout, err: String::from_utf8_lossy(&o.stderr).into_owned() }
+    }
+}
+
+/// Starts it with pipes for its output. One at a time: between fork and exec a child has copies of every file of this
+/// process, locks of stores that other tests hold open among them, and would keep them locked beyond their close.
+fn start(args: &[&str], stdin: Stdio) -> Child {
+    start_command(command(args).stdin(stdin))
+}
+
+fn start_command(command: &mut Command) -> Child {
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn run(args: &[&str]) -> Ran {
+    start(args, Stdio::null()).wait_with_output().unwrap().into()
+}
+
+fn run_with_input(args: &[&str], input: &[u8]) -> Ran {
+    let mut child = start(args, Stdio::piped());
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    child.wait_with_output().unwrap().into()
+}
+
+/// A directory, and what names a store in it on the command line.
+struct Place {
+    _dir: tempfile::TempDir,
+    root: PathBuf,
+}
+
+impl Place {
+    fn new() -> Place {
+        let dir = tempfile::tempdir().unwrap();
+        Place { root: dir.path().join("store"), _dir: dir }
+    }
+
+    fn root(&self) -> &str {
+        self.root.to_str().unwrap()
+    }
+
+    fn run(&self, args: &[&str]) -> Ran {
+        let mut all = args.to_vec();
+        all.extend(["--root", self.root()]);
+        run(&all)
+    }
+
+    fn put(&self, key: &str, value: &[u8], more: &[&str]) -> Ran {
+        let mut args = vec!["put", key, "--root", self.root()];
+        args.extend(more);
+        run_with_input(&args, value)
+    }
+}
+
+/// What a benchmark or a replay would leave behind.
+fn left_in(dir: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(dir).unwrap().flatten().map(|e| e.path()).collect()
+}
+
+fn wait(child: &mut Child, limit: Duration) -> Option<i32> {
+    let start = Instant::now();
+    while start.elapsed() < limit {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code();
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child.kill().unwrap();
+    panic!("still running after {limit:?}");
+}

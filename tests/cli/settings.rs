@@ -1,0 +1,109 @@
+//! Configurations, help and completions.
+
+use super::*;
+
+#[test]
+fn configurations() -> Try {
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("t.toml");
+    let path = file.to_str().ok_or("path")?;
+    std::fs::write(
+        &file,
+        "[storage_tiers.memory]\nmax_size = \"64MiB\"\n\n[storage_tiers.ssd]\nmax_sise = 1\n",
+    )?;
+    for what in ["show", "check"] {
+        let ran = run(&["config", what, "--config", path]).with(2);
+        assert!(ran.err.contains("t.toml:5:1") && ran.err.contains("max_size"), "{}", ran.err);
+    }
+    std::fs::write(&file, "[storage_tiers.memory]\nmax_size = \"64MiB\"\n")?;
+    let shown = run(&["config", "show", "--config", path, "--ssd", "/x=1GiB"]).with(0).text();
+    assert!(shown.contains("max_size = \"64MiB\"") && shown.contains("1GiB"), "{shown}");
+    // What is shown can be read, and says the same.
+    std::fs::write(&file, &shown)?;
+    assert_eq!(run(&["config", "show", "--config", path]).with(0).text(), shown);
+    let json = run(&["config", "show", "--json"]).with(0).json();
+    assert_eq!(json["storage_tiers"]["memory"]["max_size"], "512MiB");
+    assert!(run(&["config", "check", "--ssd", "/x=1MiB"]).with(2).err.contains("segments"));
+    assert_eq!(run(&["config", "check", "--json"]).with(0).json()["valid"], true);
+    std::fs::remove_file(&file)?;
+    assert!(run(&["config", "check", "--config", path]).with(2).err.contains("t.toml"));
+    Ok(())
+}
+
+#[test]
+fn help_names_the_exit_codes_and_completions_the_commands() {
+    let help = run(&["--help"]).with(0).text();
+    assert!(help.contains("Exit codes") && help.contains("130  interrupted"), "{help}");
+    for shell in ["bash", "zsh", "fish"] {
+        let script = run(&["completions", shell]).with(0).text();
+        assert!(["bench", "replay", "verify"].iter().all(|c| script.contains(c)), "{shell}");
+    }
+    assert_eq!(run(&["nonsense"]).code, Some(2));
+}
+
+#[test]
+fn a_configuration_is_named_in_any_place() -> Try {
+    let dir = tempfile::tempdir()?;
+    let (good, bad) = (dir.path().join("good.toml"), dir.path().join("bad.toml"));
+    std::fs::write(&good, "[storage_tiers.memory]\nmax_size = \"64MiB\"\n")?;
+    std::fs::write(&bad, "[storage_tiers.ssd]\npaths = []\n")?;
+    let (good, bad) = (good.to_str().ok_or("path")?, bad.to_str().ok_or("path")?);
+    for args in [
+        &["config", "show", good][..],
+        &["config", "show", "--config", good],
+        &["config", "--config", good, "show"],
+        &["--config", good, "config", "show"],
+    ] {
+        let shown = run(args).with(0).text();
+        assert!(shown.contains("max_size = \"64MiB\""), "{args:?}: {shown}");
+    }
+    for args in
+        [&["config", "check", bad][..], &["--config", bad, "config", "check"], &["--config", bad, "ls"]]
+    {
+        let ran = run(args).with(2);
+        assert!(ran.err.contains("bad.toml:2:9") && ran.err.contains("the list is empty"), "{}", ran.err);
+    }
+    assert_eq!(run(&["config", "check", good, "--config", good]).code, Some(2));
+    for args in [&["completions", "bash", "--config", good][..], &["--config", good, "completions", "bash"]] {
+        assert!(run(args).with(0).text().contains("thermocline"));
+    }
+    let ran = run(&["--config", good, "replay", good, "--ssd", "1MiB"]).with(2);
+    assert!(ran.err.contains("--ssd"), "{}", ran.err);
+    Ok(())
+}
+
+#[test]
+fn paths_that_are_not_there_are_wrong_usage() -> Try {
+    let dir = tempfile::tempdir()?;
+    let here = dir.path().to_str().ok_or("path")?;
+    let file = dir.path().join("trace");
+    std::fs::write(&file, "a\n")?;
+    let file = file.to_str().ok_or("path")?;
+    let (gone, below) = (&format!("{here}/gone"), &format!("{file}/below"));
+    let memory = ["--memory-items", "3"];
+    for (args, says) in [
+        (&["bench", "--dir", gone, "--data", "1MiB"][..], "does not exist"),
+        (&["bench", "--dir", file, "--data", "1MiB"], "name a directory"),
+        (&["bench", "--files", gone], "does not exist"),
+        (&["bench", "--files", below], "name a directory"),
+        (&["bench", "--report", here, "--data", "1MiB"], "name a file"),
+        (&["bench", "--data", "0"], "the least is 1.00 MiB"),
+        (&["bench", "--hdd", gone, "--data", "1MiB"], "does not exist"),
+        (&["replay", gone, memory[0], memory[1]], "does not exist"),
+        (&["replay", here, memory[0], memory[1]], "name a file"),
+        (&["replay", file, memory[0], memory[1], "--ssd", "8MiB", "--dir", gone], "does not exist"),
+    ] {
+        let ran = run(args).with(2);
+        assert!(ran.err.contains(says), "{args:?}: {}", ran.err);
+    }
+    assert_eq!(left_in(dir.path()).len(), 1);
+    Ok(())
+}
+
+#[test]
+fn messages_name_the_cure_that_helps() {
+    let ran = run(&["config", "check", "--ssd", "q=3MiB"]).with(2);
+    assert!(ran.err.contains("at least 4MiB") && !ran.err.contains("segment_size"), "{}", ran.err);
+    let ran = run(&["config", "check", "--hdd", "q=3MiB"]).with(2);
+    assert!(ran.err.contains("or lower storage.generation_size"), "{}", ran.err);
+}
