@@ -248,6 +248,39 @@ fn a_directory_that_is_missing() {
 }
 
 #[test]
+fn the_limits_of_the_others_while_a_directory_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let all = || {
+        let mut b = Cache::builder().memory(MIB).ssd(at("s0"), 8 * MIB);
+        for (name, size) in [("s1", 16), ("s2", 64)] {
+            b = b.ssd(at(name), size * MIB);
+        }
+        for (name, size) in [("h1", 32), ("h2", 128)] {
+            b = b.hdd(at(name), size * MIB);
+        }
+        b = b.cold(at("c1")).cold(at("c2"));
+        let cold = &mut b.config_mut().cold;
+        for (dir, size) in cold.dirs.iter_mut().zip([24, 96]) {
+            dir.size = Some(size * MIB);
+        }
+        b
+    };
+    let limits = |cache: &Cache| {
+        [Tier::Ssd, Tier::Hdd, Tier::Cold].map(|t| cache.stats().tier(t).unwrap().limit.map(|n| n / MIB))
+    };
+    let cache = all().open().unwrap();
+    assert_eq!(limits(&cache), [Some(88), Some(160), Some(120)]);
+    cache.close().unwrap();
+    drop(cache);
+    for missing in ["s1", "h1", "c1"] {
+        fs::rename(at(missing), at(&format!("{missing}.away"))).unwrap();
+    }
+    let cache = all().without_missing(true).open().unwrap();
+    assert_eq!(limits(&cache), [Some(72), Some(128), Some(96)], "the limits of those that are here");
+}
+
+#[test]
 fn a_tier_that_is_not_there() {
     let dir = tempfile::tempdir().unwrap();
     let cache = one(&dir.path().join("s")).open().unwrap();

@@ -335,9 +335,12 @@ fn open_tiers(
         }
     }
     let context = |tier: Tier, limits: Vec<Option<u64>>| {
-        let present = home.dirs().iter().filter(|d| d.tier == tier && d.present);
-        let dirs: Vec<TierDir> =
-            present.zip(limits).map(|(d, limit)| TierDir { no: d.no, path: d.path.clone(), limit }).collect();
+        // The limits are those of all directories that were asked for, missing ones included, in their order.
+        let asked = home.dirs().iter().filter(|d| d.tier == tier).zip(limits);
+        let dirs: Vec<TierDir> = asked
+            .filter(|(d, _)| d.present)
+            .map(|(d, limit)| TierDir { no: d.no, path: d.path.clone(), limit })
+            .collect();
         let here: HashSet<u16> = dirs.iter().map(|d| d.no).collect();
         let known: Vec<Known> = recovered
             .containers
