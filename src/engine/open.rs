@@ -7,7 +7,7 @@ use super::{Engine, Settings};
 use crate::budget::Budget;
 use crate::config::{self, Config};
 use crate::error::{Error, Result};
-use crate::events::{Events, RateLimit};
+use crate::events::{Event, Events, RateLimit};
 use crate::heat::Heat;
 use crate::stats::Counters;
 use crossbeam::queue::ArrayQueue;
@@ -60,6 +60,19 @@ pub struct Recovery {
     pub deleted: u64,
 }
 
+impl Recovery {
+    /// Enters what a tier found, and tells of it; gives the tier back.
+    fn take(&mut self, tier: Arc<dyn DiskTier>, found: OpenReport, events: &Events) -> Arc<dyn DiskTier> {
+        for (path, why) in &found.quarantined {
+            let (tier, path, why) = (tier.tier(), path.clone(), why.clone());
+            events.emit(|| Event::Quarantined { tier, path, why, key: None });
+        }
+        self.quarantined.extend(found.quarantined);
+        self.deleted += found.deleted;
+        tier
+    }
+}
+
 impl HeatSink for Heat {
     fn add(&self, ident: thermocline_storage::Ident, uses: u32) {
         self.record(ident, uses);
@@ -103,16 +116,22 @@ const PROMOTIONS: usize = 8_192;
 
 impl Engine {
     /// Opens a store; nothing happens in the background before [`begin`](Self::begin).
-    pub(crate) fn open(config: &Config, flags: OpenFlags, world: World) -> Result<(Arc<Engine>, Recovery)> {
+    pub(crate) fn open(
+        config: &Config,
+        flags: OpenFlags,
+        world: World,
+        events: Arc<Events>,
+    ) -> Result<(Arc<Engine>, Recovery)> {
         config.validate().map_err(|e| Error::Config(e.to_string()))?;
         let clock = Arc::new(EngineClock::new(world.clock.clone()));
         let (engine, recovery) = if config.has_disk() {
-            Self::open_disks(config, flags, &world, clock)?
+            Self::open_disks(config, flags, &world, clock, events)?
         } else {
             let catalog = Catalog::in_memory(world.vfs.clone(), clock);
             let secret = random_secret()?;
             let heat = Arc::new(Heat::new(FIRST_HEAT));
-            (Self::assemble(config, &world, secret, catalog, Vec::new(), heat, None), Recovery::default())
+            let engine = Self::assemble(config, &world, secret, catalog, Vec::new(), heat, None, events);
+            (engine, Recovery::default())
         };
         Ok((Arc::new(engine), recovery))
     }
@@ -129,21 +148,20 @@ impl Engine {
         flags: OpenFlags,
         world: &World,
         clock: Arc<EngineClock>,
+        events: Arc<Events>,
     ) -> Result<(Engine, Recovery)> {
         let mut home = Home::open(world.vfs.clone(), &request(config, flags))?;
         home.begin_writing()?;
         let (catalog, recovered, rebuilt) = open_catalog(&mut home, flags, world, clock)?;
-        let mut report = OpenReport::default();
-        let tiers = open_tiers(config, &home, world, &catalog, &recovered, rebuilt, &mut report)?;
+        let opened = open_tiers(config, &home, world, &catalog, &recovered, rebuilt)?;
         let mut recovery = Recovery {
             rebuilt,
             mended: recovered.mended,
             frames: recovered.frames,
             torn: recovered.torn,
-            quarantined: report.quarantined,
-            deleted: report.deleted,
-            lost: 0,
+            ..Recovery::default()
         };
+        let tiers = opened.into_iter().map(|(tier, report)| recovery.take(tier, report, &events)).collect();
         if rebuilt {
             let newest = adopt_all(&catalog, &Hasher::new(home.secret()))?;
             if newest.open() >= home.open_counter() {
@@ -155,19 +173,20 @@ impl Engine {
             catalog.checkpoint()?;
         } else {
             catalog.count_live();
-            recovery.lost += drop_lost(&catalog, &home, &recovered);
+            recovery.lost += drop_lost(&catalog, &home, &recovered, &events);
         }
         home.finish()?;
         let heat = Arc::new(Heat::from_bytes(&recovered.heat, catalog.indexed().max(FIRST_HEAT)));
         let source = heat.clone();
         catalog.on_checkpoint(move || source.to_bytes());
         let secret = home.secret();
-        let engine = Self::assemble(config, world, secret, catalog, tiers, heat, Some(home));
+        let engine = Self::assemble(config, world, secret, catalog, tiers, heat, Some(home), events);
         recovery.lost += engine.verify_tail(&recovered);
         engine.catalog.sync()?;
         Ok((engine, recovery))
     }
 
+    #[expect(clippy::too_many_arguments, reason = "one private constructor for the two ways in")]
     fn assemble(
         config: &Config,
         world: &World,
@@ -176,6 +195,7 @@ impl Engine {
         tiers: Vec<Arc<dyn DiskTier>>,
         heat: Arc<Heat>,
         home: Option<Home>,
+        events: Arc<Events>,
     ) -> Engine {
         let memory = MemoryConfig {
             max_bytes: config.memory.max_size,
@@ -190,7 +210,7 @@ impl Engine {
             catalog,
             tiers,
             heat,
-            events: Arc::new(Events::new()),
+            events,
             budget: Budget::new(config.inflight()),
             flights: Arc::default(),
             counters: Counters::default(),
@@ -325,8 +345,7 @@ fn open_tiers(
     catalog: &Catalog,
     recovered: &Recovered,
     rebuilt: bool,
-    report: &mut OpenReport,
-) -> Result<Vec<Arc<dyn DiskTier>>> {
+) -> Result<Vec<(Arc<dyn DiskTier>, OpenReport)>> {
     let away: HashMap<u16, std::path::PathBuf> =
         home.dirs().iter().filter(|d| !d.present).map(|d| (d.no, d.path.clone())).collect();
     for known in &recovered.containers {
@@ -358,26 +377,20 @@ fn open_tiers(
             unknown: if rebuilt { Unknown::Attach } else { Unknown::Delete },
         })
     };
-    let mut tiers: Vec<Arc<dyn DiskTier>> = Vec::new();
-    let mut add = |opened: (Arc<dyn DiskTier>, OpenReport)| {
-        report.quarantined.extend(opened.1.quarantined);
-        report.deleted += opened.1.deleted;
-        report.missing.extend(opened.1.missing);
-        tiers.push(opened.0);
-    };
+    let mut tiers: Vec<(Arc<dyn DiskTier>, OpenReport)> = Vec::new();
     if let Some(ctx) = context(Tier::Ssd, config.ssd_limits().into_iter().map(Some).collect()) {
         let (tier, found) = Ssd::open(ctx, ssd_config(config))?;
-        add((tier, found));
+        tiers.push((tier, found));
     }
     if let Some(ctx) = context(Tier::Hdd, config.hdd_limits().into_iter().map(Some).collect()) {
         let (tier, found) = Hdd::open(ctx, hdd_config(config))?;
-        add((tier, found));
+        tiers.push((tier, found));
     }
     if let Some(ctx) = context(Tier::Cold, config.cold_limits()) {
         let level = u32::try_from(config.compression.zlib.level).unwrap_or(6);
         let cold = ColdConfig { pack_size: config.pack_size(), level, compress: config.cold.compression };
         let (tier, found) = Cold::open(ctx, cold)?;
-        add((tier, found));
+        tiers.push((tier, found));
     }
     Ok(tiers)
 }
@@ -416,7 +429,7 @@ fn adopt_all(catalog: &Catalog, hasher: &Hasher) -> Result<Version> {
 }
 
 /// Takes out what points into containers that are gone for good.
-fn drop_lost(catalog: &Catalog, home: &Home, recovered: &Recovered) -> u64 {
+fn drop_lost(catalog: &Catalog, home: &Home, recovered: &Recovered, events: &Events) -> u64 {
     let discarded: HashSet<u16> = home.discarded().iter().copied().collect();
     let gone: HashSet<u16> = recovered
         .containers
@@ -430,6 +443,7 @@ fn drop_lost(catalog: &Catalog, home: &Home, recovered: &Recovered) -> u64 {
     let lost = catalog.drop_lost(|no| gone.contains(&no));
     if lost > 0 {
         tracing::warn!(containers = gone.len(), items = lost, "containers are gone, and the items in them");
+        events.emit(|| Event::Lost { items: lost, containers: gone.len() as u64 });
     }
     lost
 }
