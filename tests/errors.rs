@@ -147,6 +147,21 @@ fn settings_that_cannot_be() {
 }
 
 #[test]
+fn a_file_of_settings_that_cannot_be() {
+    fn open(file: &Path) -> thermocline::Result<Cache> {
+        Cache::open(thermocline::Config::from_file(file)?)
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("thermocline.toml");
+    fs::write(&file, "[storage_tiers.memory]\nmax_sise = \"1MiB\"\n").unwrap();
+    let e = open(&file).map(|_| ()).unwrap_err();
+    assert!(matches!(e, Error::Config(_)), "{e:?}");
+    let told: thermocline::ConfigError = thermocline::Config::from_file(&file).unwrap_err();
+    assert_eq!(e.to_string(), told.to_string());
+    assert!(e.to_string().contains("max_sise") && e.to_string().contains(":2:"), "{e}");
+}
+
+#[test]
 fn a_path_that_is_a_file() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
