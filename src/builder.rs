@@ -146,7 +146,8 @@ impl Builder {
     }
 
     /// If the catalog is lost, rebuilds it from the containers: of each key, the newest version found. Items that had
-    /// been removed or overwritten may be among them.
+    /// been removed or overwritten may be among them. Also takes in what an earlier rebuilding could not see and this
+    /// opening can ([`Recovery::unseen`](crate::Recovery::unseen)); items removed since may be among that.
     pub fn rebuild_catalog(mut self, yes: bool) -> Builder {
         self.flags.rebuild_catalog = yes;
         self

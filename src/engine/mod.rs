@@ -20,6 +20,7 @@ mod open;
 mod promote;
 mod read;
 mod reap;
+mod rebuild;
 mod reclaim;
 mod stats;
 mod threads;

@@ -3,7 +3,7 @@
 //! Order of opening: directories judged and locked; the open counter raised; the catalog recovered; the tiers
 //! attached to what the catalog knows; what points at nothing dropped; the tail verified; then the threads.
 
-use super::{Engine, Settings};
+use super::{Engine, Settings, rebuild};
 use crate::budget::Budget;
 use crate::config::{self, Config};
 use crate::error::{Error, Result};
@@ -29,7 +29,7 @@ use thermocline_storage::item::Head;
 use thermocline_storage::memory::{HeatSink, MemoryConfig, MemoryTier};
 use thermocline_storage::ssd::{Ssd, SsdConfig};
 use thermocline_storage::vfs::{EntryKind, Vfs};
-use thermocline_storage::{Codec, Error as StorageError, Hasher, Item, Tier, Version};
+use thermocline_storage::{Codec, Error as StorageError, Hasher, Item, Tier};
 
 /// What an engine gets from outside, so that a simulation can stand behind it.
 #[derive(Debug, Clone)]
@@ -58,6 +58,10 @@ pub struct Recovery {
     pub quarantined: Vec<(std::path::PathBuf, String)>,
     /// Leftovers of a crash that were deleted.
     pub deleted: u64,
+    /// Containers and directories that a rebuilding of the catalog, this one or an earlier one, did not see, and why.
+    /// What they hold is absent, takes up space, and is kept: opening with
+    /// [`rebuild_catalog`](crate::Builder::rebuild_catalog) takes in what can be read by then.
+    pub unseen: Vec<(std::path::PathBuf, String)>,
 }
 
 impl Recovery {
@@ -69,6 +73,7 @@ impl Recovery {
         }
         self.quarantined.extend(found.quarantined);
         self.deleted += found.deleted;
+        self.unseen.extend(found.unseen);
         tier
     }
 }
@@ -153,7 +158,9 @@ impl Engine {
         let mut home = Home::open(world.vfs.clone(), &request(config, flags))?;
         home.begin_writing()?;
         let (catalog, recovered, rebuilt) = open_catalog(&mut home, flags, world, clock)?;
-        let opened = open_tiers(config, &home, world, &catalog, &recovered, rebuilt)?;
+        let take_in = flags.rebuild_catalog && !rebuilt && home.rebuilt_in_part().is_some();
+        let older = rebuild::older(&home, take_in);
+        let opened = open_tiers(config, &home, world, &catalog, &recovered, (rebuilt, older))?;
         let mut recovery = Recovery {
             rebuilt,
             mended: recovered.mended,
@@ -163,17 +170,16 @@ impl Engine {
         };
         let tiers = opened.into_iter().map(|(tier, report)| recovery.take(tier, report, &events)).collect();
         if rebuilt {
-            let newest = adopt_all(&catalog, &Hasher::new(home.secret()))?;
-            if newest.open() >= home.open_counter() {
-                // The directories' own counters had been put back: no version may recur.
-                home.counter_was_used(newest.open())?;
-                home.begin_writing()?;
-                catalog.skip_versions(Version::first_of(home.open_counter()));
-            }
-            catalog.checkpoint()?;
+            rebuild::rebuild(&catalog, &mut home, &mut recovery.unseen)?;
         } else {
             catalog.count_live();
             recovery.lost += drop_lost(&catalog, &home, &recovered, &events);
+            if take_in {
+                let known = recovered.containers.iter().map(|k| k.id).collect();
+                rebuild::take_in(&catalog, &mut home, &known, &mut recovery.unseen)?;
+            } else if older.is_some() {
+                rebuild::away(&home, &mut recovery.unseen);
+            }
         }
         home.finish()?;
         let heat = Arc::new(Heat::from_bytes(&recovered.heat, catalog.indexed().max(FIRST_HEAT)));
@@ -344,7 +350,7 @@ fn open_tiers(
     world: &World,
     catalog: &Catalog,
     recovered: &Recovered,
-    rebuilt: bool,
+    (rebuilt, older): (bool, Option<(u64, Unknown)>),
 ) -> Result<Vec<(Arc<dyn DiskTier>, OpenReport)>> {
     let away: HashMap<u16, std::path::PathBuf> =
         home.dirs().iter().filter(|d| !d.present).map(|d| (d.no, d.path.clone())).collect();
@@ -358,7 +364,13 @@ fn open_tiers(
         let asked = home.dirs().iter().filter(|d| d.tier == tier).zip(limits);
         let dirs: Vec<TierDir> = asked
             .filter(|(d, _)| d.present)
-            .map(|(d, limit)| TierDir { no: d.no, path: d.path.clone(), limit })
+            .map(|(d, limit)| TierDir {
+                no: d.no,
+                path: d.path.clone(),
+                limit,
+                // What a directory that has just joined holds is garbage.
+                older: older.filter(|_| !d.new),
+            })
             .collect();
         let here: HashSet<u16> = dirs.iter().map(|d| d.no).collect();
         let known: Vec<Known> = recovered
@@ -411,21 +423,6 @@ fn hdd_config(config: &Config) -> HddConfig {
         sled_cache: config.storage.sled_cache,
         ..HddConfig::for_limit(Some(config.hdd.max_size))
     }
-}
-
-/// Enters every record found in every container, the newest of each identity winning. A record counts only if its key
-/// has the identity that it claims: bytes inside a value could look like a record. Gives the newest version found.
-fn adopt_all(catalog: &Catalog, hasher: &Hasher) -> Result<Version> {
-    let mut newest = HashMap::new();
-    for entry in catalog.containers.all() {
-        let mut listed = entry.container.list()?;
-        listed.retain(|l| entry.container.head(l.position).is_ok_and(|h| hasher.ident(&h.key) == l.ident));
-        entry.records.store(listed.len() as u64, Ordering::Relaxed);
-        entry.earliest_expiry.store(u64::MAX, Ordering::Relaxed);
-        listed.iter().for_each(|l| entry.note_expiry(l.expires_at));
-        catalog.adopt(entry.no, &listed, &mut newest);
-    }
-    Ok(newest.into_values().max().unwrap_or_default())
 }
 
 /// Takes out what points into containers that are gone for good.

@@ -191,6 +191,11 @@ impl Containers {
         let _ = self.hook.set(Box::new(hook));
     }
 
+    /// Gives out no id below this any more.
+    pub fn skip_ids(&self, to: u64) {
+        self.next_id.fetch_max(to | 1, Ordering::Relaxed);
+    }
+
     /// Takes a number and an id for a container about to be made. `Busy` when all 65,535 numbers are in use.
     pub fn reserve(&self) -> Result<Reserved> {
         let mut numbers = self.numbers.lock();
@@ -376,6 +381,9 @@ pub struct TierDir {
     pub path: PathBuf,
     /// Bytes that the tier may occupy in it; `None`: unlimited.
     pub limit: Option<u64>,
+    /// What to do with unknown containers whose id is below this one, instead of what the context says: a rebuilt
+    /// catalog does not know what it could not see.
+    pub older: Option<(u64, Unknown)>,
 }
 
 /// What a tier does at opening with containers that the catalog does not know.
@@ -388,6 +396,8 @@ pub enum Unknown {
     Attach,
     /// Look at nothing, change nothing (a read-only check).
     Ignore,
+    /// They are left where they are, counted and reported.
+    Leave,
 }
 
 /// What every tier is opened with.
@@ -418,7 +428,22 @@ pub struct OpenReport {
     pub quarantined: Vec<(PathBuf, String)>,
     /// Leftovers deleted.
     pub deleted: u64,
+    /// Unknown containers that were left alone, or could not be read when they were to be attached, and why.
+    pub unseen: Vec<(PathBuf, String)>,
 }
+
+impl OpenReport {
+    /// Notes a container that is left where it is although it may hold items.
+    pub(crate) fn leave(&mut self, path: PathBuf, why: impl Into<String>) {
+        let why = why.into();
+        tracing::warn!(path = %path.display(), %why, "a container that the catalog does not know is left alone");
+        self.unseen.push((path, why));
+    }
+}
+
+/// Why an unknown container that is older than a rebuilt catalog is left alone.
+pub(crate) const NOT_SEEN: &str =
+    "it was not seen when the catalog was rebuilt: rebuild it again to take it in";
 
 /// A tier on disk: the writing side. Reading goes through the [`Entry`] of a place's container.
 pub trait DiskTier: Send + Sync + fmt::Debug + 'static {

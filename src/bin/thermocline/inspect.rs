@@ -85,7 +85,10 @@ pub fn verify(args: &VerifyArgs, json: bool) -> Outcome {
     let report = cache.verify_with(|n| bar.inc(n))?;
     bar.finish_and_clear();
     cache.close()?;
-    let clean = report.is_clean() && recovery.lost == 0 && recovery.quarantined.is_empty();
+    let clean = report.is_clean()
+        && recovery.lost == 0
+        && recovery.quarantined.is_empty()
+        && recovery.unseen.is_empty();
     if json {
         let quarantined: Vec<Value> = recovery
             .quarantined
@@ -106,6 +109,7 @@ pub fn verify(args: &VerifyArgs, json: bool) -> Outcome {
                 "torn": recovery.torn,
                 "items_lost": recovery.lost,
                 "quarantined": quarantined,
+                "unseen": recovery.unseen.iter().map(|(path, why)| json!({ "path": path.to_string_lossy(), "why": why })).collect::<Vec<_>>(),
                 "leftovers_deleted": recovery.deleted,
             },
         }))?;
@@ -138,6 +142,9 @@ fn verify_text(report: &VerifyReport, recovery: &thermocline::Recovery) -> Strin
     }
     for (path, why) in &recovery.quarantined {
         let _ = writeln!(out, "quarantined: {}: {why}", path.display());
+    }
+    for (path, why) in &recovery.unseen {
+        let _ = writeln!(out, "not in the catalog: {}: {why}", path.display());
     }
     for (what, list) in [("damaged", &report.damaged), ("unreachable", &report.unreachable)] {
         for d in list {

@@ -272,8 +272,9 @@ impl Catalog {
         f(shard.find(self, ident))
     }
 
-    /// Takes no version below this from now on.
+    /// Takes no version, and no id of a container, below this from now on.
     pub fn skip_versions(&self, to: Version) {
+        self.containers.skip_ids(to.0);
         self.next_version.fetch_max(to.0, Ordering::Relaxed);
     }
 
