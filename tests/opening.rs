@@ -58,3 +58,74 @@ fn what_opening_finds_damaged_is_told() {
     };
     assert_eq!(told.iter().find_map(items), Some(lost), "{told:?}");
 }
+
+/// Runs in a shell that allows few open files: there are more segments.
+#[test]
+fn more_segments_than_a_process_may_open() {
+    const CHILD: &str = "THERMOCLINE_OPENING_CHILD";
+    if let Some(dir) = std::env::var_os(CHILD) {
+        return with_few_files(Path::new(&dir));
+    }
+    let dir = common::scratch();
+    let out = std::process::Command::new("sh")
+        .args([
+            "-c",
+            "ulimit -n 400 && exec \"$0\" --exact more_segments_than_a_process_may_open --nocapture",
+        ])
+        .arg(std::env::current_exe().unwrap())
+        .env(CHILD, dir.path())
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&out.stdout);
+    assert!(out.status.success(), "{told}{}", String::from_utf8_lossy(&out.stderr));
+    assert!(told.contains("read all of them"), "the child did not run the check: {told}");
+}
+
+fn with_few_files(dir: &Path) {
+    let builder = || {
+        let mut b = Cache::builder().memory(MIB).ssd(dir.join("s"), 700 * MIB);
+        let s = &mut b.config_mut().storage;
+        s.segment_size = Some(MIB);
+        s.read_mode = thermocline::config::ReadMode::Pread;
+        b
+    };
+    let (n, len) = (500, 600_000);
+    let cache = builder().open().unwrap();
+    for no in 0..n {
+        cache.put(format!("key/{no}"), common::value(no, 1, len)).unwrap();
+    }
+    cache.close().unwrap();
+    drop(cache);
+    let cache = builder().open().unwrap();
+    assert!(cache.stats().tier(Tier::Ssd).unwrap().containers > 400);
+    for no in 0..n {
+        assert_eq!(cache.get(format!("key/{no}")).unwrap(), Some(common::value(no, 1, len)), "{no}");
+    }
+    println!("read all of them");
+}
+
+/// Files below a directory that this process holds open.
+fn held(dir: &Path) -> Vec<PathBuf> {
+    let dir = dir.canonicalize().unwrap();
+    let fds = std::fs::read_dir("/proc/self/fd").unwrap();
+    fds.filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok())
+        .filter(|to| to.starts_with(&dir))
+        .collect()
+}
+
+#[test]
+fn a_closed_store_holds_nothing_open() {
+    let dir = common::scratch();
+    let cache = builder(dir.path()).hdd(dir.path().join("h"), 64 * MIB).open().unwrap();
+    fill(&cache, 30);
+    for no in 0..30 {
+        let below = [Tier::Ssd, Tier::Hdd, Tier::Cold][no % 3];
+        cache.demote(format!("key/{no}"), below).unwrap();
+        cache.get(format!("key/{no}")).unwrap();
+    }
+    assert!(held(dir.path()).len() > 10, "{:?}", held(dir.path()));
+    let other = cache.clone();
+    cache.close().unwrap();
+    assert_eq!(held(dir.path()), Vec::<PathBuf>::new());
+    assert!(other.get("key/1").is_err());
+}

@@ -276,6 +276,7 @@ impl Engine {
             // The journal is short again, so that the next opening is quick.
             result = result.and(self.catalog.checkpoint().map_err(Error::from));
         }
+        self.catalog.close();
         self.home.lock().take();
         self.events.close();
         result

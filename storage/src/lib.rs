@@ -25,6 +25,7 @@ pub mod home;
 pub mod ident;
 pub mod item;
 pub mod memory;
+mod openfiles;
 pub mod quarantine;
 pub mod record;
 pub mod ssd;

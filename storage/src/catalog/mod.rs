@@ -542,6 +542,13 @@ impl Catalog {
         }
     }
 
+    /// Lets go of the journal's files: nothing is made durable any more.
+    pub fn close(&self) {
+        if let Some(journal) = &self.journal {
+            journal.close();
+        }
+    }
+
     /// Frames queued and not yet written.
     pub fn queued_frames(&self) -> usize {
         self.journal.as_ref().map_or(0, |j| j.queued())

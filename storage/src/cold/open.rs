@@ -1,11 +1,11 @@
 //! Opening the tier: what lies in its directories, held against what the catalog knows.
 
 use super::README;
-use super::files::OpenFiles;
 use super::identity::{self, Identity};
 use super::pack::{self, Pack, identity_of};
 use crate::container::{Known, NOT_SEEN, OpenReport, TierContext, Unknown};
 use crate::error::{Error, IoContext, Result};
+use crate::openfiles::OpenFiles;
 use crate::tierdir::Dir;
 use crate::types::Tier;
 use crate::vfs::{EntryKind, OpenMode, Vfs, replace_small};

@@ -201,7 +201,14 @@ impl Opening<'_> {
     fn attach(&mut self, dir: &Arc<Dir>, path: PathBuf, known: Known, file: Arc<dyn VfsFile>, len: u64) {
         let lease = dir.lease(len);
         let reading = self.reading.clone();
-        let segment = Arc::new(Segment::reopened(known.id, path.clone(), file, len, reading, lease.clone()));
+        let segment = Arc::new(Segment::reopened(
+            (known.no, known.id),
+            path.clone(),
+            file,
+            len,
+            reading,
+            lease.clone(),
+        ));
         self.files.segments.insert(known.id, OnDisk { path, lease, segment: Some(segment.clone()) });
         self.ctx.containers.attach(known, segment);
     }
