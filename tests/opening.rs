@@ -129,3 +129,36 @@ fn a_closed_store_holds_nothing_open() {
     assert_eq!(held(dir.path()), Vec::<PathBuf>::new());
     assert!(other.get("key/1").is_err());
 }
+
+#[test]
+fn the_catalog_stays_small_beside_a_small_tier() {
+    let dir = common::scratch();
+    let mut b = Cache::builder().memory(8 * MIB).ssd(dir.path().join("s"), 32 * MIB);
+    b.config_mut().storage.write_buffer = MIB;
+    let cache = b.open().unwrap();
+    let catalog = dir.path().join("s/catalog");
+    let size = || -> u64 {
+        let folders = [catalog.clone(), catalog.join("a"), catalog.join("b")];
+        // A file may go while it is looked at.
+        let lens = folders.iter().flat_map(|f| files(f)).filter_map(|f| std::fs::metadata(f).ok());
+        lens.map(|m| m.len()).sum()
+    };
+    let mut most = 0;
+    for round in 0..400u64 {
+        for no in 0..1000 {
+            cache.put(format!("{no}"), round.to_le_bytes().to_vec()).unwrap();
+        }
+        cache.flush().unwrap();
+        most = most.max(size());
+    }
+    let stats = cache.stats();
+    assert!(stats.journal_bytes > 24 * MIB, "too little churn to tell: {}", stats.journal_bytes);
+    // The reserve of 4 MiB, two copies of at most two journals, and checkpoints of a thousand items.
+    assert!(most < 12 * MIB, "{most} bytes of catalog");
+    let told = stats.catalog_disk_bytes;
+    assert!((4 * MIB..12 * MIB).contains(&told), "{told}");
+    println!(
+        "at most {most}, told {told}, journaled {}, checkpoints {}",
+        stats.journal_bytes, stats.checkpoints
+    );
+}

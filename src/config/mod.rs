@@ -140,7 +140,8 @@ pub struct StorageConfig {
     pub reap_interval: u64,
     /// Seconds between two checkpoints of the catalog, if anything was written.
     pub checkpoint_interval: u64,
-    /// Bytes of the journal that make a checkpoint due earlier.
+    /// Bytes of the journal that make a checkpoint due earlier; at most a thirty-second of the limit of the directory
+    /// that holds the catalog, but never less than 1 MiB.
     pub checkpoint_journal_size: u64,
     /// Bytes of a segment of the SSD; `None`: see [`Config::segment_size`].
     pub segment_size: Option<u64>,

@@ -244,7 +244,7 @@ pub(super) static SETTINGS: &[Setting] = &[
     setting(
         "storage.checkpoint_journal_size",
         Field::Size(|c| &mut c.storage.checkpoint_journal_size, MIB..=64 * GIB),
-        "bytes of the journal that make a checkpoint due earlier",
+        "bytes of the journal that make a checkpoint due earlier; less beside a small tier",
     ),
     setting(
         "storage.segment_size",

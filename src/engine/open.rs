@@ -24,7 +24,7 @@ use thermocline_storage::container::{
     Container, DiskTier, Known, Listed, OpenReport, RawRecord, TierContext, TierDir, Unknown,
 };
 use thermocline_storage::hdd::{Hdd, HddConfig};
-use thermocline_storage::home::{Home, HomeRequest, OpenFlags, WantedDir};
+use thermocline_storage::home::{DirInfo, Home, HomeRequest, OpenFlags, WantedDir};
 use thermocline_storage::item::Head;
 use thermocline_storage::memory::{HeatSink, MemoryConfig, MemoryTier};
 use thermocline_storage::ssd::{Ssd, SsdConfig};
@@ -116,6 +116,10 @@ impl Container for Away {
 
 /// Sketch counters for a store about to fill up; it grows with it.
 const FIRST_HEAT: u64 = 65_536;
+/// The journal's share of a limited directory that holds the catalog: one part in this many for each copy.
+const JOURNAL_SHARE: u64 = 32;
+/// A journal of fewer bytes does not make a checkpoint due.
+const LEAST_JOURNAL: u64 = 1 << 20;
 /// Promotions waiting at most.
 const PROMOTIONS: usize = 8_192;
 
@@ -186,7 +190,9 @@ impl Engine {
         let source = heat.clone();
         catalog.on_checkpoint(move || source.to_bytes());
         let secret = home.secret();
-        let engine = Self::assemble(config, world, secret, catalog, tiers, heat, Some(home), events);
+        let share = journal_share(config, &home);
+        let mut engine = Self::assemble(config, world, secret, catalog, tiers, heat, Some(home), events);
+        engine.settings.checkpoint_bytes = engine.settings.checkpoint_bytes.min(share);
         recovery.lost += engine.verify_tail(&recovered);
         engine.catalog.sync()?;
         Ok((engine, recovery))
@@ -360,10 +366,8 @@ fn open_tiers(
             catalog.containers.attach(*known, Arc::new(Away { path: path.clone() }));
         }
     }
-    let context = |tier: Tier, limits: Vec<Option<u64>>| {
-        // The limits are those of all directories that were asked for, missing ones included, in their order.
-        let asked = home.dirs().iter().filter(|d| d.tier == tier).zip(limits);
-        let dirs: Vec<TierDir> = asked
+    let context = |tier: Tier| {
+        let dirs: Vec<TierDir> = limited(config, home, tier)
             .filter(|(d, _)| d.present)
             .map(|(d, limit)| TierDir {
                 no: d.no,
@@ -391,21 +395,46 @@ fn open_tiers(
         })
     };
     let mut tiers: Vec<(Arc<dyn DiskTier>, OpenReport)> = Vec::new();
-    if let Some(ctx) = context(Tier::Ssd, config.ssd_limits().into_iter().map(Some).collect()) {
+    if let Some(ctx) = context(Tier::Ssd) {
         let (tier, found) = Ssd::open(ctx, ssd_config(config))?;
         tiers.push((tier, found));
     }
-    if let Some(ctx) = context(Tier::Hdd, config.hdd_limits().into_iter().map(Some).collect()) {
+    if let Some(ctx) = context(Tier::Hdd) {
         let (tier, found) = Hdd::open(ctx, hdd_config(config))?;
         tiers.push((tier, found));
     }
-    if let Some(ctx) = context(Tier::Cold, config.cold_limits()) {
+    if let Some(ctx) = context(Tier::Cold) {
         let level = u32::try_from(config.compression.zlib.level).unwrap_or(6);
         let cold = ColdConfig { pack_size: config.pack_size(), level, compress: config.cold.compression };
         let (tier, found) = Cold::open(ctx, cold)?;
         tiers.push((tier, found));
     }
     Ok(tiers)
+}
+
+/// The directories of a tier that were asked for, with their limits in bytes.
+fn limited<'a>(
+    config: &Config,
+    home: &'a Home,
+    tier: Tier,
+) -> impl Iterator<Item = (&'a DirInfo, Option<u64>)> + use<'a> {
+    let limits: Vec<Option<u64>> = match tier {
+        Tier::Ssd => config.ssd_limits().into_iter().map(Some).collect(),
+        Tier::Hdd => config.hdd_limits().into_iter().map(Some).collect(),
+        _ => config.cold_limits(),
+    };
+    // The limits are those of all directories that were asked for, missing ones included, in their order; in the
+    // list of all directories these come first.
+    home.dirs().iter().filter(move |d| d.tier == tier).zip(limits)
+}
+
+/// Bytes of a journal that a small directory of a tier can spare for one copy. The catalog is not counted in the
+/// tier's limit, so beside a small one it is kept small.
+fn journal_share(config: &Config, home: &Home) -> u64 {
+    let holds = |d: &DirInfo| home.catalog_dir().starts_with(&d.path);
+    let limit = Tier::DISK.iter().find_map(|t| limited(config, home, *t).find(|(d, _)| holds(d)));
+    let share = limit.and_then(|(_, limit)| limit).map_or(u64::MAX, |limit| limit / JOURNAL_SHARE);
+    share.max(LEAST_JOURNAL)
 }
 
 fn ssd_config(config: &Config) -> SsdConfig {

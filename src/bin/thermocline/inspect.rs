@@ -45,9 +45,10 @@ fn stats_text(stats: &Stats) -> String {
     let mut out = show::table(1, &["tier", "items", "occupied", "limit", "full", "containers"], rows);
     let _ = writeln!(
         out,
-        "\n  {} items in all; their catalog takes {} of RAM",
+        "\n  {} items in all; their catalog takes {} of RAM, {} on disk",
         show::count(stats.items),
-        show::bytes(stats.catalog_bytes)
+        show::bytes(stats.catalog_bytes),
+        show::bytes(stats.catalog_disk_bytes)
     );
     out
 }
@@ -63,7 +64,12 @@ fn stats_json(stats: &Stats) -> Value {
             Some((tier.name().to_owned(), value))
         })
         .collect();
-    json!({ "items": stats.items, "catalog_bytes": stats.catalog_bytes, "tiers": tiers })
+    json!({
+        "items": stats.items,
+        "catalog_bytes": stats.catalog_bytes,
+        "catalog_disk_bytes": stats.catalog_disk_bytes,
+        "tiers": tiers,
+    })
 }
 
 /// The options of `verify`.
