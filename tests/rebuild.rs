@@ -6,8 +6,12 @@ mod common;
 
 use common::value;
 use std::fs;
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use thermocline::testing::SystemClock;
+use thermocline::testing::vfs::{DirEntry, EntryKind, Map, OpenMode, RealFs, Space, Vfs, VfsFile, VfsLock};
 use thermocline::{Builder, Cache, Tier};
 
 const MIB: u64 = 1 << 20;
@@ -222,4 +226,108 @@ fn the_command_says_that_something_was_not_seen() {
     );
     let (code, told) = verify(&["--rebuild-catalog"]);
     assert!(code == Some(0) && told.contains("90 items"), "{code:?}: {told}");
+}
+
+/// The real file system, where everything but the first block of some files cannot be read.
+#[derive(Debug, Clone)]
+struct BadSectors(PathBuf);
+
+#[derive(Debug)]
+struct BadFile(Arc<dyn VfsFile>);
+
+impl Vfs for BadSectors {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn VfsFile>> {
+        let file = RealFs.open(path, mode)?;
+        Ok(if path == self.0 { Arc::new(BadFile(file)) } else { file })
+    }
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        RealFs.create_dir_all(path)
+    }
+    fn read_dir(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
+        RealFs.read_dir(path)
+    }
+    fn kind(&self, path: &Path) -> io::Result<Option<EntryKind>> {
+        RealFs.kind(path)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealFs.rename(from, to)
+    }
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        RealFs.remove_file(path)
+    }
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        RealFs.remove_dir_all(path)
+    }
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        RealFs.sync_dir(path)
+    }
+    fn try_lock(&self, path: &Path) -> io::Result<Option<Box<dyn VfsLock>>> {
+        RealFs.try_lock(path)
+    }
+    fn space(&self, path: &Path) -> io::Result<Space> {
+        RealFs.space(path)
+    }
+}
+
+impl VfsFile for BadFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        if offset + buf.len() as u64 > 4096 {
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        self.0.read_at(buf, offset)
+    }
+    fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_all_at(buf, offset)
+    }
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.0.allocate(len)
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync()
+    }
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+    fn allocated(&self) -> io::Result<u64> {
+        self.0.allocated()
+    }
+    fn map(&self, _: u64) -> io::Result<Option<Map>> {
+        Ok(None)
+    }
+}
+
+#[test]
+fn containers_that_cannot_be_listed() {
+    let dir = common::scratch();
+    let dir = dir.path();
+    for tier in 0..3 {
+        for name in ["s", "h", "c"] {
+            let _ = fs::remove_dir_all(dir.join(name));
+        }
+        fill(dir);
+        let victim = victims(dir).remove(tier);
+        fs::remove_dir_all(dir.join("s/catalog")).unwrap();
+        let world = BadSectors(victim.clone());
+        let begin = || rebuilding(dir).world(Arc::new(world.clone()), Arc::new(SystemClock), false);
+        let cache = begin().open().unwrap();
+        assert!(cache.recovery().rebuilt);
+        assert_eq!(cache.recovery().unseen.len(), 1, "{}: {:?}", victim.display(), cache.recovery().unseen);
+        let gone = absent(&cache);
+        assert!(!gone.is_empty(), "{}", victim.display());
+        // Nothing in it is alive, and yet it is not dropped.
+        for _ in 0..20 {
+            cache.step().unwrap();
+        }
+        cache.close().unwrap();
+        drop(cache);
+        assert!(victim.exists(), "{} is deleted", victim.display());
+        if tier == 1 {
+            // Of the generation another file was read, so it is in the catalog, as far as it was.
+            continue;
+        }
+        let cache = rebuilding(dir).open().unwrap();
+        assert!(!cache.recovery().rebuilt && cache.recovery().unseen.is_empty(), "{:?}", cache.recovery());
+        assert_eq!(absent(&cache), [0; 0], "{}", victim.display());
+        cache.close().unwrap();
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - no container, and no directory that is away, makes a rebuilding fail: what it could not read is reported, and a
-//!   container that could not be listed is not in the catalog, so that it is not dropped as dead;
+//!   container that could not be listed at all is not in the catalog, so that it is not dropped as dead;
 //! - while a rebuilt catalog has not seen all, containers that are older than it and that it does not know are left
 //!   where they are. They are taken in only when the caller asks for a rebuilding again, because items removed
 //!   since may be among what they hold; an item that the catalog has is replaced by a newer version alone.
@@ -106,8 +106,7 @@ fn path(home: &Home, entry: &Entry) -> PathBuf {
 /// A container's records. Damaged ones are left out, and so are those that cannot be reached, with what the first of
 /// these suffers from; an error if nothing else is left.
 fn records(entry: &Entry, hasher: &Hasher) -> Result<(Vec<Listed>, Option<StorageError>), StorageError> {
-    let mut listed = entry.container.list()?;
-    let mut failed = None;
+    let (mut listed, mut failed) = entry.container.list_reachable()?;
     listed.retain(|l| match entry.container.head(l.position) {
         Ok(head) => hasher.ident(&head.key) == l.ident,
         Err(e) if e.is_corrupt() => false,

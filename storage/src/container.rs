@@ -55,6 +55,11 @@ pub trait Container: Send + Sync + fmt::Debug + 'static {
     /// Every record that can be found, in order of position. A damaged footer or index is made good by a scan;
     /// records whose headers cannot be read are left out.
     fn list(&self) -> Result<Vec<Listed>>;
+    /// As [`list`](Self::list), with why part of it could not be reached, if so: for a rebuilding of the catalog,
+    /// which nothing else tells what is missing.
+    fn list_reachable(&self) -> Result<(Vec<Listed>, Option<Error>)> {
+        self.list().map(|listed| (listed, None))
+    }
     /// What stands on disk at a position (at most 64 MiB of it), unverified.
     fn raw(&self, position: u32) -> Option<RawRecord>;
     /// Bytes that the container occupies on disk, preallocation, dead records and indexes included.

@@ -381,6 +381,10 @@ impl Container for Segment {
     }
 
     fn list(&self) -> Result<Vec<Listed>> {
+        self.list_reachable().map(|(listed, _)| listed)
+    }
+
+    fn list_reachable(&self) -> Result<(Vec<Listed>, Option<Error>)> {
         let being_written = {
             let directory = self.directory.lock();
             directory.as_ref().map(|d| (d.bytes.clone(), self.readable()))
@@ -388,12 +392,12 @@ impl Container for Segment {
         if let Some((entries, end)) = being_written
             && let Some(listed) = format::parse_entries(&entries, end)
         {
-            return Ok(listed);
+            return Ok((listed, None));
         }
         if self.footer.load(Ordering::Acquire)
             && let Some(listed) = self.list_footer()
         {
-            return Ok(listed);
+            return Ok((listed, None));
         }
         scan::scan(&*self.file()?, self.id, &self.path, self.readable())
     }
