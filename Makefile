@@ -22,6 +22,7 @@ test: ## everything that must hold: formatting, lints, all tests, examples, docu
 bench: ## the criterion benches, in full
 	$(CARGO) bench --bench tiers
 	$(CARGO) bench --bench codecs
+	$(CARGO) bench --bench memory
 
 .PHONY: show-benches
 show-benches: ## the criterion benches, a first idea in a minute or two
@@ -70,8 +71,8 @@ show-stress: ## many threads on one store
 	$(CARGO) test --release --test stress -- --nocapture
 
 .PHONY: show-memory
-show-memory: ## the memory the process takes, against its limits
-	$(CARGO) test --release --test memory_bound -- --nocapture
+show-memory: ## the most memory that a process takes under several loads, against its bound
+	$(CARGO) bench --bench memory
 
 .PHONY: fuzz-check
 fuzz-check: ## the fuzz targets compile (running them: fuzz/README.md)

@@ -26,7 +26,8 @@ pub const DEFAULT_CAPACITY: usize = 1024;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// An item moved to a higher tier.
+    /// An item moved to a higher tier. To memory: a copy of it entered memory, and its record stays where it is; that
+    /// it leaves memory again is not told, for nothing moves then.
     Promoted {
         /// Its key, where known.
         key: Option<Bytes>,

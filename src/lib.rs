@@ -27,6 +27,7 @@
 
 #![allow(rustdoc::private_intra_doc_links, reason = "the modules' texts speak to who reads the code")]
 
+pub mod allocator;
 mod budget;
 mod builder;
 mod cache;

@@ -6,7 +6,6 @@
 
 use super::Engine;
 use super::moves::batch_bytes;
-use super::write::What;
 use crate::config::Persistence;
 use crate::error::{Error, Result};
 use crate::stats::Counters;
@@ -14,7 +13,7 @@ use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use thermocline_storage::catalog::{Batch, DirtyValue, Flying};
+use thermocline_storage::catalog::{Batch, DirtyValue, Flying, NewValue};
 use thermocline_storage::codec::{self, Compression};
 use thermocline_storage::container::{DiskTier, Purpose, Written};
 use thermocline_storage::{Codec, ContentType, Error as StorageError, Ident, Item, Tier, record};
@@ -115,7 +114,7 @@ impl Engine {
     fn by_tier(&self, flying: Vec<Flying>) -> Vec<Group<'_>> {
         let mut groups: Vec<Group<'_>> = Vec::new();
         for f in flying {
-            let size = record::size(f.value.key.len(), f.value.value.len());
+            let size = record::size(f.value.pair.key().len(), f.value.pair.value_len());
             let tier = self.tiers.iter().find(|t| t.max_record() >= size);
             let kind = tier.map(|t| t.tier());
             match groups.iter_mut().find(|g| g.tier.map(|t| t.tier()) == kind) {
@@ -134,7 +133,7 @@ impl Engine {
 
     fn encode(&self, tier: &Arc<dyn DiskTier>, group: &[Flying]) -> Vec<Item> {
         let values: Vec<(ContentType, Bytes)> =
-            group.iter().map(|f| (f.value.content_type, f.value.value.clone())).collect();
+            group.iter().map(|f| (f.value.content_type, f.value.pair.value())).collect();
         let encoded = match self.compression(tier) {
             Some(policy) => codec::encode_all(policy, values),
             None => values.into_iter().map(|(_, v)| (Codec::None, v)).collect(),
@@ -152,7 +151,7 @@ impl Engine {
     fn count_type(&self, v: &DirtyValue, stored: usize) {
         let c = self.counters.content(v.content_type);
         Counters::bump(&c.items);
-        Counters::add(&c.original, v.value.len() as u64);
+        Counters::add(&c.original, v.pair.value_len() as u64);
         Counters::add(&c.stored, stored as u64);
     }
 
@@ -251,21 +250,21 @@ impl Engine {
     }
 
     fn enter_value(&self, ident: Ident, v: &DirtyValue, out: &mut Vec<thermocline_storage::memory::Evicted>) {
-        let what = What { value: v.value.clone(), content_type: v.content_type, expires_at: v.expires_at };
-        if !self.enter(ident, &v.key, &what, v.version, false, false, out) {
+        let new = NewValue { pair: v.pair.clone(), content_type: v.content_type, expires_at: v.expires_at };
+        if !self.enter(ident, new, v.version, false, false, out) {
             self.memory.remove(ident);
         }
     }
 
     /// Writes one large value on its caller's thread, down to the journal if that is what the persistence asks.
     pub(super) fn write_large(&self, ident: Ident, v: &Arc<DirtyValue>) -> Result<(), Arc<StorageError>> {
-        let size = record::size(v.key.len(), v.value.len());
+        let size = record::size(v.pair.key().len(), v.pair.value_len());
         let tier = self.tiers.iter().find(|t| t.max_record() >= size).ok_or_else(|| {
             Arc::new(StorageError::Busy("no tier in service can hold a value of this size"))
         })?;
         let (codec, payload) = match self.compression(tier) {
-            Some(policy) => codec::encode(policy, v.content_type, &v.value),
-            None => (Codec::None, v.value.clone()),
+            Some(policy) => codec::encode(policy, v.content_type, &v.pair.value()),
+            None => (Codec::None, v.pair.value()),
         };
         self.count_type(v, payload.len());
         let items = [item(ident, v, codec, payload)];
@@ -332,13 +331,13 @@ impl Engine {
 
 fn item(ident: Ident, v: &DirtyValue, codec: Codec, payload: Bytes) -> Item {
     Item {
-        key: v.key.clone(),
+        key: v.pair.key_bytes(),
         ident,
         version: v.version,
         expires_at: v.expires_at,
         content_type: v.content_type,
         codec,
-        original_len: u32::try_from(v.value.len()).unwrap_or(u32::MAX),
+        original_len: u32::try_from(v.pair.value_len()).unwrap_or(u32::MAX),
         payload,
     }
 }

@@ -97,7 +97,7 @@ impl Away {
 }
 
 impl Container for Away {
-    fn read(&self, _: u32) -> Result<Item, StorageError> {
+    fn read_up_to(&self, _: u32, _: u64) -> Result<Item, StorageError> {
         Err(self.error())
     }
     fn head(&self, _: u32) -> Result<Head, StorageError> {

@@ -7,6 +7,7 @@
 //! - bytes that fail verification kill the entry; bytes that cannot be reached leave it, and count as absent.
 
 use super::Engine;
+use crate::budget::Permit;
 use crate::error::Result;
 use crate::events::Event;
 use crate::stats::Counters;
@@ -15,9 +16,10 @@ use std::time::Duration;
 use thermocline_storage::catalog::{DirtyValue, Found, Located};
 use thermocline_storage::codec;
 use thermocline_storage::memory::{Hit, Lookup, NewEntry};
-use thermocline_storage::{ContentType, Error as StorageError, Ident, Tier, Version};
+use thermocline_storage::pair::Pair;
+use thermocline_storage::{ContentType, Error as StorageError, Ident, Item, Tier, Version};
 
-/// Reads of fewer bytes take no share of the limit on values in flight: what they add is bounded by the number of
+/// Reads of at most so many bytes take no share of the limit on values in flight: what they add is bounded by the number of
 /// threads, and they neither wait behind large values nor touch a lock that all threads share.
 const UNCOUNTED: u64 = 64 << 10;
 
@@ -99,7 +101,7 @@ impl Got {
 
     fn from_dirty(v: &DirtyValue) -> Got {
         Got {
-            value: v.value.clone(),
+            value: v.pair.value(),
             content_type: v.content_type,
             tier: Tier::Memory,
             expires_at: v.expires_at,
@@ -146,7 +148,7 @@ impl Engine {
             match self.catalog.find(ident) {
                 Found::Absent => return Ok(None),
                 Found::Dirty(v) => {
-                    if v.key != key || expired(v.expires_at, self.now()) {
+                    if v.pair.key() != key || expired(v.expires_at, self.now()) {
                         return Ok(None);
                     }
                     self.heat.record(ident, 1);
@@ -163,8 +165,8 @@ impl Engine {
 
     /// Reads the record at a place on behalf of a caller.
     fn read_at(&self, ident: Ident, key: &[u8], at: &Located) -> Result<Step> {
-        let item = match at.entry.container.read(at.place.position()) {
-            Ok(item) => item,
+        let (item, _permit) = match self.read_record(at)? {
+            Ok(read) => read,
             Err(e) => return self.unread(ident, at, &e, Some(key)),
         };
         // Another key of the same identity is live. It displaced this one, if this one was ever put.
@@ -176,7 +178,6 @@ impl Engine {
             self.expire_at(ident, at, Some(item.key));
             return Ok(Step::Done(None));
         }
-        let _permit = self.permit_to_read(u64::from(item.original_len) + item.payload.len() as u64)?;
         let value = match codec::decode(item.codec, &item.payload, item.original_len) {
             Ok(value) => value,
             Err(why) => {
@@ -192,22 +193,23 @@ impl Engine {
             expires_at,
             version: item.version,
         };
-        self.install(ident, &item.key, &got, at, false);
+        if self.install(ident, &item.key, &got, at, false) {
+            self.tell_entered(item.key, at.entry.tier);
+        }
         self.consider_promotion(ident, at);
         Ok(Step::Done(Some(got)))
     }
 
     /// Reads the record at a place for a promotion: no heat, no installing.
     pub(crate) fn read_for(&self, ident: Ident, key: &[u8], at: &Located) -> Result<Option<Got>> {
-        let item = match at.entry.container.read(at.place.position()) {
-            Ok(item) => item,
+        let (item, _permit) = match self.read_record(at)? {
+            Ok(read) => read,
             Err(e) => return self.unread(ident, at, &e, Some(key)).map(|_| None),
         };
         let expires_at = at.expires_at.unwrap_or(item.expires_at);
         if item.key != key || expired(expires_at, self.now()) {
             return Ok(None);
         }
-        let _permit = self.permit_to_read(u64::from(item.original_len) + item.payload.len() as u64)?;
         Ok(codec::decode(item.codec, &item.payload, item.original_len).ok().map(|value| Got {
             value,
             content_type: item.content_type,
@@ -267,8 +269,7 @@ impl Engine {
             Found::At(l) if l.place == at.place && l.expires_at == at.expires_at => {
                 let entry = NewEntry {
                     ident,
-                    key,
-                    value: got.value.clone(),
+                    pair: Pair::new(key, &got.value),
                     version: got.version,
                     content_type: got.content_type,
                     expires_at: got.expires_at,
@@ -284,6 +285,12 @@ impl Engine {
         entered
     }
 
+    /// Memory holds now what a tier below has.
+    pub(super) fn tell_entered(&self, key: Bytes, from: Tier) {
+        Counters::bump(&self.counters.tier(Tier::Memory).promoted);
+        self.events.emit(|| Event::Promoted { key: Some(key), from, to: Tier::Memory });
+    }
+
     fn install_dirty(&self, ident: Ident, v: &DirtyValue) {
         let mut out = Vec::new();
         let now = self.now();
@@ -293,8 +300,7 @@ impl Engine {
             {
                 let entry = NewEntry {
                     ident,
-                    key: &v.key,
-                    value: v.value.clone(),
+                    pair: v.pair.clone(),
                     version: v.version,
                     content_type: v.content_type,
                     expires_at: v.expires_at,
@@ -333,13 +339,15 @@ impl Engine {
     pub(crate) fn judge(&self, ident: Ident, key: &[u8], found: &Found) -> Result<Judged> {
         Ok(match found {
             Found::Absent => Judged::Absent,
-            Found::Dirty(v) if v.key == key && !expired(v.expires_at, self.now()) => Judged::Live(Known {
-                version: v.version,
-                expires_at: v.expires_at,
-                tier: Tier::Memory,
-                content_type: v.content_type,
-                len: v.value.len() as u64,
-            }),
+            Found::Dirty(v) if v.pair.key() == key && !expired(v.expires_at, self.now()) => {
+                Judged::Live(Known {
+                    version: v.version,
+                    expires_at: v.expires_at,
+                    tier: Tier::Memory,
+                    content_type: v.content_type,
+                    len: v.pair.value_len() as u64,
+                })
+            }
             Found::Dirty(_) => Judged::Absent,
             Found::At(at) => match at.entry.container.head(at.place.position()) {
                 Ok(head) => {
@@ -367,13 +375,21 @@ impl Engine {
         })
     }
 
-    /// [`permit`](Self::permit) for a value that is read, unless it is small.
-    fn permit_to_read(&self, bytes: u64) -> Result<Option<crate::budget::Permit>> {
-        if bytes < UNCOUNTED { Ok(None) } else { self.permit(bytes).map(Some) }
+    /// The record at a place, and the share of the limit on values in flight that it takes; small values take none.
+    /// The outer error is that no share was to be had.
+    fn read_record(&self, at: &Located) -> Result<Result<(Item, Option<Permit>), StorageError>> {
+        let container = &at.entry.container;
+        let bytes = match container.read_up_to(at.place.position(), UNCOUNTED) {
+            Ok(item) => return Ok(Ok((item, None))),
+            Err(StorageError::Oversized { bytes }) => bytes,
+            Err(e) => return Ok(Err(e)),
+        };
+        let permit = self.permit(bytes)?;
+        Ok(container.read_up_to(at.place.position(), bytes).map(|item| (item, Some(permit))))
     }
 
     /// A share of the limit on values in flight.
-    pub(crate) fn permit(&self, bytes: u64) -> Result<crate::budget::Permit> {
+    pub(crate) fn permit(&self, bytes: u64) -> Result<Permit> {
         self.budget.acquire(bytes, self.settings.write_stall).map_err(|_| {
             Counters::bump(&self.counters.busy);
             crate::Error::Busy { what: "too many bytes of values are in flight".into(), cause: None }
@@ -394,4 +410,54 @@ pub(crate) enum Judged {
     /// There is an entry that cannot be read: it counts as absent for readers and as live for removals.
     Unreadable,
     Live(Known),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Cache, Error};
+
+    type Done = std::result::Result<(), Box<dyn std::error::Error>>;
+
+    #[test]
+    fn a_large_value_is_read_only_with_a_share_of_the_limit_and_a_small_one_without() -> Done {
+        let dir = tempfile::tempdir()?;
+        for tier in [Tier::Ssd, Tier::Hdd, Tier::Cold] {
+            let path = dir.path().join(tier.to_string());
+            let builder = Cache::builder().memory(1 << 20);
+            let mut builder = match tier {
+                Tier::Ssd => builder.ssd(path, 64 << 20),
+                Tier::Hdd => builder.hdd(path, 64 << 20),
+                _ => builder.cold(path),
+            };
+            let s = &mut builder.config_mut().storage;
+            s.max_value_size = Some(4 << 20);
+            s.inflight = Some(8 << 20);
+            s.write_stall_limit = 1;
+            let cache = builder.open()?;
+            // Zeros: what is stored is small, what comes out is not.
+            for (key, len) in [("small", 60_000), ("large", 3 << 20)] {
+                cache.put(key, vec![0; len])?;
+                cache.flush()?;
+                cache.demote(key, tier)?;
+                let engine = cache.engine();
+                let ident = engine.ident(key.as_bytes())?;
+                engine.memory.remove(ident);
+                let Found::At(at) = engine.catalog.find(ident) else { return Err("not on disk".into()) };
+                let record = at.entry.container.read_up_to(at.place.position(), 59_999);
+                let Err(StorageError::Oversized { bytes }) = record else {
+                    return Err(format!("{tier}, {key}: {record:?}").into());
+                };
+                assert!((len as u64..=2 * len as u64).contains(&bytes), "{tier}, {key}: {bytes}");
+                assert!(at.entry.container.read_up_to(at.place.position(), bytes).is_ok());
+            }
+            let engine = cache.engine();
+            let all = engine.permit(8 << 20)?;
+            assert_eq!(cache.get("small")?.map(|v| v.len()), Some(60_000), "{tier}");
+            assert!(matches!(cache.get("large"), Err(Error::Busy { .. })), "{tier}");
+            drop(all);
+            assert_eq!(cache.get("large")?.map(|v| v.len()), Some(3 << 20), "{tier}");
+        }
+        Ok(())
+    }
 }

@@ -79,12 +79,15 @@ pub struct VerifyReport {
     pub damaged: Vec<Damage>,
     /// What could not be reached. These items are kept, and absent until they can be.
     pub unreachable: Vec<Damage>,
+    /// Checkpoint files of the catalog that were damaged or missing. Nothing is lost with one of the two copies: both
+    /// were written anew.
+    pub mended: Vec<PathBuf>,
 }
 
 impl VerifyReport {
     /// Whether everything was read and was right.
     pub fn is_clean(&self) -> bool {
-        self.damaged.is_empty() && self.unreachable.is_empty()
+        self.damaged.is_empty() && self.unreachable.is_empty() && self.mended.is_empty()
     }
 }
 
@@ -123,7 +126,9 @@ impl Engine {
             match &found {
                 Found::Absent => return Ok(None),
                 Found::Dirty(v) => {
-                    return Ok((!expired(v.expires_at, self.now())).then(|| (v.key.clone(), found.clone())));
+                    return Ok(
+                        (!expired(v.expires_at, self.now())).then(|| (v.pair.key_bytes(), found.clone()))
+                    );
                 }
                 Found::At(at) => match at.entry.container.head(at.place.position()) {
                     Ok(head) => {
@@ -226,6 +231,7 @@ impl Engine {
             return self.using().map(|_| report);
         }
         self.flush()?;
+        report.mended = self.using().and_then(|_open| Ok(self.catalog.verify_copies()?))?;
         let mut containers = std::collections::HashSet::new();
         for no in 0..SHARDS {
             // Nothing is read, let alone moved to a quarantine, once the directories are let go of; and a close does

@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use thermocline_storage::catalog::{Found, Guard, NewValue};
 use thermocline_storage::memory::{Evicted, NewEntry};
+use thermocline_storage::pair::Pair;
 use thermocline_storage::{ContentType, Error as StorageError, Ident, Version, codec, record};
 
 /// A dirty item older than this makes writers wait (`Persistence::EverySecond`).
@@ -69,17 +70,21 @@ impl Engine {
         let _open = self.using()?;
         self.fits(key, &what)?;
         let bytes = what.value.len() as u64;
-        let put = if !self.has_disk() {
-            self.put_in_memory(ident, key, what, condition)?
-        } else {
+        if self.has_disk() {
             self.gate(bytes)?;
-            if bytes > self.settings.write_buffer / 4 {
-                self.put_large(ident, key, what, condition)?
-            } else if self.settings.persistence == Persistence::Always {
-                self.put_always(ident, key, what, condition)?
-            } else {
-                self.put_dirty(ident, key, what, condition)?
-            }
+        }
+        // The one copy that memory and the write buffer share, made before any lock is taken.
+        let pair = Pair::new(key, &what.value);
+        let new = NewValue { pair, content_type: what.content_type, expires_at: what.expires_at };
+        drop(what);
+        let put = if !self.has_disk() {
+            self.put_in_memory(ident, new, condition)?
+        } else if bytes > self.settings.write_buffer / 4 {
+            self.put_large(ident, new, condition)?
+        } else if self.settings.persistence == Persistence::Always {
+            self.put_always(ident, new, condition)?
+        } else {
+            self.put_dirty(ident, new, condition)?
         };
         if matches!(put, Put::Done(_)) {
             Counters::bump(&self.counters.puts);
@@ -101,10 +106,11 @@ impl Engine {
         Ok(())
     }
 
-    fn put_in_memory(&self, ident: Ident, key: &[u8], what: What, condition: Condition<'_>) -> Result<Put> {
+    fn put_in_memory(&self, ident: Ident, new: NewValue, condition: Condition<'_>) -> Result<Put> {
         let mut out = Vec::new();
-        let size = what.value.len() as u64;
-        if !self.memory.can_hold(key.len(), what.value.len()) {
+        let size = new.pair.value_len() as u64;
+        let expires_at = new.expires_at;
+        if !self.memory.can_hold(new.pair.len(), 0) {
             return Err(Error::ValueTooLarge { size, limit: self.memory.stats().max_bytes });
         }
         let guard = self.catalog.lock(ident);
@@ -112,26 +118,26 @@ impl Engine {
             return Ok(Put::Refused);
         }
         let version = guard.version();
-        let entered = self.enter(ident, key, &what, version, false, true, &mut out);
+        let entered = self.enter(ident, new, version, false, true, &mut out);
         self.flights.void(ident);
         drop(guard);
         self.let_go(out);
         // What is dead already does not enter, and is as good as put.
-        if !entered && !expired(what.expires_at, self.now()) {
+        if !entered && !expired(expires_at, self.now()) {
             return Err(self.busy("memory is taken up by values on their way into it"));
         }
         Ok(Put::Done(version))
     }
 
-    fn put_dirty(&self, ident: Ident, key: &[u8], what: What, condition: Condition<'_>) -> Result<Put> {
+    fn put_dirty(&self, ident: Ident, new: NewValue, condition: Condition<'_>) -> Result<Put> {
         let queue = self.settings.persistence != Persistence::OnEviction;
         let mut out = Vec::new();
         let mut guard = self.catalog.lock(ident);
         if !condition(&guard) {
             return Ok(Put::Refused);
         }
-        let v = guard.put(ident, new_value(key, &what), queue);
-        let entered = self.enter(ident, key, &what, v.version, true, false, &mut out);
+        let v = guard.put(ident, new.clone(), queue);
+        let entered = self.enter(ident, new, v.version, true, false, &mut out);
         self.flights.void(ident);
         drop(guard);
         if !entered && !queue {
@@ -149,13 +155,13 @@ impl Engine {
         Ok(Put::Done(version))
     }
 
-    fn put_always(&self, ident: Ident, key: &[u8], what: What, condition: Condition<'_>) -> Result<Put> {
+    fn put_always(&self, ident: Ident, new: NewValue, condition: Condition<'_>) -> Result<Put> {
         let (version, outcome) = {
             let mut guard = self.lock_settled(ident)?;
             if !condition(&guard) {
                 return Ok(Put::Refused);
             }
-            let (v, outcome) = guard.put_hidden(ident, new_value(key, &what));
+            let (v, outcome) = guard.put_hidden(ident, new);
             self.flights.void(ident);
             (v.version, outcome)
         };
@@ -188,8 +194,8 @@ impl Engine {
     }
 
     /// A value over a quarter of the write buffer is written by its caller.
-    fn put_large(&self, ident: Ident, key: &[u8], what: What, condition: Condition<'_>) -> Result<Put> {
-        let _permit = self.permit(2 * what.value.len() as u64)?;
+    fn put_large(&self, ident: Ident, new: NewValue, condition: Condition<'_>) -> Result<Put> {
+        let _permit = self.permit(2 * new.pair.value_len() as u64)?;
         let always = self.settings.persistence == Persistence::Always;
         let mut out = Vec::new();
         let (v, previous, outcome) = {
@@ -198,10 +204,10 @@ impl Engine {
                 return Ok(Put::Refused);
             }
             let beneath = guard.durable(ident);
-            let (v, previous) = guard.put_in_flight(ident, new_value(key, &what));
+            let (v, previous) = guard.put_in_flight(ident, new.clone());
             let outcome = always.then(|| guard.hide(ident, beneath, v.version));
             if !always {
-                self.enter(ident, key, &what, v.version, false, false, &mut out);
+                self.enter(ident, new, v.version, false, false, &mut out);
             }
             self.flights.void(ident);
             (v, previous, outcome)
@@ -212,7 +218,7 @@ impl Engine {
             let mut guard = self.catalog.lock(ident);
             guard.withdraw(ident, v.version);
             guard.abort(ident, &v, previous);
-            if self.memory.peek(ident, key, 0).is_some_and(|h| h.version == v.version) {
+            if self.memory.peek(ident, v.pair.key(), 0).is_some_and(|h| h.version == v.version) {
                 self.memory.remove(ident);
             }
         }
@@ -229,12 +235,10 @@ impl Engine {
     }
 
     /// Enters a value into memory under the shard's lock.
-    #[expect(clippy::too_many_arguments, reason = "the parts of one entry")]
     pub(super) fn enter(
         &self,
         ident: Ident,
-        key: &[u8],
-        what: &What,
+        new: NewValue,
         version: Version,
         dirty: bool,
         force: bool,
@@ -242,11 +246,10 @@ impl Engine {
     ) -> bool {
         let entry = NewEntry {
             ident,
-            key,
-            value: what.value.clone(),
+            pair: new.pair,
             version,
-            content_type: what.content_type,
-            expires_at: what.expires_at,
+            content_type: new.content_type,
+            expires_at: new.expires_at,
             dirty,
             prefetched: false,
             force,
@@ -422,8 +425,8 @@ impl Engine {
                 self.memory.set_expiry(ident, hit.version, expires_at);
                 // A value in the write buffer was put again, under a new version.
                 if let Found::Dirty(v) = guard.find(ident) {
-                    let what = What { value: v.value.clone(), content_type: v.content_type, expires_at };
-                    self.enter(ident, key, &what, v.version, true, true, &mut out);
+                    let new = NewValue { pair: v.pair.clone(), content_type: v.content_type, expires_at };
+                    self.enter(ident, new, v.version, true, true, &mut out);
                 }
             }
             drop(guard);
@@ -481,15 +484,6 @@ pub(super) fn same(a: &Found, b: &Found) -> bool {
         (Found::Dirty(a), Found::Dirty(b)) => a.version == b.version,
         (Found::At(a), Found::At(b)) => a.place == b.place && a.expires_at == b.expires_at,
         _ => false,
-    }
-}
-
-fn new_value(key: &[u8], what: &What) -> NewValue {
-    NewValue {
-        key: Bytes::copy_from_slice(key),
-        value: what.value.clone(),
-        content_type: what.content_type,
-        expires_at: what.expires_at,
     }
 }
 

@@ -49,7 +49,12 @@ pub struct RawRecord {
 pub trait Container: Send + Sync + fmt::Debug + 'static {
     /// The item at a position, with key, header and payload verified. `Corrupt` if the bytes are wrong, `Io` if
     /// they cannot be reached, `Busy` if the container is still opening and the wait of 5 s is over.
-    fn read(&self, position: u32) -> Result<Item>;
+    fn read(&self, position: u32) -> Result<Item> {
+        self.read_up_to(position, u64::MAX)
+    }
+    /// [`read`](Self::read), if stored and original length of the value together are at most `most` bytes; if not,
+    /// `Oversized`, before memory was taken for it.
+    fn read_up_to(&self, position: u32, most: u64) -> Result<Item>;
     /// The head alone; may be cheaper. Verified as far as the header goes.
     fn head(&self, position: u32) -> Result<Head>;
     /// Every record that can be found, in order of position. A damaged footer or index is made good by a scan;

@@ -54,6 +54,12 @@ pub enum Error {
         /// The largest record the tier takes.
         limit: u64,
     },
+    /// A value was not read because it is longer than the reader allowed for.
+    #[error("the value takes {bytes} bytes of memory, more than was allowed for")]
+    Oversized {
+        /// Its stored and its original length together.
+        bytes: u64,
+    },
     /// The directory is in use by another process (or by another handle of this one).
     #[error("{}: in use by another process", path.display())]
     Locked {

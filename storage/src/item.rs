@@ -1,5 +1,6 @@
 //! One item on its way to or from a disk tier.
 
+use crate::error::{Error, Result};
 use crate::ident::Ident;
 use crate::types::{Codec, ContentType, Version};
 use bytes::Bytes;
@@ -64,6 +65,17 @@ impl Item {
 }
 
 impl Head {
+    /// Bytes of memory that reading and decoding the value takes: its stored and its original length.
+    pub fn footprint(&self) -> u64 {
+        u64::from(self.stored_len) + u64::from(self.original_len)
+    }
+
+    /// `Oversized` if [`footprint`](Self::footprint) is over `most`.
+    pub(crate) fn within(&self, most: u64) -> Result<()> {
+        let bytes = self.footprint();
+        if bytes > most { Err(Error::Oversized { bytes }) } else { Ok(()) }
+    }
+
     /// The item, given its verified payload.
     pub fn into_item(self, payload: Bytes) -> Item {
         Item {

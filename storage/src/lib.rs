@@ -26,6 +26,7 @@ pub mod ident;
 pub mod item;
 pub mod memory;
 mod openfiles;
+pub mod pair;
 pub mod quarantine;
 pub mod record;
 pub mod ssd;

@@ -108,6 +108,7 @@ pub fn verify(args: &VerifyArgs, json: bool) -> Outcome {
             "containers": report.containers,
             "damaged": report.damaged.iter().map(damage_json).collect::<Vec<_>>(),
             "unreachable": report.unreachable.iter().map(damage_json).collect::<Vec<_>>(),
+            "mended": report.mended.iter().map(|p| p.to_string_lossy()).collect::<Vec<_>>(),
             "opening": {
                 "catalog_rebuilt": recovery.rebuilt,
                 "mended": recovery.mended,
@@ -159,6 +160,9 @@ fn verify_text(report: &VerifyReport, recovery: &thermocline::Recovery) -> Strin
             let _ = writeln!(out, "{what}: {key} ({}{path}): {}", d.tier, d.why);
         }
     }
+    for path in &report.mended {
+        let _ = writeln!(out, "mended from the other copy: {}", path.display());
+    }
     let _ = writeln!(
         out,
         "{}, {}, in {}: {}",
@@ -168,7 +172,12 @@ fn verify_text(report: &VerifyReport, recovery: &thermocline::Recovery) -> Strin
         if report.is_clean() {
             "all right".into()
         } else {
-            format!("{} damaged, {} unreachable", report.damaged.len(), report.unreachable.len())
+            format!(
+                "{} damaged, {} unreachable, {} of the catalog mended",
+                report.damaged.len(),
+                report.unreachable.len(),
+                report.mended.len()
+            )
         }
     );
     out

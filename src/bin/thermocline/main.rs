@@ -93,6 +93,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // Before any thread is started. Where it does nothing, nothing is lost but memory.
+    thermocline::allocator::give_back();
     let cli = Cli::parse();
     match run(cli.command, cli.json) {
         Ok(code) => ExitCode::from(code),

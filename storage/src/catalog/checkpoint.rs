@@ -142,6 +142,31 @@ impl Catalog {
         journal.sync(self.now()).map(|durable| self.release_dropped(durable))
     }
 
+    /// Reads both copies of the newest checkpoint; gives those in which something does not verify or cannot be read.
+    /// If there are any, a new checkpoint takes the place of the pair. The journals are left out: they are appended
+    /// to, and each opening reads both of them whole.
+    ///
+    /// # Errors
+    ///
+    /// The new checkpoint could not be written; the catalog is as durable as it was before.
+    pub fn verify_copies(&self) -> Result<Vec<PathBuf>> {
+        let Some(journal) = &self.journal else { return Ok(Vec::new()) };
+        let _one = self.checkpointing.lock();
+        let newest = |copy: &&str| {
+            let there = numbered(&*self.vfs, &self.dir.join(copy), "checkpoint-");
+            there.iter().map(|(_, seq)| *seq).max()
+        };
+        // None before the first one: the journal has everything.
+        let Some(seq) = COPIES.iter().filter_map(newest).max() else { return Ok(Vec::new()) };
+        let paths = COPIES.map(|copy| checkpoint_path(&self.dir, copy, seq));
+        let bad: Vec<PathBuf> =
+            paths.into_iter().filter(|path| !is_whole(&*self.vfs, path, seed(&self.store, seq))).collect();
+        if !bad.is_empty() {
+            self.checkpoint_locked(journal)?;
+        }
+        Ok(bad)
+    }
+
     fn checkpoint_locked(&self, journal: &Journal) -> Result<()> {
         match self.checkpoint_once(journal) {
             // Mending needs room; without it nothing gets durable any more, removes included.
@@ -329,6 +354,22 @@ pub(crate) fn load(vfs: &dyn Vfs, dir: &Path, store: &[u8; 16], seq: u64) -> Res
         }
         blocks += 1;
     }
+}
+
+/// Whether every block of one copy verifies, to the last.
+fn is_whole(vfs: &dyn Vfs, path: &Path, seed: u64) -> bool {
+    let Ok(copies) = open_twins(vfs, &[path.to_path_buf()]) else { return false };
+    let Some(copy) = copies.first().filter(|c| matches!(read_head(c, seed), Ok(Some(_)))) else {
+        return false;
+    };
+    let mut at = HEAD as u64;
+    while let Some(block) = read_block(copy, at, seed) {
+        at += (BLOCK_HEAD + block.payload.len()) as u64;
+        if block.kind == END {
+            return at == copy.len;
+        }
+    }
+    false
 }
 
 fn read_head(copy: &Copy, seed: u64) -> Result<Option<u64>> {

@@ -6,8 +6,8 @@
 //! - an identity stands in the queue at most once, and exactly if its `Dirty::queued` is set.
 
 use crate::ident::Ident;
+use crate::pair::Pair;
 use crate::types::{ContentType, Version};
-use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,10 +20,8 @@ const OVERHEAD: u64 = 192;
 /// One value that was put and is not journaled yet.
 #[derive(Debug)]
 pub struct DirtyValue {
-    /// The full key.
-    pub key: Bytes,
-    /// The value as it was put.
-    pub value: Bytes,
+    /// The full key, and the value as it was put.
+    pub pair: Pair,
     /// Never `Auto`.
     pub content_type: ContentType,
     /// Milliseconds since the epoch; 0 means never.
@@ -38,15 +36,14 @@ pub struct DirtyValue {
 impl DirtyValue {
     pub(crate) fn new(
         buffer: &Arc<WriteBuffer>,
-        key: Bytes,
-        value: Bytes,
+        pair: Pair,
         content_type: ContentType,
         expires_at: u64,
         version: Version,
     ) -> DirtyValue {
-        let bytes = key.len() as u64 + value.len() as u64 + OVERHEAD;
+        let bytes = pair.len() as u64 + OVERHEAD;
         let charge = Charge { buffer: buffer.clone(), bytes, on: AtomicBool::new(false) };
-        DirtyValue { key, value, content_type, expires_at, version, in_batch: AtomicBool::new(false), charge }
+        DirtyValue { pair, content_type, expires_at, version, in_batch: AtomicBool::new(false), charge }
     }
 
     /// Bytes that the value takes of the write buffer.

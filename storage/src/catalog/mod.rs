@@ -292,7 +292,7 @@ impl Catalog {
     }
 
     pub(crate) fn dirty_value(&self, new: NewValue, version: Version) -> DirtyValue {
-        DirtyValue::new(&self.buffer, new.key, new.value, new.content_type, new.expires_at, version)
+        DirtyValue::new(&self.buffer, new.pair, new.content_type, new.expires_at, version)
     }
 
     /// Queues a dirty value that waits for eviction to be written.

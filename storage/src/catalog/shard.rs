@@ -12,8 +12,8 @@ use super::index::{IdentMap, Index};
 use super::{Catalog, Outcome};
 use crate::container::Entry;
 use crate::ident::Ident;
+use crate::pair::Pair;
 use crate::types::{ContentType, Place, Version};
-use bytes::Bytes;
 use parking_lot::RwLockWriteGuard;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -75,12 +75,10 @@ pub struct Taken {
 }
 
 /// What is to be put.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct NewValue {
-    /// The full key.
-    pub key: Bytes,
-    /// The value.
-    pub value: Bytes,
+    /// The full key and the value.
+    pub pair: Pair,
     /// Never `Auto`.
     pub content_type: ContentType,
     /// Milliseconds since the epoch; 0 means never.
@@ -389,12 +387,7 @@ impl Guard<'_> {
         if let Some(d) = self.shard.dirty.get(&ident)
             && let Some(n) = d.newest.clone()
         {
-            let new = NewValue {
-                key: n.key.clone(),
-                value: n.value.clone(),
-                content_type: n.content_type,
-                expires_at,
-            };
+            let new = NewValue { pair: n.pair.clone(), content_type: n.content_type, expires_at };
             let queue = d.queued || d.in_flight > 0;
             return Some(self.put(ident, new, queue).version);
         }

@@ -216,9 +216,10 @@ pub(super) fn identity_of(file: &dyn VfsFile, len: u64) -> io::Result<Option<Ide
 }
 
 impl Container for Pack {
-    fn read(&self, position: u32) -> Result<Item> {
+    fn read_up_to(&self, position: u32, most: u64) -> Result<Item> {
         let file = self.file()?;
         let (meta, read) = self.header(&*file, position)?;
+        meta.head.within(most)?;
         let payload = self.payload(&*file, position, &meta, read)?;
         Ok(meta.head.into_item(payload))
     }

@@ -1,7 +1,7 @@
 //! What the parts of the tier share: configuration, caches, the health of sled, the work waiting for the keeper.
 
 use super::block::Block;
-use super::fence::Fault;
+use super::fence::{Fault, Threads};
 use super::generation::Generation;
 use super::index::IndexFactory;
 use super::{HddConfig, Health};
@@ -14,8 +14,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Databases open at once.
-pub(super) const MAX_OPEN: usize = 8;
+/// Databases open at once, at most.
+const MAX_OPEN: u64 = 8;
+/// So much of the configured cache allows one more of them: besides its cache, each has up to 6 MiB of page table.
+const CACHE_PER_OPEN: u64 = 4 << 20;
 /// Value files open at once for reading.
 const MAX_FILES: usize = 256;
 /// Databases that may fail before the tier does without sled.
@@ -33,6 +35,8 @@ pub(super) struct Core {
     pub files: FileCache,
     pub tables: TableCache,
     pub jobs: Jobs,
+    /// Threads that serve indexes.
+    pub threads: Threads,
     ticks: AtomicU64,
     faults: Mutex<Faults>,
     ram_only: AtomicBool,
@@ -64,10 +68,16 @@ impl Core {
             factory,
             files: FileCache::default(),
             jobs: Jobs::default(),
+            threads: Threads::default(),
             ticks: AtomicU64::new(0),
             faults: Mutex::default(),
             rebuilt: AtomicU64::new(0),
         }
+    }
+
+    /// How many databases are open at once, at most.
+    pub fn max_open(&self) -> usize {
+        (self.config.sled_cache / CACHE_PER_OPEN).clamp(1, MAX_OPEN) as usize
     }
 
     /// A count that rises, to tell what was used last.

@@ -1,5 +1,8 @@
 //! The fence: each open index lives on a thread of its own, which may panic or hang without harm to anybody.
 //!
+//! A thread whose index was closed in peace serves the next one: an allocator with an arena for each thread (glibc's)
+//! would otherwise keep the 6 MiB of page table, which sled allocates for each database, in one arena after another.
+//!
 //! Invariants:
 //! - no caller waits longer than its deadline;
 //! - an index that panicked, or whose answer came too late, is never used again and never dropped: sled's drop
@@ -8,6 +11,7 @@
 
 use super::index::{BlockIndex, Extent, IndexFactory};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+use parking_lot::Mutex;
 use std::fmt;
 use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -50,6 +54,77 @@ enum Request {
     Close(Answer<()>),
 }
 
+/// An index to be opened, and served until it is closed.
+struct Assignment {
+    factory: Arc<dyn IndexFactory>,
+    path: PathBuf,
+    entries: u64,
+    cache: u64,
+    opened: Answer<()>,
+    inbox: Receiver<Request>,
+    abandoned: Arc<AtomicBool>,
+    /// The way to the thread that does it: back in the pool when the index was closed in peace. It has none of its
+    /// own, so that it ends when the pool is dropped.
+    thread: Sender<Assignment>,
+}
+
+/// The threads that have no index at present, the one that had one last on top. They end with the pool.
+#[derive(Default)]
+pub(super) struct Threads {
+    idle: Arc<Mutex<Vec<Sender<Assignment>>>>,
+}
+
+impl fmt::Debug for Threads {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Threads").field("idle", &self.idle.lock().len()).finish()
+    }
+}
+
+impl Threads {
+    /// An idle thread, or a new one.
+    fn hire(&self) -> Result<Sender<Assignment>, Fault> {
+        if let Some(thread) = self.idle.lock().pop() {
+            return Ok(thread);
+        }
+        let (thread, inbox) = unbounded::<Assignment>();
+        let pool = Arc::downgrade(&self.idle);
+        std::thread::Builder::new()
+            .name("thermocline-sled".into())
+            .spawn(move || {
+                while let Ok(assignment) = inbox.recv() {
+                    // What went wrong may have left anything on this thread.
+                    let Some((thread, closed)) = assignment.run() else { return };
+                    let pool = pool.upgrade();
+                    if let Some(idle) = &pool {
+                        idle.lock().push(thread);
+                    }
+                    // Only now, so that whoever opens the next index finds this thread idle.
+                    let _ = closed.send(Ok(()));
+                }
+            })
+            .map_err(|e| Fault::Failed(format!("cannot start its thread: {e}")))?;
+        Ok(thread)
+    }
+}
+
+impl Assignment {
+    /// Opens the index and serves it; if it was closed in peace, gives back the way to this thread and who is to be
+    /// told.
+    fn run(self) -> Option<(Sender<Assignment>, Answer<()>)> {
+        match guarded(|| self.factory.open(&self.path, self.entries, self.cache)) {
+            Ok(index) => {
+                let _ = self.opened.send(Ok(()));
+                let closed = serve(index, &self.inbox, &self.abandoned)?;
+                Some((self.thread, closed))
+            }
+            Err(fault) => {
+                let _ = self.opened.send(Err(fault));
+                None
+            }
+        }
+    }
+}
+
 /// The near side of the fence of one open index.
 pub(super) struct Fence {
     path: PathBuf,
@@ -65,8 +140,9 @@ impl fmt::Debug for Fence {
 }
 
 impl Fence {
-    /// Opens an index on a new thread; at most `deadline` is waited for it, and for each answer later.
+    /// Opens an index on a thread of its own; at most `deadline` is waited for it, and for each answer later.
     pub fn open(
+        threads: &Threads,
         factory: Arc<dyn IndexFactory>,
         path: &Path,
         entries: u64,
@@ -77,22 +153,19 @@ impl Fence {
         let (opened, open) = bounded(1);
         let abandoned = Arc::new(AtomicBool::new(false));
         let fence = Fence { path: path.to_path_buf(), deadline, requests, abandoned: Arc::clone(&abandoned) };
-        let at = path.to_path_buf();
-        std::thread::Builder::new()
-            .name("thermocline-sled".into())
-            .spawn(move || {
-                let index = guarded(|| factory.open(&at, entries, cache));
-                match index {
-                    Ok(index) => {
-                        let _ = opened.send(Ok(()));
-                        serve(index, &inbox, &abandoned);
-                    }
-                    Err(fault) => {
-                        let _ = opened.send(Err(fault));
-                    }
-                }
-            })
-            .map_err(|e| Fault::Failed(format!("cannot start its thread: {e}")))?;
+        let thread = threads.hire()?;
+        let work = Assignment {
+            factory,
+            path: path.to_path_buf(),
+            entries,
+            cache,
+            opened,
+            inbox,
+            abandoned,
+            thread: thread.clone(),
+        };
+        thread.send(work).map_err(|_| Fault::Failed("its thread has ended".into()))?;
+        drop(thread);
         fence.wait(&open, Instant::now() + deadline)?;
         Ok(fence)
     }
@@ -163,12 +236,17 @@ impl Drop for Fence {
     }
 }
 
-/// The far side: serves requests until the near side is gone or something went wrong.
-fn serve(index: Box<dyn BlockIndex>, inbox: &Receiver<Request>, abandoned: &AtomicBool) {
+/// The far side: serves requests until the near side is gone or something went wrong. Gives back who is to be told
+/// that the index was closed, if it was.
+fn serve(
+    index: Box<dyn BlockIndex>,
+    inbox: &Receiver<Request>,
+    abandoned: &AtomicBool,
+) -> Option<Answer<()>> {
     let mut index = ManuallyDrop::new(index);
     while let Ok(request) = inbox.recv() {
         if abandoned.load(Ordering::Acquire) {
-            return;
+            return None;
         }
         let went_well = match request {
             Request::Insert(extents, to) => answer(&to, guarded(|| index.insert(&extents))),
@@ -177,14 +255,20 @@ fn serve(index: Box<dyn BlockIndex>, inbox: &Receiver<Request>, abandoned: &Atom
             Request::Sentinel(to) => answer(&to, guarded(|| index.sentinel())),
             Request::Close(to) => {
                 let index = ManuallyDrop::into_inner(index);
-                answer(&to, guarded(|| index.close()));
-                return;
+                return match guarded(|| index.close()) {
+                    Ok(()) => Some(to),
+                    Err(fault) => {
+                        let _ = to.send(Err(fault));
+                        None
+                    }
+                };
             }
         };
         if !went_well {
-            return;
+            return None;
         }
     }
+    None
 }
 
 fn answer<T>(to: &Answer<T>, result: Result<T, Fault>) -> bool {
@@ -214,7 +298,14 @@ mod tests {
 
     fn open(trouble: Trouble, ms: u64) -> Result<Fence, Fault> {
         let factory = FaultyFactory::new(trouble);
-        Fence::open(Arc::new(factory), Path::new("/nowhere/0"), 1, 1 << 20, Duration::from_millis(ms))
+        Fence::open(
+            &Threads::default(),
+            Arc::new(factory),
+            Path::new("/nowhere/0"),
+            1,
+            1 << 20,
+            Duration::from_millis(ms),
+        )
     }
 
     #[test]
@@ -234,5 +325,31 @@ mod tests {
         assert_eq!(fence.close(), Err(Fault::Abandoned));
         assert!(matches!(open(Trouble::HangAtOpen, 100), Err(Fault::TimedOut(_))));
         assert!(begin.elapsed() < Duration::from_secs(5));
+    }
+
+    #[test]
+    fn a_thread_whose_index_was_closed_serves_the_next() {
+        let threads = Threads::default();
+        let open = |trouble| {
+            let factory = Arc::new(FaultyFactory::new(trouble));
+            Fence::open(&threads, factory, Path::new("/nowhere/0"), 1, 1 << 20, Duration::from_secs(60))
+        };
+        let idle = || threads.idle.lock().len();
+        let (a, b) = (open(Trouble::None).unwrap(), open(Trouble::None).unwrap());
+        assert_eq!(idle(), 0);
+        a.close().unwrap();
+        b.close().unwrap();
+        assert_eq!(idle(), 2);
+        let c = open(Trouble::PanicAtLookup).unwrap();
+        assert_eq!(idle(), 1, "one of the two");
+        c.lookup(1).unwrap_err();
+        drop(c);
+        let d = open(Trouble::None).unwrap();
+        assert_eq!(idle(), 0, "the one with the panic does not come back");
+        // Its thread ends with the pool: nothing else keeps a way to it.
+        let end = Arc::downgrade(&threads.idle);
+        drop(threads);
+        assert!(end.upgrade().is_none());
+        d.close().unwrap();
     }
 }

@@ -5,11 +5,11 @@
 //! leaves a directory that no seal names, which is removed at the next opening, and the index is rebuilt from the
 //! value files. A crash after it leaves an index that checks.
 //!
-//! Invariants: at most [`MAX_OPEN`] databases are open; indexes in RAM of sealed generations take at most as much
+//! Invariants: at most [`Core::max_open`] databases are open; indexes in RAM of sealed generations take at most as much
 //! as sled's caches may (the least recently used go, and are rebuilt when they are needed); a database is opened
 //! only after its seal was checked.
 
-use super::core::{Core, Job, MAX_OPEN};
+use super::core::{Core, Job};
 use super::fence::{Fault, Fence};
 use super::generation::Generation;
 use super::index::{Extent, IndexFactory};
@@ -54,7 +54,7 @@ impl Keeper {
         while let Some(job) = self.core.jobs.next() {
             match job {
                 Job::Load(generation) => self.load(&generation, true),
-                Job::Check(generation) => self.load(&generation, self.open.len() < MAX_OPEN),
+                Job::Check(generation) => self.load(&generation, self.open.len() < self.core.max_open()),
                 Job::Persist(generation) => {
                     let _upkeep = generation.upkeep.lock();
                     self.in_ram.push(Arc::downgrade(&generation));
@@ -139,11 +139,12 @@ impl Keeper {
         index: u32,
         entries: u64,
     ) -> Result<Fence, Failure> {
-        self.close_down_to(MAX_OPEN - 1);
+        let most = self.core.max_open();
+        self.close_down_to(most - 1);
         let path = generation.path.join(seal::index_name(index));
         let (cache, deadline) =
-            (self.core.config.sled_cache / 2 / MAX_OPEN as u64, self.core.config.sled_deadline);
-        Fence::open(factory, &path, entries, cache, deadline).map_err(|fault| {
+            (self.core.config.sled_cache / 2 / most as u64, self.core.config.sled_deadline);
+        Fence::open(&self.core.threads, factory, &path, entries, cache, deadline).map_err(|fault| {
             generation.mark_abandoned(&path, &fault);
             Failure::Fault
         })
@@ -270,7 +271,7 @@ impl Keeper {
 
     /// Keeps what is open and what is in RAM within their limits.
     fn trim(&mut self) {
-        self.close_down_to(MAX_OPEN);
+        self.close_down_to(self.core.max_open());
         let alive: Vec<_> =
             self.in_ram.iter().filter_map(Weak::upgrade).filter(|g| g.ram().is_some()).collect();
         let mut total: u64 = alive.iter().map(|g| g.ram_bytes()).sum();

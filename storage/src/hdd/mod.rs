@@ -267,7 +267,7 @@ impl Hdd {
         self.core.jobs.stop();
         self.generations.read().values().for_each(|g| g.wake());
         let Some(keeper) = self.keeper.lock().take() else { return };
-        let most = self.core.config.sled_deadline.saturating_mul(self::core::MAX_OPEN as u32 + 4);
+        let most = self.core.config.sled_deadline.saturating_mul(self.core.max_open() as u32 + 4);
         let until = Instant::now() + most;
         while !keeper.is_finished() && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(1));

@@ -43,17 +43,17 @@ enum Miss {
 }
 
 impl Generation {
-    /// The bytes of a record, and of what stands around it; `whole` or its head at least.
-    fn fetch(self: &Arc<Self>, record: u32, whole: bool) -> Result<Fetched> {
+    /// The first `most` bytes of a record, or all of it, and what stands around it.
+    fn fetch(self: &Arc<Self>, record: u32, most: u64) -> Result<Fetched> {
         if let Some(block) = self.core.tables.get(self.id, record)
-            && let Ok(fetched) = self.fetch_known(&block, record, whole)
+            && let Ok(fetched) = self.fetch_known(&block, record, most)
         {
             return Ok(fetched);
         }
         loop {
             let (extent, certain) = self.lookup(record)?;
             let missed = match extent {
-                Some(extent) => match self.fetch_extent(extent, record, whole) {
+                Some(extent) => match self.fetch_extent(extent, record, most) {
                     Ok(fetched) => return Ok(fetched),
                     Err(Miss::Error(e)) => return Err(e),
                     Err(Miss::Absent(e)) => e,
@@ -71,13 +71,12 @@ impl Generation {
     }
 
     /// A record of a block whose header is known: one read of what is wanted.
-    fn fetch_known(&self, block: &Block, record: u32, whole: bool) -> Result<Fetched> {
+    fn fetch_known(&self, block: &Block, record: u32, most: u64) -> Result<Fetched> {
         let path = self.value_path(block.spot.file);
         let (start, end) =
             block.record(record).ok_or_else(|| Error::corrupt(&path, block.spot.offset, "no such record"))?;
-        let len = if whole { end - start } else { (end - start).min(HEAD_PREFIX) };
         let offset = block.spot.offset + start;
-        let buffer = self.pread(block.spot.file, &path, offset, len)?;
+        let buffer = self.pread(block.spot.file, &path, offset, (end - start).min(most))?;
         let end = buffer.len();
         Ok(Fetched { path, offset, buffer, start: 0, end })
     }
@@ -90,7 +89,7 @@ impl Generation {
         Ok(buffer)
     }
 
-    fn fetch_extent(&self, extent: Extent, record: u32, whole: bool) -> Result<Fetched, Miss> {
+    fn fetch_extent(&self, extent: Extent, record: u32, most: u64) -> Result<Fetched, Miss> {
         let path = self.value_path(extent.file);
         let absent = |what: &str| Miss::Absent(Error::corrupt(&path, extent.offset, what));
         let end = self.end(extent.file);
@@ -101,7 +100,7 @@ impl Generation {
             return Err(absent("the index points outside of the value file"));
         }
         let small = extent.len <= 2 * self.core.extent_max();
-        let len = if whole || small { extent.len } else { extent.len.min(HEAD_PREFIX) };
+        let len = if small { extent.len } else { extent.len.min(most) };
         let buffer = self.pread(extent.file, &path, extent.offset, len).map_err(Miss::Error)?;
         let spot = Spot { container: self.id, file: extent.file, offset: extent.offset };
         match self.find_in(&buffer, spot, record) {
@@ -157,9 +156,11 @@ impl Generation {
 pub(super) struct Handle(pub Arc<Generation>);
 
 impl Container for Handle {
-    fn read(&self, position: u32) -> Result<Item> {
-        let fetched = self.0.fetch(position, true)?;
+    fn read_up_to(&self, position: u32, most: u64) -> Result<Item> {
+        // What does not fit into this is too long: block header, record header and key are in the prefix.
+        let fetched = self.0.fetch(position, most.saturating_add(HEAD_PREFIX))?;
         let header = self.0.header(&fetched, position)?;
+        header.head.within(most)?;
         let offset = fetched.offset + fetched.start as u64;
         let damaged = |what| Error::corrupt(&fetched.path, offset, what);
         let start = fetched.start + header.payload_at();
@@ -176,7 +177,7 @@ impl Container for Handle {
     }
 
     fn head(&self, position: u32) -> Result<Head> {
-        let fetched = self.0.fetch(position, false)?;
+        let fetched = self.0.fetch(position, HEAD_PREFIX)?;
         self.0.header(&fetched, position).map(|h| h.head)
     }
 
@@ -221,7 +222,7 @@ impl Container for Handle {
 
     fn raw(&self, position: u32) -> Option<RawRecord> {
         let generation = &self.0;
-        if let Ok(fetched) = generation.fetch(position, true) {
+        if let Ok(fetched) = generation.fetch(position, u64::MAX) {
             let end = fetched.end.min(fetched.start.saturating_add(MAX_RAW as usize));
             let bytes = fetched.buffer.get(fetched.start..end)?.to_vec();
             let offset = fetched.offset + fetched.start as u64;

@@ -53,7 +53,7 @@ impl Bench {
         let config = HddConfig {
             generation_size: 256 << 10,
             block_size: 8 << 10,
-            sled_cache: 1 << 20,
+            sled_cache: 32 << 20,
             reserve: 1 << 20,
             ..HddConfig::for_limit(limits[0])
         };

@@ -6,15 +6,13 @@
 //! - `weight` is a function of the two lengths alone, so that sums can be kept without looking at the bytes.
 
 use crate::ident::Ident;
+use crate::pair::Pair;
 use crate::types::{ContentType, Version};
 use bytes::Bytes;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// No slot.
 pub(super) const NIL: u32 = u32::MAX;
-
-/// Values up to this many bytes are copied, with the key, into a buffer of our own.
-pub(super) const COPIED: usize = 64 << 10;
 
 /// Bytes that an entry costs beyond its key and its value.
 ///
@@ -29,18 +27,10 @@ const USES_SHIFT: u32 = 4;
 const USES_MAX: u32 = 15;
 const PREFETCHED: u32 = 1 << 8;
 
-#[derive(Debug)]
-enum Payload {
-    /// Key and value behind one another in a buffer that nothing else refers to.
-    Copied { both: Bytes, key_len: u16 },
-    /// A key of our own and the caller's buffer.
-    Kept(Box<(Bytes, Bytes)>),
-}
-
 /// An entry of the tier.
 #[derive(Debug)]
 pub(super) struct Entry {
-    payload: Payload,
+    pair: Pair,
     pub(super) ident: Ident,
     pub(super) version: Version,
     /// Milliseconds since the epoch; 0 means never.
@@ -59,30 +49,15 @@ pub(super) struct Entry {
     pub(super) hits: u8,
 }
 
-/// A buffer that is counted from the start. `Bytes::from(Vec)` would allocate its count at the first clone,
-/// which is a hit.
-fn owned(bytes: Vec<u8>) -> Bytes {
-    Bytes::from_owner(bytes.into_boxed_slice())
-}
-
 /// The weight of an entry with a key and a value of these lengths, in bytes.
 pub(super) fn weight(key_len: usize, value_len: usize) -> u64 {
     (key_len as u64).saturating_add(value_len as u64).saturating_add(ENTRY_OVERHEAD)
 }
 
 impl Entry {
-    pub(super) fn new(new: super::NewEntry<'_>) -> Entry {
-        let payload = match u16::try_from(new.key.len()) {
-            Ok(key_len) if new.value.len() <= COPIED => {
-                let mut both = Vec::with_capacity(new.key.len() + new.value.len());
-                both.extend_from_slice(new.key);
-                both.extend_from_slice(&new.value);
-                Payload::Copied { both: owned(both), key_len }
-            }
-            _ => Payload::Kept(Box::new((owned(new.key.to_vec()), new.value))),
-        };
+    pub(super) fn new(new: super::NewEntry) -> Entry {
         Entry {
-            payload,
+            pair: new.pair,
             ident: new.ident,
             version: new.version,
             expires_at: new.expires_at,
@@ -98,40 +73,25 @@ impl Entry {
     }
 
     pub(super) fn key(&self) -> &[u8] {
-        match &self.payload {
-            Payload::Copied { both, key_len } => both.get(..usize::from(*key_len)).unwrap_or_default(),
-            Payload::Kept(kept) => &kept.0,
-        }
+        self.pair.key()
     }
 
     /// The key without a copy; it keeps the value's buffer alive.
     pub(super) fn key_bytes(&self) -> Bytes {
-        match &self.payload {
-            Payload::Copied { both, key_len } => both.slice(..usize::from(*key_len).min(both.len())),
-            Payload::Kept(kept) => kept.0.clone(),
-        }
+        self.pair.key_bytes()
     }
 
     /// The value without a copy.
     pub(super) fn value(&self) -> Bytes {
-        match &self.payload {
-            Payload::Copied { both, key_len } => both.slice(usize::from(*key_len).min(both.len())..),
-            Payload::Kept(kept) => kept.1.clone(),
-        }
+        self.pair.value()
     }
 
     pub(super) fn value_len(&self) -> u64 {
-        match &self.payload {
-            Payload::Copied { both, key_len } => both.len().saturating_sub(usize::from(*key_len)) as u64,
-            Payload::Kept(kept) => kept.1.len() as u64,
-        }
+        self.pair.value_len() as u64
     }
 
     pub(super) fn weight(&self) -> u64 {
-        match &self.payload {
-            Payload::Copied { both, .. } => weight(both.len(), 0),
-            Payload::Kept(kept) => weight(kept.0.len(), kept.1.len()),
-        }
+        weight(self.pair.len(), 0)
     }
 
     pub(super) fn expired(&self, now_ms: u64) -> bool {
@@ -200,8 +160,7 @@ mod tests {
     fn entry(key: &[u8], value: Bytes, prefetched: bool) -> Entry {
         Entry::new(NewEntry {
             ident: Ident::from_bits(1),
-            key,
-            value,
+            pair: Pair::new(key, &value),
             version: Version(1),
             content_type: ContentType::Binary,
             expires_at: 0,
@@ -209,18 +168,6 @@ mod tests {
             prefetched,
             force: false,
         })
-    }
-
-    #[test]
-    fn a_small_slice_does_not_pin_the_callers_buffer_and_a_large_value_is_not_copied() {
-        let big = Bytes::from(vec![7u8; 1 << 20]);
-        let small = entry(b"k", big.slice(10..100), false);
-        assert_eq!(small.value(), big.slice(10..100));
-        let large = entry(b"k", big.slice(..COPIED + 1), false);
-        assert_eq!(large.value().as_ptr(), big.as_ptr());
-        drop(large);
-        assert!(big.is_unique(), "the small entry must not refer to the caller's buffer");
-        assert_eq!(small.value().as_ptr(), small.value().as_ptr(), "handed out without a copy");
     }
 
     #[test]
@@ -237,19 +184,5 @@ mod tests {
         e.set_refs(1);
         e.mark_used();
         assert_eq!((e.refs(), e.take_uses(), e.hits), (2, 1, 16));
-    }
-
-    #[test]
-    fn keys_and_values_of_any_length_come_back_and_weigh_what_they_are() {
-        for key_len in [1usize, 17, 32_768] {
-            for value_len in [0usize, 1, COPIED, COPIED + 1] {
-                let e = entry(&vec![1; key_len], Bytes::from(vec![2; value_len]), false);
-                assert_eq!(e.key(), &vec![1; key_len][..]);
-                assert_eq!(e.key_bytes(), vec![1; key_len]);
-                assert_eq!(e.value(), vec![2; value_len]);
-                assert_eq!(e.value_len(), value_len as u64);
-                assert_eq!(e.weight(), (key_len + value_len) as u64 + ENTRY_OVERHEAD);
-            }
-        }
     }
 }

@@ -36,6 +36,7 @@ pub use entry::ENTRY_OVERHEAD;
 pub use policy::{Admission, MemoryPolicy, Setting};
 
 use crate::ident::Ident;
+use crate::pair::Pair;
 use crate::types::{ContentType, Version};
 use budget::{Amount, Budget, Short};
 use bytes::Bytes;
@@ -86,13 +87,11 @@ pub struct MemoryConfig {
 
 /// An item on its way in.
 #[derive(Debug, Clone)]
-pub struct NewEntry<'a> {
-    /// The identity of `key`.
+pub struct NewEntry {
+    /// The identity of the key.
     pub ident: Ident,
-    /// The full key; copied.
-    pub key: &'a [u8],
-    /// The value; copied up to 64 KiB, kept as it is above.
-    pub value: Bytes,
+    /// The full key and the value.
+    pub pair: Pair,
     /// The order of the write.
     pub version: Version,
     /// What the value is.

@@ -110,11 +110,10 @@ impl MemoryTier {
     /// Not admitted are: what has expired; what alone is over a limit; without `force`, under `Adaptive`, what
     /// takes more than a sixteenth of the tier and was not seen lately. While other threads hold reserved room
     /// that together leaves none, a very large entry may be refused too.
-    pub fn insert(&self, new: NewEntry<'_>, now_ms: u64, out: &mut Vec<Evicted>) -> bool {
+    pub fn insert(&self, new: NewEntry, now_ms: u64, out: &mut Vec<Evicted>) -> bool {
         let (ident, force) = (new.ident, new.force);
         let hash = mix(ident);
-        let need = Amount::item(entry::weight(new.key.len(), new.value.len()));
-        // The copy is made before the lock is taken.
+        let need = Amount::item(entry::weight(new.pair.len(), 0));
         let mut entry = Entry::new(new);
         if entry.expired(now_ms) {
             return self.refuse(entry, hash, Reason::Expired, out);

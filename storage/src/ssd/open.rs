@@ -294,7 +294,7 @@ impl Unreachable {
 }
 
 impl Container for Unreachable {
-    fn read(&self, _: u32) -> Result<Item> {
+    fn read_up_to(&self, _: u32, _: u64) -> Result<Item> {
         Err(self.error())
     }
     fn head(&self, _: u32) -> Result<Head> {

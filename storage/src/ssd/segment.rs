@@ -267,7 +267,7 @@ impl Segment {
     }
 
     /// The item through the map; `None` if not all of it is likely in the page cache.
-    fn read_mapped(&self, offset: u64, end: u64) -> Result<Option<Item>> {
+    fn read_mapped(&self, offset: u64, end: u64, most: u64) -> Result<Option<Item>> {
         let Some((_, fixed)) = self.resident(offset..offset + HEADER as u64) else { return Ok(None) };
         let (front, stored) = self.lengths(fixed, offset, end)?;
         let range = offset..offset + (front + stored) as u64;
@@ -275,6 +275,7 @@ impl Segment {
         let (front_bytes, payload) =
             bytes.split_at_checked(front).ok_or_else(|| self.damaged(offset, "the record is cut short"))?;
         let header = self.parse(front_bytes, offset)?;
+        header.head.within(most)?;
         self.residency.touch(range.clone());
         let borrowed = if self.reading.borrow && stored >= BORROW_FROM {
             self.reading.pins.borrow(map, range.start + front as u64..range.end)
@@ -315,8 +316,9 @@ impl Segment {
         Ok(())
     }
 
-    fn read_disk(&self, offset: u64, end: u64) -> Result<Item> {
+    fn read_disk(&self, offset: u64, end: u64, most: u64) -> Result<Item> {
         let (header, bytes) = self.front_from_disk(offset, end, self.reading.smallest)?;
+        header.head.within(most)?;
         let stored = header.head.stored_len as usize;
         let front = header.payload_at();
         let behind = bytes.get(front..).unwrap_or_default();
@@ -356,11 +358,11 @@ impl Segment {
 }
 
 impl Container for Segment {
-    fn read(&self, position: u32) -> Result<Item> {
+    fn read_up_to(&self, position: u32, most: u64) -> Result<Item> {
         let (offset, end) = self.locate(position)?;
-        match self.read_mapped(offset, end)? {
+        match self.read_mapped(offset, end, most)? {
             Some(item) => Ok(item),
-            None => self.read_disk(offset, end),
+            None => self.read_disk(offset, end, most),
         }
     }
 

@@ -9,7 +9,7 @@ use crate::item::{Head, Item};
 pub(crate) struct Hollow(pub(crate) u64);
 
 impl Container for Hollow {
-    fn read(&self, _: u32) -> Result<Item> {
+    fn read_up_to(&self, _: u32, _: u64) -> Result<Item> {
         Err(Error::Gone(0))
     }
     fn head(&self, _: u32) -> Result<Head> {

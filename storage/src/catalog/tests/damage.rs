@@ -94,6 +94,39 @@ fn any_flipped_bit_of_one_copy_changes_nothing() {
 }
 
 #[test]
+fn damage_at_rest_of_one_copy_is_found_and_mended_while_the_catalog_is_open() {
+    let mem = MemFs::default();
+    let (cat, _) = open(Arc::new(mem.clone()), Path::new(DIR), 1).unwrap();
+    let entry = container(&cat);
+    for i in 0..200u8 {
+        write(&cat, id(i), Place::new(entry.no, u32::from(i)).unwrap());
+    }
+    assert!(cat.verify_copies().unwrap().is_empty(), "before the first checkpoint");
+    cat.checkpoint().unwrap();
+    let end = durable(&cat);
+    let copies = |mem: &MemFs| -> Vec<PathBuf> {
+        mem.files().into_iter().filter(|p| p.to_string_lossy().contains("checkpoint-")).collect()
+    };
+    assert_eq!(copies(&mem).len(), 2);
+    let len = mem.read(&copies(&mem)[0]).len();
+    for n in 0..60 {
+        assert!(cat.verify_copies().unwrap().is_empty());
+        let path = copies(&mem)[n % 2].clone();
+        match n % 4 {
+            0 | 1 => mem.edit(&path, |b| b[n * len / 60] ^= 1 << (n % 8)),
+            2 => mem.edit(&path, |b| b.truncate(n * len / 60)),
+            _ => mem.delete(&path),
+        }
+        let bad = cat.verify_copies().unwrap();
+        assert!(n % 4 == 3 || bad == [path], "{n}: {bad:?}");
+        assert_eq!(bad.len(), 1, "{n}");
+    }
+    drop(cat);
+    let (cat, recovered) = open(Arc::new(mem), Path::new(DIR), 2).unwrap();
+    assert_eq!((durable(&cat), recovered.mended), (end, 0));
+}
+
+#[test]
 fn any_cut_of_one_copy_changes_nothing_and_is_mended() {
     let s = small();
     for (copy, name) in s.all().into_iter().flat_map(|n| [("a", n.clone()), ("b", n)]) {

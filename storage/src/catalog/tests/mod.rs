@@ -9,6 +9,7 @@ mod places;
 
 use super::*;
 use crate::clock::ManualClock;
+use crate::pair::Pair;
 use crate::testing::Hollow;
 use crate::types::{ContentType, Tier};
 use bytes::Bytes;
@@ -54,8 +55,7 @@ fn seal(entry: &Entry) {
 
 fn value(n: u64) -> NewValue {
     NewValue {
-        key: Bytes::from(n.to_string()),
-        value: Bytes::from_static(b"some value"),
+        pair: Pair::new(n.to_string().as_bytes(), &Bytes::from_static(b"some value")),
         content_type: ContentType::Binary,
         expires_at: 0,
     }

@@ -247,3 +247,23 @@ fn what_the_catalog_does_not_know_is_deleted_attached_or_left() {
     assert_eq!(open.containers.all().len(), 1);
     assert!(bench.dir(0).join("generations/a person's").exists());
 }
+
+/// A database costs memory beyond its cache: with a small cache few are open, and every record comes back.
+#[test]
+fn a_small_cache_keeps_few_databases_open() {
+    for (cache, most) in [(1 << 20, 1), (8 << 20, 2), (1 << 30, 8)] {
+        let mut bench = Bench::new(&[Some(64 << 20)]);
+        bench.config.sled_cache = cache;
+        let open = bench.open(&[]);
+        let all: Vec<_> = (0..800).map(|i| item(i, 4000)).collect();
+        let written: Vec<_> = all.chunks(50).flat_map(|batch| open.write(batch)).collect();
+        open.settle();
+        assert!(open.containers.all().len() > 9);
+        for round in 0..3 {
+            assert_eq!(open.check(&all, &written), all.len(), "round {round}");
+            open.settle();
+            assert!(open.hdd.health().open <= most, "{} open, {most} allowed", open.hdd.health().open);
+        }
+        assert!(open.hdd.health().open > 0);
+    }
+}

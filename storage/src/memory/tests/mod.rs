@@ -7,6 +7,7 @@ mod stress;
 mod traces;
 
 use super::*;
+use crate::pair::Pair;
 
 /// A sink that adds up.
 #[derive(Default)]
@@ -30,11 +31,10 @@ fn ident(i: u64) -> Ident {
     Ident::from_bits(i)
 }
 
-fn new(key: &[u8], i: u64, value: impl Into<Bytes>) -> NewEntry<'_> {
+fn new(key: &[u8], i: u64, value: impl Into<Bytes>) -> NewEntry {
     NewEntry {
         ident: ident(i),
-        key,
-        value: value.into(),
+        pair: Pair::new(key, &value.into()),
         version: Version(1),
         content_type: ContentType::Binary,
         expires_at: 0,

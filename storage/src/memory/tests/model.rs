@@ -91,8 +91,7 @@ impl Run {
         let expires_at = if ttl == 0 { 0 } else { self.now + ttl - 1 };
         let new = NewEntry {
             ident: ident(id(key)),
-            key: &key.to_le_bytes(),
-            value: value(key, self.version, len).into(),
+            pair: Pair::new(&key.to_le_bytes(), &value(key, self.version, len).into()),
             version: Version(self.version),
             content_type: ContentType::Media,
             expires_at,
