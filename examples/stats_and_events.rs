@@ -16,6 +16,7 @@ fn listen(events: Subscription) -> BTreeMap<&'static str, u64> {
             // A listener that is too slow is told how much it missed; the cache never waits for it.
             Received::Lagged(n) => ("missed, because this listener was too slow", *n),
             Received::Event(event) => (kind(event), 1),
+            _ => continue,
         };
         let count = counts.entry(kind).or_insert(0);
         if *count == 0

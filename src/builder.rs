@@ -4,7 +4,7 @@ use crate::cache::Cache;
 use crate::config::{Config, MemoryPolicy, Persistence};
 use crate::engine::{Engine, World};
 use crate::error::Result;
-use crate::events::Subscription;
+use crate::events::{Events, Subscription};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -146,7 +146,8 @@ impl Builder {
     }
 
     /// If the catalog is lost, rebuilds it from the containers: of each key, the newest version found. Items that had
-    /// been removed or overwritten may be among them.
+    /// been removed or overwritten may be among them. Also takes in what an earlier rebuilding could not see and this
+    /// opening can ([`Recovery::unseen`](crate::Recovery::unseen)); items removed since may be among that.
     pub fn rebuild_catalog(mut self, yes: bool) -> Builder {
         self.flags.rebuild_catalog = yes;
         self
@@ -169,19 +170,21 @@ impl Builder {
         self.open_engine(|_| ()).map(|(cache, ())| cache)
     }
 
-    /// [`open`](Self::open), with a subscription that misses nothing: it begins before any background work does, so
-    /// that what moves or goes because the store was opened with smaller limits is told too. It holds this many events.
+    /// [`open`](Self::open), with a subscription that misses nothing: it begins before the opening does, so that what
+    /// opening itself finds damaged or lost is told too, and what moves or goes because the store was opened with
+    /// smaller limits. It holds this many events.
     ///
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_with_events(self, capacity: usize) -> Result<(Cache, Subscription)> {
-        self.open_engine(|engine| engine.events.subscribe_with(capacity))
+        self.open_engine(|events| events.subscribe_with(capacity))
     }
 
-    fn open_engine<T>(self, before: impl FnOnce(&Engine) -> T) -> Result<(Cache, T)> {
+    fn open_engine<T>(self, before: impl FnOnce(&Events) -> T) -> Result<(Cache, T)> {
         let threads = self.world.threads;
-        let (engine, recovery) = Engine::open(&self.config, self.flags, self.world)?;
-        let subscribed = before(&engine);
+        let events = Arc::new(Events::new());
+        let subscribed = before(&events);
+        let (engine, recovery) = Engine::open(&self.config, self.flags, self.world, events)?;
         if threads {
             engine.begin()?;
         }

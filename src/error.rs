@@ -1,5 +1,6 @@
 //! The error of the public surface.
 
+use crate::config::ConfigError;
 use std::path::PathBuf;
 use std::sync::Arc;
 use thermocline_storage as storage;
@@ -69,6 +70,12 @@ impl From<storage::Error> for Error {
             storage::Error::Busy(what) => Error::Busy { what: what.into(), cause: None },
             other => Error::Storage(Arc::new(other)),
         }
+    }
+}
+
+impl From<ConfigError> for Error {
+    fn from(e: ConfigError) -> Error {
+        Error::Config(e.to_string())
     }
 }
 

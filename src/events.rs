@@ -106,6 +106,13 @@ pub enum Event {
         /// The directory.
         path: PathBuf,
     },
+    /// Items are gone because the containers that held them are: found at opening.
+    Lost {
+        /// How many items.
+        items: u64,
+        /// How many containers were missing, or went to the quarantine.
+        containers: u64,
+    },
 }
 
 /// Why an item was not kept.
@@ -122,6 +129,7 @@ pub enum EvictReason {
 
 /// What a subscription receives.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Received {
     /// An event.
     Event(Event),
@@ -131,6 +139,7 @@ pub enum Received {
 
 /// Why nothing was received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum RecvError {
     /// Nothing has happened yet, or not within the time given.
     #[error("no event yet")]

@@ -41,7 +41,7 @@ mod stats;
 
 pub use builder::Builder;
 pub use cache::{Cache, Entry, Info, Keys, PutOptions};
-pub use config::{Config, MemoryPolicy, Persistence};
+pub use config::{Config, ConfigError, MemoryPolicy, Persistence};
 pub use engine::{Damage, Recovery, VerifyReport};
 pub use error::{Error, Result};
 pub use events::{Event, EvictReason, Received, RecvError, Subscription};

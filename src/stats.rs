@@ -188,6 +188,9 @@ pub struct Stats {
     pub journal_bytes: u64,
     /// Checkpoints published.
     pub checkpoints: u64,
+    /// Bytes of the catalog on disk, both copies and its reserve, as of the last half second. They lie beside what the
+    /// limit of a tier counts.
+    pub catalog_disk_bytes: u64,
 }
 
 impl Stats {

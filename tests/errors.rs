@@ -147,6 +147,21 @@ fn settings_that_cannot_be() {
 }
 
 #[test]
+fn a_file_of_settings_that_cannot_be() {
+    fn open(file: &Path) -> thermocline::Result<Cache> {
+        Cache::open(thermocline::Config::from_file(file)?)
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("thermocline.toml");
+    fs::write(&file, "[storage_tiers.memory]\nmax_sise = \"1MiB\"\n").unwrap();
+    let e = open(&file).map(|_| ()).unwrap_err();
+    assert!(matches!(e, Error::Config(_)), "{e:?}");
+    let told: thermocline::ConfigError = thermocline::Config::from_file(&file).unwrap_err();
+    assert_eq!(e.to_string(), told.to_string());
+    assert!(e.to_string().contains("max_sise") && e.to_string().contains(":2:"), "{e}");
+}
+
+#[test]
 fn a_path_that_is_a_file() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
@@ -245,6 +260,39 @@ fn a_directory_that_is_missing() {
     cache.close().unwrap();
     drop(cache);
     assert_eq!(both().open().unwrap().get("down").unwrap().as_deref(), Some(&b"3"[..]));
+}
+
+#[test]
+fn the_limits_of_the_others_while_a_directory_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let all = || {
+        let mut b = Cache::builder().memory(MIB).ssd(at("s0"), 8 * MIB);
+        for (name, size) in [("s1", 16), ("s2", 64)] {
+            b = b.ssd(at(name), size * MIB);
+        }
+        for (name, size) in [("h1", 32), ("h2", 128)] {
+            b = b.hdd(at(name), size * MIB);
+        }
+        b = b.cold(at("c1")).cold(at("c2"));
+        let cold = &mut b.config_mut().cold;
+        for (dir, size) in cold.dirs.iter_mut().zip([24, 96]) {
+            dir.size = Some(size * MIB);
+        }
+        b
+    };
+    let limits = |cache: &Cache| {
+        [Tier::Ssd, Tier::Hdd, Tier::Cold].map(|t| cache.stats().tier(t).unwrap().limit.map(|n| n / MIB))
+    };
+    let cache = all().open().unwrap();
+    assert_eq!(limits(&cache), [Some(88), Some(160), Some(120)]);
+    cache.close().unwrap();
+    drop(cache);
+    for missing in ["s1", "h1", "c1"] {
+        fs::rename(at(missing), at(&format!("{missing}.away"))).unwrap();
+    }
+    let cache = all().without_missing(true).open().unwrap();
+    assert_eq!(limits(&cache), [Some(72), Some(128), Some(96)], "the limits of those that are here");
 }
 
 #[test]

@@ -140,7 +140,8 @@ pub struct StorageConfig {
     pub reap_interval: u64,
     /// Seconds between two checkpoints of the catalog, if anything was written.
     pub checkpoint_interval: u64,
-    /// Bytes of the journal that make a checkpoint due earlier.
+    /// Bytes of the journal that make a checkpoint due earlier; at most a thirty-second of the limit of the directory
+    /// that holds the catalog, but never less than 1 MiB.
     pub checkpoint_journal_size: u64,
     /// Bytes of a segment of the SSD; `None`: see [`Config::segment_size`].
     pub segment_size: Option<u64>,
@@ -257,7 +258,6 @@ impl Default for StorageConfig {
 }
 
 /// Smallest and largest sizes that the containers of a tier get by themselves.
-const AUTO_SEGMENT: (u64, u64) = (MIB, 64 * MIB);
 const AUTO_GENERATION: (u64, u64) = (4 * MIB, GIB);
 const AUTO_PACK: (u64, u64) = (4 * MIB, 256 * MIB);
 
@@ -345,9 +345,15 @@ impl Config {
     }
 
     /// Bytes of a segment: the setting, or a sixteenth of the smallest directory of the SSD tier, rounded down
-    /// to a power of two, between 1 and 64 MiB.
+    /// to a power of two, between 1 and 64 MiB; in a tier over 64 GiB so many more, up to 512 MiB, that there are at
+    /// most 1,024 segments.
     pub fn segment_size(&self) -> u64 {
-        self.storage.segment_size.unwrap_or_else(|| auto(self.ssd_limits().into_iter().min(), AUTO_SEGMENT))
+        self.storage.segment_size.unwrap_or_else(|| {
+            let limits = self.ssd_limits();
+            let total = limits.iter().fold(0, |sum: u64, n| sum.saturating_add(*n));
+            let smallest = limits.into_iter().min().unwrap_or(self.ssd.max_size);
+            thermocline_storage::ssd::SsdConfig::segment_size_for(smallest, total)
+        })
     }
 
     /// Bytes of a generation: the setting, or a sixteenth of the smallest directory of the HDD tier, rounded

@@ -244,12 +244,12 @@ pub(super) static SETTINGS: &[Setting] = &[
     setting(
         "storage.checkpoint_journal_size",
         Field::Size(|c| &mut c.storage.checkpoint_journal_size, MIB..=64 * GIB),
-        "bytes of the journal that make a checkpoint due earlier",
+        "bytes of the journal that make a checkpoint due earlier; less beside a small tier",
     ),
     setting(
         "storage.segment_size",
         Field::AutoSize(|c| &mut c.storage.segment_size, MIB..=512 * MIB),
-        "bytes of a segment of the SSD; auto: a sixteenth of its smallest directory, 1 to 64 MiB",
+        "bytes of a segment of the SSD; auto: a sixteenth of its smallest directory, 1 to 64 MiB; in a tier over 64 GiB more, so that there are at most 1,024",
     ),
     setting(
         "storage.generation_size",

@@ -318,7 +318,7 @@ fn small_tiers_need_no_further_settings() {
     large.add_ssd("/s", 3 << 40);
     large.storage.max_value_size = Some(GIB);
     large.validate().unwrap();
-    assert_eq!((large.segment_size(), large.inflight()), (64 * MIB, 2 * GIB));
+    assert_eq!((large.segment_size(), large.inflight()), (512 * MIB, 2 * GIB));
 }
 
 #[test]

@@ -76,6 +76,8 @@ impl Engine {
         if synced.is_ok() && failed == 0 {
             *self.last_failure.lock() = None;
         }
+        // Here whoever waits to be written waits for it too, so the journal cannot outrun it.
+        self.checkpoint_if_overdue();
         synced?;
         Ok(Committed { taken, failed })
     }

@@ -25,6 +25,7 @@ mod placement;
 mod promote;
 mod read;
 mod reap;
+mod rebuild;
 mod reclaim;
 mod rewrite;
 mod stats;

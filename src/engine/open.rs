@@ -3,11 +3,11 @@
 //! Order of opening: directories judged and locked; the open counter raised; the catalog recovered; the tiers
 //! attached to what the catalog knows; what points at nothing dropped; the tail verified; then the threads.
 
-use super::{Engine, Settings};
+use super::{Engine, Settings, rebuild};
 use crate::budget::Budget;
 use crate::config::{self, Config};
 use crate::error::{Error, Result};
-use crate::events::{Events, RateLimit};
+use crate::events::{Event, Events, RateLimit};
 use crate::heat::Heat;
 use crate::stats::Counters;
 use crossbeam::queue::ArrayQueue;
@@ -24,12 +24,12 @@ use thermocline_storage::container::{
     Container, DiskTier, Known, Listed, OpenReport, RawRecord, TierContext, TierDir, Unknown,
 };
 use thermocline_storage::hdd::{Hdd, HddConfig};
-use thermocline_storage::home::{Home, HomeRequest, OpenFlags, WantedDir};
+use thermocline_storage::home::{DirInfo, Home, HomeRequest, OpenFlags, WantedDir};
 use thermocline_storage::item::Head;
 use thermocline_storage::memory::{HeatSink, MemoryConfig, MemoryTier};
 use thermocline_storage::ssd::{Ssd, SsdConfig};
 use thermocline_storage::vfs::{EntryKind, Vfs};
-use thermocline_storage::{Codec, Error as StorageError, Hasher, Item, Tier, Version};
+use thermocline_storage::{Codec, Error as StorageError, Hasher, Item, Tier};
 
 /// What an engine gets from outside, so that a simulation can stand behind it.
 #[derive(Debug, Clone)]
@@ -58,6 +58,24 @@ pub struct Recovery {
     pub quarantined: Vec<(std::path::PathBuf, String)>,
     /// Leftovers of a crash that were deleted.
     pub deleted: u64,
+    /// Containers and directories that a rebuilding of the catalog, this one or an earlier one, did not see, and why.
+    /// What they hold is absent, takes up space, and is kept: opening with
+    /// [`rebuild_catalog`](crate::Builder::rebuild_catalog) takes in what can be read by then.
+    pub unseen: Vec<(std::path::PathBuf, String)>,
+}
+
+impl Recovery {
+    /// Enters what a tier found, and tells of it; gives the tier back.
+    fn take(&mut self, tier: Arc<dyn DiskTier>, found: OpenReport, events: &Events) -> Arc<dyn DiskTier> {
+        for (path, why) in &found.quarantined {
+            let (tier, path, why) = (tier.tier(), path.clone(), why.clone());
+            events.emit(|| Event::Quarantined { tier, path, why, key: None });
+        }
+        self.quarantined.extend(found.quarantined);
+        self.deleted += found.deleted;
+        self.unseen.extend(found.unseen);
+        tier
+    }
 }
 
 impl HeatSink for Heat {
@@ -98,21 +116,31 @@ impl Container for Away {
 
 /// Sketch counters for a store about to fill up; it grows with it.
 const FIRST_HEAT: u64 = 65_536;
+/// The journal's share of a limited directory that holds the catalog: one part in this many for each copy.
+const JOURNAL_SHARE: u64 = 32;
+/// A journal of fewer bytes does not make a checkpoint due.
+const LEAST_JOURNAL: u64 = 1 << 20;
 /// Promotions waiting at most.
 const PROMOTIONS: usize = 8_192;
 
 impl Engine {
     /// Opens a store; nothing happens in the background before [`begin`](Self::begin).
-    pub(crate) fn open(config: &Config, flags: OpenFlags, world: World) -> Result<(Arc<Engine>, Recovery)> {
+    pub(crate) fn open(
+        config: &Config,
+        flags: OpenFlags,
+        world: World,
+        events: Arc<Events>,
+    ) -> Result<(Arc<Engine>, Recovery)> {
         config.validate().map_err(|e| Error::Config(e.to_string()))?;
         let clock = Arc::new(EngineClock::new(world.clock.clone()));
         let (engine, recovery) = if config.has_disk() {
-            Self::open_disks(config, flags, &world, clock)?
+            Self::open_disks(config, flags, &world, clock, events)?
         } else {
             let catalog = Catalog::in_memory(world.vfs.clone(), clock);
             let secret = random_secret()?;
             let heat = Arc::new(Heat::new(FIRST_HEAT));
-            (Self::assemble(config, &world, secret, catalog, Vec::new(), heat, None), Recovery::default())
+            let engine = Self::assemble(config, &world, secret, catalog, Vec::new(), heat, None, events);
+            (engine, Recovery::default())
         };
         Ok((Arc::new(engine), recovery))
     }
@@ -129,45 +157,48 @@ impl Engine {
         flags: OpenFlags,
         world: &World,
         clock: Arc<EngineClock>,
+        events: Arc<Events>,
     ) -> Result<(Engine, Recovery)> {
         let mut home = Home::open(world.vfs.clone(), &request(config, flags))?;
         home.begin_writing()?;
         let (catalog, recovered, rebuilt) = open_catalog(&mut home, flags, world, clock)?;
-        let mut report = OpenReport::default();
-        let tiers = open_tiers(config, &home, world, &catalog, &recovered, rebuilt, &mut report)?;
+        let take_in = flags.rebuild_catalog && !rebuilt && home.rebuilt_in_part().is_some();
+        let older = rebuild::older(&home, take_in);
+        let opened = open_tiers(config, &home, world, &catalog, &recovered, (rebuilt, older))?;
         let mut recovery = Recovery {
             rebuilt,
             mended: recovered.mended,
             frames: recovered.frames,
             torn: recovered.torn,
-            quarantined: report.quarantined,
-            deleted: report.deleted,
-            lost: 0,
+            ..Recovery::default()
         };
+        let tiers = opened.into_iter().map(|(tier, report)| recovery.take(tier, report, &events)).collect();
         if rebuilt {
-            let newest = adopt_all(&catalog, &Hasher::new(home.secret()))?;
-            if newest.open() >= home.open_counter() {
-                // The directories' own counters had been put back: no version may recur.
-                home.counter_was_used(newest.open())?;
-                home.begin_writing()?;
-                catalog.skip_versions(Version::first_of(home.open_counter()));
-            }
-            catalog.checkpoint()?;
+            rebuild::rebuild(&catalog, &mut home, &mut recovery.unseen)?;
         } else {
             catalog.count_live();
-            recovery.lost += drop_lost(&catalog, &home, &recovered);
+            recovery.lost += drop_lost(&catalog, &home, &recovered, &events);
+            if take_in {
+                let known = recovered.containers.iter().map(|k| k.id).collect();
+                rebuild::take_in(&catalog, &mut home, &known, &mut recovery.unseen)?;
+            } else if older.is_some() {
+                rebuild::away(&home, &mut recovery.unseen);
+            }
         }
         home.finish()?;
         let heat = Arc::new(Heat::from_bytes(&recovered.heat, catalog.indexed().max(FIRST_HEAT)));
         let source = heat.clone();
         catalog.on_checkpoint(move || source.to_bytes());
         let secret = home.secret();
-        let engine = Self::assemble(config, world, secret, catalog, tiers, heat, Some(home));
+        let share = journal_share(config, &home);
+        let mut engine = Self::assemble(config, world, secret, catalog, tiers, heat, Some(home), events);
+        engine.settings.checkpoint_bytes = engine.settings.checkpoint_bytes.min(share);
         recovery.lost += engine.verify_tail(&recovered);
         engine.catalog.sync()?;
         Ok((engine, recovery))
     }
 
+    #[expect(clippy::too_many_arguments, reason = "one private constructor for the two ways in")]
     fn assemble(
         config: &Config,
         world: &World,
@@ -176,6 +207,7 @@ impl Engine {
         tiers: Vec<Arc<dyn DiskTier>>,
         heat: Arc<Heat>,
         home: Option<Home>,
+        events: Arc<Events>,
     ) -> Engine {
         let memory = MemoryConfig {
             max_bytes: config.memory.max_size,
@@ -190,7 +222,7 @@ impl Engine {
             catalog,
             tiers,
             heat,
-            events: Arc::new(Events::new()),
+            events,
             budget: Budget::new(config.inflight()),
             flights: Arc::default(),
             counters: Counters::default(),
@@ -250,6 +282,7 @@ impl Engine {
             // The journal is short again, so that the next opening is quick.
             result = result.and(self.catalog.checkpoint().map_err(Error::from));
         }
+        self.catalog.close();
         self.home.lock().take();
         self.events.close();
         result
@@ -324,9 +357,8 @@ fn open_tiers(
     world: &World,
     catalog: &Catalog,
     recovered: &Recovered,
-    rebuilt: bool,
-    report: &mut OpenReport,
-) -> Result<Vec<Arc<dyn DiskTier>>> {
+    (rebuilt, older): (bool, Option<(u64, Unknown)>),
+) -> Result<Vec<(Arc<dyn DiskTier>, OpenReport)>> {
     let away: HashMap<u16, std::path::PathBuf> =
         home.dirs().iter().filter(|d| !d.present).map(|d| (d.no, d.path.clone())).collect();
     for known in &recovered.containers {
@@ -334,10 +366,17 @@ fn open_tiers(
             catalog.containers.attach(*known, Arc::new(Away { path: path.clone() }));
         }
     }
-    let context = |tier: Tier, limits: Vec<Option<u64>>| {
-        let present = home.dirs().iter().filter(|d| d.tier == tier && d.present);
-        let dirs: Vec<TierDir> =
-            present.zip(limits).map(|(d, limit)| TierDir { no: d.no, path: d.path.clone(), limit }).collect();
+    let context = |tier: Tier| {
+        let dirs: Vec<TierDir> = limited(config, home, tier)
+            .filter(|(d, _)| d.present)
+            .map(|(d, limit)| TierDir {
+                no: d.no,
+                path: d.path.clone(),
+                limit,
+                // What a directory that has just joined holds is garbage.
+                older: older.filter(|_| !d.new),
+            })
+            .collect();
         let here: HashSet<u16> = dirs.iter().map(|d| d.no).collect();
         let known: Vec<Known> = recovered
             .containers
@@ -355,22 +394,16 @@ fn open_tiers(
             unknown: if rebuilt { Unknown::Attach } else { Unknown::Delete },
         })
     };
-    let mut tiers: Vec<Arc<dyn DiskTier>> = Vec::new();
-    let mut add = |opened: (Arc<dyn DiskTier>, OpenReport)| {
-        report.quarantined.extend(opened.1.quarantined);
-        report.deleted += opened.1.deleted;
-        report.missing.extend(opened.1.missing);
-        tiers.push(opened.0);
-    };
-    if let Some(ctx) = context(Tier::Ssd, config.ssd_limits().into_iter().map(Some).collect()) {
+    let mut tiers: Vec<(Arc<dyn DiskTier>, OpenReport)> = Vec::new();
+    if let Some(ctx) = context(Tier::Ssd) {
         let (tier, found) = Ssd::open(ctx, ssd_config(config))?;
-        add((tier, found));
+        tiers.push((tier, found));
     }
-    if let Some(ctx) = context(Tier::Hdd, config.hdd_limits().into_iter().map(Some).collect()) {
+    if let Some(ctx) = context(Tier::Hdd) {
         let (tier, found) = Hdd::open(ctx, hdd_config(config))?;
-        add((tier, found));
+        tiers.push((tier, found));
     }
-    if let Some(ctx) = context(Tier::Cold, config.cold_limits()) {
+    if let Some(ctx) = context(Tier::Cold) {
         let level = u32::try_from(config.compression.zlib.level).unwrap_or(6);
         let cold = ColdConfig {
             pack_size: config.pack_size(),
@@ -379,9 +412,34 @@ fn open_tiers(
             window: move_bytes(config),
         };
         let (tier, found) = Cold::open(ctx, cold)?;
-        add((tier, found));
+        tiers.push((tier, found));
     }
     Ok(tiers)
+}
+
+/// The directories of a tier that were asked for, with their limits in bytes.
+fn limited<'a>(
+    config: &Config,
+    home: &'a Home,
+    tier: Tier,
+) -> impl Iterator<Item = (&'a DirInfo, Option<u64>)> + use<'a> {
+    let limits: Vec<Option<u64>> = match tier {
+        Tier::Ssd => config.ssd_limits().into_iter().map(Some).collect(),
+        Tier::Hdd => config.hdd_limits().into_iter().map(Some).collect(),
+        _ => config.cold_limits(),
+    };
+    // The limits are those of all directories that were asked for, missing ones included, in their order; in the
+    // list of all directories these come first.
+    home.dirs().iter().filter(move |d| d.tier == tier).zip(limits)
+}
+
+/// Bytes of a journal that a small directory of a tier can spare for one copy. The catalog is not counted in the
+/// tier's limit, so beside a small one it is kept small.
+fn journal_share(config: &Config, home: &Home) -> u64 {
+    let holds = |d: &DirInfo| home.catalog_dir().starts_with(&d.path);
+    let limit = Tier::DISK.iter().find_map(|t| limited(config, home, *t).find(|(d, _)| holds(d)));
+    let share = limit.and_then(|(_, limit)| limit).map_or(u64::MAX, |limit| limit / JOURNAL_SHARE);
+    share.max(LEAST_JOURNAL)
 }
 
 fn ssd_config(config: &Config) -> SsdConfig {
@@ -402,23 +460,8 @@ fn hdd_config(config: &Config) -> HddConfig {
     }
 }
 
-/// Enters every record found in every container, the newest of each identity winning. A record counts only if its key
-/// has the identity that it claims: bytes inside a value could look like a record. Gives the newest version found.
-fn adopt_all(catalog: &Catalog, hasher: &Hasher) -> Result<Version> {
-    let mut newest = HashMap::new();
-    for entry in catalog.containers.all() {
-        let mut listed = entry.container.list()?;
-        listed.retain(|l| entry.container.head(l.position).is_ok_and(|h| hasher.ident(&h.key) == l.ident));
-        entry.records.store(listed.len() as u64, Ordering::Relaxed);
-        entry.earliest_expiry.store(u64::MAX, Ordering::Relaxed);
-        listed.iter().for_each(|l| entry.note_expiry(l.expires_at));
-        catalog.adopt(entry.no, &listed, &mut newest);
-    }
-    Ok(newest.into_values().max().unwrap_or_default())
-}
-
 /// Takes out what points into containers that are gone for good.
-fn drop_lost(catalog: &Catalog, home: &Home, recovered: &Recovered) -> u64 {
+fn drop_lost(catalog: &Catalog, home: &Home, recovered: &Recovered, events: &Events) -> u64 {
     let discarded: HashSet<u16> = home.discarded().iter().copied().collect();
     let gone: HashSet<u16> = recovered
         .containers
@@ -432,6 +475,7 @@ fn drop_lost(catalog: &Catalog, home: &Home, recovered: &Recovered) -> u64 {
     let lost = catalog.drop_lost(|no| gone.contains(&no));
     if lost > 0 {
         tracing::warn!(containers = gone.len(), items = lost, "containers are gone, and the items in them");
+        events.emit(|| Event::Lost { items: lost, containers: gone.len() as u64 });
     }
     lost
 }

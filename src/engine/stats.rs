@@ -20,6 +20,7 @@ impl Engine {
             catalog_bytes: catalog.bytes,
             journal_bytes: catalog.journal_written,
             checkpoints: catalog.checkpoints,
+            catalog_disk_bytes: catalog.on_disk,
             ..Stats::default()
         };
         let memory_hits = self.counters.memory_hits.sum();

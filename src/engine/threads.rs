@@ -238,17 +238,31 @@ impl Engine {
 
     /// A checkpoint is due when the journal has grown long, or when there is one and the interval has passed.
     fn checkpoint_if_due(&self) {
-        let len = self.catalog.journal_len();
-        let now = self.now();
-        let mut last = self.checkpointed_ms.lock();
+        let since = self.now().saturating_sub(*self.checkpointed_ms.lock());
         let interval = u64::try_from(self.settings.checkpoint_interval.as_millis()).unwrap_or(u64::MAX);
-        let long = len > self.settings.checkpoint_bytes.max(self.catalog_items() * 4);
         // An idle store is not written to.
-        let old = len > 4096 && now.saturating_sub(*last) >= interval;
-        if !self.has_disk() || !(long || old) {
-            return;
+        let old = self.catalog.journal_len() > 4096 && since >= interval;
+        if self.has_disk() && (old || self.journal_due(1)) {
+            self.checkpoint();
         }
-        *last = now;
+    }
+
+    /// Whether the journal is longer than so many times the length that makes a checkpoint due.
+    fn journal_due(&self, times: u64) -> bool {
+        let len = self.catalog.journal_len() / times;
+        // Counting the items takes longer: only where it matters.
+        len > self.settings.checkpoint_bytes && len > self.catalog_items() * 4
+    }
+
+    /// A checkpoint from who adds to the journal, where the janitor does not keep up.
+    pub(super) fn checkpoint_if_overdue(&self) {
+        if self.journal_due(2) {
+            self.checkpoint();
+        }
+    }
+
+    fn checkpoint(&self) {
+        *self.checkpointed_ms.lock() = self.now();
         if let Err(e) = self.catalog.checkpoint() {
             self.log.warn("checkpoint", || format!("no checkpoint could be written: {e}"));
         }

@@ -101,6 +101,11 @@ pub trait Container: Send + Sync + fmt::Debug + 'static {
     /// Every record that can be found, in order of position. A damaged footer or index is made good by a scan;
     /// records whose headers cannot be read are left out.
     fn list(&self) -> Result<Vec<Listed>>;
+    /// As [`list`](Self::list), with why part of it could not be reached, if so: for a rebuilding of the catalog,
+    /// which nothing else tells what is missing.
+    fn list_reachable(&self) -> Result<(Vec<Listed>, Option<Error>)> {
+        self.list().map(|listed| (listed, None))
+    }
     /// What stands on disk at a position (at most 64 MiB of it), unverified.
     fn raw(&self, position: u32) -> Option<RawRecord>;
     /// Bytes that the container occupies on disk, preallocation, dead records and indexes included.
@@ -235,6 +240,11 @@ impl Containers {
     /// What is called with each new container before any place in it is handed out. Set once.
     pub fn on_publish(&self, hook: impl Fn(&Entry) + Send + Sync + 'static) {
         let _ = self.hook.set(Box::new(hook));
+    }
+
+    /// Gives out no id below this any more.
+    pub fn skip_ids(&self, to: u64) {
+        self.next_id.fetch_max(to | 1, Ordering::Relaxed);
     }
 
     /// Takes a number and an id for a container about to be made. `Busy` when all 65,535 numbers are in use.
@@ -424,6 +434,9 @@ pub struct TierDir {
     pub path: PathBuf,
     /// Bytes that the tier may occupy in it; `None`: unlimited.
     pub limit: Option<u64>,
+    /// What to do with unknown containers whose id is below this one, instead of what the context says: a rebuilt
+    /// catalog does not know what it could not see.
+    pub older: Option<(u64, Unknown)>,
 }
 
 /// What a tier does at opening with containers that the catalog does not know.
@@ -436,6 +449,8 @@ pub enum Unknown {
     Attach,
     /// Look at nothing, change nothing (a read-only check).
     Ignore,
+    /// They are left where they are, counted and reported.
+    Leave,
 }
 
 /// What every tier is opened with.
@@ -466,7 +481,22 @@ pub struct OpenReport {
     pub quarantined: Vec<(PathBuf, String)>,
     /// Leftovers deleted.
     pub deleted: u64,
+    /// Unknown containers that were left alone, or could not be read when they were to be attached, and why.
+    pub unseen: Vec<(PathBuf, String)>,
 }
+
+impl OpenReport {
+    /// Notes a container that is left where it is although it may hold items.
+    pub(crate) fn leave(&mut self, path: PathBuf, why: impl Into<String>) {
+        let why = why.into();
+        tracing::warn!(path = %path.display(), %why, "a container that the catalog does not know is left alone");
+        self.unseen.push((path, why));
+    }
+}
+
+/// Why an unknown container that is older than a rebuilt catalog is left alone.
+pub(crate) const NOT_SEEN: &str =
+    "it was not seen when the catalog was rebuilt: rebuild it again to take it in";
 
 /// A tier on disk: the writing side. Reading goes through the [`Entry`] of a place's container.
 pub trait DiskTier: Send + Sync + fmt::Debug + 'static {

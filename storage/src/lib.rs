@@ -28,6 +28,7 @@ pub mod home;
 pub mod ident;
 pub mod item;
 pub mod memory;
+mod openfiles;
 pub mod pair;
 pub mod quarantine;
 pub mod record;

@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "each test file uses its own part of it")]
 
 use bytes::Bytes;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use tempfile::TempDir;
 
@@ -82,4 +84,34 @@ pub fn scratch() -> TempDir {
     let roomy = rustix::fs::statvfs(shm).is_ok_and(|s| s.f_bavail * s.f_frsize > 2 << 30);
     let made = if roomy { tempfile::tempdir_in(shm).ok() } else { None };
     made.unwrap_or_else(|| tempfile::tempdir().expect("a scratch directory"))
+}
+
+/// Runs `check` with an empty directory as somebody whom permissions bind: as root, in a child that is somebody else,
+/// which runs the same test.
+pub fn as_nobody(test: &str, check: impl FnOnce(&Path)) {
+    const CHILD: &str = "THERMOCLINE_TEST_CHILD";
+    const DONE: &str = "checked as nobody";
+    if let Some(dir) = std::env::var_os(CHILD) {
+        assert!(!rustix::process::geteuid().is_root());
+        check(Path::new(&dir));
+        println!("{DONE}");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    if !rustix::process::geteuid().is_root() {
+        return check(dir.path());
+    }
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let exe = dir.path().join("test");
+    std::fs::copy(std::env::current_exe().unwrap(), &exe).unwrap();
+    std::fs::set_permissions(&exe, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let inside = dir.path().join("inside");
+    std::fs::create_dir(&inside).unwrap();
+    std::os::unix::fs::chown(&inside, Some(65_534), Some(65_534)).unwrap();
+    let mut command = std::process::Command::new(&exe);
+    command.args(["--exact", test, "--nocapture"]).env(CHILD, &inside).current_dir(dir.path());
+    let out = command.uid(65_534).gid(65_534).output().unwrap();
+    let told = String::from_utf8_lossy(&out.stdout);
+    assert!(out.status.success(), "{told}{}", String::from_utf8_lossy(&out.stderr));
+    assert!(told.contains(DONE), "the child did not run the check: {told}");
 }

@@ -159,8 +159,9 @@ impl World {
                     Event::Promoted { .. } | Event::Demoted { .. } | Event::Expired { .. },
                 )) => {}
                 Ok(Received::Event(e)) => fail!("an event that nothing here causes: {e:?}"),
-                Ok(Received::Lagged(n)) => fail!("{n} events lost"),
+                Ok(other) => fail!("{other:?}"),
                 Err(RecvError::Empty | RecvError::Closed) => return Ok(()),
+                Err(e) => fail!("{e}"),
             }
         }
     }

@@ -46,9 +46,10 @@ fn stats_text(stats: &Stats) -> String {
     let mut out = show::table(1, &["tier", "items", "occupied", "limit", "full", "containers"], rows);
     let _ = writeln!(
         out,
-        "\n  {} in all; the catalog takes {} of RAM",
+        "\n  {} in all; the catalog takes {} of RAM, {} on disk",
         show::things(stats.items, "item"),
-        show::bytes(stats.catalog_bytes)
+        show::bytes(stats.catalog_bytes),
+        show::bytes(stats.catalog_disk_bytes)
     );
     out
 }
@@ -64,7 +65,12 @@ fn stats_json(stats: &Stats) -> Value {
             Some((tier.name().to_owned(), value))
         })
         .collect();
-    json!({ "items": stats.items, "catalog_bytes": stats.catalog_bytes, "tiers": tiers })
+    json!({
+        "items": stats.items,
+        "catalog_bytes": stats.catalog_bytes,
+        "catalog_disk_bytes": stats.catalog_disk_bytes,
+        "tiers": tiers,
+    })
 }
 
 /// The options of `verify`.
@@ -92,7 +98,10 @@ pub fn verify(args: &VerifyArgs, json: bool) -> Outcome {
     let report = cache.verify_with(|n| bar.inc(n))?;
     bar.finish_and_clear();
     cache.close()?;
-    let clean = report.is_clean() && recovery.lost == 0 && recovery.quarantined.is_empty();
+    let clean = report.is_clean()
+        && recovery.lost == 0
+        && recovery.quarantined.is_empty()
+        && recovery.unseen.is_empty();
     if json {
         let quarantined: Vec<Value> = recovery
             .quarantined
@@ -114,6 +123,7 @@ pub fn verify(args: &VerifyArgs, json: bool) -> Outcome {
                 "torn": recovery.torn,
                 "items_lost": recovery.lost,
                 "quarantined": quarantined,
+                "unseen": recovery.unseen.iter().map(|(path, why)| json!({ "path": path.to_string_lossy(), "why": why })).collect::<Vec<_>>(),
                 "leftovers_deleted": recovery.deleted,
             },
         }))?;
@@ -146,6 +156,9 @@ fn verify_text(report: &VerifyReport, recovery: &thermocline::Recovery) -> Strin
     }
     for (path, why) in &recovery.quarantined {
         let _ = writeln!(out, "quarantined: {}: {why}", path.display());
+    }
+    for (path, why) in &recovery.unseen {
+        let _ = writeln!(out, "not in the catalog: {}: {why}", path.display());
     }
     for (what, list) in [("damaged", &report.damaged), ("unreachable", &report.unreachable)] {
         for d in list {

@@ -55,9 +55,15 @@ struct Files {
     failed: bool,
     /// Begun while the journal was broken, and the checkpoint that covers the gap before it is not published.
     orphan: bool,
+    /// Nothing more is written: the directory may be another's by now.
+    closed: bool,
 }
 
 impl Files {
+    fn open(&self) -> Result<()> {
+        if self.closed { Err(Error::Busy("the catalog is closed")) } else { Ok(()) }
+    }
+
     fn broken(&self) -> bool {
         self.failed || self.orphan
     }
@@ -166,6 +172,7 @@ impl Journal {
 
     /// Gives the number of the last frame queued, all of which are in the pair now.
     fn flush(&self, files: &mut Files, time: u64) -> Result<u64> {
+        files.open()?;
         let (frames, next) = {
             let mut q = self.queue.lock();
             (std::mem::take(&mut q.frames), q.next)
@@ -287,6 +294,7 @@ impl Journal {
     /// there, when this returns.
     pub(crate) fn rotate(&self, time: u64) -> Result<(u64, u64)> {
         let mut files = self.files.lock();
+        files.open()?;
         if !files.broken() {
             // A failure here breaks the journal, which the checkpoint is about to mend; without room the frames
             // stay queued and go to the new pair.
@@ -327,6 +335,13 @@ impl Journal {
         }
     }
 
+    /// Lets go of the files; nothing is written from now on.
+    pub(crate) fn close(&self) {
+        let mut files = self.files.lock();
+        files.closed = true;
+        files.pair.clear();
+    }
+
     /// Pairs of at most about this many bytes, for tests.
     #[cfg(test)]
     pub(crate) fn set_max_file(&self, bytes: u64) {
@@ -352,5 +367,13 @@ fn create_pair(vfs: &dyn Vfs, dir: &Path, head: &FileHead) -> Result<Files> {
         let folder = dir.join(copy);
         vfs.sync_dir(&folder).at("sync", &folder)?;
     }
-    Ok(Files { seq: head.seq, pair, end: HEAD as u64, allocated: HEAD as u64, failed: false, orphan: false })
+    Ok(Files {
+        seq: head.seq,
+        pair,
+        end: HEAD as u64,
+        allocated: HEAD as u64,
+        failed: false,
+        orphan: false,
+        closed: false,
+    })
 }

@@ -35,7 +35,7 @@ use crate::container::{Containers, Entry, Known, Listed};
 use crate::error::{Error, Result};
 use crate::ident::Ident;
 use crate::types::{ContainerNo, Place, Tier, Version};
-use crate::vfs::Vfs;
+use crate::vfs::{EntryKind, Vfs};
 use frame::Frame;
 use journal::Journal;
 use parking_lot::{Condvar, Mutex, RwLock};
@@ -114,6 +114,8 @@ pub struct CatalogStats {
     pub journal_len: u64,
     /// Checkpoints published since the store was opened.
     pub checkpoints: u64,
+    /// Bytes of the catalog's files, both copies and the reserve, at the last [`Catalog::maintain`].
+    pub on_disk: u64,
 }
 
 /// Marks a batch between its write to a tier and its commit; see [`Catalog::may_drop`].
@@ -169,6 +171,8 @@ pub struct Catalog {
     /// Serialises checkpoints.
     checkpointing: Mutex<()>,
     checkpoints: AtomicU64,
+    /// Bytes of the catalog's files, when they were last looked at.
+    on_disk: AtomicU64,
     heat: OnceLock<HeatSource>,
     /// The heat as recovery found it, for a checkpoint before [`Catalog::on_checkpoint`].
     saved_heat: Mutex<Vec<u8>>,
@@ -237,6 +241,7 @@ impl Catalog {
             absent: Mutex::default(),
             checkpointing: Mutex::default(),
             checkpoints: AtomicU64::new(0),
+            on_disk: AtomicU64::new(0),
             heat: OnceLock::new(),
             saved_heat: Mutex::default(),
         }
@@ -273,8 +278,9 @@ impl Catalog {
         f(shard.find(self, ident))
     }
 
-    /// Takes no version below this from now on.
+    /// Takes no version, and no id of a container, below this from now on.
     pub fn skip_versions(&self, to: Version) {
+        self.containers.skip_ids(to.0);
         self.next_version.fetch_max(to.0, Ordering::Relaxed);
     }
 
@@ -543,13 +549,27 @@ impl Catalog {
             s.journal_len = j.len();
         }
         s.checkpoints = self.checkpoints.load(Ordering::Relaxed);
+        s.on_disk = self.on_disk.load(Ordering::Relaxed);
         s
     }
 
-    /// Housekeeping, about once a second: sets the disk reserve aside again.
+    /// Housekeeping, about once a second: sets the disk reserve aside again, and looks how large the files are.
     pub fn maintain(&self) {
+        let Some(journal) = &self.journal else { return };
+        journal.restore_reserve();
+        let folders = journal::COPIES.map(|copy| self.dir.join(copy));
+        let bytes = folders.iter().chain([&self.dir]).map(|folder| {
+            // Journals are preallocated, so their lengths are what they occupy.
+            let entries = self.vfs.read_dir(folder).unwrap_or_default();
+            entries.iter().filter(|e| e.kind == EntryKind::File).map(|e| e.len).sum::<u64>()
+        });
+        self.on_disk.store(bytes.sum(), Ordering::Relaxed);
+    }
+
+    /// Lets go of the journal's files: nothing is made durable any more.
+    pub fn close(&self) {
         if let Some(journal) = &self.journal {
-            journal.restore_reserve();
+            journal.close();
         }
     }
 

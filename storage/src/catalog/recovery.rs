@@ -157,7 +157,12 @@ impl Catalog {
             }
             newest.insert(l.ident, l.version);
             let shard = Self::shard_of(l.ident);
-            let old = self.shard(shard).write().index.insert(l.ident, place);
+            let old = {
+                let mut shard = self.shard(shard).write();
+                // What was said of the record before is not said of this one.
+                shard.expiries.remove(&l.ident);
+                shard.index.insert(l.ident, place)
+            };
             self.containers.add_live(place, 1);
             if let Some(old) = old {
                 self.containers.add_live(old, -1);

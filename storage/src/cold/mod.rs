@@ -15,7 +15,6 @@
 //! Nothing is kept in memory for an item, and about 200 bytes for a pack; files are opened when they are read.
 
 mod entry;
-mod files;
 mod identity;
 mod listing;
 mod names;
@@ -31,10 +30,10 @@ use crate::container::{
 };
 use crate::error::{Error, Result};
 use crate::item::Item;
+use crate::openfiles::OpenFiles;
 use crate::record::MAX_VALUE;
 use crate::tierdir::{Dir, Dirs, Rules};
 use crate::types::{MAX_KEY, Place, Tier};
-use files::OpenFiles;
 use pack::Pack;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -44,6 +43,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use transcode::Prepared;
 use writer::{PackWriter, Staged};
 
+/// Packs kept open.
+const OPEN_FILES: usize = 128;
 /// The folder with the packs in each directory.
 const FOLDER: &str = "packs";
 /// What stands in the directory for whoever finds it.
@@ -101,7 +102,7 @@ impl Cold {
         let rules = Rules { tier: Tier::Cold, folder: FOLDER, free_reserve: Some(0) };
         // A limit of a few packs must not be all reserve.
         let dirs = Dirs::open(&ctx, rules, |limit| config.pack_size.min(limit / 8))?;
-        let files = Arc::new(OpenFiles::default());
+        let files = Arc::new(OpenFiles::new(OPEN_FILES));
         let (packs, report) = open::open(&ctx, &dirs, &files)?;
         let cold = Cold {
             ctx,

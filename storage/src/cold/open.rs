@@ -1,11 +1,11 @@
 //! Opening the tier: what lies in its directories, held against what the catalog knows.
 
 use super::README;
-use super::files::OpenFiles;
 use super::identity::{self, Identity};
 use super::pack::{self, Pack, identity_of};
-use crate::container::{Known, OpenReport, TierContext, Unknown};
+use crate::container::{Known, NOT_SEEN, OpenReport, TierContext, Unknown};
 use crate::error::{Error, IoContext, Result};
+use crate::openfiles::OpenFiles;
 use crate::tierdir::Dir;
 use crate::types::Tier;
 use crate::vfs::{EntryKind, OpenMode, Vfs, replace_small};
@@ -77,8 +77,14 @@ fn list_folder(
             dir.change(0, e.len);
             found.push(Found { dir: dir.clone(), id, len: e.len });
         } else if e.name.ends_with(".tmp") && ctx.unknown != Unknown::Ignore {
-            ctx.vfs.remove_file(&path).at("remove", &path)?;
-            report.deleted += 1;
+            // One that cannot be deleted is met again at the next opening.
+            match ctx.vfs.remove_file(&path) {
+                Ok(()) => report.deleted += 1,
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), %error, "cold: a leftover stays");
+                    dir.change(0, e.len);
+                }
+            }
         }
     }
     Ok(())
@@ -105,13 +111,32 @@ fn settle(
     packs: &mut Packs,
     report: &mut OpenReport,
 ) -> Result<()> {
-    if ctx.unknown == Unknown::Ignore {
-        return Ok(());
-    }
     let path = pack::path_in(&f.dir, f.id);
-    let file = ctx.vfs.open(&path, OpenMode::Read).at("open", &path)?;
-    let Some(is) = identity_of(&*file, f.len).at("read", &path)? else {
-        return quarantine(f, &path, "neither copy of the pack's identity can be read", report);
+    let fate = f.dir.unknown(f.id);
+    match fate {
+        Unknown::Ignore => return Ok(()),
+        Unknown::Leave => {
+            report.leave(path, NOT_SEEN);
+            return Ok(());
+        }
+        Unknown::Delete | Unknown::Attach => {}
+    }
+    let identity = ctx.vfs.open(&path, OpenMode::Read).and_then(|file| identity_of(&*file, f.len));
+    let is = match identity {
+        Ok(Some(is)) => is,
+        Ok(None) => {
+            quarantine(f, &path, "neither copy of the pack's identity can be read", report);
+            return Ok(());
+        }
+        // Whose it is cannot be told, so it is nobody's to delete.
+        Err(e) => {
+            if fate == Unknown::Attach {
+                report.leave(path, format!("it cannot be read: {e}"));
+            } else {
+                tracing::warn!(path = %path.display(), error = %e, "cold: an unknown pack cannot be read, and stays");
+            }
+            return Ok(());
+        }
     };
     if is.format > identity::FORMAT {
         return Err(Error::NewerFormat { path, found: is.format, supported: identity::FORMAT });
@@ -124,24 +149,32 @@ fn settle(
     if is.id != f.id || packs.contains_key(&f.id) {
         let why =
             format!("its name says pack {:016x}, it says {:016x}, which may lie here twice", f.id, is.id);
-        return quarantine(f, &path, &why, report);
+        quarantine(f, &path, &why, report);
+        return Ok(());
     }
-    match ctx.unknown {
-        Unknown::Attach => adopt(ctx, files, f, &is, packs),
-        _ => {
-            ctx.vfs.remove_file(&path).at("remove", &path)?;
+    if fate == Unknown::Attach {
+        return adopt(ctx, files, f, &is, packs, report);
+    }
+    match ctx.vfs.remove_file(&path) {
+        Ok(()) => {
             f.dir.change(f.len, 0);
             report.deleted += 1;
-            Ok(())
         }
+        Err(e) => tracing::warn!(path = %path.display(), error = %e, "cold: a leftover stays"),
     }
+    Ok(())
 }
 
-fn quarantine(f: &Found, path: &Path, why: &str, report: &mut OpenReport) -> Result<()> {
-    f.dir.quarantine.container(path, why)?;
-    f.dir.change(f.len, 0);
-    report.quarantined.push((path.to_path_buf(), why.to_owned()));
-    Ok(())
+/// What cannot be moved stays where it is, and counted.
+fn quarantine(f: &Found, path: &Path, why: &str, report: &mut OpenReport) {
+    let stays = match f.dir.quarantine.container(path, why) {
+        Ok(()) => {
+            f.dir.change(f.len, 0);
+            String::new()
+        }
+        Err(e) => format!(" (left in its place: {e})"),
+    };
+    report.quarantined.push((path.to_path_buf(), format!("{why}{stays}")));
 }
 
 /// Attaches a pack whose identity was read, under a fresh number.
@@ -151,6 +184,7 @@ fn adopt(
     f: &Found,
     is: &Identity,
     packs: &mut Packs,
+    report: &mut OpenReport,
 ) -> Result<()> {
     let reserved = ctx.containers.reserve()?;
     let probe = Pack::new(f.dir.clone(), files.clone(), reserved.no, f.id, &ctx.store, f.len);
@@ -158,7 +192,8 @@ fn adopt(
         Ok(listed) => listed,
         Err(e) => {
             ctx.containers.abandon(reserved);
-            return Err(e);
+            report.leave(pack::path_in(&f.dir, f.id), format!("it cannot be read: {e}"));
+            return Ok(());
         }
     };
     let expiries = listed.iter().map(|l| l.expires_at).filter(|at| *at != 0);

@@ -5,12 +5,12 @@
 //! matched, and never beyond the end of the file, so damage cannot make the reader allocate.
 
 use super::entry::{self, LARGEST_HEADER, Local, Meta};
-use super::files::OpenFiles;
 use super::identity::{self, Identity};
 use super::listing;
 use crate::container::{Container, Listed, RawRecord};
 use crate::error::{Error, IoContext, Result};
 use crate::item::{Head, Item};
+use crate::openfiles::OpenFiles;
 use crate::tierdir::Dir;
 use crate::types::{ContainerNo, Place};
 use crate::vfs::{OpenMode, VfsFile};

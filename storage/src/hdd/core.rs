@@ -167,6 +167,11 @@ impl FileCache {
         open.insert(key, (file, tick));
     }
 
+    /// Lets go of all.
+    pub fn clear(&self) {
+        self.open.lock().clear();
+    }
+
     /// Lets go of a generation's files.
     pub fn forget(&self, container: u64) {
         self.open.lock().retain(|(c, _), _| *c != container);

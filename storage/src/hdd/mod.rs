@@ -377,6 +377,7 @@ impl DiskTier for Hdd {
             tracing::debug!("HDD indexes not all written; the next opening rebuilds them");
         }
         self.stop_keeper();
+        self.core.files.clear();
         Ok(())
     }
 }

@@ -11,7 +11,7 @@ use super::reader::Handle;
 use super::seal;
 use super::value::{self, Header};
 use super::writer::{generation_id, generation_name};
-use crate::container::{Containers, Known, OpenReport, Unknown};
+use crate::container::{Containers, Known, NOT_SEEN, OpenReport, Unknown};
 use crate::error::{Error, IoContext, Result};
 use crate::tierdir::Dir;
 use crate::types::Tier;
@@ -43,6 +43,8 @@ struct Files {
     identity: Identity,
     /// The directory could not be listed.
     unlisted: bool,
+    /// Why it, or one of the files, could not be reached.
+    unreachable: Option<String>,
     /// Number, length, bytes on disk.
     values: Vec<(u16, u64, u64)>,
 }
@@ -60,9 +62,10 @@ impl Opening<'_> {
                 self.leftover(&entry.name, &path, entry.kind);
                 continue;
             };
-            match (known.remove(&id), self.unknown) {
+            match (known.remove(&id), dir.unknown(id)) {
                 (Some(k), _) => self.attach(dir, k, &path)?,
                 (None, Unknown::Ignore) => {}
+                (None, Unknown::Leave) => self.leave(dir, &path, id, NOT_SEEN)?,
                 (None, Unknown::Delete) => {
                     let dead = dir.folder.join(format!("{}.dead", generation_name(id)));
                     let gone = vfs.rename(&path, &dead).and_then(|()| vfs.remove_dir_all(&dead));
@@ -79,7 +82,7 @@ impl Opening<'_> {
                         records: 0,
                         earliest_expiry: 0,
                     };
-                    self.attach(dir, k, &path)?;
+                    self.adopt(dir, k, &path)?;
                     if !self.generations.contains_key(&id) {
                         self.containers.abandon(reserved);
                     }
@@ -109,6 +112,24 @@ impl Opening<'_> {
         match gone {
             Ok(()) => self.report.deleted += 1,
             Err(e) => tracing::warn!(path = %path.display(), error = %e, "cannot delete a leftover"),
+        }
+    }
+
+    /// Leaves a generation that the catalog does not know where it is, and counts it.
+    fn leave(&mut self, dir: &Arc<Dir>, path: &Path, id: u64, why: impl Into<String>) -> Result<()> {
+        let files = self.files(path, id)?;
+        let value_bytes: u64 = files.values.iter().map(|(_, _, allocated)| allocated).sum();
+        dir.change(0, self.index_bytes(path) + value_bytes);
+        self.report.leave(path.to_path_buf(), why);
+        Ok(())
+    }
+
+    /// Attaches a generation for a catalog that is being rebuilt, unless part of it cannot be reached: known in
+    /// part, it would be dropped once that part is dead.
+    fn adopt(&mut self, dir: &Arc<Dir>, known: Known, path: &Path) -> Result<()> {
+        match self.files(path, known.id)?.unreachable {
+            None => self.attach(dir, known, path),
+            Some(why) => self.leave(dir, path, known.id, format!("it cannot be read: {why}")),
         }
     }
 
@@ -159,12 +180,13 @@ impl Opening<'_> {
     fn files(&self, path: &Path, id: u64) -> Result<Files> {
         let vfs = &*self.core.vfs;
         let mut values = Vec::new();
-        let (mut whole, mut unreachable, mut lost) = (None, false, None);
+        let (mut whole, mut unreachable, mut lost) = (None, None, None);
         let entries = match vfs.read_dir(path) {
             Ok(entries) => entries,
             Err(e) => {
                 tracing::warn!(path = %path.display(), error = %e, "cannot list a generation");
-                return Ok(Files { identity: Identity::Unreachable, unlisted: true, values });
+                let unreachable = Some(e.to_string());
+                return Ok(Files { identity: Identity::Unreachable, unlisted: true, unreachable, values });
             }
         };
         for entry in entries {
@@ -176,7 +198,7 @@ impl Opening<'_> {
                 Ok(file) => file,
                 Err(e) => {
                     tracing::warn!(path = %file_path.display(), error = %e, "cannot open a value file");
-                    unreachable = true;
+                    unreachable = Some(format!("{}: {e}", entry.name));
                     // It is kept in the list so that what it holds counts as unreachable, not as lost.
                     values.push((no, entry.len, entry.len));
                     continue;
@@ -187,16 +209,16 @@ impl Opening<'_> {
                 Ok(_) => lost = Some(format!("{} belongs to another generation or store", entry.name)),
                 Err(e @ Error::NewerFormat { .. }) => return Err(e),
                 Err(e) if e.is_corrupt() => lost = Some(e.to_string()),
-                Err(_) => unreachable = true,
+                Err(e) => unreachable = Some(e.to_string()),
             }
             values.push((no, entry.len, file.allocated().unwrap_or(0).max(entry.len)));
         }
-        let identity = match (whole, unreachable) {
+        let identity = match (whole, &unreachable) {
             (Some(made), _) => Identity::Whole(made),
-            (None, true) => Identity::Unreachable,
-            (None, false) => Identity::Lost(lost.unwrap_or_else(|| "it has no value files".into())),
+            (None, Some(_)) => Identity::Unreachable,
+            (None, None) => Identity::Lost(lost.unwrap_or_else(|| "it has no value files".into())),
         };
-        Ok(Files { identity, unlisted: false, values })
+        Ok(Files { identity, unlisted: false, unreachable, values })
     }
 
     fn index_bytes(&self, path: &Path) -> u64 {

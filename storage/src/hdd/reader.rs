@@ -182,9 +182,13 @@ impl Container for Handle {
     }
 
     fn list(&self) -> Result<Vec<Listed>> {
+        self.list_reachable().map(|(listed, _)| listed)
+    }
+
+    fn list_reachable(&self) -> Result<(Vec<Listed>, Option<Error>)> {
         let mut listed = Vec::new();
         let values = self.0.values();
-        let (total, mut failed) = (values.len(), 0);
+        let (total, mut failed, mut gap) = (values.len(), 0, None);
         for (no, end) in values {
             let file = match self.0.file(no) {
                 Ok(file) => file,
@@ -195,6 +199,7 @@ impl Container for Handle {
                     if failed == total {
                         return Err(e);
                     }
+                    gap = Some(e);
                     continue;
                 }
             };
@@ -202,11 +207,17 @@ impl Container for Handle {
             scan::list(&mut scan, &mut listed);
             if scan.refused() {
                 warn_seldom!(path = %self.0.path.display(), file = no, "part of a value file cannot be read");
+                let why = std::io::Error::other("part of it cannot be read");
+                gap = Some(Error::io("list", self.0.value_path(no), why));
             }
+        }
+        // That is a device that cannot be reached, not a generation without records.
+        if let Some(e) = gap.take_if(|_| listed.is_empty()) {
+            return Err(e);
         }
         listed.sort_by_key(|l| l.position);
         listed.dedup_by_key(|l| l.position);
-        Ok(listed)
+        Ok((listed, gap))
     }
 
     fn raw(&self, position: u32) -> Option<RawRecord> {

@@ -168,6 +168,7 @@ impl<'a> Case<'a> {
             secret: fresh()?,
             counter: 0,
             state: CatalogState::New,
+            unseen: 0,
             catalog: super::record::CatalogAt { inside: None, path: PathBuf::new() },
             this: None,
             dirs: Vec::new(),
@@ -392,7 +393,7 @@ impl<'a> Case<'a> {
                     let member = record.dirs.iter_mut().find(|m| m.no == no);
                     let new = member.is_some_and(|m| {
                         m.path.clone_from(&path);
-                        m.epoch == 0 && !s.identity.exists
+                        m.epoch == 0
                     });
                     (no, true, new)
                 }

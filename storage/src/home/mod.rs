@@ -276,6 +276,17 @@ impl Home {
         Ok(())
     }
 
+    /// The open counter under which the catalog was rebuilt, if it did not see all that may be there: what older
+    /// opens wrote and it does not know may be items, and is not to be deleted.
+    pub fn rebuilt_in_part(&self) -> Option<u64> {
+        (self.record.unseen > 0).then_some(self.record.unseen)
+    }
+
+    /// Remembers, with [`finish`](Self::finish), whether the rebuilt catalog saw all that may be there.
+    pub fn set_rebuilt_in_part(&mut self, counter: Option<u64>) {
+        self.record.unseen = counter.unwrap_or(0);
+    }
+
     fn write_manifest(&mut self) -> Result<()> {
         self.record.edition = self.record.edition.saturating_add(1);
         write_pair(&*self.vfs, &manifest_paths(&self.catalog_dir), self.first.manifest, &self.record)

@@ -91,6 +91,8 @@ pub(super) struct Record {
     pub counter: u64,
     /// See [`CatalogState`]; means something in a manifest only.
     pub state: CatalogState,
+    /// The catalog was rebuilt under this counter and did not see all that may be there; 0: it did, or was not.
+    pub unseen: u64,
     /// Where the catalog is.
     pub catalog: CatalogAt,
     /// The number of the directory that this is the identity of; `None` in a manifest.
@@ -131,6 +133,9 @@ impl Record {
         }
         for no in &self.discarded {
             let _ = writeln!(t, "discarded {no}");
+        }
+        if self.unseen > 0 {
+            let _ = writeln!(t, "unseen {}", self.unseen);
         }
         let sum = XxHash3_64::oneshot(t.as_bytes());
         let _ = writeln!(t, "{CHECKSUM}{sum:016x}");
@@ -198,6 +203,7 @@ fn parse(text: &str) -> Result<Record, String> {
         secret,
         counter,
         state,
+        unseen: 0,
         catalog: CatalogAt { inside: None, path },
         this,
         dirs: Vec::new(),
@@ -211,6 +217,7 @@ fn parse(text: &str) -> Result<Record, String> {
                 record.catalog.inside = Some((no.parse().map_err(|_| bad())?, unescape(way)?));
             }
             Some(("dir", v)) => record.dirs.push(member(v)?),
+            Some(("unseen", v)) => record.unseen = v.parse().map_err(|_| bad())?,
             Some(("discarded", v)) => record.discarded.push(v.parse().map_err(|_| bad())?),
             _ => return Err(bad()),
         }
@@ -455,6 +462,7 @@ mod tests {
             secret: [2; 16],
             counter: 3,
             state: CatalogState::Ready,
+            unseen: 2,
             catalog: CatalogAt { inside: Some((0, PathBuf::from("catalog"))), path: path.join("catalog") },
             this: Some(0),
             dirs: vec![Member { no: 0, tier: Tier::Ssd, id: [3; 16], epoch: 3, path }],

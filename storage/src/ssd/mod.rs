@@ -38,6 +38,7 @@ use crate::container::{
 };
 use crate::error::{Error, IoContext, Result};
 use crate::item::Item;
+use crate::openfiles::OpenFiles;
 use crate::record::{self, MAX_VALUE};
 use crate::tierdir::{Dirs, Lease, Rules};
 use crate::types::{MAX_KEY, Place, Tier};
@@ -60,6 +61,8 @@ const FOLDER: &str = "segments";
 pub const MIN_SEGMENT: u64 = 8 << 10;
 /// Largest size of an ordinary segment in bytes: what positions can address.
 pub const MAX_SEGMENT: u64 = (Place::MAX_POSITION as u64 + 1) * Place::UNIT;
+/// Segments kept open. One that is mapped is read without its file, so these serve `pread` alone.
+const OPEN_FILES: usize = 256;
 /// How often the older half of the residency bits is forgotten, in milliseconds.
 const GENERATION_MS: u64 = 30_000;
 
@@ -92,19 +95,20 @@ pub struct SsdConfig {
 }
 
 impl SsdConfig {
-    /// A good segment size for a tier of `limit` bytes: the power of two at or below a thirty-second of it,
-    /// between 64 KiB and 64 MiB; larger, up to [`MAX_SEGMENT`], where that would be more than 1,024 segments.
-    pub fn segment_size_for(limit: u64) -> u64 {
+    /// A good segment size for a tier of `total` bytes whose smallest directory may hold `smallest`: the power of two
+    /// at or below a sixteenth of that directory, between 1 and 64 MiB; larger where the tier would have more than
+    /// 1,024 segments, up to [`MAX_SEGMENT`] and a quarter of that directory.
+    pub fn segment_size_for(smallest: u64, total: u64) -> u64 {
         let floor_power = |n: u64| 1u64 << n.max(1).ilog2();
-        let usual = floor_power(limit / 32).clamp(64 << 10, 64 << 20);
-        let few = limit.div_ceil(1024).checked_next_power_of_two().unwrap_or(MAX_SEGMENT);
-        usual.max(few).min(MAX_SEGMENT)
+        let usual = floor_power(smallest / 16).clamp(1 << 20, 64 << 20);
+        let few = total.div_ceil(1024).checked_next_power_of_two().unwrap_or(MAX_SEGMENT);
+        usual.max(few.min(MAX_SEGMENT).min(floor_power(smallest / 4)))
     }
 
-    /// The defaults for a tier of `limit` bytes.
+    /// The defaults for a tier of `limit` bytes in one directory.
     pub fn for_limit(limit: u64) -> SsdConfig {
         SsdConfig {
-            segment_size: SsdConfig::segment_size_for(limit),
+            segment_size: SsdConfig::segment_size_for(limit, limit),
             read_mode: ReadMode::Map,
             borrow: false,
             smallest_read: 8 << 10,
@@ -155,6 +159,7 @@ impl Ssd {
             borrow: config.borrow,
             smallest: config.smallest_read.max(record::HEADER),
             pins: Arc::new(Pins::new(total / 10)),
+            files: OpenFiles::new(OPEN_FILES),
         });
         // Segments are reserved whole, which says at once when the disk is full.
         let rules = Rules { tier: Tier::Ssd, folder: FOLDER, free_reserve: None };
@@ -231,6 +236,9 @@ impl DiskTier for Ssd {
             self.writer.lock().forget(entry.id);
         }
         let Some(file) = self.segments.read().get(&entry.id).cloned() else { return Ok(()) };
+        if let Some(segment) = &file.segment {
+            segment.dropping();
+        }
         match self.vfs.remove_file(&file.path) {
             // It went in an attempt before this one, whose sync of the directory failed.
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -271,6 +279,7 @@ impl DiskTier for Ssd {
     fn close(&self) -> Result<()> {
         let done = self.writer.lock().close(self);
         self.segments.write().clear();
+        self.reading.files.clear();
         done
     }
 }

@@ -10,7 +10,7 @@
 use super::format::{self, Identity, Unfit};
 use super::segment::{Reading, Segment};
 use crate::appendlog::TMP;
-use crate::container::{Container, Known, Listed, OpenReport, RawRecord, TierContext, Unknown};
+use crate::container::{Container, Known, Listed, NOT_SEEN, OpenReport, RawRecord, TierContext, Unknown};
 use crate::error::{Error, IoContext, Result};
 use crate::item::{Head, Item};
 use crate::tierdir::{Dir, Lease, PROBE};
@@ -149,8 +149,12 @@ impl Opening<'_> {
     }
 
     fn stranger(&mut self, dir: &Arc<Dir>, path: PathBuf, id: u64, len: u64) -> Result<()> {
-        if self.ctx.unknown == Unknown::Ignore {
+        let fate = dir.unknown(id);
+        if matches!(fate, Unknown::Ignore | Unknown::Leave) {
             self.files.strays.push(dir.lease(len));
+            if fate == Unknown::Leave {
+                self.report.leave(path, NOT_SEEN);
+            }
             return Ok(());
         }
         match self.identify(&path, id, len) {
@@ -164,7 +168,7 @@ impl Opening<'_> {
                 self.quarantine(dir, path, "a second file with this container's id".to_owned(), len);
                 Ok(())
             }
-            Found::Ours(file, identity) if self.ctx.unknown == Unknown::Attach => {
+            Found::Ours(file, identity) if fate == Unknown::Attach => {
                 let no = self.ctx.containers.reserve()?.no;
                 let (records, earliest_expiry) =
                     read_trailer(&*file, len).map_or((0, 0), |t| (t.records, t.earliest_expiry));
@@ -180,9 +184,9 @@ impl Opening<'_> {
                 self.attach(dir, path, known, file, len);
                 Ok(())
             }
-            Found::Unreadable(_, why) if self.ctx.unknown == Unknown::Attach => {
-                tracing::warn!(path = %path.display(), error = %why, "left out of the rebuilt catalog");
+            Found::Unreadable(_, why) if fate == Unknown::Attach => {
                 self.files.strays.push(dir.lease(len));
+                self.report.leave(path, format!("it cannot be read: {why}"));
                 Ok(())
             }
             Found::Ours(..) | Found::Unreadable(..) => {
@@ -197,7 +201,14 @@ impl Opening<'_> {
     fn attach(&mut self, dir: &Arc<Dir>, path: PathBuf, known: Known, file: Arc<dyn VfsFile>, len: u64) {
         let lease = dir.lease(len);
         let reading = self.reading.clone();
-        let segment = Arc::new(Segment::reopened(known.id, path.clone(), file, len, reading, lease.clone()));
+        let segment = Arc::new(Segment::reopened(
+            (known.no, known.id),
+            path.clone(),
+            file,
+            len,
+            reading,
+            lease.clone(),
+        ));
         self.files.segments.insert(known.id, OnDisk { path, lease, segment: Some(segment.clone()) });
         self.ctx.containers.attach(known, segment);
     }

@@ -74,11 +74,16 @@ impl Window<'_> {
     }
 }
 
-/// Every record with a header that verifies, in order of position.
+/// Every record with a header that verifies, in order of position, and why part could not be read, if so.
 ///
 /// # Errors
 /// `Io` if the device fails again and again, or fails and nothing is found.
-pub(super) fn scan(file: &dyn VfsFile, id: u64, path: &Path, end: u64) -> Result<Vec<Listed>> {
+pub(super) fn scan(
+    file: &dyn VfsFile,
+    id: u64,
+    path: &Path,
+    end: u64,
+) -> Result<(Vec<Listed>, Option<Error>)> {
     let mut window = Window { file, end, start: 0, bytes: Vec::new(), careful: 0 };
     let mut out = Vec::new();
     let mut failures = 0;
@@ -114,6 +119,6 @@ pub(super) fn scan(file: &dyn VfsFile, id: u64, path: &Path, end: u64) -> Result
     }
     match failure {
         Some(e) if out.is_empty() => Err(Error::io("scan", path, e)),
-        _ => Ok(out),
+        failure => Ok((out, failure.map(|e| Error::io("scan", path, e)))),
     }
 }

@@ -7,7 +7,9 @@
 //!   and the payload's checksum the bytes that are returned;
 //! - a length found in a record is believed only for how much to read, and only within `readable`, until its
 //!   header has verified; only then is memory of that size allocated;
-//! - no read takes a lock that a writer holds while it waits for the disk.
+//! - no read takes a lock that a writer holds while it waits for the disk;
+//! - the file is opened when it is read, and kept in a bounded cache. A map needs no open file. Who reads a segment
+//!   that was dropped meanwhile, and finds it neither mapped nor open, gets `Gone`, and looks the key up again.
 
 use super::format::{self, HEADER_BLOCK, TRAILER};
 use super::pin::{Mapped, Pins};
@@ -16,13 +18,15 @@ use super::{ReadMode, scan};
 use crate::container::{Container, Listed, RawRecord};
 use crate::error::{Error, IoContext, Result};
 use crate::item::{Head, Item};
+use crate::openfiles::OpenFiles;
 use crate::record::{self, HEADER, Header};
 use crate::tierdir::{Dir, Lease};
-use crate::types::{MAX_KEY, Place};
-use crate::vfs::VfsFile;
+use crate::types::{ContainerNo, MAX_KEY, Place};
+use crate::vfs::{OpenMode, VfsFile};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::fmt;
+use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -42,6 +46,7 @@ pub(super) struct Reading {
     pub borrow: bool,
     pub smallest: usize,
     pub pins: Arc<Pins>,
+    pub files: OpenFiles,
 }
 
 /// Footer entries of a segment that is being written, as they will stand in its footer. `None` in the segment
@@ -53,9 +58,11 @@ pub(super) struct Directory {
 
 /// One segment.
 pub(super) struct Segment {
+    no: ContainerNo,
     id: u64,
     path: PathBuf,
-    file: Arc<dyn VfsFile>,
+    /// It is being removed: no file of it is kept open any more.
+    dropped: AtomicBool,
     readable: AtomicU64,
     footer: AtomicBool,
     directory: Mutex<Option<Directory>>,
@@ -74,17 +81,19 @@ impl fmt::Debug for Segment {
 impl Segment {
     /// A segment that is about to be written: nothing of it is readable.
     pub fn fresh(
-        id: u64,
+        (no, id): (ContainerNo, u64),
         path: PathBuf,
         file: Arc<dyn VfsFile>,
         reading: Arc<Reading>,
         lease: Arc<Lease>,
     ) -> Segment {
         let residency = Residency::new(lease.size());
+        reading.files.put(id, file);
         Segment {
+            no,
             id,
             path,
-            file,
+            dropped: AtomicBool::new(false),
             readable: AtomicU64::new(0),
             footer: AtomicBool::new(false),
             directory: Mutex::new(Some(Directory::default())),
@@ -97,14 +106,14 @@ impl Segment {
 
     /// A segment found at opening, `len` bytes long: all of it may be read, none is written any more.
     pub fn reopened(
-        id: u64,
+        (no, id): (ContainerNo, u64),
         path: PathBuf,
         file: Arc<dyn VfsFile>,
         len: u64,
         reading: Arc<Reading>,
         lease: Arc<Lease>,
     ) -> Segment {
-        let segment = Segment::fresh(id, path, file, reading, lease);
+        let segment = Segment::fresh((no, id), path, file, reading, lease);
         segment.readable.store(len, Ordering::Release);
         segment.footer.store(true, Ordering::Release);
         *segment.directory.lock() = None;
@@ -148,6 +157,37 @@ impl Segment {
         *self.directory.lock() = None;
     }
 
+    /// The segment is about to be removed: its file is let go of.
+    pub fn dropping(&self) {
+        self.dropped.store(true, Ordering::Release);
+        self.reading.files.remove(self.id);
+    }
+
+    /// The open file. `Gone` if the segment was dropped.
+    fn file(&self) -> Result<Arc<dyn VfsFile>> {
+        if let Some(file) = self.reading.files.get(self.id) {
+            return Ok(file);
+        }
+        match self.dir().vfs.open(&self.path, OpenMode::Read) {
+            Ok(file) => {
+                // Not kept if the segment is being dropped: a file kept here would keep its blocks.
+                if !self.dropped.load(Ordering::Acquire) {
+                    self.reading.files.put(self.id, file.clone());
+                    if self.dropped.load(Ordering::Acquire) {
+                        self.reading.files.remove(self.id);
+                    }
+                }
+                Ok(file)
+            }
+            // A file that is missing though nobody dropped it is unreachable, not gone: looking its keys up again
+            // would lead here again.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && self.dropped.load(Ordering::Acquire) => {
+                Err(Error::Gone(self.no))
+            }
+            Err(e) => Err(Error::io("open", &self.path, e)),
+        }
+    }
+
     /// Begins a new generation of residency.
     pub fn age(&self) {
         self.residency.rotate();
@@ -174,15 +214,20 @@ impl Segment {
         Ok((offset, end))
     }
 
-    /// The map, made when it is first wanted; `None` where there is none, for good.
+    /// The map, made when it is first wanted; `None` where there is none: for good, unless the file could only not
+    /// be opened just now.
     fn map(&self) -> Option<&Arc<Mapped>> {
         if self.reading.mode != ReadMode::Map {
             return None;
         }
+        if let Some(made) = self.map.get() {
+            return made.as_ref();
+        }
+        let file = self.file().ok()?;
         let made = self.map.get_or_init(|| {
             // A fresh segment is mapped whole, a reopened one as far as its file goes.
-            let len = self.file.len().ok().filter(|n| *n > 0)?.min(self.lease.size());
-            match self.file.map(len) {
+            let len = file.len().ok().filter(|n| *n > 0)?.min(self.lease.size());
+            match file.map(len) {
                 Ok(Some(map)) => {
                     map.publish(self.readable());
                     Some(Arc::new(Mapped::new(map, self.lease.clone())))
@@ -245,14 +290,15 @@ impl Segment {
     /// Header and key from the disk, with what was read behind them.
     fn front_from_disk(&self, offset: u64, end: u64, want: usize) -> Result<(Header, Vec<u8>)> {
         let want = usize::try_from(end - offset).unwrap_or(usize::MAX).min(want.max(HEADER));
+        let file = self.file()?;
         let mut bytes = vec![0; want];
-        if let Err(e) = self.file.read_exact_at(&mut bytes, offset) {
+        if let Err(e) = file.read_exact_at(&mut bytes, offset) {
             // What failed may stand behind the record: try the record alone.
             bytes.truncate(HEADER);
             if want == HEADER {
                 return Err(Error::io("read", &self.path, e));
             }
-            self.file.read_exact_at(&mut bytes, offset).at("read", &self.path)?;
+            file.read_exact_at(&mut bytes, offset).at("read", &self.path)?;
         }
         let (front, _) = self.lengths(&bytes, offset, end)?;
         self.extend(&mut bytes, offset, front)?;
@@ -265,7 +311,7 @@ impl Segment {
         if have < len {
             bytes.resize(len, 0);
             let rest = bytes.get_mut(have..).unwrap_or_default();
-            self.file.read_exact_at(rest, offset + have as u64).at("read", &self.path)?;
+            self.file()?.read_exact_at(rest, offset + have as u64).at("read", &self.path)?;
         }
         Ok(())
     }
@@ -292,17 +338,18 @@ impl Segment {
 
     /// The footer's entries; `None` if there is no footer or it does not verify.
     fn list_footer(&self) -> Option<Vec<Listed>> {
-        let len = self.file.len().ok()?;
+        let file = self.file().ok()?;
+        let len = file.len().ok()?;
         let at = len.checked_sub(TRAILER)?;
         let mut block = [0; format::BLOCK];
-        self.file.read_exact_at(&mut block, at).ok()?;
+        file.read_exact_at(&mut block, at).ok()?;
         let t = format::parse_trailer(&block, at).ok()?;
         // A footer is at most an eighth of its segment, so the file bounds what is allocated here.
         if t.identity.id != self.id || !t.has_footer || t.footer_at.checked_add(t.footer_len)? != at {
             return None;
         }
         let mut entries = vec![0; usize::try_from(t.footer_len).ok()?];
-        self.file.read_exact_at(&mut entries, t.footer_at).ok()?;
+        file.read_exact_at(&mut entries, t.footer_at).ok()?;
         if record::checksum(self.id, &entries) != t.footer_sum {
             return None;
         }
@@ -336,6 +383,10 @@ impl Container for Segment {
     }
 
     fn list(&self) -> Result<Vec<Listed>> {
+        self.list_reachable().map(|(listed, _)| listed)
+    }
+
+    fn list_reachable(&self) -> Result<(Vec<Listed>, Option<Error>)> {
         let being_written = {
             let directory = self.directory.lock();
             directory.as_ref().map(|d| (d.bytes.clone(), self.readable()))
@@ -343,26 +394,27 @@ impl Container for Segment {
         if let Some((entries, end)) = being_written
             && let Some(listed) = format::parse_entries(&entries, end)
         {
-            return Ok(listed);
+            return Ok((listed, None));
         }
         if self.footer.load(Ordering::Acquire)
             && let Some(listed) = self.list_footer()
         {
-            return Ok(listed);
+            return Ok((listed, None));
         }
-        scan::scan(&*self.file, self.id, &self.path, self.readable())
+        scan::scan(&*self.file()?, self.id, &self.path, self.readable())
     }
 
     fn raw(&self, position: u32) -> Option<RawRecord> {
         let (offset, end) = self.locate(position).ok()?;
+        let file = self.file().ok()?;
         let mut fixed = [0; HEADER];
-        self.file.read_exact_at(&mut fixed, offset).ok()?;
+        file.read_exact_at(&mut fixed, offset).ok()?;
         let size = match self.lengths(&fixed, offset, end) {
             Ok((front, stored)) => (front + stored) as u64,
             Err(_) => RAW_UNKNOWN.min(end - offset),
         };
         let mut bytes = vec![0; usize::try_from(size.min(RAW_LIMIT)).ok()?];
-        let n = self.file.read_at(&mut bytes, offset).ok()?;
+        let n = file.read_at(&mut bytes, offset).ok()?;
         bytes.truncate(n);
         Some(RawRecord { path: self.path.clone(), offset, bytes })
     }

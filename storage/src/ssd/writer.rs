@@ -426,7 +426,8 @@ fn create_in(ssd: &Ssd, dir: &Arc<Dir>, size: u64) -> Result<Active> {
     ssd.written.fetch_add(HEADER_BLOCK, Ordering::Relaxed);
     let path = log.path().to_path_buf();
     let (file, reading) = (log.file().clone(), ssd.reading.clone());
-    let segment = Arc::new(Segment::fresh(reserved.id, path.clone(), file, reading, lease.clone()));
+    let segment =
+        Arc::new(Segment::fresh((reserved.no, reserved.id), path.clone(), file, reading, lease.clone()));
     ssd.segments.write().insert(reserved.id, OnDisk { path, lease, segment: Some(segment.clone()) });
     let entry = ssd.containers.publish(reserved, Tier::Ssd, dir.no, created_ms, segment.clone());
     Ok(Active { log, identity, entry, segment, fill: Fill::new(size), records: 0, earliest_expiry: u64::MAX })

@@ -77,6 +77,8 @@ pub(crate) struct Dir {
     rules: Rules,
     /// What [`Purpose::Write`] leaves free below the limit.
     write_reserve: u64,
+    unknown: Unknown,
+    older: Option<(u64, Unknown)>,
     occupied: AtomicU64,
     lingering: AtomicU64,
     space: Mutex<Known>,
@@ -125,6 +127,8 @@ impl Dir {
             clock: ctx.clock.clone(),
             rules,
             write_reserve,
+            unknown: ctx.unknown,
+            older: dir.older,
             occupied: AtomicU64::new(0),
             lingering: AtomicU64::new(0),
             space: Mutex::default(),
@@ -132,6 +136,14 @@ impl Dir {
             out: Mutex::default(),
             speed: Mutex::default(),
         })
+    }
+
+    /// What to do with the container of this id, which the catalog does not know.
+    pub fn unknown(&self, id: u64) -> Unknown {
+        match self.older {
+            Some((before, instead)) if id < before && self.unknown == Unknown::Delete => instead,
+            _ => self.unknown,
+        }
     }
 
     // Room.

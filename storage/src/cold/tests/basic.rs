@@ -201,14 +201,14 @@ fn open_files_are_bounded() {
     let mut bench = Bench::new(1);
     let (cold, containers) = bench.open();
     let mut all = Vec::new();
-    for i in 0..files::OPEN_FILES as u64 + 20 {
+    for i in 0..OPEN_FILES as u64 + 20 {
         let it = item(format!("k{i}").as_bytes(), b"value", Codec::None, i);
         all.push((it.clone(), cold.write(&[it], Purpose::Write).unwrap()[0]));
     }
     for (it, w) in all.iter().chain(&all) {
         assert_eq!(facts(&read(&containers, w).unwrap()), facts(it));
     }
-    assert_eq!(cold.files.len(), files::OPEN_FILES);
+    assert_eq!(cold.files.len(), OPEN_FILES);
 }
 
 #[test]

@@ -174,6 +174,41 @@ fn what_cannot_be_removed_keeps_counting_and_goes_at_the_next_opening() {
 }
 
 #[test]
+fn a_stray_file_does_not_keep_the_archive_from_opening() {
+    let mut t = faulted(1);
+    t.write().unwrap();
+    write_file(&t.bench.folder(0).join("pack-00.tmp"), &noise(1, 1000));
+    let files = t.bench.files(0);
+    let len = |name: &String| std::fs::metadata(t.bench.folder(0).join(name)).unwrap().len();
+    let bytes: u64 = files.iter().map(len).sum();
+    for (fault, unknown, unseen) in [
+        (Op::Open, Unknown::Delete, 0),
+        (Op::Read, Unknown::Delete, 0),
+        (Op::RemoveFile, Unknown::Delete, 0),
+        (Op::Open, Unknown::Attach, files.len() - 1),
+        (Op::Read, Unknown::Attach, files.len() - 1),
+    ] {
+        write_file(&t.bench.folder(0).join("pack-00.tmp"), &noise(1, 1000));
+        t.set(0, Fault::on(fault));
+        let (cold, report, containers) = t.bench.try_open(vec![], unknown).unwrap();
+        assert_eq!(report.unseen.len(), unseen, "{fault:?} {unknown:?}: {report:?}");
+        assert!(report.quarantined.is_empty() && containers.all().is_empty(), "{fault:?}");
+        let left = t.bench.files(0);
+        assert_eq!(left.len(), files.len() - usize::from(fault != Op::RemoveFile), "{fault:?}");
+        let gone = if fault == Op::RemoveFile { 0 } else { 1000 };
+        assert_eq!(cold.usage().occupied, bytes - gone, "{fault:?}");
+        t.faults.heal();
+    }
+    // What another program put there cannot be moved: it stays, and is told.
+    write_file(&t.bench.folder(0).join("pack-00.zip"), &noise(2, 1000));
+    write_file(&t.bench.folder(0).join("pack-00000000000000ff.zip"), &noise(2, 1000));
+    t.set(0, Fault::on(Op::Rename));
+    let (_, report, _) = t.bench.try_open(vec![], Unknown::Delete).unwrap();
+    assert_eq!(report.quarantined.len(), 1, "{report:?}");
+    assert!(t.bench.files(0).contains(&"pack-00000000000000ff.zip".to_owned()));
+}
+
+#[test]
 fn a_disk_that_cannot_be_read_is_unreachable_not_damaged() {
     let t = faulted(1);
     let written = t.write().unwrap();

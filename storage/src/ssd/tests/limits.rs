@@ -152,16 +152,74 @@ fn a_smaller_limit_opens_and_refuses_until_there_is_room() {
 }
 
 #[test]
+fn open_files_are_bounded() {
+    // In RAM where that may be: a thousand syncs are slow on a disk.
+    let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    for read_mode in [ReadMode::Map, ReadMode::Pread] {
+        let config = SsdConfig { read_mode, ..config(8 * KIB) };
+        let path = dir.path().join(format!("{read_mode:?}"));
+        std::fs::create_dir(&path).unwrap();
+        let mut b = Bench::one(&path, 8192 * KIB, config);
+        let all: Vec<Item> = (0..300).map(|i| item(&format!("k{i}"), i + 1, 3000)).collect();
+        let written = b.put(&all);
+        assert_eq!(b.containers.all().len(), 300, "one in a segment");
+        let open = || {
+            let fds = std::fs::read_dir("/proc/self/fd").unwrap();
+            fds.filter(|fd| {
+                std::fs::read_link(fd.as_ref().unwrap().path()).is_ok_and(|to| to.starts_with(&path))
+            })
+            .count()
+        };
+        // The cache, and the one that is being written.
+        assert!(open() <= OPEN_FILES + 1, "{}", open());
+        for _ in 0..2 {
+            for (i, w) in all.iter().zip(&written) {
+                assert_eq!(&b.read(w.place).unwrap(), i, "{read_mode:?}");
+            }
+            assert!(open() <= OPEN_FILES + 1, "{}", open());
+            b.reopen();
+        }
+        b.ssd.close().unwrap();
+        assert_eq!(open(), 0, "closed");
+    }
+}
+
+#[test]
+fn a_reader_of_a_dropped_segment_reads_its_map_or_looks_again() {
+    let dir = tempfile::tempdir().unwrap();
+    for read_mode in [ReadMode::Map, ReadMode::Pread] {
+        let config = SsdConfig { read_mode, ..config(8 * KIB) };
+        let b = Bench::one(dir.path(), 1024 * KIB, config);
+        let all: Vec<Item> = (0..2).map(|i| item(&format!("k{i}"), i + 1, 3000)).collect();
+        let written = b.put(&all);
+        let entry = b.containers.remove(written[0].place.container()).unwrap();
+        b.ssd.drop_container(&entry).unwrap();
+        assert_eq!(b.ssd.reading.files.len(), 1, "a file that is kept open keeps its blocks");
+        match (read_mode, entry.container.read(written[0].place.position())) {
+            (ReadMode::Map, Ok(read)) => assert_eq!(read, all[0]),
+            (ReadMode::Pread, Err(Error::Gone(no))) => assert_eq!(no, entry.no),
+            (_, other) => panic!("{read_mode:?}: {other:?}"),
+        }
+        b.ssd.close().unwrap();
+    }
+}
+
+#[test]
 fn default_sizes() {
-    let size = SsdConfig::segment_size_for;
-    assert_eq!(size(0), 64 << 10);
+    let size = |limit| SsdConfig::segment_size_for(limit, limit);
+    assert_eq!(size(0), 1 << 20);
     assert_eq!(size(5 << 30), 64 << 20);
-    assert_eq!(size(100 << 20), 2 << 20);
+    assert_eq!(size(100 << 20), 4 << 20);
+    assert_eq!(size(64 << 30), 64 << 20);
+    assert_eq!(size(65 << 30), 128 << 20);
     assert_eq!(size(1 << 40), MAX_SEGMENT);
     assert_eq!(size(u64::MAX), MAX_SEGMENT);
     for shift in 20..39 {
         assert!((1u64 << shift).div_ceil(size(1 << shift)) <= 1024);
     }
+    // Many directories: by the whole tier, as far as the smallest one has room for four.
+    assert_eq!(SsdConfig::segment_size_for(4 << 30, 256 << 30), 256 << 20);
+    assert_eq!(SsdConfig::segment_size_for(1 << 30, 1 << 40), 256 << 20);
     assert_eq!(SsdConfig::for_limit(5 << 30).segment_size, 64 << 20);
 }
 

@@ -36,7 +36,7 @@ pub(super) fn config(segment_size: u64) -> SsdConfig {
 }
 
 pub(super) fn dir(no: u16, path: &Path, limit: u64) -> TierDir {
-    TierDir { no, path: path.to_path_buf(), limit: Some(limit) }
+    TierDir { no, path: path.to_path_buf(), limit: Some(limit), older: None }
 }
 
 impl Bench {

@@ -1,0 +1,164 @@
+//! What opening a store tells, and what it holds open.
+
+#![cfg(test)]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use thermocline::{Builder, Cache, Event, Received, Tier};
+
+const MIB: u64 = 1 << 20;
+
+fn builder(dir: &Path) -> Builder {
+    let mut b = Cache::builder().memory(MIB).ssd(dir.join("s"), 16 * MIB).cold(dir.join("c"));
+    b.config_mut().storage.segment_size = Some(MIB);
+    b
+}
+
+/// The files of a folder, by name.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_file()).collect();
+    files.sort();
+    files
+}
+
+/// Puts `n` values of 100 KB, in as many segments as they need.
+fn fill(cache: &Cache, n: u64) {
+    for no in 0..n {
+        cache.put(format!("key/{no}"), common::value(no, 1, 100_000)).unwrap();
+    }
+    cache.flush().unwrap();
+}
+
+#[test]
+fn what_opening_finds_damaged_is_told() {
+    let dir = common::scratch();
+    let cache = builder(dir.path()).open().unwrap();
+    fill(&cache, 30);
+    cache.demote("key/0", Tier::Cold).unwrap();
+    cache.close().unwrap();
+    drop(cache);
+    let segment = files(&dir.path().join("s/segments")).remove(0);
+    let len = std::fs::metadata(&segment).unwrap().len();
+    std::fs::write(&segment, vec![7; len as usize]).unwrap();
+    std::fs::remove_file(files(&dir.path().join("c/packs")).remove(0)).unwrap();
+
+    let (cache, events) = builder(dir.path()).open_with_events(100).unwrap();
+    let lost = cache.recovery().lost;
+    assert!(lost > 1, "{:?}", cache.recovery());
+    let told: Vec<Received> = std::iter::from_fn(|| events.try_recv().ok()).collect();
+    let quarantined = told.iter().any(|t| {
+        matches!(t, Received::Event(Event::Quarantined { tier: Tier::Ssd, path, .. }) if *path == segment)
+    });
+    assert!(quarantined, "{told:?}");
+    let items = |t: &Received| match t {
+        Received::Event(Event::Lost { items, containers: 2 }) => Some(*items),
+        _ => None,
+    };
+    assert_eq!(told.iter().find_map(items), Some(lost), "{told:?}");
+}
+
+/// Runs in a shell that allows few open files: there are more segments.
+#[test]
+fn more_segments_than_a_process_may_open() {
+    const CHILD: &str = "THERMOCLINE_OPENING_CHILD";
+    if let Some(dir) = std::env::var_os(CHILD) {
+        return with_few_files(Path::new(&dir));
+    }
+    let dir = common::scratch();
+    let out = std::process::Command::new("sh")
+        .args([
+            "-c",
+            "ulimit -n 400 && exec \"$0\" --exact more_segments_than_a_process_may_open --nocapture",
+        ])
+        .arg(std::env::current_exe().unwrap())
+        .env(CHILD, dir.path())
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&out.stdout);
+    assert!(out.status.success(), "{told}{}", String::from_utf8_lossy(&out.stderr));
+    assert!(told.contains("read all of them"), "the child did not run the check: {told}");
+}
+
+fn with_few_files(dir: &Path) {
+    let builder = || {
+        let mut b = Cache::builder().memory(MIB).ssd(dir.join("s"), 700 * MIB);
+        let s = &mut b.config_mut().storage;
+        s.segment_size = Some(MIB);
+        s.read_mode = thermocline::config::ReadMode::Pread;
+        b
+    };
+    let (n, len) = (500, 600_000);
+    let cache = builder().open().unwrap();
+    for no in 0..n {
+        cache.put(format!("key/{no}"), common::value(no, 1, len)).unwrap();
+    }
+    cache.close().unwrap();
+    drop(cache);
+    let cache = builder().open().unwrap();
+    assert!(cache.stats().tier(Tier::Ssd).unwrap().containers > 400);
+    for no in 0..n {
+        assert_eq!(cache.get(format!("key/{no}")).unwrap(), Some(common::value(no, 1, len)), "{no}");
+    }
+    println!("read all of them");
+}
+
+/// Files below a directory that this process holds open.
+fn held(dir: &Path) -> Vec<PathBuf> {
+    let dir = dir.canonicalize().unwrap();
+    let fds = std::fs::read_dir("/proc/self/fd").unwrap();
+    fds.filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok())
+        .filter(|to| to.starts_with(&dir))
+        .collect()
+}
+
+#[test]
+fn a_closed_store_holds_nothing_open() {
+    let dir = common::scratch();
+    let cache = builder(dir.path()).hdd(dir.path().join("h"), 64 * MIB).open().unwrap();
+    fill(&cache, 30);
+    for no in 0..30 {
+        let below = [Tier::Ssd, Tier::Hdd, Tier::Cold][no % 3];
+        cache.demote(format!("key/{no}"), below).unwrap();
+        cache.get(format!("key/{no}")).unwrap();
+    }
+    assert!(held(dir.path()).len() > 10, "{:?}", held(dir.path()));
+    let other = cache.clone();
+    cache.close().unwrap();
+    assert_eq!(held(dir.path()), Vec::<PathBuf>::new());
+    assert!(other.get("key/1").is_err());
+}
+
+#[test]
+fn the_catalog_stays_small_beside_a_small_tier() {
+    let dir = common::scratch();
+    let mut b = Cache::builder().memory(8 * MIB).ssd(dir.path().join("s"), 32 * MIB);
+    b.config_mut().storage.write_buffer = MIB;
+    let cache = b.open().unwrap();
+    let catalog = dir.path().join("s/catalog");
+    let size = || -> u64 {
+        let folders = [catalog.clone(), catalog.join("a"), catalog.join("b")];
+        // A file may go while it is looked at.
+        let lens = folders.iter().flat_map(|f| files(f)).filter_map(|f| std::fs::metadata(f).ok());
+        lens.map(|m| m.len()).sum()
+    };
+    let mut most = 0;
+    for round in 0..400u64 {
+        for no in 0..1000 {
+            cache.put(format!("{no}"), round.to_le_bytes().to_vec()).unwrap();
+        }
+        cache.flush().unwrap();
+        most = most.max(size());
+    }
+    let stats = cache.stats();
+    assert!(stats.journal_bytes > 24 * MIB, "too little churn to tell: {}", stats.journal_bytes);
+    // The reserve of 4 MiB, two copies of at most two journals, and checkpoints of a thousand items.
+    assert!(most < 12 * MIB, "{most} bytes of catalog");
+    let told = stats.catalog_disk_bytes;
+    assert!((4 * MIB..12 * MIB).contains(&told), "{told}");
+    println!(
+        "at most {most}, told {told}, journaled {}, checkpoints {}",
+        stats.journal_bytes, stats.checkpoints
+    );
+}
