@@ -232,8 +232,16 @@ fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
 /// docs/operations.md says that what may repeat has a brake.
 #[test]
 fn only_opening_warns_without_a_brake() {
-    let opening =
-        ["log.rs", "open.rs", "home/mod.rs", "catalog/recovery.rs", "catalog/replay.rs", "src/events.rs"];
+    // In container.rs: what opening reports as left alone.
+    let opening = [
+        "log.rs",
+        "open.rs",
+        "home/mod.rs",
+        "catalog/recovery.rs",
+        "catalog/replay.rs",
+        "src/events.rs",
+        "storage/src/container.rs",
+    ];
     let mut files = Vec::new();
     ["src", "storage/src"].iter().for_each(|dir| sources(&root().join(dir), &mut files));
     let warn = |path: &&PathBuf| fs::read_to_string(path).unwrap().contains("tracing::warn!(");
