@@ -193,6 +193,7 @@ impl Engine {
         let share = journal_share(config, &home);
         let mut engine = Self::assemble(config, world, secret, catalog, tiers, heat, Some(home), events);
         engine.settings.checkpoint_bytes = engine.settings.checkpoint_bytes.min(share);
+        engine.advance_credit();
         recovery.lost += engine.verify_tail(&recovered);
         engine.catalog.sync()?;
         Ok((engine, recovery))

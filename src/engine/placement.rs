@@ -6,7 +6,7 @@
 //!
 //! **The credit** bounds what the highest disk tier is written beyond what callers put: a quarter of the bytes that
 //! were accepted there, and a sixty-fourth of those that hits below it read, so that a store that is only read still
-//! gets better, slowly. Hot records that reclaim copies to the head, and promotions, are paid for from it; without
+//! gets better, slowly; and at opening, a thirty-second of the tier's limit. Hot records that reclaim copies to the head, and promotions, are paid for from it; without
 //! credit, everything sinks and nothing rises. What was not spent is saved up, at most once the tier's limit. When
 //! it is short the bar rises, so that the hottest come first.
 
@@ -29,6 +29,8 @@ const SURVEY_MS: u64 = 100;
 const OF_ACCEPTED: u64 = 4;
 /// Of the bytes that hits below it read, one in this many.
 const OF_READ: u64 = 64;
+/// Of the limit of the highest disk tier, one in this many is there at opening.
+const OF_LIMIT: u64 = 32;
 /// Containers whose worth is found out anew for each that is reclaimed.
 const LOOKS: usize = 8;
 
@@ -65,6 +67,11 @@ impl Placement {
         self.bars.get(tier as usize).map_or(FLOOR, |b| b.load(Ordering::Relaxed).max(FLOOR))
     }
 
+    /// Whether all items that are not in memory would find room on a tier and those above.
+    fn has_room(&self, tier: Tier) -> bool {
+        self.bars.get(tier as usize).is_none_or(|b| b.load(Ordering::Relaxed) == 0)
+    }
+
     /// Bytes that may be spent.
     pub(super) fn credit(&self) -> u64 {
         u64::try_from(self.credit.load(Ordering::Relaxed)).unwrap_or(0)
@@ -90,6 +97,12 @@ impl Placement {
 }
 
 impl Engine {
+    /// What may be spent from the start.
+    pub(super) fn advance_credit(&self) {
+        let most = self.most_credit();
+        self.placement.save(most / OF_LIMIT, most);
+    }
+
     /// Most credit that is saved up.
     fn most_credit(&self) -> u64 {
         self.top().and_then(|t| t.usage().limit).unwrap_or(1 << 30)
@@ -125,7 +138,8 @@ impl Engine {
     /// more the shorter the credit: what only seems hot takes room and credit, and sinks again.
     pub(super) fn worth_a_copy(&self, tier: Tier) -> u32 {
         let bar = self.placement.bar(tier);
-        if self.top().is_none_or(|top| top.tier() != tier) {
+        // Below the floor the tier has room for everything, and nothing has to go for the copy.
+        if self.top().is_none_or(|top| top.tier() != tier) || self.placement.has_room(tier) {
             return bar;
         }
         let deviation = (f64::from(bar) * f64::from(Heat::ONE)).sqrt();
@@ -203,5 +217,83 @@ impl Engine {
         }
         let found = self.placement.worth.lock();
         all.iter().map(|e| (e.id, found.get(&e.id).map_or(e.live_bytes(), |w| w.0))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Cache;
+
+    type Done = Result<(), Box<dyn std::error::Error>>;
+
+    /// A store without threads, on whose SSD reclaim has nothing to do.
+    fn store(dir: &std::path::Path) -> Result<Cache, Box<dyn std::error::Error>> {
+        use crate::testing::{ManualClock, vfs::RealFs};
+        let mut builder =
+            Cache::builder().memory(1 << 20).ssd(dir.join("s"), 64 << 20).hdd(dir.join("h"), 64 << 20);
+        builder.config_mut().ssd.compression = false;
+        builder.config_mut().hdd.compression = false;
+        Ok(builder.world(Arc::new(RealFs), Arc::new(ManualClock::new(1_700_000_000_000)), false).open()?)
+    }
+
+    #[test]
+    fn credit_is_a_part_of_what_is_written_and_read_and_copies_are_paid_for() -> Done {
+        let dir = tempfile::tempdir()?;
+        let cache = store(dir.path())?;
+        let engine = cache.engine();
+        let credit = || engine.placement.credit();
+        assert_eq!(credit(), (64 << 20) / OF_LIMIT, "at opening");
+        let before = credit();
+        for n in 0..400u32 {
+            cache.put(n.to_be_bytes(), vec![7; 20_000])?;
+        }
+        cache.flush()?;
+        let written = cache.stats().tier(Tier::Ssd).ok_or("no SSD")?.written;
+        let earned = credit() - before;
+        assert!(written > 6 << 20 && earned <= written / OF_ACCEPTED, "{earned} of {written}");
+        assert!(earned >= written / OF_ACCEPTED - 400, "{earned} of {written}");
+        // What is read from the HDD earns a little; what is read from the SSD nothing.
+        let before = credit();
+        let key = 0u32.to_be_bytes();
+        for (tier, share) in [(Tier::Ssd, 0), (Tier::Hdd, 20_000 / OF_READ)] {
+            cache.demote(key, tier)?;
+            engine.memory.remove(engine.ident(&key)?);
+            assert_eq!(cache.get(key)?.map(|v| v.len()), Some(20_000));
+            let earned = credit() - before;
+            assert!((share..=share + 10).contains(&earned), "{earned} for a read from {tier}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn without_credit_nothing_rises() -> Done {
+        let dir = tempfile::tempdir()?;
+        let cache = store(dir.path())?;
+        let engine = cache.engine();
+        let keys: Vec<[u8; 4]> = (0..40u32).map(u32::to_be_bytes).collect();
+        for key in &keys {
+            cache.put(key, vec![key[3]; 30_000])?;
+        }
+        cache.flush()?;
+        let promoted = |cache: &Cache| cache.stats().tier(Tier::Ssd).map_or(0, |t| t.promoted);
+        for credit in [false, true] {
+            engine.placement.credit.store(if credit { 1 << 20 } else { 0 }, Ordering::Relaxed);
+            for key in &keys {
+                cache.demote(key, Tier::Hdd)?;
+                engine.heat.record(engine.ident(key)?, 60);
+            }
+            for key in &keys {
+                engine.memory.remove(engine.ident(key)?);
+                cache.get(key)?;
+            }
+            if !credit {
+                engine.placement.credit.store(0, Ordering::Relaxed);
+            }
+            while engine.promote_step()? {}
+            assert_eq!(promoted(&cache) > 0, credit);
+        }
+        assert!(engine.placement.credit() < 1 << 20, "nothing was paid");
+        Ok(())
     }
 }
