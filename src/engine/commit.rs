@@ -185,6 +185,7 @@ impl Engine {
             match tier.write_from(supply, purpose) {
                 Ok(written) => {
                     let bytes = written.iter().flatten().map(|w| u64::from(w.bytes)).sum();
+                    self.note_written(&written);
                     Counters::add(&self.counters.tier(tier.tier()).written, bytes);
                     if self.is_over(tier) {
                         self.wake_mover(tier.tier());
@@ -205,6 +206,19 @@ impl Engine {
                     }
                 }
                 Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Containers are as old as the newest that is in them.
+    fn note_written(&self, written: &[Option<Written>]) {
+        let now = self.now();
+        let mut last = None;
+        for no in written.iter().flatten().map(|w| w.place.container()) {
+            if last.replace(no) != Some(no)
+                && let Some(entry) = self.catalog.containers.get(no)
+            {
+                entry.written_ms.store(now, Ordering::Relaxed);
             }
         }
     }

@@ -262,7 +262,9 @@ impl Engine {
             let now = self.now();
             self.best(tier, |e| {
                 let live = live_share(e);
-                (1.0 - live + 0.01) * age(e, now) / (1.0 + live)
+                // What just sank here must not sink further because others of its container died.
+                let age = now.saturating_sub(e.newest_ms()) as f64 + 1.0;
+                (1.0 - live + 0.01) * age / (1.0 + live)
             })
         }
     }

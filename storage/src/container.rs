@@ -135,9 +135,16 @@ pub struct Entry {
     pub earliest_expiry: AtomicU64,
     /// No further record is appended to it.
     pub sealed: AtomicBool,
+    /// When it was written to last since the store was opened, in milliseconds of the engine's clock; 0: it was not.
+    pub written_ms: AtomicU64,
 }
 
 impl Entry {
+    /// When the newest of its records came, as far as is known: when it was written to last, or made.
+    pub fn newest_ms(&self) -> u64 {
+        self.written_ms.load(Ordering::Relaxed).max(self.created_ms)
+    }
+
     /// Live records; never negative in what it returns.
     pub fn live(&self) -> u64 {
         u64::try_from(self.live.load(Ordering::Acquire)).unwrap_or(0)
@@ -330,6 +337,7 @@ impl Containers {
             records: AtomicU64::new(k.records),
             earliest_expiry: AtomicU64::new(k.earliest_expiry),
             sealed: AtomicBool::new(sealed),
+            written_ms: AtomicU64::new(0),
         });
         let mut table = self.table.write();
         let at = usize::from(k.no);
