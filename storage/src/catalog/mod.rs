@@ -114,7 +114,7 @@ pub struct CatalogStats {
     pub journal_len: u64,
     /// Checkpoints published since the store was opened.
     pub checkpoints: u64,
-    /// Bytes of the catalog's files, both copies and the reserve, at the last [`Catalog::maintain`].
+    /// Bytes of the catalog's files, both copies and the reserve, as of a second ago.
     pub on_disk: u64,
 }
 
@@ -549,7 +549,11 @@ impl Catalog {
             s.journal_len = j.len();
         }
         s.checkpoints = self.checkpoints.load(Ordering::Relaxed);
-        s.on_disk = self.on_disk.load(Ordering::Relaxed);
+        s.on_disk = match self.on_disk.load(Ordering::Relaxed) {
+            // Nobody has looked yet, just after opening.
+            0 if self.journal.is_some() => self.measure(),
+            known => known,
+        };
         s
     }
 
@@ -557,13 +561,20 @@ impl Catalog {
     pub fn maintain(&self) {
         let Some(journal) = &self.journal else { return };
         journal.restore_reserve();
+        self.measure();
+    }
+
+    /// Looks how large the files are.
+    fn measure(&self) -> u64 {
         let folders = journal::COPIES.map(|copy| self.dir.join(copy));
         let bytes = folders.iter().chain([&self.dir]).map(|folder| {
             // Journals are preallocated, so their lengths are what they occupy.
             let entries = self.vfs.read_dir(folder).unwrap_or_default();
             entries.iter().filter(|e| e.kind == EntryKind::File).map(|e| e.len).sum::<u64>()
         });
-        self.on_disk.store(bytes.sum(), Ordering::Relaxed);
+        let bytes = bytes.sum();
+        self.on_disk.store(bytes, Ordering::Relaxed);
+        bytes
     }
 
     /// Lets go of the journal's files: nothing is made durable any more.

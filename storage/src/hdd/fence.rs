@@ -296,12 +296,15 @@ mod tests {
     use super::*;
     use crate::hdd::tests::{FaultyFactory, Trouble};
 
+    /// Below a file: nothing can be made there.
+    const NOWHERE: &str = "/dev/null/none/0";
+
     fn open(trouble: Trouble, ms: u64) -> Result<Fence, Fault> {
         let factory = FaultyFactory::new(trouble);
         Fence::open(
             &Threads::default(),
             Arc::new(factory),
-            Path::new("/nowhere/0"),
+            Path::new(NOWHERE),
             1,
             1 << 20,
             Duration::from_millis(ms),
@@ -332,7 +335,7 @@ mod tests {
         let threads = Threads::default();
         let open = |trouble| {
             let factory = Arc::new(FaultyFactory::new(trouble));
-            Fence::open(&threads, factory, Path::new("/nowhere/0"), 1, 1 << 20, Duration::from_secs(60))
+            Fence::open(&threads, factory, Path::new(NOWHERE), 1, 1 << 20, Duration::from_secs(60))
         };
         let idle = || threads.idle.lock().len();
         let (a, b) = (open(Trouble::None).unwrap(), open(Trouble::None).unwrap());

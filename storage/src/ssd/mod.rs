@@ -262,7 +262,8 @@ impl DiskTier for Ssd {
     fn quarantine_record(&self, entry: &Entry, position: u32, why: &str) {
         let Some(raw) = entry.container.raw(position) else { return };
         let Some(dir) = self.room.dirs.get(entry.dir) else { return };
-        dir.keep_damaged(&raw, why, None);
+        let key = entry.container.head(position).ok().map(|h| h.key);
+        dir.keep_damaged(&raw, why, key.as_deref());
     }
 
     fn maintain(&self) {
