@@ -222,6 +222,8 @@ fn a_damaged_record_goes_to_the_quarantine_as_it_is() {
     let kept = fs::read(home.path().join("quarantine/0000000000-record")).unwrap();
     assert_eq!(kept, fs::read(&path).unwrap()[at..at + 64 + 1 + 500]);
     assert_eq!(b.ssd.usage().occupied, before + kept.len() as u64);
+    let report = fs::read_to_string(home.path().join("quarantine/0000000000-record.txt")).unwrap();
+    assert!(report.lines().any(|l| l == "key    b"), "{report}");
     flip(&path, at, 0);
     assert_eq!(entry.container.raw(w[1].place.position()).unwrap().bytes.len(), 4096);
 }
