@@ -7,6 +7,9 @@
 //!
 //! A thread waits for claims on a tier only while it holds none there, and only for what is below the tiers on which
 //! it holds one: so nobody waits in a circle.
+//!
+//! Where nothing is below, containers are emptied one at a time: the tier's reserve has room for what is kept of one,
+//! and what finds no room at the head is lost there.
 
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
@@ -31,6 +34,17 @@ struct State {
 
 /// Steps for which a container is left alone.
 const REST: u32 = 100;
+
+/// What a choice came to.
+#[derive(Debug)]
+pub(super) enum Choice<'a> {
+    /// These are claimed.
+    Claimed(Vec<Claim<'a>>),
+    /// There is nothing to choose before others give back what they hold.
+    Others,
+    /// There is nothing.
+    Nothing,
+}
 
 /// The sole right to empty and drop a container.
 #[derive(Debug)]
@@ -83,18 +97,26 @@ impl Claims {
         self.state.lock().stuck.clear();
     }
 
-    /// Claims those that `choose` picks of the containers that may be emptied; `all` gives those of the tier.
+    /// Claims those that `choose` picks of the containers that may be emptied; `all` gives those of the tier. `alone`:
+    /// only if no claim is out.
     pub(super) fn choose(
         &self,
+        alone: bool,
         all: impl FnOnce() -> Vec<Arc<Entry>>,
         choose: impl FnOnce(Vec<Arc<Entry>>) -> Vec<Arc<Entry>>,
-    ) -> Vec<Claim<'_>> {
+    ) -> Choice<'_> {
         let mut state = self.state.lock();
+        if alone && !state.claimed.is_empty() {
+            return Choice::Others;
+        }
         let mut entries = all();
         entries.retain(|e| state.may_try(e));
         let chosen = choose(entries);
+        if chosen.is_empty() {
+            return if state.claimed.is_empty() { Choice::Nothing } else { Choice::Others };
+        }
         state.claimed.extend(chosen.iter().map(|e| e.id));
-        chosen.into_iter().map(|entry| Claim { of: self, entry }).collect()
+        Choice::Claimed(chosen.into_iter().map(|entry| Claim { of: self, entry }).collect())
     }
 
     /// Claims every sealed container in which nothing is alive.
@@ -106,15 +128,10 @@ impl Claims {
         entries.into_iter().map(|entry| Claim { of: self, entry }).collect()
     }
 
-    /// Whether no claim is out.
-    pub(super) fn idle(&self) -> bool {
-        self.state.lock().claimed.is_empty()
-    }
-
-    /// Waits until some claim is given back, if there is any out; says whether one was.
+    /// Waits until some claim is given back; says whether one was, or none is out.
     pub(super) fn wait(&self, patience: Duration) -> bool {
         let mut state = self.state.lock();
-        !state.claimed.is_empty() && !self.given_back.wait_for(&mut state, patience).timed_out()
+        state.claimed.is_empty() || !self.given_back.wait_for(&mut state, patience).timed_out()
     }
 }
 
@@ -158,15 +175,22 @@ mod tests {
         }
         let claims = Claims::default();
         let all = || containers.of_tier(Tier::Ssd);
-        assert!(claims.idle() && !claims.wait(Duration::ZERO));
+        let choose = |alone, most| claims.choose(alone, all, |found| found.into_iter().take(most).collect());
+        let claimed = |choice| match choice {
+            Choice::Claimed(claims) => claims,
+            other => panic!("{other:?}"),
+        };
+        assert!(claims.wait(Duration::ZERO), "none is out");
         let empty = claims.empty(all);
         assert_eq!(empty.len(), 1);
         assert!(claims.empty(all).is_empty(), "somebody has it");
-        let mut mine = claims.choose(all, |found| found.into_iter().take(1).collect());
-        let yours = claims.choose(all, |found| found);
+        assert!(!claims.wait(Duration::ZERO));
+        assert!(matches!(choose(true, 1), Choice::Others), "one is out");
+        let mut mine = claimed(choose(false, 1));
+        let yours = claimed(choose(false, 9));
         assert_eq!((mine.len(), yours.len()), (1, 1));
         assert_ne!(mine[0].entry.id, yours[0].entry.id);
-        assert!(claims.choose(all, |found| found).is_empty());
+        assert!(matches!(choose(false, 9), Choice::Others));
         // Who waits is woken when one is given back. What is left alone is not chosen until it is forgiven.
         let entry = mine[0].entry.clone();
         claims.leave_alone(&entry);
@@ -178,10 +202,13 @@ mod tests {
             }
             assert!(waits.join().unwrap());
         });
-        assert!(claims.choose(all, |found| found).is_empty());
+        assert!(matches!(choose(false, 9), Choice::Others));
         claims.forgive();
-        assert_eq!(claims.choose(all, |found| found).len(), 1);
+        assert_eq!(claimed(choose(false, 9)).len(), 1);
         drop(yours);
-        assert!(claims.idle());
+        assert_eq!(claimed(choose(true, 9)).len(), 2);
+        claims.leave_alone(&entry);
+        assert_eq!(claimed(choose(true, 9)).len(), 1);
+        assert!(matches!(choose(true, 0), Choice::Nothing));
     }
 }

@@ -6,6 +6,7 @@
 
 use super::Engine;
 use super::moves::batch_bytes;
+use super::reclaim::Freed;
 use crate::config::Persistence;
 use crate::error::{Error, Result};
 use crate::stats::Counters;
@@ -179,7 +180,7 @@ impl Engine {
         purpose: Purpose,
     ) -> Result<(Vec<Option<Written>>, Batch<'_>), StorageError> {
         let needed: u64 = (0..supply.len()).map(|n| supply.bytes(n)).sum();
-        let (mut tries, mut in_vain) = (0, 0);
+        let (mut tries, mut own, mut in_vain) = (0, 0, 0);
         loop {
             let batch = self.catalog.batch(tier.tier());
             match tier.write_from(supply, purpose) {
@@ -196,13 +197,18 @@ impl Engine {
                 Err(e) if e.is_no_space() && purpose != Purpose::Reclaim && tries < 64 => {
                     drop(batch);
                     tries += 1;
-                    if !self.make_room(tier.tier(), needed, tries > SOFT) {
-                        // Others may hold what is to be reclaimed, or have it in hand, for a moment.
-                        in_vain += 1;
-                        if in_vain > PATIENCE {
-                            return Err(e);
+                    match self.make_room(tier.tier(), needed, own >= SOFT) {
+                        Freed::Room => own += 1,
+                        // Nothing says that it is too little to keep what is hot.
+                        Freed::ByOthers => {}
+                        Freed::Nothing => {
+                            // Others may hold what is to be reclaimed, or have it in hand, for a moment.
+                            (own, in_vain) = (own + 1, in_vain + 1);
+                            if in_vain > PATIENCE {
+                                return Err(e);
+                            }
+                            std::thread::sleep(PAUSE);
                         }
-                        std::thread::sleep(PAUSE);
                     }
                 }
                 Err(e) => return Err(e),

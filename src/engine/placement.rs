@@ -13,7 +13,7 @@
 use super::Engine;
 use crate::heat::Heat;
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use thermocline_storage::container::{DiskTier, Entry};
@@ -215,7 +215,10 @@ impl Engine {
             }
             self.placement.worth.lock().insert(entry.id, (worth as u64, look));
         }
-        let found = self.placement.worth.lock();
+        let mut found = self.placement.worth.lock();
+        // What others dropped while it was looked at here would never be forgotten.
+        let there: HashSet<u64> = all.iter().map(|e| e.id).collect();
+        found.retain(|id, _| there.contains(id));
         all.iter().map(|e| (e.id, found.get(&e.id).map_or(e.live_bytes(), |w| w.0))).collect()
     }
 }

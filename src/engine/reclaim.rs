@@ -5,14 +5,15 @@
 //! Implementation of a Log-Structured File System", 1992), u being its live share; on the highest tier, what it is
 //! worth counts (see `placement`). Of what is alive, the hot goes back to the head of the same tier, under a cap that
 //! bounds write amplification; the rest goes to the tier below, or, where there is none that takes it, is evicted,
-//! each item with an event. Several threads reclaim a tier side by side, each with a container that it has claimed.
+//! each item with an event. Several threads reclaim a tier side by side, each with a container that it has claimed;
+//! in the lowest tier, one at a time.
 //!
 //! A container is dropped once it is empty, every frame that took a record from it is durable, and no batch is under
 //! way that may have written to its tier. What a crash leaves: before the files are deleted, an empty container that the
 //! next opening reclaims; after, one that the catalog knows and the disk does not have, with nothing alive in it.
 
 use super::Engine;
-use super::claim::{Claim, Claims};
+use super::claim::{Choice, Claims};
 use super::moves::Mover;
 use crate::error::Result;
 use crate::events::EvictReason;
@@ -45,6 +46,28 @@ const LATE_BATCHES: usize = 4;
 
 /// Containers that one reclaim tries before it gives up.
 const TRIES: usize = 4;
+
+/// What came of reclaim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Freed {
+    /// There is more room.
+    Room,
+    /// Somebody else made room, which may be taken by now.
+    ByOthers,
+    /// Nothing.
+    Nothing,
+}
+
+/// What became of the empty containers of a tier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dropped {
+    /// One at least is gone.
+    Some,
+    /// One at least goes when the batches under way have ended.
+    Soon,
+    /// There was none, or none could be deleted.
+    None,
+}
 
 fn share(bytes: u64, (part, whole): (u64, u64)) -> u64 {
     u64::try_from(u128::from(bytes) * u128::from(part) / u128::from(whole)).unwrap_or(u64::MAX)
@@ -91,13 +114,14 @@ impl Engine {
     /// One reclaim of a tier that is over its high mark; says whether it freed anything.
     pub(super) fn reclaim_step(&self, tier: Tier) -> Result<bool> {
         let Some(tier) = self.tier(tier) else { return Ok(false) };
-        if self.drop_empty(tier, false) {
-            return Ok(true);
+        match self.drop_empty(tier, false) {
+            Dropped::Some => return Ok(true),
+            // Their space is as good as free, and what is kept of further ones would take the reserve meanwhile.
+            Dropped::Soon => return Ok(false),
+            Dropped::None if !self.is_over(tier) => return Ok(false),
+            Dropped::None => {}
         }
-        if !self.is_over(tier) {
-            return Ok(false);
-        }
-        self.reclaim_one(tier, false, false)
+        Ok(self.reclaim_one(tier, false, false)? == Freed::Room)
     }
 
     #[expect(clippy::indexing_slicing, reason = "a tier's number is at most 3")]
@@ -109,45 +133,52 @@ impl Engine {
         self.catalog.containers.of_tier(tier.tier())
     }
 
-    /// Waits until somebody else's reclaim of a tier comes to an end; says whether one did.
-    fn wait_for_others(&self, claims: &Claims) -> bool {
+    /// Waits until somebody else's reclaim of a tier comes to an end.
+    fn wait_for_others(&self, claims: &Claims) -> Freed {
         // They go on without the brake meanwhile.
         self.urgent.fetch_add(1, Ordering::Relaxed);
         let done = claims.wait(OTHERS_WAIT);
         self.urgent.fetch_sub(1, Ordering::Relaxed);
-        done
+        if done { Freed::ByOthers } else { Freed::Nothing }
     }
 
-    /// Makes room in a tier whose limit is reached, on behalf of somebody who waits; says whether it freed anything.
-    /// `hard`: nothing goes back to the head, so that each container dropped is room gained.
-    pub(super) fn make_room(&self, tier: Tier, needed: u64, hard: bool) -> bool {
-        let Some(tier) = self.tier(tier) else { return false };
+    /// Makes room in a tier whose limit is reached, on behalf of somebody who waits. `hard`: nothing goes back to the
+    /// head, so that each container dropped is room gained.
+    pub(super) fn make_room(&self, tier: Tier, needed: u64, hard: bool) -> Freed {
+        let Some(tier) = self.tier(tier) else { return Freed::Nothing };
         if needed > tier.max_record().saturating_mul(4).max(64 << 20) && tier.usage().limit.is_some() {
-            return false;
+            return Freed::Nothing;
         }
-        if self.drop_empty(tier, true) {
-            return true;
+        if self.drop_empty(tier, true) == Dropped::Some {
+            return Freed::Room;
         }
         self.reclaim_one(tier, true, hard).unwrap_or_else(|e| {
             let name = tier.tier();
             self.log.warn("reclaim", || format!("the {name} tier cannot make room: {e}"));
-            false
+            Freed::Nothing
         })
     }
 
-    /// Drops every empty container of a tier; says whether there was one. One that cannot be deleted stays, and does
-    /// not keep the others' space.
-    fn drop_empty(&self, tier: &Arc<dyn DiskTier>, urgent: bool) -> bool {
-        let mut freed = false;
+    /// Drops every empty container of a tier. One that cannot be deleted stays, and does not keep the others' space.
+    fn drop_empty(&self, tier: &Arc<dyn DiskTier>, urgent: bool) -> Dropped {
+        let (mut some, mut soon) = (false, false);
         for claim in self.claims(tier.tier()).empty(|| self.of_tier(tier)) {
-            freed |= self.drop_container(tier, &claim.entry, urgent).unwrap_or_else(|e| {
-                let name = tier.tier();
-                self.log
-                    .warn("drop", || format!("an empty container of the {name} tier is not deleted: {e}"));
-                false
-            });
+            match self.drop_container(tier, &claim.entry, urgent) {
+                Ok(true) => some = true,
+                Ok(false) => soon |= claim.entry.live() == 0,
+                Err(e) => {
+                    let name = tier.tier();
+                    self.log.warn("drop", || {
+                        format!("an empty container of the {name} tier is not deleted: {e}")
+                    });
+                }
+            }
         }
-        freed
+        match (some, soon) {
+            (true, _) => Dropped::Some,
+            (false, true) => Dropped::Soon,
+            (false, false) => Dropped::None,
+        }
     }
 
     /// Drops a container that the caller has claimed, if it may be: see the module's text. Urgent: waits for batches
@@ -178,9 +209,9 @@ impl Engine {
         Ok(true)
     }
 
-    /// Reclaims the best candidate of a tier; says whether its space came back. One that cannot be emptied or deleted
-    /// is left alone for a while, and the next is tried.
-    fn reclaim_one(&self, tier: &Arc<dyn DiskTier>, urgent: bool, hard: bool) -> Result<bool> {
+    /// Reclaims the best candidate of a tier. One that cannot be emptied or deleted is left alone for a while, and the
+    /// next is tried.
+    fn reclaim_one(&self, tier: &Arc<dyn DiskTier>, urgent: bool, hard: bool) -> Result<Freed> {
         let claims = self.claims(tier.tier());
         claims.tick();
         if hard {
@@ -189,25 +220,28 @@ impl Engine {
         }
         let mut failed = None;
         for _ in 0..TRIES {
-            let claim = match self.candidate(tier) {
-                Some(claim) => claim,
-                // All that there is is being emptied by others: that makes room as well.
-                None if !claims.idle() => return Ok(urgent && self.wait_for_others(claims)),
-                None => {
-                    // Everything is in the container that is being appended to.
-                    tier.seal().ok();
-                    if self.drop_empty(tier, urgent) {
-                        return Ok(true);
-                    }
-                    let Some(claim) = self.candidate(tier) else { break };
-                    claim
+            let mut choice = self.candidate(tier);
+            if matches!(choice, Choice::Nothing) {
+                // Everything is in the container that is being appended to.
+                tier.seal().ok();
+                if self.drop_empty(tier, urgent) == Dropped::Some {
+                    return Ok(Freed::Room);
                 }
+                choice = self.candidate(tier);
+            }
+            let claim = match choice {
+                Choice::Claimed(mut one) => one.pop(),
+                // What others are emptying makes room as well.
+                Choice::Others if urgent => return Ok(self.wait_for_others(claims)),
+                Choice::Others => return Ok(Freed::Nothing),
+                Choice::Nothing => None,
             };
+            let Some(claim) = claim else { break };
             let entry = &claim.entry;
             match self.reclaim_entry(tier, entry, urgent, hard) {
-                Ok(true) => return Ok(true),
+                Ok(true) => return Ok(Freed::Room),
                 // Empty, and dropped as soon as the batches under way have ended.
-                Ok(false) if entry.live() == 0 => return Ok(false),
+                Ok(false) if entry.live() == 0 => return Ok(Freed::Nothing),
                 Ok(false) => {}
                 Err(e) => failed = failed.or(Some(e)),
             }
@@ -218,7 +252,7 @@ impl Engine {
                 break;
             }
         }
-        failed.map_or(Ok(false), Err)
+        failed.map_or(Ok(Freed::Nothing), Err)
     }
 
     /// Empties a container and drops it; says whether it is gone. A batch that was on its way into the container when
@@ -251,7 +285,7 @@ impl Engine {
     }
 
     /// Claims the best candidate of a tier.
-    fn candidate(&self, tier: &Arc<dyn DiskTier>) -> Option<Claim<'_>> {
+    fn candidate(&self, tier: &Arc<dyn DiskTier>) -> Choice<'_> {
         let all = self.of_tier(tier);
         if self.is_top(tier.tier()) && self.below(tier.tier()).is_some() {
             self.survey();
@@ -269,14 +303,15 @@ impl Engine {
         }
     }
 
-    fn best(&self, tier: &Arc<dyn DiskTier>, score: impl Fn(&Entry) -> f64) -> Option<Claim<'_>> {
+    fn best(&self, tier: &Arc<dyn DiskTier>, score: impl Fn(&Entry) -> f64) -> Choice<'_> {
         let first = |all: Vec<Arc<Entry>>| {
             all.into_iter()
                 .max_by(|a, b| score(a).total_cmp(&score(b)).then(b.id.cmp(&a.id)))
                 .into_iter()
                 .collect()
         };
-        self.claims(tier.tier()).choose(|| self.of_tier(tier), first).pop()
+        let alone = self.below(tier.tier()).is_none();
+        self.claims(tier.tier()).choose(alone, || self.of_tier(tier), first)
     }
 
     /// Of the highest tier, by id: the room that it would give for what would be lost or copied. New containers are
@@ -439,5 +474,75 @@ impl Engine {
             }
         }
         found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Cache;
+    use std::sync::Arc;
+    use thermocline_storage::clock::SystemClock;
+    use thermocline_storage::vfs::RealFs;
+
+    type Done = std::result::Result<(), Box<dyn std::error::Error>>;
+
+    /// A store without threads whose one tier is over its high mark, and of which each segment is half dead.
+    fn half_dead(dir: &std::path::Path) -> std::result::Result<Cache, Box<dyn std::error::Error>> {
+        let mut builder = Cache::builder().memory(1 << 20).ssd(dir, 16 << 20);
+        builder.config_mut().storage.segment_size = Some(1 << 20);
+        let cache = builder.world(Arc::new(RealFs), Arc::new(SystemClock), false).open()?;
+        let engine = cache.engine();
+        let tier = engine.tier(Tier::Ssd).ok_or("no tier")?;
+        for n in 0u64.. {
+            let noise = |i: u64| ((n * 10_000 + i).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u8;
+            let noise: Vec<u8> = (0..10_000).map(noise).collect();
+            // Each is put twice, in batches that lie apart.
+            cache.put(format!("{}", if n % 2 == 0 { n } else { n.saturating_sub(41) }), noise)?;
+            if n % 20 == 19 {
+                cache.flush()?;
+                if engine.is_over(tier) {
+                    break;
+                }
+            }
+        }
+        Ok(cache)
+    }
+
+    fn empty(engine: &Engine) -> usize {
+        let all = engine.catalog.containers.of_tier(Tier::Ssd);
+        all.iter().filter(|e| e.live() == 0 && e.sealed.load(Ordering::Acquire)).count()
+    }
+
+    #[test]
+    fn the_lowest_tier_is_reclaimed_by_one_at_a_time() -> Done {
+        let dir = tempfile::tempdir()?;
+        let cache = half_dead(dir.path())?;
+        let engine = cache.engine();
+        let tier = engine.tier(Tier::Ssd).ok_or("no tier")?;
+        assert!(engine.is_over(tier) && empty(engine) == 0);
+        let Choice::Claimed(mine) = engine.candidate(tier) else { return Err("nothing to claim".into()) };
+        assert_eq!(engine.make_room(Tier::Ssd, 1, false), Freed::Nothing, "while another keeps what is hot");
+        drop(mine);
+        assert_eq!(engine.make_room(Tier::Ssd, 1, false), Freed::Room);
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_empty_goes_before_anything_else_is_emptied() -> Done {
+        let dir = tempfile::tempdir()?;
+        let cache = half_dead(dir.path())?;
+        let engine = cache.engine();
+        let tier = engine.tier(Tier::Ssd).ok_or("no tier")?;
+        let under_way = engine.catalog.batch(Tier::Ssd);
+        for _ in 0..3 {
+            assert!(!engine.reclaim_step(Tier::Ssd)?);
+            assert!(engine.is_over(tier));
+            assert_eq!(empty(engine), 1);
+        }
+        drop(under_way);
+        assert!(engine.reclaim_step(Tier::Ssd)?);
+        assert_eq!((empty(engine), cache.stats().counts.evicted), (0, 0));
+        Ok(())
     }
 }

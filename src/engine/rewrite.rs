@@ -1,6 +1,7 @@
 //! Rewriting of packs: what is dead in them is physically gone, and many small ones become one.
 
 use super::Engine;
+use super::claim::Choice;
 use super::moves::Mover;
 use crate::error::Result;
 use std::sync::Arc;
@@ -21,13 +22,13 @@ impl Engine {
         let Some(tier) = self.tier(Tier::Cold) else { return Ok(false) };
         let claims = self.claims(Tier::Cold);
         claims.tick();
-        let claimed = claims.choose(
+        // Alone: nothing is below the archive.
+        let choice = claims.choose(
+            true,
             || self.catalog.containers.of_tier(Tier::Cold),
             |packs| self.packs_to_rewrite(packs, busy),
         );
-        if claimed.is_empty() {
-            return Ok(false);
-        }
+        let Choice::Claimed(claimed) = choice else { return Ok(false) };
         let chosen: Vec<Arc<Entry>> = claimed.iter().map(|c| c.entry.clone()).collect();
         let done = self.rewrite(tier, &chosen);
         for entry in chosen.iter().filter(|e| e.live() > 0) {

@@ -376,9 +376,10 @@ impl Containers {
         self.table.write().get_mut(usize::from(no)).and_then(Option::take)
     }
 
-    /// Declares the removal of a container durable: its number may be reused once `entry` is held by nobody.
-    pub fn release(&self, entry: &Arc<Entry>) {
-        self.numbers.lock().resting.push((entry.no, Arc::downgrade(entry)));
+    /// Declares the removal of the container with this number durable: the number may be reused once `entry` is held
+    /// by nobody.
+    pub fn release(&self, no: ContainerNo, entry: Weak<Entry>) {
+        self.numbers.lock().resting.push((no, entry));
     }
 
     /// Live records of a container change by `delta`; unknown numbers are ignored (the container is missing).
@@ -552,7 +553,7 @@ mod tests {
         let r = c.reserve().unwrap();
         let held = c.publish(r, Tier::Ssd, 0, 0, Arc::new(Hollow(1000)));
         let entry = c.remove(r.no).unwrap();
-        c.release(&entry);
+        c.release(entry.no, Arc::downgrade(&entry));
         drop(entry);
         assert_ne!(c.reserve().unwrap().no, r.no, "a reader still holds it");
         drop(held);

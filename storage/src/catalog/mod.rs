@@ -43,7 +43,7 @@ use shard::Shard;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 /// Number of shards.
 pub const SHARDS: usize = 256;
@@ -164,8 +164,8 @@ pub struct Catalog {
     store: [u8; 16],
     open: u64,
     batches: Mutex<Batches>,
-    /// Containers whose removal is queued, with the frame that says so.
-    dropping: Mutex<Vec<(u64, Arc<Entry>)>>,
+    /// Containers whose removal is queued, with the frame that says so. Not held: who holds one keeps its space.
+    dropping: Mutex<Vec<(u64, ContainerNo, Weak<Entry>)>>,
     /// Containers that recovery found and that nobody attached (yet): their directory may be away.
     absent: Mutex<BTreeMap<ContainerNo, Known>>,
     /// Serialises checkpoints.
@@ -391,10 +391,10 @@ impl Catalog {
     fn release_dropped(&self, durable: u64) {
         let mut dropping = self.dropping.lock();
         let (done, rest): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut *dropping).into_iter().partition(|(frame, _)| *frame <= durable);
+            std::mem::take(&mut *dropping).into_iter().partition(|(frame, ..)| *frame <= durable);
         *dropping = rest;
-        for (_, entry) in done {
-            self.containers.release(&entry);
+        for (_, no, entry) in done {
+            self.containers.release(no, entry);
         }
     }
 
@@ -445,7 +445,7 @@ impl Catalog {
         self.containers.remove(entry.no);
         self.batches.lock().forget(entry.id);
         let frame = self.push(Frame::Dropped { no: entry.no, id: entry.id });
-        self.dropping.lock().push((frame, entry.clone()));
+        self.dropping.lock().push((frame, entry.no, Arc::downgrade(entry)));
     }
 
     /// Takes everything out of the catalog, one frame a shard; `under_lock` is called with each shard's number

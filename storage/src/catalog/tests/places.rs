@@ -45,6 +45,15 @@ fn a_number_that_a_reader_holds_rests() {
 }
 
 #[test]
+fn a_container_that_was_forgotten_is_let_go_of_before_that_is_durable() {
+    let (cat, _) = open(Arc::new(MemFs::default()), Path::new("/c"), 1).unwrap();
+    let entry = container(&cat);
+    seal(&entry);
+    cat.forget(&entry);
+    assert_eq!(Arc::strong_count(&entry), 1, "its blocks count until nobody holds it");
+}
+
+#[test]
 fn a_container_with_a_batch_under_way_is_not_dropped() {
     let (cat, _) = open(Arc::new(MemFs::default()), Path::new("/c"), 1).unwrap();
     let entry = container(&cat);

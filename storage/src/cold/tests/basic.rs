@@ -179,7 +179,7 @@ fn a_dropped_pack_is_gone_for_those_who_hold_it() {
     let written = cold.write(&mixed(), Purpose::Write).unwrap();
     let entry = containers.remove(written[0].place.container()).unwrap();
     cold.drop_container(&entry).unwrap();
-    containers.release(&entry);
+    containers.release(entry.no, Arc::downgrade(&entry));
     assert!(bench.files(0).is_empty());
     assert_eq!(cold.usage().occupied, 0);
     assert!(matches!(entry.container.read(0), Err(Error::Gone(no)) if no == entry.no));

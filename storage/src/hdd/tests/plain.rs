@@ -123,7 +123,7 @@ fn the_limit_holds_and_the_reserve_is_for_reclaim() {
     let held = entry.container.occupied();
     open.containers.remove(entry.no);
     open.hdd.drop_container(&entry).unwrap();
-    open.containers.release(&entry);
+    open.containers.release(entry.no, Arc::downgrade(&entry));
     assert_eq!(open.hdd.usage().occupied, said - held);
     assert!(matches!(entry.container.read(0), Err(Error::Gone(no)) if no == entry.no));
     assert!(matches!(open.hdd.drop_container(&entry), Err(Error::Gone(_))));

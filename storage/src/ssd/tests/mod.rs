@@ -105,7 +105,7 @@ impl Bench {
     pub fn remove(&self, no: u16) {
         let entry = self.containers.remove(no).unwrap();
         self.ssd.drop_container(&entry).unwrap();
-        self.containers.release(&entry);
+        self.containers.release(entry.no, Arc::downgrade(&entry));
     }
 
     pub fn files(&self) -> Vec<PathBuf> {
