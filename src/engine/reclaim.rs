@@ -14,7 +14,7 @@
 
 use super::Engine;
 use super::claim::{Choice, Claims};
-use super::moves::Mover;
+use super::moves::{Moved, Mover};
 use crate::error::Result;
 use crate::events::EvictReason;
 use crate::stats::Counters;
@@ -39,6 +39,10 @@ const DROP_WAIT: Duration = Duration::from_secs(5);
 
 /// How long somebody who waits for room waits for reclaim by others before it looks again.
 const OTHERS_WAIT: Duration = Duration::from_secs(1);
+
+/// How often, and how long apart, the head of a tier with nothing below is asked for room again.
+const READERS: usize = 10;
+const READERS_PAUSE: Duration = Duration::from_millis(5);
 
 /// How often a container is emptied again because something landed in it meanwhile. What is alive after that is not
 /// in its listing.
@@ -372,7 +376,7 @@ impl Engine {
         let cap = if top { cap.min(self.placement.credit()) } else { cap };
         let kept = if hard { Vec::new() } else { self.split_hot(tier.tier(), &mut movers, cap, most) };
         if !kept.is_empty() {
-            match self.relocate(&kept, tier, Purpose::Reclaim, urgent) {
+            match self.keep(&kept, tier, urgent) {
                 Ok(moved) if top => self.placement.spend(moved.bytes),
                 Ok(_) => {}
                 // No room at the head: what was to be kept goes down like the rest.
@@ -383,6 +387,19 @@ impl Engine {
         // In order of place: what was written together stays together.
         movers.sort_by_key(|m| m.listed.position);
         self.send_down(tier.tier(), &movers, urgent)
+    }
+
+    /// Copies what is to be kept to the head of its tier. Where nothing is below, what finds no room there is lost: so
+    /// whoever still reads a segment that was dropped, and keeps its blocks by that, is waited for a moment.
+    fn keep(&self, kept: &[Mover], tier: &Arc<dyn DiskTier>, urgent: bool) -> Result<Moved, StorageError> {
+        let lone = tier.tier() == Tier::Ssd && self.below(Tier::Ssd).is_none();
+        for _ in 0..if lone { READERS } else { 0 } {
+            match self.relocate(kept, tier, Purpose::Reclaim, urgent) {
+                Err(e) if e.is_no_space() => std::thread::sleep(READERS_PAUSE),
+                done => return done,
+            }
+        }
+        self.relocate(kept, tier, Purpose::Reclaim, urgent)
     }
 
     /// Takes out of `movers` what is worth keeping on its tier, hottest first, up to `cap` bytes and `most` items.
