@@ -111,6 +111,20 @@ fn items_that_were_evicted_are_no_failure() -> Try {
 }
 
 #[test]
+fn more_data_than_the_disk_has_room_for_is_refused_at_once() -> Try {
+    let dir = tempfile::tempdir()?;
+    // With bounded memory, so that a list of all the items ends this command and not the machine.
+    let script = "ulimit -v 4000000; exec \"$0\" \"$@\"";
+    let exe = env!("CARGO_BIN_EXE_thermocline");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script, exe, "bench", "--data", "1000000TiB", "--dir"]).arg(dir.path());
+    let ran = Ran::from(start_command(shell.stdin(Stdio::null())).wait_with_output()?).with(2);
+    assert!(ran.err.contains("are free and") && ran.err.contains("may be needed"), "{}", ran.err);
+    assert!(left_in(dir.path()).is_empty());
+    Ok(())
+}
+
+#[test]
 fn files_as_items() -> Try {
     let dir = tempfile::tempdir()?;
     let (files, work) = (dir.path().join("files"), dir.path().join("work"));
