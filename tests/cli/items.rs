@@ -198,6 +198,33 @@ fn a_disk_that_is_not_mounted_is_to_be_mounted() -> Try {
 }
 
 #[test]
+fn directories_that_are_not_named_are_to_be_named() -> Try {
+    let place = Place::new();
+    place.put("k", b"v", &["--create"]).with(0);
+    let at = |name: &str| place.root.join(name).to_str().unwrap().to_owned();
+    let all = ["ssd", "hdd", "cold"].map(|t| format!("--{t} {}", at(t)));
+    for (n, one) in all.iter().enumerate() {
+        let (option, path) = one.split_once(' ').ok_or("option")?;
+        for command in [&["stat"][..], &["put", "k", file!()], &["put", "k", file!(), "--create"]] {
+            let err = run(&[command, &[option, path]].concat()).with(4).err;
+            let others: Vec<&str> = all.iter().map(String::as_str).filter(|o| o != one).collect();
+            let cure = err.find(&format!("give {}, too", others.join(" ")));
+            assert!(cure.is_some() && cure < err.find("--without-missing"), "{n} {command:?}: {err}");
+        }
+    }
+    // What was named and is not there is to be mounted, not named again.
+    std::fs::rename(at("hdd"), at("away"))?;
+    let err = run(&["stat", "--ssd", &at("ssd"), "--hdd", &at("hdd"), "--cold", &at("cold")]).with(4).err;
+    assert!(err.contains("mount it") && !err.contains("give --"), "{err}");
+    assert!(!Path::new(&at("hdd")).exists());
+    // One of each.
+    let err = run(&["stat", "--ssd", &at("ssd"), "--hdd", &at("hdd")]).with(4).err;
+    assert!(err.contains(&format!("give {}, too", all[2])), "{err}");
+    assert!(!Path::new(&at("hdd")).exists());
+    Ok(())
+}
+
+#[test]
 fn the_wrong_directory_is_wrong_usage() -> Try {
     let (place, other) = (Place::new(), Place::new());
     two_tiers(&place)?;

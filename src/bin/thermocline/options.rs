@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use thermocline::config::{DirConfig, parse_size};
 use thermocline::{Builder, Cache, Config, Persistence, StorageError, Tier};
-use thermocline_storage::home::{Home, HomeRequest, OpenFlags, WantedDir};
+use thermocline_storage::home::{DirInfo, Home, HomeRequest, OpenFlags, WantedDir};
 use thermocline_storage::vfs::RealFs;
 
 /// No limit that anybody would notice.
@@ -193,12 +193,14 @@ impl OpenArgs {
             read_only: true,
         };
         check_is_store(&config, flags)?;
-        Ok(self.missing.apply(Builder::from_config(config)).rebuild_catalog(rebuild_catalog).open()?)
+        let builder = self.missing.apply(Builder::from_config(config.clone()));
+        builder.rebuild_catalog(rebuild_catalog).open().map_err(|e| refused(&config, e))
     }
 
     /// Opens a store, making what is missing of it.
     pub fn create(&self) -> Result<Cache, Failure> {
-        Ok(self.missing.apply(Builder::from_config(self.which.of_store()?)).open()?)
+        let config = self.which.of_store()?;
+        self.missing.apply(Builder::from_config(config.clone())).open().map_err(|e| refused(&config, e))
     }
 
     /// Whether the limit of a tier is the user's, not an assumption.
@@ -232,13 +234,7 @@ fn check_is_store(config: &Config, flags: OpenFlags) -> Result<(), Failure> {
         // What is given up joins as new: to be asked for twice would be once too often.
         return Ok(());
     }
-    let of = |tier, dirs: &[DirConfig]| {
-        dirs.iter().map(|d| WantedDir { tier, path: d.path.clone() }).collect::<Vec<_>>()
-    };
-    let mut dirs = of(Tier::Ssd, &config.ssd.dirs);
-    dirs.extend(of(Tier::Hdd, &config.hdd.dirs));
-    dirs.extend(of(Tier::Cold, &config.cold.dirs));
-    let request = HomeRequest { dirs, catalog: config.storage.catalog.clone(), flags };
+    let request = HomeRequest { dirs: wanted(config), catalog: config.storage.catalog.clone(), flags };
     match Home::open(Arc::new(RealFs), &request) {
         Ok(_) => Ok(()),
         // A directory that is none of the store's would join it.
@@ -247,8 +243,49 @@ fn check_is_store(config: &Config, flags: OpenFlags) -> Result<(), Failure> {
         {
             Err(no_store(&path, "joins it to the others"))
         }
-        Err(e) => Err(thermocline::Error::from(e).into()),
+        Err(e) => Err(refused(config, e.into())),
     }
+}
+
+/// The directories of all disk tiers, as the engine is asked for them.
+fn wanted(config: &Config) -> Vec<WantedDir> {
+    let of = |tier, dirs: &[DirConfig]| {
+        dirs.iter().map(|d| WantedDir { tier, path: d.path.clone() }).collect::<Vec<_>>()
+    };
+    let mut dirs = of(Tier::Ssd, &config.ssd.dirs);
+    dirs.extend(of(Tier::Hdd, &config.hdd.dirs));
+    dirs.extend(of(Tier::Cold, &config.cold.dirs));
+    dirs
+}
+
+/// What to say of a store that did not open. Where directories of it were not named, naming them is the cure.
+fn refused(config: &Config, e: thermocline::Error) -> Failure {
+    let unnamed = match e.storage() {
+        Some(StorageError::MissingDirectory { .. }) => unnamed(config),
+        _ => Vec::new(),
+    };
+    if unnamed.is_empty() {
+        return e.into();
+    }
+    let options = unnamed.iter().map(|d| format!("--{} {}", d.tier, d.path.display()));
+    Failure::failed(format!(
+        "not all directories of the store are named: give {}, too; or go on without what is missing \
+         (--without-missing), or give up what was in it (--discard-missing)",
+        options.collect::<Vec<_>>().join(" ")
+    ))
+}
+
+/// The directories of a store that were not asked for, where they were last. Writes nothing.
+fn unnamed(config: &Config) -> Vec<DirInfo> {
+    let mut dirs = wanted(config);
+    // One that is not there would be made.
+    dirs.retain(|d| d.path.is_dir());
+    let real = |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path)).ok();
+    let named: Vec<_> = tier_dirs(config).filter_map(|d| real(&d.path)).collect();
+    let flags = OpenFlags { without_missing: true, read_only: true, ..OpenFlags::default() };
+    let request = HomeRequest { dirs, catalog: config.storage.catalog.clone(), flags };
+    let Ok(home) = Home::open(Arc::new(RealFs), &request) else { return Vec::new() };
+    home.dirs().iter().filter(|d| !d.present && !named.contains(&d.path)).cloned().collect()
 }
 
 fn no_store(path: &Path, create: &str) -> Failure {
