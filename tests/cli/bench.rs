@@ -138,6 +138,12 @@ fn files_as_items() -> Try {
     let text = run(&["bench", "--files", files, "--dir", work_arg, "--seconds", "1"]).with(0).text();
     assert!(text.contains("40 items") && text.contains("1 empty"), "{text}");
     assert_eq!(text.matches("0 wrong, 0 missing").count(), 2, "{text}");
+    let row = |first: &str| text.lines().find(|l| l.split_whitespace().next() == Some(first)).unwrap_or("");
+    let heads: Vec<&str> = row("puts").split_whitespace().collect();
+    assert_eq!(heads, ["puts", "puts/s", "bytes/s", "mean", "p50", "p99", "p99.9", "max"]);
+    assert!(row("all").ends_with("–") && text.contains("The data themselves are "), "{text}");
+    let device = row("ssd").split_whitespace().nth(3).ok_or("device")?;
+    assert!(text.contains(&format!("All on {device}: differences between the disk tiers")), "{text}");
     assert!(left_in(&work).is_empty());
     let nowhere = dir.path().join("nowhere");
     run(&["bench", "--files", nowhere.to_str().ok_or("path")?, "--dir", work_arg]).with(2);
