@@ -36,7 +36,7 @@ fn blocks(text: &str, language: &str) -> Vec<String> {
     found
 }
 
-/// The settings, as the program describes them: name, default, what it does.
+/// The settings, as the program describes them: name, default, words or unit and what it does.
 fn settings() -> Vec<(String, String, String)> {
     let text = Config::default().to_toml().unwrap();
     let mut table = String::new();
@@ -75,10 +75,18 @@ fn the_table_of_settings_is_the_programs() {
     let settings = settings();
     assert!(settings.len() > 40, "only {} settings were found: does the search work?", settings.len());
     for (name, value, does) in &settings {
-        let (start, end) = (format!("| `{name}` | {value} |"), format!("| {does} |"));
         let row = text.lines().find(|l| l.starts_with(&format!("| `{name}` |")));
         let row = row.unwrap_or_else(|| panic!("docs/tuning.md does not have {name}"));
-        assert!(row.starts_with(&start) && row.ends_with(&end), "{row}\nshould be: {start} … {end}");
+        let start = format!("| `{name}` | {value} |");
+        let columns: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let [_, _, unit, limits, text] = columns[..] else { panic!("{row}: not five columns") };
+        // The program names the words to choose from, and what a bare number counts.
+        let said = match unit {
+            _ if limits.starts_with("`\"") => format!("{}: {text}", limits.replace('`', "")),
+            "seconds" | "days" => format!("{unit}: {text}"),
+            _ => text.to_owned(),
+        };
+        assert!(row.starts_with(&start) && said == *does, "{row}\nshould be: {start} … {does}");
     }
     let table = text.lines().skip_while(|l| !l.starts_with("| name | default |"));
     let rows = table.filter_map(|l| l.strip_prefix("| `")?.split('`').next().filter(|n| n.contains('.')));

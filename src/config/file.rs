@@ -75,8 +75,8 @@ impl Config {
                 return Err(ConfigError { file: None, at: None, message });
             }
             let _ = match setting.show(self) {
-                Some(value) => writeln!(out, "{name} = {value}  # {}", setting.does),
-                None => writeln!(out, "# {name}:  {}", setting.does),
+                Some(value) => writeln!(out, "{name} = {value}  # {}", setting.comment()),
+                None => writeln!(out, "# {name}:  {}", setting.comment()),
             };
         }
         Ok(out)
@@ -399,6 +399,17 @@ impl Setting {
             }
             Field::Fixed(right, _) => (*right).to_owned(),
         })
+    }
+
+    /// What it does, with the words to choose from, or the unit of a number if the line does not name it.
+    fn comment(&self) -> String {
+        match &self.field {
+            Field::Choice { words, .. } => format!("{}: {}", words.map_quoted(), self.does),
+            Field::Count(_, _, unit) | Field::OptionalCount(_, _, unit) if !self.does.contains(unit) => {
+                format!("{unit}: {}", self.does)
+            }
+            _ => self.does.to_owned(),
+        }
     }
 
     /// A path of it that TOML cannot say.

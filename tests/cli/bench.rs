@@ -111,6 +111,20 @@ fn items_that_were_evicted_are_no_failure() -> Try {
 }
 
 #[test]
+fn more_data_than_the_disk_has_room_for_is_refused_at_once() -> Try {
+    let dir = tempfile::tempdir()?;
+    // With bounded memory, so that a list of all the items ends this command and not the machine.
+    let script = "ulimit -v 4000000; exec \"$0\" \"$@\"";
+    let exe = env!("CARGO_BIN_EXE_thermocline");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script, exe, "bench", "--data", "1000000TiB", "--dir"]).arg(dir.path());
+    let ran = Ran::from(start_command(shell.stdin(Stdio::null())).wait_with_output()?).with(2);
+    assert!(ran.err.contains("are free and") && ran.err.contains("may be needed"), "{}", ran.err);
+    assert!(left_in(dir.path()).is_empty());
+    Ok(())
+}
+
+#[test]
 fn files_as_items() -> Try {
     let dir = tempfile::tempdir()?;
     let (files, work) = (dir.path().join("files"), dir.path().join("work"));
@@ -124,6 +138,12 @@ fn files_as_items() -> Try {
     let text = run(&["bench", "--files", files, "--dir", work_arg, "--seconds", "1"]).with(0).text();
     assert!(text.contains("40 items") && text.contains("1 empty"), "{text}");
     assert_eq!(text.matches("0 wrong, 0 missing").count(), 2, "{text}");
+    let row = |first: &str| text.lines().find(|l| l.split_whitespace().next() == Some(first)).unwrap_or("");
+    let heads: Vec<&str> = row("puts").split_whitespace().collect();
+    assert_eq!(heads, ["puts", "puts/s", "bytes/s", "mean", "p50", "p99", "p99.9", "max"]);
+    assert!(row("all").ends_with("–") && text.contains("The data themselves are "), "{text}");
+    let device = row("ssd").split_whitespace().nth(3).ok_or("device")?;
+    assert!(text.contains(&format!("All on {device}: differences between the disk tiers")), "{text}");
     assert!(left_in(&work).is_empty());
     let nowhere = dir.path().join("nowhere");
     run(&["bench", "--files", nowhere.to_str().ok_or("path")?, "--dir", work_arg]).with(2);

@@ -65,6 +65,56 @@ fn a_slip_of_the_pen_makes_no_store() -> Try {
 }
 
 #[test]
+fn what_looks_like_a_size_has_to_be_one() -> Try {
+    let place = Place::new();
+    let dir = place.root.parent().ok_or("parent")?;
+    let put = |ssd: &str| run(&["put", "k", file!(), "--create", "--ssd", dir.join(ssd).to_str().unwrap()]);
+    for ssd in ["cache=5G", "cache= 5G", "cache=5 Gi"] {
+        let ran = put(ssd);
+        assert_eq!(ran.code, Some(2), "{}", ran.err);
+        assert!(ran.err.contains("is not a size") && ran.err.contains("cache=5GiB"), "{}", ran.err);
+        assert!(left_in(dir).is_empty(), "{:?}", left_in(dir));
+    }
+    put("cache=5G/").with(0);
+    assert!(dir.join("cache=5G/segments").is_dir());
+    Ok(())
+}
+
+#[test]
+fn stat_shows_no_limit_that_nobody_gave() -> Try {
+    let place = Place::new();
+    place.put("k", b"v", &["--create"]).with(0);
+    let rows = |ran: Ran| -> Vec<Vec<String>> {
+        let text = ran.with(0).text();
+        let rows = text.lines().filter(|l| ["  ssd", "  hdd", "  cold"].iter().any(|t| l.starts_with(t)));
+        rows.map(|l| l.split_whitespace().map(str::to_owned).collect()).collect()
+    };
+    let bare = rows(place.run(&["stat"]));
+    assert_eq!(bare.len(), 3);
+    assert!(bare.iter().all(|row| row[row.len() - 3..row.len() - 1] == ["–", "–"]), "{bare:?}");
+    assert!(place.run(&["stat"]).text().contains("does not keep its limits"));
+    let json = place.run(&["stat", "--json"]).with(0).json();
+    assert!(["ssd", "hdd"].iter().all(|t| json["tiers"][t]["limit"].is_null()), "{json}");
+
+    let at = |name: &str| place.root.join(name).to_str().unwrap().to_owned();
+    let (ssd, hdd, cold) = (at("ssd=5GiB"), at("hdd"), at("cold"));
+    let some = ["stat", "--ssd", &ssd, "--hdd", &hdd, "--cold", &cold];
+    let json = run(&[&some[..], &["--json"]].concat()).with(0).json();
+    assert_eq!(json["tiers"]["ssd"]["limit"].as_u64(), Some(5 << 30));
+    assert!(json["tiers"]["hdd"]["limit"].is_null(), "{json}");
+    assert!(rows(run(&some))[0].join(" ").contains("5.00 GiB"));
+
+    let config = place.root.with_extension("toml");
+    std::fs::write(&config, "[storage_tiers.memory]\nmax_size = \"64MiB\"\n")?;
+    let args = ["stat", "--config", config.to_str().ok_or("path")?];
+    let json = place.run(&[&args[..], &["--json"]].concat()).with(0).json();
+    assert_eq!(json["tiers"]["ssd"]["limit"].as_u64(), Some(5 << 30));
+    let text = place.run(&args).text();
+    assert!(text.contains("none") && !text.contains("does not keep"), "{text}");
+    Ok(())
+}
+
+#[test]
 fn what_cannot_be_put_makes_no_directories() -> Try {
     let place = Place::new();
     let dir = place.root.parent().ok_or("parent")?;
@@ -144,6 +194,33 @@ fn a_disk_that_is_not_mounted_is_to_be_mounted() -> Try {
         assert!(!Path::new(&stray).exists());
     }
     run(&["put", "k", file!(), "--ssd", &ssd, "--hdd", &hdd, "--cold", &stray, "--create"]).with(0);
+    Ok(())
+}
+
+#[test]
+fn directories_that_are_not_named_are_to_be_named() -> Try {
+    let place = Place::new();
+    place.put("k", b"v", &["--create"]).with(0);
+    let at = |name: &str| place.root.join(name).to_str().unwrap().to_owned();
+    let all = ["ssd", "hdd", "cold"].map(|t| format!("--{t} {}", at(t)));
+    for (n, one) in all.iter().enumerate() {
+        let (option, path) = one.split_once(' ').ok_or("option")?;
+        for command in [&["stat"][..], &["put", "k", file!()], &["put", "k", file!(), "--create"]] {
+            let err = run(&[command, &[option, path]].concat()).with(4).err;
+            let others: Vec<&str> = all.iter().map(String::as_str).filter(|o| o != one).collect();
+            let cure = err.find(&format!("give {}, too", others.join(" ")));
+            assert!(cure.is_some() && cure < err.find("--without-missing"), "{n} {command:?}: {err}");
+        }
+    }
+    // What was named and is not there is to be mounted, not named again.
+    std::fs::rename(at("hdd"), at("away"))?;
+    let err = run(&["stat", "--ssd", &at("ssd"), "--hdd", &at("hdd"), "--cold", &at("cold")]).with(4).err;
+    assert!(err.contains("mount it") && !err.contains("give --"), "{err}");
+    assert!(!Path::new(&at("hdd")).exists());
+    // One of each.
+    let err = run(&["stat", "--ssd", &at("ssd"), "--hdd", &at("hdd")]).with(4).err;
+    assert!(err.contains(&format!("give {}, too", all[2])), "{err}");
+    assert!(!Path::new(&at("hdd")).exists());
     Ok(())
 }
 

@@ -157,7 +157,7 @@ impl From<Error> for Failure {
 fn with_cure(e: &Error) -> String {
     match e.storage() {
         Some(StorageError::MissingDirectory { path, why }) => format!(
-            "{}: {why}: mount it, or go on without it (--without-missing), or give up what was in it \
+            "{}: {why}: mount it, or name it if it is not named (--ssd, --hdd or --cold DIR), or go on without it (--without-missing), or give up what was in it \
              (--discard-missing)",
             path.display()
         ),

@@ -23,23 +23,27 @@ pub fn stat(args: &StatArgs, json: bool) -> Outcome {
     let stats = cache.stats();
     cache.close()?;
     if json {
-        show::json(&stats_json(&stats))?;
+        show::json(&stats_json(&stats, &args.store))?;
     } else {
-        show::text(&stats_text(&stats))?;
+        show::text(&stats_text(&stats, &args.store))?;
     }
     Ok(OK)
 }
 
-fn stats_text(stats: &Stats) -> String {
+fn stats_text(stats: &Stats, store: &OpenArgs) -> String {
     let mut rows = Vec::new();
+    let mut assumed = false;
     for tier in Tier::DISK {
         let Some(t) = stats.tier(tier) else { continue };
+        let said = store.says_limit(tier);
+        assumed |= !said;
+        let limit = t.limit.filter(|_| said);
         rows.push(vec![
             tier.to_string(),
             show::count(t.items),
             show::bytes(t.bytes),
-            t.limit.map_or("none".into(), show::bytes),
-            t.limit.map_or("–".into(), |limit| show::percent(t.bytes, limit)),
+            limit.map_or(if said { "none" } else { "–" }.into(), show::bytes),
+            limit.map_or("–".into(), |limit| show::percent(t.bytes, limit)),
             show::count(t.containers),
         ]);
     }
@@ -51,16 +55,20 @@ fn stats_text(stats: &Stats) -> String {
         show::bytes(stats.catalog_bytes),
         show::bytes(stats.catalog_disk_bytes)
     );
+    if assumed {
+        let why = "–: a store does not keep its limits; they are known with --config FILE, or with DIR=SIZE.";
+        let _ = writeln!(out, "  {why}");
+    }
     out
 }
 
-fn stats_json(stats: &Stats) -> Value {
+fn stats_json(stats: &Stats, store: &OpenArgs) -> Value {
     let tiers: serde_json::Map<String, Value> = Tier::DISK
         .into_iter()
         .filter_map(|tier| {
             let t = stats.tier(tier)?;
             let value = json!({
-                "items": t.items, "bytes": t.bytes, "limit": t.limit, "containers": t.containers,
+                "items": t.items, "bytes": t.bytes, "limit": t.limit.filter(|_| store.says_limit(tier)), "containers": t.containers,
             });
             Some((tier.name().to_owned(), value))
         })

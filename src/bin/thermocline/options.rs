@@ -1,7 +1,8 @@
 //! Which store: the options that every subcommand on a store takes, and the configuration that they make.
 //!
 //! Options override the file. A directory named without a size, and without a file that says one, must not be
-//! shrunk by a mere look: its limit is then at least twice what it occupies, so that opening it starts no demotion.
+//! shrunk by a mere look: its limit is then at least 1.25 times what it occupies, which makes it 80 % full, so that
+//! opening it starts no demotion. More would let a store grow without end, by one new segment with each opening.
 
 use crate::device::occupied;
 use crate::failure::Failure;
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use thermocline::config::{DirConfig, parse_size};
 use thermocline::{Builder, Cache, Config, Persistence, StorageError, Tier};
-use thermocline_storage::home::{Home, HomeRequest, OpenFlags, WantedDir};
+use thermocline_storage::home::{DirInfo, Home, HomeRequest, OpenFlags, WantedDir};
 use thermocline_storage::vfs::RealFs;
 
 /// No limit that anybody would notice.
@@ -22,12 +23,19 @@ pub fn size(text: &str) -> Result<u64, String> {
     parse_size(text)
 }
 
-/// `DIR` or `DIR=SIZE`. What stands behind the last `=` is a size only if it reads as one.
+/// `DIR` or `DIR=SIZE`. What stands behind the last `=` and begins with a digit is meant as a size and has to be one,
+/// or `cache=5G` would be a new directory of the default size. What has a slash in it is part of a path.
 pub fn dir(text: &str) -> Result<DirConfig, String> {
-    let sized = text.rsplit_once('=').and_then(|(path, size)| Some((path, parse_size(size).ok()?)));
-    match sized {
+    let meant =
+        |size: &str| size.trim_start().starts_with(|c: char| c.is_ascii_digit()) && !size.contains('/');
+    match text.rsplit_once('=').filter(|(_, size)| meant(size)) {
         Some(("", _)) => Err("a directory comes before the =, as in /mnt/disk/cache=50GiB".into()),
-        Some((path, size)) => Ok(DirConfig { path: path.into(), size: Some(size) }),
+        Some((path, size)) => {
+            let size = parse_size(size).map_err(|e| {
+                format!("{e}: {path}=5GiB; a directory that is called so is written with a slash, {text}/")
+            })?;
+            Ok(DirConfig { path: path.into(), size: Some(size) })
+        }
         None if text.is_empty() => Err("name a directory".into()),
         None => Ok(DirConfig { path: text.into(), size: None }),
     }
@@ -133,6 +141,18 @@ impl StoreArgs {
         Ok(config)
     }
 
+    /// Whether the file, or a size with each of its directories, says how much a tier may occupy. Otherwise the limit
+    /// is this command's assumption: the store keeps none.
+    fn says_limit(&self, tier: Tier) -> bool {
+        let dirs = match tier {
+            Tier::Ssd => &self.ssd,
+            Tier::Hdd => &self.hdd,
+            Tier::Cold => &self.cold,
+            _ => return true,
+        };
+        self.config.is_some() || (!dirs.is_empty() && dirs.iter().all(|d| d.size.is_some()))
+    }
+
     /// As [`config`](Self::config), of a store on disk that is to be opened, checked as a whole.
     fn of_store(&self) -> Result<Config, Failure> {
         let mut config = self.config()?;
@@ -173,12 +193,19 @@ impl OpenArgs {
             read_only: true,
         };
         check_is_store(&config, flags)?;
-        Ok(self.missing.apply(Builder::from_config(config)).rebuild_catalog(rebuild_catalog).open()?)
+        let builder = self.missing.apply(Builder::from_config(config.clone()));
+        builder.rebuild_catalog(rebuild_catalog).open().map_err(|e| refused(&config, e))
     }
 
     /// Opens a store, making what is missing of it.
     pub fn create(&self) -> Result<Cache, Failure> {
-        Ok(self.missing.apply(Builder::from_config(self.which.of_store()?)).open()?)
+        let config = self.which.of_store()?;
+        self.missing.apply(Builder::from_config(config.clone())).open().map_err(|e| refused(&config, e))
+    }
+
+    /// Whether the limit of a tier is the user's, not an assumption.
+    pub fn says_limit(&self, tier: Tier) -> bool {
+        self.which.says_limit(tier)
     }
 
     /// The largest value that the store takes, in bytes. Looks at the directories, and makes none.
@@ -207,13 +234,7 @@ fn check_is_store(config: &Config, flags: OpenFlags) -> Result<(), Failure> {
         // What is given up joins as new: to be asked for twice would be once too often.
         return Ok(());
     }
-    let of = |tier, dirs: &[DirConfig]| {
-        dirs.iter().map(|d| WantedDir { tier, path: d.path.clone() }).collect::<Vec<_>>()
-    };
-    let mut dirs = of(Tier::Ssd, &config.ssd.dirs);
-    dirs.extend(of(Tier::Hdd, &config.hdd.dirs));
-    dirs.extend(of(Tier::Cold, &config.cold.dirs));
-    let request = HomeRequest { dirs, catalog: config.storage.catalog.clone(), flags };
+    let request = HomeRequest { dirs: wanted(config), catalog: config.storage.catalog.clone(), flags };
     match Home::open(Arc::new(RealFs), &request) {
         Ok(_) => Ok(()),
         // A directory that is none of the store's would join it.
@@ -222,8 +243,49 @@ fn check_is_store(config: &Config, flags: OpenFlags) -> Result<(), Failure> {
         {
             Err(no_store(&path, "joins it to the others"))
         }
-        Err(e) => Err(thermocline::Error::from(e).into()),
+        Err(e) => Err(refused(config, e.into())),
     }
+}
+
+/// The directories of all disk tiers, as the engine is asked for them.
+fn wanted(config: &Config) -> Vec<WantedDir> {
+    let of = |tier, dirs: &[DirConfig]| {
+        dirs.iter().map(|d| WantedDir { tier, path: d.path.clone() }).collect::<Vec<_>>()
+    };
+    let mut dirs = of(Tier::Ssd, &config.ssd.dirs);
+    dirs.extend(of(Tier::Hdd, &config.hdd.dirs));
+    dirs.extend(of(Tier::Cold, &config.cold.dirs));
+    dirs
+}
+
+/// What to say of a store that did not open. Where directories of it were not named, naming them is the cure.
+fn refused(config: &Config, e: thermocline::Error) -> Failure {
+    let unnamed = match e.storage() {
+        Some(StorageError::MissingDirectory { .. }) => unnamed(config),
+        _ => Vec::new(),
+    };
+    if unnamed.is_empty() {
+        return e.into();
+    }
+    let options = unnamed.iter().map(|d| format!("--{} {}", d.tier, d.path.display()));
+    Failure::failed(format!(
+        "not all directories of the store are named: give {}, too; or go on without what is missing \
+         (--without-missing), or give up what was in it (--discard-missing)",
+        options.collect::<Vec<_>>().join(" ")
+    ))
+}
+
+/// The directories of a store that were not asked for, where they were last. Writes nothing.
+fn unnamed(config: &Config) -> Vec<DirInfo> {
+    let mut dirs = wanted(config);
+    // One that is not there would be made.
+    dirs.retain(|d| d.path.is_dir());
+    let real = |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path)).ok();
+    let named: Vec<_> = tier_dirs(config).filter_map(|d| real(&d.path)).collect();
+    let flags = OpenFlags { without_missing: true, read_only: true, ..OpenFlags::default() };
+    let request = HomeRequest { dirs, catalog: config.storage.catalog.clone(), flags };
+    let Ok(home) = Home::open(Arc::new(RealFs), &request) else { return Vec::new() };
+    home.dirs().iter().filter(|d| !d.present && !named.contains(&d.path)).cloned().collect()
 }
 
 fn no_store(path: &Path, create: &str) -> Failure {
@@ -239,10 +301,10 @@ impl MissingArgs {
     }
 }
 
-/// The limit of a tier whose directories share it and occupy so much: enough that the fullest is at most half full.
+/// The limit of a tier whose directories share it and occupy so much: enough that the fullest is 80 % full at most.
 fn room(limit: u64, taken: &[u64]) -> u64 {
     let fullest = taken.iter().max().copied().unwrap_or(0);
-    limit.max(fullest.saturating_mul(2).saturating_mul(taken.len() as u64))
+    limit.max(fullest.saturating_add(fullest.div_ceil(4)).saturating_mul(taken.len() as u64))
 }
 
 /// The directories of all disk tiers.
@@ -275,7 +337,14 @@ mod tests {
         assert_eq!(of("/a"), Ok(("/a".into(), None)));
         assert_eq!(of("/a=1GiB"), Ok(("/a".into(), Some(1 << 30))));
         assert_eq!(of("/a=b=64KiB"), Ok(("/a=b".into(), Some(64 << 10))));
-        assert_eq!(of("/a=b"), Ok(("/a=b".into(), None)));
+        assert_eq!(of("/a= 64KiB"), Ok(("/a".into(), Some(64 << 10))));
+        for path in ["/a=b", "/a=", "/day=7/a", "/a=5G/"] {
+            assert_eq!(of(path), Ok((path.into(), None)));
+        }
+        for text in ["/a=5G", "/a= 5G", "/a=1GiB=5 Gi", "/a=1e9", "/a=99999999TiB"] {
+            assert!(of(text).is_err(), "{text}");
+        }
+        assert!(of("/a=5G").unwrap_err().contains("/a=5GiB"));
         assert!(of("=1GiB").is_err() && of("").is_err());
     }
 
@@ -302,7 +371,9 @@ mod tests {
         let args =
             StoreArgs { hdd: vec![dir(tmp.path().to_str().unwrap()).unwrap()], ..StoreArgs::default() };
         assert_eq!(args.of_store().unwrap().hdd.max_size, 50 << 30);
-        assert_eq!((room(100, &[10, 60]), room(100, &[10]), room(100, &[])), (240, 100, 100));
+        assert_eq!((room(100, &[10, 60]), room(100, &[10]), room(100, &[])), (150, 100, 100));
+        // Filled to 80 %, it is not given more.
+        assert_eq!((room(100, &[80]), room(100, &[81])), (100, 102));
         let mut sized = args.clone();
         sized.hdd[0].size = Some(64 << 20);
         assert_eq!(sized.of_store().unwrap().hdd.max_size, 64 << 20);

@@ -63,15 +63,20 @@ pub fn nanos(ns: f64) -> String {
     }
 }
 
-/// A rate: `12.3 k/s`, `1.23 M/s`.
-pub fn rate(per_second: f64) -> String {
-    if per_second < 999.5 {
-        format!("{}/s", figures(per_second))
-    } else if per_second < 999_500.0 {
-        format!("{} k/s", figures(per_second / 1e3))
+/// A number, to three figures: `850`, `12.3 k`, `1.23 M`.
+pub fn number(n: f64) -> String {
+    if n < 999.5 {
+        figures(n)
+    } else if n < 999_500.0 {
+        format!("{} k", figures(n / 1e3))
     } else {
-        format!("{} M/s", figures(per_second / 1e6))
+        format!("{} M", figures(n / 1e6))
     }
+}
+
+/// A rate: `850/s`, `12.3 k/s`, `1.23 M/s`.
+pub fn rate(per_second: f64) -> String {
+    format!("{}/s", number(per_second))
 }
 
 /// A part of a whole in per cent; `–` of nothing.
@@ -228,6 +233,7 @@ mod tests {
             assert_eq!(nanos(ns), shown);
         }
         assert_eq!(rate(1_234_000.0), "1.23 M/s");
+        assert_eq!((number(850.0), number(12_340.0)), ("850".into(), "12.3 k".into()));
         assert_eq!(percent(1, 3), "33.3 %");
         assert_eq!(percent(0, 0), "–");
     }

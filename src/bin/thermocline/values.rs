@@ -31,6 +31,9 @@ pub struct Kind {
     pub len: usize,
 }
 
+/// Bytes of a value on average, in round figures.
+pub const MEAN_LEN: u64 = 15_500;
+
 /// Type and size of an item: 35 % text, 35 % JSON, 20 % binary, 10 % media, each type's sizes spread evenly over the
 /// logarithm.
 pub fn kind(seed: u64) -> Kind {
@@ -143,6 +146,13 @@ mod tests {
             assert_eq!(made, value(seed, kind));
             assert_ne!(made, value(seed + 1, kind));
         }
+    }
+
+    #[test]
+    fn values_are_as_long_as_is_said() {
+        let sum: usize = (0..20_000).map(|seed| kind(seed).len).sum();
+        let mean = sum as f64 / 20_000.0;
+        assert!((mean / MEAN_LEN as f64 - 1.0).abs() < 0.05, "{mean}");
     }
 
     #[test]

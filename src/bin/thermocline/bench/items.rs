@@ -51,11 +51,11 @@ pub struct Items {
 }
 
 impl Items {
-    /// Made-up values of so many bytes in all.
+    /// Made-up values of so many bytes in all; fewer if a signal came.
     pub fn synthetic(bytes: u64, seed: u64) -> Items {
         let mut all = Vec::new();
         let mut sum = 0;
-        while sum < bytes {
+        while sum < bytes && !stopped() {
             let n = all.len() as u64;
             let seed = Random::new(seed.wrapping_add(n.wrapping_mul(0x9e37_79b9))).next();
             let kind = kind(seed);

@@ -279,6 +279,9 @@ pub fn run(args: &BenchArgs, json: bool) -> Outcome {
         return Err(Failure::usage(format!("--data: {data} is too little, the least is {least}")));
     }
     watch()?;
+    if args.files.is_none() {
+        plan::check(args, args.data)?;
+    }
     let mut report_file = None;
     if let Some(path) = &args.report {
         // Now, not after a minute's work.

@@ -2,10 +2,11 @@
 
 use super::BenchArgs;
 use super::items::Items;
-use crate::device::{Device, free};
+use crate::device::{Device, available_ram, free};
 use crate::failure::Failure;
 use crate::interrupt::WorkDir;
 use crate::show;
+use crate::values::MEAN_LEN;
 use std::path::{Path, PathBuf};
 use thermocline::config::{DirConfig, parse_size};
 use thermocline::{Config, Tier};
@@ -42,16 +43,10 @@ pub struct Plan {
 impl Plan {
     /// Decides, and makes the directories.
     pub fn new(args: &BenchArgs, items: &mut Items) -> Result<Plan, Failure> {
-        let mut config = match &args.config {
-            Some(file) => Config::from_file(file).map_err(|e| Failure::usage(e.to_string()))?,
-            None => Config::default(),
-        };
+        let (mut config, [ssd, hdd, cold]) = wanted(args)?;
         let files = args.files.is_some();
         let data = items.bytes();
-        let ssd = Wanted::of(&args.ssd, &config.ssd.dirs, Some(config.ssd.max_size));
-        let hdd = Wanted::of(&args.hdd, &config.hdd.dirs, Some(config.hdd.max_size));
-        let cold = Wanted::of(&args.cold, &config.cold.dirs, config.cold.limit);
-        let mut work = Works { what: "bench", at: Vec::new(), needed: data.saturating_mul(2), args };
+        let mut work = Works { what: "bench", at: Vec::new(), needed: needed(data), args };
         config.ssd.dirs = work.fresh(&ssd, "ssd")?;
         config.hdd.dirs = work.fresh(&hdd, "hdd")?;
         config.cold.dirs = work.fresh(&cold, "cold")?;
@@ -91,6 +86,81 @@ impl Plan {
         }
         let work = work.at.into_iter().map(|(_, dir)| dir).collect();
         Ok(Plan { config, dirs, work })
+    }
+}
+
+/// Refuses so much made-up data as the disks or the RAM have no room for. To be asked before the list of the items is
+/// made, which takes RAM by itself.
+pub fn check(args: &BenchArgs, data: u64) -> Result<(), Failure> {
+    for tier in wanted(args)?.1 {
+        if tier.dirs.is_empty() {
+            check_parent(&args.dir, needed(data), args)?;
+        }
+        for dir in &tier.dirs {
+            check_parent(&dir.path, needed(data), args)?;
+        }
+    }
+    check_ram(data, available_ram())
+}
+
+/// Bytes of RAM that an item of the list takes, with its key and its entry in the catalog.
+const ITEM_RAM: u64 = 256;
+
+/// The list of the items and the catalog are to take half of the available RAM at most. Where nobody knows how much
+/// that is, it counts as 8 GiB.
+fn check_ram(data: u64, available: Option<u64>) -> Result<(), Failure> {
+    let items = data / MEAN_LEN;
+    let room = available.unwrap_or(8 << 30) / 2;
+    let takes = items.saturating_mul(ITEM_RAM);
+    if takes <= room {
+        return Ok(());
+    }
+    let (data, most) = (show::bytes(data), show::bytes((room / ITEM_RAM).saturating_mul(MEAN_LEN)));
+    Err(Failure::usage(format!(
+        "--data: {data} are about {} items, and a list of them takes about {} of RAM, of which {} may be used: the most \
+         is about {most}",
+        show::count(items),
+        show::bytes(takes),
+        show::bytes(room)
+    )))
+}
+
+/// Bytes that a file system should have free for so much data.
+fn needed(data: u64) -> u64 {
+    data.saturating_mul(2)
+}
+
+/// The configuration to begin with, and where SSD, HDD and cold tier are wanted.
+fn wanted(args: &BenchArgs) -> Result<(Config, [Wanted; 3]), Failure> {
+    let config = match &args.config {
+        Some(file) => Config::from_file(file).map_err(|e| Failure::usage(e.to_string()))?,
+        None => Config::default(),
+    };
+    let ssd = Wanted::of(&args.ssd, &config.ssd.dirs, Some(config.ssd.max_size));
+    let hdd = Wanted::of(&args.hdd, &config.hdd.dirs, Some(config.hdd.max_size));
+    let cold = Wanted::of(&args.cold, &config.cold.dirs, config.cold.limit);
+    Ok((config, [ssd, hdd, cold]))
+}
+
+/// Refuses a RAM file system and one that has too little free.
+fn check_parent(parent: &Path, needed: u64, args: &BenchArgs) -> Result<(), Failure> {
+    let device = Device::of(parent);
+    if device.is_ram() && !args.allow_ram_disk {
+        return Err(Failure::usage(format!(
+            "{}: a RAM file system ({}) is no disk, and its figures would say nothing about one: name a directory on a \
+             disk, or say --allow-ram-disk",
+            parent.display(),
+            device.file_system.unwrap_or_default()
+        )));
+    }
+    match free(parent).filter(|free| *free < needed) {
+        Some(free) => Err(Failure::usage(format!(
+            "{}: {} are free and {} may be needed: name another directory, or use less data",
+            parent.display(),
+            show::bytes(free),
+            show::bytes(needed)
+        ))),
+        None => Ok(()),
     }
 }
 
@@ -156,24 +226,7 @@ impl Works<'_> {
         if let Some((_, dir)) = self.at.iter().find(|(p, _)| p == parent) {
             return make(dir);
         }
-        let device = Device::of(parent);
-        if device.is_ram() && !self.args.allow_ram_disk {
-            return Err(Failure::usage(format!(
-                "{}: a RAM file system ({}) is no disk, and its figures would say nothing about one: name a \
-                 directory on a disk, or say --allow-ram-disk",
-                parent.display(),
-                device.file_system.unwrap_or_default()
-            )));
-        }
-        let needed = self.needed;
-        if let Some(free) = free(parent).filter(|free| *free < needed) {
-            return Err(Failure::usage(format!(
-                "{}: {} are free and {} may be needed: name another directory, or use less data",
-                parent.display(),
-                show::bytes(free),
-                show::bytes(needed)
-            )));
-        }
+        check_parent(parent, self.needed, self.args)?;
         let dir = WorkDir::new_in(parent, self.what)?;
         let path = make(&dir);
         self.at.push((parent.to_path_buf(), dir));
@@ -192,6 +245,17 @@ mod tests {
         assert_eq!(of("/a=8MiB"), TierArg { dir: Some("/a".into()), size: Some(8 * MIB) });
         assert_eq!(of("/a"), TierArg { dir: Some("/a".into()), size: None });
         assert!(tier_arg("=x").is_err() && tier_arg("").is_err());
+    }
+
+    #[test]
+    fn the_list_of_the_items_has_to_fit_into_ram() {
+        let most = ((4 << 30) / ITEM_RAM) * MEAN_LEN;
+        for available in [Some(8 << 30), None] {
+            assert!(check_ram(most, available).is_ok());
+            let e = check_ram(most + MEAN_LEN, available).unwrap_err();
+            assert!(e.message.contains("16,777,217 items"), "{}", e.message);
+        }
+        assert!(check_ram(u64::MAX, Some(8 << 30)).is_err() && check_ram(1 << 30, Some(1 << 30)).is_ok());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::advice::{Advice, Row};
 use super::{Findings, Latency, Reads, Report};
+use crate::device::Device;
 use crate::inspect::type_rows;
 use crate::show::{self, wrap};
 use std::fmt::Write as _;
@@ -71,18 +72,23 @@ impl Report<'_> {
         }
         section(out, "Tiers");
         out.push_str(&show::table(6, &["tier", "size", "device", "file system", "spins", "directory"], rows));
+        if let Some(device) = one_device(self.devices.iter().map(|(.., device)| device)) {
+            let _ =
+                writeln!(out, "  All on {device}: differences between the disk tiers are not the devices'.");
+        }
     }
 
     fn load(&self, out: &mut String) {
         let Some(load) = &self.found.load else { return };
         section(out, "Load");
+        let seconds = load.put_seconds.max(1e-9);
         let mut row = vec![
             show::count(load.put.count()),
-            show::rate(load.put.count() as f64 / load.put_seconds.max(1e-9)),
+            show::number(load.put.count() as f64 / seconds),
+            show::bytes((load.bytes as f64 / seconds) as u64),
         ];
-        row.push(format!("{}/s", show::bytes((load.bytes as f64 / load.put_seconds.max(1e-9)) as u64)));
         row.extend(quantiles(&load.put));
-        let header = ["puts", "rate", "bytes", "mean", "p50", "p99", "p99.9", "max"];
+        let header = ["puts", "puts/s", "bytes/s", "mean", "p50", "p99", "p99.9", "max"];
         out.push_str(&show::table(0, &header, vec![row]));
         let _ = write!(out, "  Then a flush took {}", show::nanos(load.flush_seconds * 1e9));
         let _ = match &self.found.settle {
@@ -164,12 +170,9 @@ impl Report<'_> {
         });
         let mut rows: Vec<_> = rows.collect();
         let sum = self.found.on_disk.iter().map(|d| d.bytes).sum::<u64>();
-        rows.push(vec![
-            "all".into(),
-            show::bytes(sum),
-            format!("{} of data", show::bytes(self.items.bytes())),
-        ]);
+        rows.push(vec!["all".into(), show::bytes(sum), "–".into()]);
         out.push_str(&show::table(1, &["directory", "occupied", "the engine says"], rows));
+        let _ = writeln!(out, "  The data themselves are {}.", show::bytes(self.items.bytes()));
     }
 
     fn reopen(&self, out: &mut String) {
@@ -277,6 +280,12 @@ impl Report<'_> {
     }
 }
 
+/// The device, if all directories are known to stand on the same one.
+fn one_device<'d>(mut devices: impl Iterator<Item = &'d Device>) -> Option<&'d str> {
+    let first = devices.next()?.source.as_deref()?;
+    devices.all(|d| d.source.as_deref() == Some(first)).then_some(first)
+}
+
 fn section(out: &mut String, title: &str) {
     let _ = writeln!(out, "\n{title}\n");
 }
@@ -353,5 +362,24 @@ pub fn page_cache_note(found: &Findings) -> String {
             show::bytes(ram)
         ),
         _ => "How much of this is the page cache is unknown.".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_device_is_known_to_be_one() {
+        let of = |sources: &[Option<&str>]| {
+            let device = |s: &Option<&str>| Device { source: s.map(str::to_owned), ..Device::default() };
+            let devices: Vec<_> = sources.iter().map(device).collect();
+            one_device(devices.iter()).map(str::to_owned)
+        };
+        let (a, b) = (Some("/dev/a"), Some("/dev/b"));
+        assert_eq!(of(&[a, a, a]).as_deref(), a);
+        for several in [&[a, a, b][..], &[b, a, a], &[a, None, a], &[None, None], &[]] {
+            assert_eq!(of(several), None, "{several:?}");
+        }
     }
 }
