@@ -2,7 +2,7 @@
 //!
 //! Options override the file. A directory named without a size, and without a file that says one, must not be
 //! shrunk by a mere look: its limit is then at least 1.25 times what it occupies, which makes it 80 % full, so that
-//! opening it starts no demotion. More would let a store grow without end, by one new segment with each opening.
+//! opening it starts no demotion, and what is put then is demoted for, if the command runs long enough.
 
 use crate::device::occupied;
 use crate::failure::Failure;
