@@ -32,7 +32,7 @@ pub const SMALL: Load = Load {
     memory: 24 * MIB,
     write_buffer: 8 * MIB,
     sled_cache: 4 * MIB,
-    inflight: 16 * MIB,
+    inflight: 8 * MIB,
     disk: 64 * MIB,
     cold: 64 * MIB,
     pack: None,
