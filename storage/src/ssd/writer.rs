@@ -34,6 +34,12 @@ const DIRECT: usize = 256 << 10;
 const TWO_STREAMS: u64 = 12;
 /// The footer's largest share of a segment.
 const FOOTER_SHARE: u64 = 8;
+/// The first segment of an opening has this part of the size of an ordinary one, each further one twice the size of
+/// the one before. Nothing is appended to a segment of an earlier opening, so a process that writes one item and ends
+/// would otherwise leave a whole segment behind.
+const FIRST_SHARE: u64 = 64;
+/// A segment is not made smaller than this for being an opening's first, unless ordinary ones are.
+const SMALLEST_FIRST: u64 = 64 << 10;
 
 /// How far a segment is filled, in bytes.
 #[derive(Debug, Clone, Copy)]
@@ -140,11 +146,20 @@ enum Failure {
     Other(Error),
 }
 
+/// One of the two sequences of segments.
+#[derive(Debug, Default)]
+struct Stream {
+    /// The segment that is being written.
+    active: Option<Active>,
+    /// Size of the segment made last in this opening; 0 before the first.
+    last: u64,
+}
+
 /// The writing side's state.
 #[derive(Debug, Default)]
 pub(super) struct Writer {
     /// What is new, and what is known to be hot: see [`Writer::stream`].
-    active: [Option<Active>; 2],
+    streams: [Stream; 2],
     buffer: Vec<u8>,
     closed: bool,
 }
@@ -189,24 +204,26 @@ impl Writer {
         usize::from(purpose != Purpose::Write && segments >= TWO_STREAMS)
     }
 
-    fn slot(&mut self, stream: usize) -> &mut Option<Active> {
-        let [new, hot] = &mut self.active;
+    fn stream_mut(&mut self, stream: usize) -> &mut Stream {
+        let [new, hot] = &mut self.streams;
         if stream == 0 { new } else { hot }
     }
 
     /// Sizes of the new segments that these items need.
     fn plan(&mut self, ssd: &Ssd, items: &[Item], stream: usize) -> Vec<u64> {
         let mut sizes = Vec::new();
-        let mut fill = self.slot(stream).as_ref().map(|a| a.fill);
+        let stream = self.stream_mut(stream);
+        let (mut fill, mut last) = (stream.active.as_ref().map(|a| a.fill), stream.last);
         for item in items {
             let (key, stored) = (item.key.len(), item.payload.len());
             if let Some(size) = alone(ssd, item) {
                 sizes.push(size);
             } else if fill.as_mut().and_then(|f| f.take(key, stored)).is_none() {
-                let mut next = Fill::new(ssd.room.segment);
+                last = next_size(ssd, last, item);
+                let mut next = Fill::new(last);
                 next.take(key, stored);
+                sizes.push(last);
                 fill = Some(next);
-                sizes.push(ssd.room.segment);
             }
         }
         sizes
@@ -233,24 +250,26 @@ impl Writer {
             };
         }
         let fits = |a: &Active| { a.fill }.take(first.key.len(), first.payload.len()).is_some();
-        let mut active = match self.slot(stream).take() {
+        let now = self.stream_mut(stream);
+        let mut active = match now.active.take() {
             Some(active) if fits(&active) => active,
-            full => match create(ssd, ssd.room.segment, purpose) {
+            full => match create(ssd, next_size(ssd, now.last, first), purpose) {
                 Ok(new) => {
+                    now.last = new.identity.size;
                     if let Some(full) = full {
                         finish(ssd, full);
                     }
                     new
                 }
                 Err(e) => {
-                    *self.slot(stream) = full;
+                    now.active = full;
                     return Err(Failure::Other(e));
                 }
             },
         };
         match self.fill(ssd, &mut active, items, false) {
             Ok((written, full)) => {
-                *self.slot(stream) = if full { None } else { Some(active) };
+                self.stream_mut(stream).active = (!full).then_some(active);
                 Ok(written)
             }
             Err(e) => Err(fail(&active, e)),
@@ -339,7 +358,7 @@ impl Writer {
     /// Seals the segments that are being written, if they have records.
     pub fn seal(&mut self, ssd: &Ssd) -> Result<()> {
         let full: Vec<Active> =
-            self.active.iter_mut().filter_map(|slot| slot.take_if(|a| a.records > 0)).collect();
+            self.streams.iter_mut().filter_map(|s| s.active.take_if(|a| a.records > 0)).collect();
         // Each is sealed, whatever becomes of the other.
         full.into_iter().map(|active| seal(ssd, active)).fold(Ok(()), Result::and)
     }
@@ -348,7 +367,7 @@ impl Writer {
     pub fn close(&mut self, ssd: &Ssd) -> Result<()> {
         self.closed = true;
         let sealed = self.seal(ssd);
-        for empty in self.active.iter_mut().filter_map(Option::take) {
+        for empty in self.streams.iter_mut().filter_map(|s| s.active.take()) {
             empty.retire(false);
         }
         self.buffer = Vec::new();
@@ -357,7 +376,7 @@ impl Writer {
 
     /// Writes no more to the segment with this id, which is about to be removed.
     pub fn forget(&mut self, id: u64) {
-        for active in self.active.iter_mut().filter_map(|slot| slot.take_if(|a| a.identity.id == id)) {
+        for active in self.streams.iter_mut().filter_map(|s| s.active.take_if(|a| a.identity.id == id)) {
             active.retire(false);
         }
     }
@@ -367,6 +386,18 @@ impl Writer {
 fn alone(ssd: &Ssd, item: &Item) -> Option<u64> {
     let size = record::size(item.key.len(), item.payload.len());
     (size > ssd.room.segment / 2).then(|| lone_size(size))
+}
+
+/// The size of the segment that follows one of `last` bytes (0: the first) in its stream and begins with this item.
+fn next_size(ssd: &Ssd, last: u64, first: &Item) -> u64 {
+    let ordinary = ssd.room.segment;
+    let begin = (ordinary / FIRST_SHARE).max(SMALLEST_FIRST).next_multiple_of(HEADER_BLOCK);
+    let mut size = last.saturating_mul(2).max(begin).min(ordinary);
+    let (key, stored) = (first.key.len(), first.payload.len());
+    while size < ordinary && Fill::new(size).take(key, stored).is_none() {
+        size = size.saturating_mul(2).min(ordinary);
+    }
+    size
 }
 
 /// Retires a segment whose write or sync failed: it counts up to what was published, which is what was synced.

@@ -56,6 +56,44 @@ fn a_batch_that_does_not_fit_writes_nothing() {
 }
 
 #[test]
+fn an_opening_begins_with_a_small_segment_and_each_further_one_doubles() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut b = Bench::one(dir.path(), 64 << 20, config(4096 * KIB));
+    for n in 0..10 {
+        b.put(&items(1, 100));
+        assert_eq!(b.on_disk(), (n + 1) * 64 * KIB, "what one item in an opening takes");
+        b.ssd.close().unwrap();
+        b.reopen();
+    }
+    let all: Vec<Item> = (0..1000).map(|n| item(&format!("k{n}"), n + 1, 12_000)).collect();
+    let written: Vec<Written> = all.chunks(100).flat_map(|some| b.put(some)).collect();
+    let sizes: Vec<u64> = b.files().iter().skip(10).map(|f| f.metadata().unwrap().len() / KIB).collect();
+    assert_eq!(sizes, [64, 128, 256, 512, 1024, 2048, 4096, 4096]);
+    for (i, w) in all.iter().zip(&written) {
+        assert_eq!(&b.read(w.place).unwrap(), i);
+    }
+    // One that is too large for the size that is due gets the next that it fits into, and what follows is larger.
+    b.reopen();
+    b.put(&[item("large", 1, 900_000)]);
+    b.put(&[item("next", 2, 200_000)]);
+    let sizes: Vec<u64> = b.files().iter().skip(18).map(|f| f.metadata().unwrap().len() / KIB).collect();
+    assert_eq!(sizes, [1024, 2048]);
+}
+
+#[test]
+fn what_a_batch_will_need_is_known_before_it_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let b = Bench::one(dir.path(), 4096 * KIB, config(1024 * KIB));
+    // 64 + 128 + 256 + 512 + 1024 + 1024 KiB, and one of 1024 KiB is reclaim's.
+    let fits: Vec<Item> = (0..130).map(|n| item(&format!("k{n}"), n + 1, 20_000)).collect();
+    let too_many: Vec<Item> = (0..150).map(|n| item(&format!("k{n}"), n + 1, 20_000)).collect();
+    assert!(b.ssd.write(&too_many, Purpose::Write).unwrap_err().is_no_space());
+    assert_eq!((b.files().len(), b.ssd.usage().occupied), (0, 0));
+    b.put(&fits);
+    assert_eq!((b.files().len(), b.ssd.usage().occupied), (6, 3008 * KIB));
+}
+
+#[test]
 fn a_segment_that_a_reader_holds_counts_against_new_ones() {
     let dir = tempfile::tempdir().unwrap();
     let b = Bench::one(dir.path(), 1024 * KIB, config(64 * KIB));
