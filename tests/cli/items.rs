@@ -115,6 +115,20 @@ fn stat_shows_no_limit_that_nobody_gave() -> Try {
 }
 
 #[test]
+fn single_puts_take_little_room_each() -> Try {
+    let place = Place::new();
+    const PUTS: u64 = 20;
+    for n in 0..PUTS {
+        place.put(&format!("k{n}"), b"a few bytes", &["--create"]).with(0);
+    }
+    let stat = place.run(&["stat", "--json"]).with(0).json();
+    let ssd = &stat["tiers"]["ssd"];
+    let occupied = ssd["bytes"].as_u64().ok_or("bytes")?;
+    assert!(ssd["items"] == PUTS && occupied <= PUTS << 20, "{ssd}");
+    Ok(())
+}
+
+#[test]
 fn what_cannot_be_put_makes_no_directories() -> Try {
     let place = Place::new();
     let dir = place.root.parent().ok_or("parent")?;
