@@ -32,6 +32,8 @@ mod openfiles;
 pub mod pair;
 pub mod quarantine;
 pub mod record;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 pub mod ssd;
 #[cfg(test)]
 mod testing;

@@ -125,6 +125,42 @@ pub trait VfsFile: Send + Sync + fmt::Debug + 'static {
     }
 }
 
+/// Reads until the buffer is full or the file ends, with calls that may read less or be interrupted.
+pub(crate) fn read_in_full(
+    buf: &mut [u8],
+    offset: u64,
+    mut once: impl FnMut(&mut [u8], u64) -> io::Result<usize>,
+) -> io::Result<usize> {
+    let mut done = 0;
+    while let Some(rest) = buf.get_mut(done..).filter(|r| !r.is_empty()) {
+        match once(rest, offset.saturating_add(done as u64)) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(done)
+}
+
+/// Writes all of a buffer, with calls that may write less or be interrupted.
+pub(crate) fn write_in_full(
+    buf: &[u8],
+    offset: u64,
+    mut once: impl FnMut(&[u8], u64) -> io::Result<usize>,
+) -> io::Result<()> {
+    let mut done = 0;
+    while let Some(rest) = buf.get(done..).filter(|r| !r.is_empty()) {
+        match once(rest, offset.saturating_add(done as u64)) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => done += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
 /// Reads a whole file that is expected to be small; refuses one longer than `limit` bytes.
 pub fn read_small(vfs: &dyn Vfs, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let file = vfs.open(path, OpenMode::Read)?;

@@ -1,6 +1,6 @@
 //! The real file system, on Linux.
 
-use super::{DirEntry, EntryKind, Map, OpenMode, Space, Vfs, VfsFile, VfsLock};
+use super::{DirEntry, EntryKind, Map, OpenMode, Space, Vfs, VfsFile, VfsLock, read_in_full, write_in_full};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
@@ -123,20 +123,11 @@ impl Vfs for RealFs {
 
 impl VfsFile for RealFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        let mut done = 0;
-        while let Some(rest) = buf.get_mut(done..).filter(|r| !r.is_empty()) {
-            match self.0.read_at(rest, offset.saturating_add(done as u64)) {
-                Ok(0) => break,
-                Ok(n) => done += n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(done)
+        read_in_full(buf, offset, |buf, at| self.0.read_at(buf, at))
     }
 
     fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_all_at(buf, offset)
+        write_in_full(buf, offset, |buf, at| self.0.write_at(buf, at))
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {

@@ -1,7 +1,6 @@
 //! Disks that fail at every call, power cuts at every call, full disks.
 
 use super::*;
-use crate::error::Result;
 
 /// Two checkpoints, containers made and dropped, moves, removals, a clear, values in flight across syncs.
 const SCRIPT: &[Op] = &[
@@ -41,7 +40,9 @@ const SCRIPT: &[Op] = &[
 ];
 
 fn world() -> World {
-    World::new(Some(MemFs::default()), Path::new("/c"))
+    let mem = disk();
+    mem.keep_trace();
+    World::new(Some(mem), Path::new("/c"))
 }
 
 fn script_calls() -> (u64, Vec<String>) {
@@ -52,7 +53,7 @@ fn script_calls() -> (u64, Vec<String>) {
         w.check();
     }
     let mem = w.vfs.unwrap();
-    (mem.calls(), mem.trace())
+    (mem.changes(), mem.trace())
 }
 
 /// Every call from the n-th on fails, opening included; then the power goes. What was acknowledged is there, what
@@ -63,7 +64,7 @@ fn a_power_cut_at_any_call_leaves_a_prefix_no_shorter_than_what_was_acknowledged
     for n in 0..calls {
         for seed in [n % 5, n % 3 + 7] {
             let mut w = world();
-            w.vfs.as_ref().unwrap().fail_from(Some(n));
+            w.vfs.as_ref().unwrap().fail_changes(n + 1..);
             if w.start().is_ok() {
                 for op in SCRIPT {
                     w.run(*op);
@@ -74,7 +75,7 @@ fn a_power_cut_at_any_call_leaves_a_prefix_no_shorter_than_what_was_acknowledged
             }
             // A recovery that is cut off as well.
             w.crash(n * 0x9e37_79b9 + 1);
-            w.vfs.as_ref().unwrap().fail_from(Some(seed * 5));
+            w.vfs.as_ref().unwrap().fail_changes(seed * 5 + 1..);
             if let Err(e) = w.start() {
                 assert!(matches!(e, Error::Io { .. }), "{e}");
             }
@@ -98,7 +99,7 @@ fn what_is_acknowledged_is_on_stable_storage_in_both_copies() {
         }
         assert!(w.log.is_empty(), "acknowledged");
         for copy in COPIES {
-            let mem = w.vfs.as_ref().unwrap().after_power_cut(|| 0);
+            let mem = w.vfs.as_ref().unwrap().crash_losing_all();
             for path in mem.files().iter().filter(|p| p.starts_with(Path::new("/c").join(copy))) {
                 mem.delete(path);
             }
@@ -112,12 +113,12 @@ fn what_is_acknowledged_is_on_stable_storage_in_both_copies() {
 #[test]
 fn an_error_at_any_call_never_makes_sync_lie() {
     let (calls, trace) = script_calls();
-    assert!(trace.iter().any(|t| t.starts_with("rename")) && trace.iter().any(|t| t.starts_with("sync-dir")));
+    assert!(trace.iter().any(|t| t.starts_with("Rename")) && trace.iter().any(|t| t.starts_with("SyncDir")));
     let mut acknowledged = 0;
     for n in 0..calls {
         for seed in [n % 7, n % 3 + 9] {
             let mut w = world();
-            w.vfs.as_ref().unwrap().fail_once(Some(n));
+            w.vfs.as_ref().unwrap().fail_changes(nth(n));
             if w.start().is_err() {
                 w.counter = 0;
                 w.reopen(seed);
@@ -146,13 +147,13 @@ fn an_error_while_an_error_is_mended_never_makes_sync_lie() {
             let mut w = world();
             w.start().unwrap();
             let mem = w.vfs.clone().unwrap();
-            mem.fail_once(Some(n));
+            mem.fail_changes(nth(n));
             let mut armed = false;
             for op in SCRIPT {
                 w.run(*op);
                 if !armed && w.cat().journal.as_ref().unwrap().broken() {
                     armed = true;
-                    mem.fail_once(Some(mem.calls() + ahead));
+                    mem.fail_changes(nth(mem.changes() + ahead));
                 }
             }
             let r = w.cat().sync();
@@ -168,7 +169,7 @@ fn an_error_while_an_error_is_mended_never_makes_sync_lie() {
 #[test]
 fn a_sync_that_fails_during_a_checkpoint_is_not_covered_by_it() {
     for before_end in [false, true] {
-        let mem = MemFs::default();
+        let mem = disk();
         let (cat, _) = open(Arc::new(mem.clone()), Path::new("/c"), 1).unwrap();
         let entry = container(&cat);
         write(&cat, id(1), Place::new(entry.no, 1).unwrap());
@@ -179,7 +180,7 @@ fn a_sync_that_fails_during_a_checkpoint_is_not_covered_by_it() {
         let late = |p: u32| {
             // The shards' blocks are written already; a write comes, and its sync fails.
             write(&cat, id(2), Place::new(entry.no, p).unwrap());
-            mem.fail_once(Some(mem.calls() + 1));
+            mem.fail_changes(nth(mem.changes() + 1));
             assert!(journal.sync(5).is_err());
         };
         let written = if before_end {
@@ -204,18 +205,18 @@ fn a_sync_that_fails_during_a_checkpoint_is_not_covered_by_it() {
         assert!(!journal.broken());
         let end = durable(&cat);
         assert_eq!(end.len(), 2);
-        let (again, _) = open(Arc::new(mem.after_power_cut(|| 0)), Path::new("/c"), 2).unwrap();
+        let (again, _) = open(Arc::new(mem.crash_losing_all()), Path::new("/c"), 2).unwrap();
         assert_eq!(durable(&again), end);
     }
 }
 
-fn full(mem: &MemFs, slack: u64) {
-    mem.set_room(Some(mem.used() + slack));
+fn full(mem: &SimFs, slack: u64) {
+    mem.set_room(Path::new("/"), Some(mem.used(Path::new("/")) + slack));
 }
 
 #[test]
 fn a_full_disk_gives_up_the_reserve_and_removals_become_durable() {
-    let mem = MemFs::default();
+    let mem = disk();
     let mut w = World::new(Some(mem.clone()), Path::new("/c"));
     w.start().unwrap();
     for i in 0..10 {
@@ -235,7 +236,7 @@ fn a_full_disk_gives_up_the_reserve_and_removals_become_durable() {
     assert!(!mem.files().contains(&reserve), "given up");
     w.cat().maintain();
     assert!(!mem.files().contains(&reserve), "there is no room to set it aside again");
-    mem.set_room(None);
+    mem.set_room(Path::new("/"), None);
     w.cat().maintain();
     assert!(mem.files().contains(&reserve), "set aside again");
     w.reopen(3);
@@ -243,7 +244,7 @@ fn a_full_disk_gives_up_the_reserve_and_removals_become_durable() {
 
 #[test]
 fn without_a_reserve_a_full_disk_is_an_error_that_loses_nothing() {
-    let mem = MemFs::default();
+    let mem = disk();
     let mut w = World::new(Some(mem.clone()), Path::new("/c"));
     w.start().unwrap();
     w.run(Op::Own(1, true));
@@ -257,10 +258,11 @@ fn without_a_reserve_a_full_disk_is_an_error_that_loses_nothing() {
         assert!(w.cat().checkpoint().is_err());
         w.check();
     }
-    // A power cut now: what was acknowledged is there.
-    let cut: Result<_> = open(Arc::new(mem.after_power_cut(|| 0)), Path::new("/c"), 2);
-    assert_eq!(durable(&cut.unwrap().0), w.acked);
-    mem.set_room(None);
+    // A power cut now: what was acknowledged is there once there is room for a new journal.
+    let cut = mem.crash_losing_all();
+    cut.set_room(Path::new("/"), None);
+    assert_eq!(durable(&open(Arc::new(cut), Path::new("/c"), 2).unwrap().0), w.acked);
+    mem.set_room(Path::new("/"), None);
     w.run(Op::Sync);
     assert!(w.log.is_empty(), "works again when there is room");
     w.reopen(3);
@@ -270,7 +272,7 @@ fn without_a_reserve_a_full_disk_is_an_error_that_loses_nothing() {
 /// A broken journal on a full disk: the checkpoint that mends it may use the reserve too.
 #[test]
 fn mending_may_use_the_reserve() {
-    let mem = MemFs::default();
+    let mem = disk();
     let mut w = World::new(Some(mem.clone()), Path::new("/c"));
     w.start().unwrap();
     w.run(Op::Own(1, true));
@@ -278,7 +280,7 @@ fn mending_may_use_the_reserve() {
     w.cat().maintain();
     full(&mem, 100);
     w.run(Op::Remove(1));
-    mem.fail_once(Some(mem.calls()));
+    mem.fail_changes(nth(mem.changes()));
     w.run(Op::Sync);
     assert!(w.log.is_empty(), "acknowledged");
     w.reopen(3);
@@ -289,23 +291,23 @@ fn mending_may_use_the_reserve() {
 /// can be written perfectly well.
 #[test]
 fn a_pair_whose_checkpoint_was_not_published_counts_for_nothing() {
-    for kind in ["rename", "sync-dir"] {
-        let mem = MemFs::default();
+    for kind in [crate::sim::Op::Rename, crate::sim::Op::SyncDir] {
+        let mem = disk();
         let (cat, _) = open(Arc::new(mem.clone()), Path::new("/c"), 1).unwrap();
         let entry = container(&cat);
         write(&cat, id(1), Place::new(entry.no, 1).unwrap());
         cat.sync().unwrap();
         write(&cat, id(2), Place::new(entry.no, 2).unwrap());
-        mem.fail_once(Some(mem.calls()));
+        mem.fail_changes(nth(mem.changes()));
         let journal = cat.journal.as_ref().unwrap();
         assert!(journal.sync(1).is_err());
-        mem.fail_kind(Some(kind));
+        mem.fail(Fault::on(kind));
         assert!(cat.sync().is_err());
-        mem.fail_kind(None);
+        mem.heal();
         write(&cat, id(3), Place::new(entry.no, 3).unwrap());
         assert!(journal.sync(1).is_err(), "only a checkpoint makes it good");
         cat.sync().unwrap();
-        let (again, _) = open(Arc::new(mem.after_power_cut(|| 0)), Path::new("/c"), 2).unwrap();
+        let (again, _) = open(Arc::new(mem.crash_losing_all()), Path::new("/c"), 2).unwrap();
         assert_eq!(durable(&again), durable(&cat));
     }
 }
@@ -314,7 +316,7 @@ fn a_pair_whose_checkpoint_was_not_published_counts_for_nothing() {
 /// that number and take an undamaged catalog for a lost one.
 #[test]
 fn an_orphan_does_not_name_itself_durable() {
-    let mem = MemFs::default();
+    let mem = disk();
     let (cat, _) = open(Arc::new(mem.clone()), Path::new("/c"), 1).unwrap();
     let cat = Arc::new(cat);
     let entry = container(&cat);
@@ -328,38 +330,38 @@ fn an_orphan_does_not_name_itself_durable() {
         Vec::new()
     });
     write(&cat, id(2), Place::new(entry.no, 2).unwrap());
-    mem.fail_once(Some(mem.calls()));
+    mem.fail_changes(nth(mem.changes()));
     assert!(cat.journal.as_ref().unwrap().sync(1).is_err());
-    mem.fail_kind(Some("rename"));
+    mem.fail(Fault::on(crate::sim::Op::Rename));
     let durable_before = cat.journal.as_ref().unwrap().durable();
     for _ in 0..3 {
         assert!(cat.sync().is_err());
         assert_eq!(cat.journal.as_ref().unwrap().durable(), durable_before);
-        let (again, _) = open(Arc::new(mem.snapshot()), Path::new("/c"), 2).unwrap();
+        let (again, _) = open(Arc::new(mem.kill()), Path::new("/c"), 2).unwrap();
         assert!(durable(&again).contains_key(&id(1)));
     }
-    mem.fail_kind(None);
+    mem.heal();
     cat.sync().unwrap();
-    let (again, _) = open(Arc::new(mem.after_power_cut(|| 0)), Path::new("/c"), 2).unwrap();
+    let (again, _) = open(Arc::new(mem.crash_losing_all()), Path::new("/c"), 2).unwrap();
     assert_eq!(durable(&again), durable(&cat));
 }
 
 /// A disk that goes on failing gets no trail of files from the attempts to mend.
 #[test]
 fn attempts_to_mend_leave_no_trail() {
-    let mem = MemFs::default();
+    let mem = disk();
     let (cat, _) = open(Arc::new(mem.clone()), Path::new("/c"), 1).unwrap();
     write(&cat, id(1), Place::new(container(&cat).no, 1).unwrap());
-    mem.fail_once(Some(mem.calls() + 1));
+    mem.fail_changes(nth(mem.changes() + 1));
     assert!(cat.journal.as_ref().unwrap().sync(1).is_err());
     let before = mem.files().len();
     for _ in 0..20 {
         // The pair is made; the checkpoint fails.
-        mem.fail_once(Some(mem.calls() + 10));
+        mem.fail_changes(nth(mem.changes() + 10));
         assert!(cat.sync().is_err());
     }
     assert!(mem.files().len() <= before + 2, "{:?}", mem.files());
-    mem.fail_once(None);
+    mem.heal();
     cat.sync().unwrap();
 }
 
@@ -367,7 +369,7 @@ fn attempts_to_mend_leave_no_trail() {
 /// program killed over and over does not pile them up.
 #[test]
 fn replay_goes_through_a_chain_of_pairs_and_opening_shortens_it() {
-    let mem = MemFs::default();
+    let mem = disk();
     let (cat, _) = open(Arc::new(mem.clone()), Path::new("/c"), 1).unwrap();
     cat.journal.as_ref().unwrap().set_max_file(1000);
     let entry = container(&cat);

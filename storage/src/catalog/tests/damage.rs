@@ -3,11 +3,11 @@
 use super::*;
 use crate::error::Result;
 
-const DIR: &str = "/c";
+pub(super) const DIR: &str = "/c";
 
 /// A checkpoint, a journal of an earlier open that follows it, and the newest one, all with content.
 struct Small {
-    mem: MemFs,
+    mem: SimFs,
     end: BTreeMap<Ident, At>,
     /// Journals after the checkpoint, rising.
     journals: Vec<String>,
@@ -15,7 +15,7 @@ struct Small {
 }
 
 fn small() -> Small {
-    let mem = MemFs::default();
+    let mem = disk();
     let (cat, _) = open(Arc::new(mem.clone()), Path::new(DIR), 1).unwrap();
     let entry = container(&cat);
     for i in 0..200u8 {
@@ -59,15 +59,15 @@ impl Small {
         self.journals.iter().cloned().chain([self.checkpoint.clone()]).collect()
     }
 
-    fn open(&self, mem: &MemFs) -> Result<BTreeMap<Ident, At>> {
+    fn open(&self, mem: &SimFs) -> Result<BTreeMap<Ident, At>> {
         open(Arc::new(mem.clone()), Path::new(DIR), 3).map(|(cat, _)| durable(&cat))
     }
 
-    fn expect_whole(&self, mem: &MemFs, what: &str) {
+    fn expect_whole(&self, mem: &SimFs, what: &str) {
         assert_eq!(self.open(mem).unwrap(), self.end, "{what}");
     }
 
-    fn expect_lost(&self, mem: &MemFs, what: &str) {
+    fn expect_lost(&self, mem: &SimFs, what: &str) {
         let r = self.open(mem);
         assert!(matches!(r, Err(Error::CatalogLost { .. })), "{what}: {r:?}");
     }
@@ -86,7 +86,7 @@ fn any_flipped_bit_of_one_copy_changes_nothing() {
         // All bits of the headers; one bit of each byte behind, and of some the file has ahead.
         let behind = (128..content).map(|at| at * 8 + (at * 7 + 3) % 8);
         for bit in (0..128 * 8).step_by(2).chain(behind.step_by(9)) {
-            let mem = s.mem.snapshot();
+            let mem = s.mem.kill();
             mem.edit(&path, |b| b[bit / 8] ^= 1 << (bit % 8));
             s.expect_whole(&mem, &format!("{} bit {bit}", path.display()));
         }
@@ -95,7 +95,7 @@ fn any_flipped_bit_of_one_copy_changes_nothing() {
 
 #[test]
 fn damage_at_rest_of_one_copy_is_found_and_mended_while_the_catalog_is_open() {
-    let mem = MemFs::default();
+    let mem = disk();
     let (cat, _) = open(Arc::new(mem.clone()), Path::new(DIR), 1).unwrap();
     let entry = container(&cat);
     for i in 0..200u8 {
@@ -104,7 +104,7 @@ fn damage_at_rest_of_one_copy_is_found_and_mended_while_the_catalog_is_open() {
     assert!(cat.verify_copies().unwrap().is_empty(), "before the first checkpoint");
     cat.checkpoint().unwrap();
     let end = durable(&cat);
-    let copies = |mem: &MemFs| -> Vec<PathBuf> {
+    let copies = |mem: &SimFs| -> Vec<PathBuf> {
         mem.files().into_iter().filter(|p| p.to_string_lossy().contains("checkpoint-")).collect()
     };
     assert_eq!(copies(&mem).len(), 2);
@@ -133,7 +133,7 @@ fn any_cut_of_one_copy_changes_nothing_and_is_mended() {
         let (path, other) = (s.path(copy, &name), s.path(if copy == "a" { "b" } else { "a" }, &name));
         let content = s.content(&path);
         for len in (0..content).step_by(61).chain([content - 1]) {
-            let mem = s.mem.snapshot();
+            let mem = s.mem.kill();
             mem.edit(&path, |b| b.truncate(len));
             s.expect_whole(&mem, &format!("{} cut at {len}", path.display()));
             // What was read from one copy is in two again: the other may go now.
@@ -149,7 +149,7 @@ fn any_cut_of_one_copy_changes_nothing_and_is_mended() {
 fn one_copy_may_be_gone_altogether() {
     let s = small();
     for copy in COPIES {
-        let mem = s.mem.snapshot();
+        let mem = s.mem.kill();
         for name in s.all() {
             mem.delete(&s.path(copy, &name));
         }
@@ -180,7 +180,7 @@ fn a_gap_below_the_durable_number_is_a_lost_catalog_and_above_it_a_torn_tail() {
     let (early, late) = (batches(first), batches(last));
     assert_eq!((early.len(), late.len()), (5, 10));
     let damage = |name: &str, at: usize| {
-        let mem = s.mem.snapshot();
+        let mem = s.mem.kill();
         for copy in COPIES {
             mem.edit(&s.path(copy, name), |b| b[at + 70] ^= 4);
         }
@@ -203,7 +203,7 @@ fn a_gap_below_the_durable_number_is_a_lost_catalog_and_above_it_a_torn_tail() {
     }
     assert_eq!(open(Arc::new(mem), Path::new(DIR), 4).map(|(c, _)| durable(&c)).unwrap(), shorter);
     // Different batches damaged in the two copies: the union is whole.
-    let mem = s.mem.snapshot();
+    let mem = s.mem.kill();
     mem.edit(&s.path("a", last), |b| b[late[2] + 70] ^= 4);
     mem.edit(&s.path("b", last), |b| b[late[3] + 70] ^= 4);
     s.expect_whole(&mem, "union");
@@ -214,7 +214,7 @@ fn headers_damaged_in_both_copies_are_a_lost_catalog() {
     let s = small();
     for name in s.all() {
         for at in [0, 4, 20, 30, 40, 60] {
-            let mem = s.mem.snapshot();
+            let mem = s.mem.kill();
             for copy in COPIES {
                 mem.edit(&s.path(copy, &name), |b| b[at] ^= 1);
             }
@@ -222,7 +222,7 @@ fn headers_damaged_in_both_copies_are_a_lost_catalog() {
         }
         // A header alone is what a crash leaves while the pair is made, but only behind everything else.
         if name != s.journals[1] {
-            let mem = s.mem.snapshot();
+            let mem = s.mem.kill();
             for copy in COPIES {
                 mem.edit(&s.path(copy, &name), |b| b.truncate(10));
             }
@@ -234,13 +234,13 @@ fn headers_damaged_in_both_copies_are_a_lost_catalog() {
 #[test]
 fn without_its_checkpoint_the_catalog_is_lost_even_beside_an_older_one() {
     let s = small();
-    let mem = s.mem.snapshot();
+    let mem = s.mem.kill();
     for copy in COPIES {
         mem.delete(&s.path(copy, &s.checkpoint));
     }
     s.expect_lost(&mem, "both gone");
     // An older checkpoint and journal that were not removed yet, the newest damaged in both.
-    let old = MemFs::default();
+    let old = disk();
     let (cat, _) = open(Arc::new(old.clone()), Path::new(DIR), 1).unwrap();
     let entry = container(&cat);
     write(&cat, id(1), Place::new(entry.no, 1).unwrap());
@@ -265,24 +265,24 @@ fn without_its_checkpoint_the_catalog_is_lost_even_beside_an_older_one() {
 /// journals says the same.
 #[test]
 fn a_checkpoint_in_one_copy_only_may_be_damaged() {
-    let mem = MemFs::default();
+    let mem = disk();
     let (cat, _) = open(Arc::new(mem.clone()), Path::new(DIR), 1).unwrap();
     let entry = container(&cat);
     for i in 0..20 {
         write(&cat, id(i), Place::new(entry.no, u32::from(i)).unwrap());
     }
     cat.sync().unwrap();
-    let n = mem.calls();
-    let trial = mem.snapshot();
+    let n = mem.changes();
+    let trial = mem.kill();
     drop(cat);
     assert!(n > 0);
     let (cat, _) = open(Arc::new(trial.clone()), Path::new(DIR), 2).unwrap();
     let end = durable(&cat);
     let mut renamed = None;
     for ahead in 0..600 {
-        let mem = trial.snapshot();
+        let mem = trial.kill();
         let (cat, _) = open(Arc::new(mem.clone()), Path::new(DIR), 3).unwrap();
-        mem.fail_from(Some(mem.calls() + ahead));
+        mem.fail_changes(mem.changes() + ahead + 1..);
         let _ = cat.checkpoint();
         let cps: Vec<PathBuf> =
             mem.files().into_iter().filter(|p| p.to_str().unwrap().contains("checkpoint-")).collect();
@@ -294,7 +294,7 @@ fn a_checkpoint_in_one_copy_only_may_be_damaged() {
     let (mem, cps) = renamed.unwrap();
     let newest = cps.iter().max_by_key(|p| p.file_name().unwrap().to_owned()).unwrap().clone();
     for at in [3, 100, 400] {
-        let mem = mem.snapshot();
+        let mem = mem.kill();
         mem.edit(&newest, |b| b[at] ^= 1);
         let (cat, _) = open(Arc::new(mem.clone()), Path::new(DIR), 4).unwrap();
         assert_eq!(durable(&cat), end);
@@ -307,7 +307,7 @@ fn a_checkpoint_in_one_copy_only_may_be_damaged() {
 fn a_newer_format_with_a_right_checksum_is_refused_by_name() {
     let s = small();
     for name in s.all() {
-        let mem = s.mem.snapshot();
+        let mem = s.mem.kill();
         let seq = u64::from_str_radix(name.rsplit('-').next().unwrap(), 16).unwrap();
         mem.edit(&s.path("b", &name), |b| {
             b[4] = 2;
@@ -322,7 +322,7 @@ fn a_newer_format_with_a_right_checksum_is_refused_by_name() {
 #[test]
 fn names_that_no_store_makes_are_nobodys() {
     let s = small();
-    let mem = s.mem.snapshot();
+    let mem = s.mem.kill();
     let strange =
         ["checkpoint-ffffffffffffffff", "journal-ffffffffffffffff", "checkpoint-+00000000000000f", "x"];
     for name in strange {
@@ -334,7 +334,7 @@ fn names_that_no_store_makes_are_nobodys() {
 #[test]
 fn a_rebuild_that_is_not_finished_leaves_the_lost_catalog_lost() {
     let s = small();
-    let mem = s.mem.snapshot();
+    let mem = s.mem.kill();
     for copy in COPIES {
         mem.edit(&s.path(copy, &s.journals[1]), |b| b[64 + 70] ^= 4);
     }

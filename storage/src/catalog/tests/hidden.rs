@@ -3,7 +3,7 @@
 use super::*;
 
 fn world() -> (Catalog, Arc<Entry>, Place, Place) {
-    let (cat, _) = open(Arc::new(MemFs::default()), Path::new("/c"), 1).unwrap();
+    let (cat, _) = open(Arc::new(disk()), Path::new("/c"), 1).unwrap();
     let entry = container(&cat);
     let (old, new) = (Place::new(entry.no, 1).unwrap(), Place::new(container(&cat).no, 2).unwrap());
     write(&cat, id(1), old);
@@ -124,7 +124,7 @@ fn what_was_killed_or_cleared_under_a_hidden_write_does_not_come_back() {
 
 #[test]
 fn a_withdrawn_put_does_not_kill_what_only_cannot_be_reached() {
-    let mem = MemFs::default();
+    let mem = disk();
     let (cat, _) = open(Arc::new(mem.clone()), Path::new("/c"), 1).unwrap();
     let place = Place::new(container(&cat).no, 1).unwrap();
     write(&cat, id(1), place);

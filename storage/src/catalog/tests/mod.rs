@@ -3,18 +3,18 @@
 mod crash;
 mod damage;
 mod hidden;
-mod memfs;
 mod model;
 mod places;
 
 use super::*;
 use crate::clock::ManualClock;
 use crate::pair::Pair;
+use crate::sim::{Dice, Fault, SimFs};
 use crate::testing::Hollow;
 use crate::types::{ContentType, Tier};
 use bytes::Bytes;
 use journal::COPIES;
-use memfs::MemFs;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
@@ -127,6 +127,16 @@ enum Op {
     Fault(u8, bool),
 }
 
+/// A disk with the directories of the tests.
+fn disk() -> SimFs {
+    SimFs::new(1).with_dir(Path::new("/c")).with_dir(Path::new(damage::DIR))
+}
+
+/// The change after so many.
+fn nth(n: u64) -> RangeInclusive<u64> {
+    n + 1..=n + 1
+}
+
 /// What the model knows of a dirty value.
 #[derive(Debug, Clone, Copy)]
 struct Wet {
@@ -136,7 +146,7 @@ struct Wet {
 
 /// A catalog beside its model.
 struct World {
-    vfs: Option<MemFs>,
+    vfs: Option<SimFs>,
     real: Arc<dyn Vfs>,
     dir: PathBuf,
     cat: Option<Catalog>,
@@ -155,7 +165,7 @@ struct World {
 }
 
 impl World {
-    fn new(vfs: Option<MemFs>, dir: &Path) -> World {
+    fn new(vfs: Option<SimFs>, dir: &Path) -> World {
         let real: Arc<dyn Vfs> = match &vfs {
             Some(mem) => Arc::new(mem.clone()),
             None => Arc::new(crate::vfs::RealFs),
@@ -193,13 +203,7 @@ impl World {
         self.current = None;
         self.cat = None;
         if let Some(mem) = &self.vfs {
-            let mut x = seed | 1;
-            let cut = mem.after_power_cut(|| {
-                x ^= x << 13;
-                x ^= x >> 7;
-                x ^= x << 17;
-                x >> 8
-            });
+            let cut = mem.crash(&mut Dice::new(seed));
             self.real = Arc::new(cut.clone());
             self.vfs = Some(cut);
         }
@@ -348,8 +352,8 @@ impl World {
             Op::Reopen(seed) => self.reopen(seed),
             Op::Fault(ahead, once) => {
                 if let Some(mem) = &self.vfs {
-                    let at = Some(mem.calls() + u64::from(ahead));
-                    if once { mem.fail_once(at) } else { mem.fail_from(at) }
+                    let at = mem.changes() + u64::from(ahead) + 1;
+                    if once { mem.fail_changes(at..=at) } else { mem.fail_changes(at..) }
                 }
             }
         }

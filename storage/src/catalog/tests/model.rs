@@ -46,7 +46,7 @@ proptest! {
     /// On a disk that fails and loses its power.
     #[test]
     fn a_random_history_is_what_the_model_says(ops in prop::collection::vec(op(true), 1..120)) {
-        history(World::new(Some(MemFs::default()), Path::new("/c")), ops);
+        history(World::new(Some(disk()), Path::new("/c")), ops);
     }
 }
 
@@ -63,7 +63,7 @@ proptest! {
 
 #[test]
 fn the_write_buffer_is_charged_for_what_is_queued_or_in_flight_and_for_nothing_else() {
-    let mem = MemFs::default();
+    let mem = disk();
     let (cat, _) = open(Arc::new(mem), Path::new("/c"), 1).unwrap();
     let b = &cat.buffer;
     let lazy = cat.lock(id(1)).put(id(1), value(1), false);
@@ -94,7 +94,7 @@ fn the_write_buffer_is_charged_for_what_is_queued_or_in_flight_and_for_nothing_e
 
 #[test]
 fn what_cannot_be_written_goes_back_in_order() {
-    let (cat, _) = open(Arc::new(MemFs::default()), Path::new("/c"), 1).unwrap();
+    let (cat, _) = open(Arc::new(disk()), Path::new("/c"), 1).unwrap();
     for i in 0..5 {
         cat.lock(id(i)).put(id(i), value(1), true);
     }
@@ -108,7 +108,7 @@ fn what_cannot_be_written_goes_back_in_order() {
 
 #[test]
 fn limits_of_a_batch_hold_but_one_item_always_goes() {
-    let (cat, _) = open(Arc::new(MemFs::default()), Path::new("/c"), 1).unwrap();
+    let (cat, _) = open(Arc::new(disk()), Path::new("/c"), 1).unwrap();
     for i in 0..6 {
         cat.lock(id(i)).put(id(i), value(1), true);
     }

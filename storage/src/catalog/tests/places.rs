@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn a_number_is_reused_only_after_its_drop_is_durable_and_readers_let_go() {
-    let mem = MemFs::default();
+    let mem = disk();
     let (cat, _) = open(Arc::new(mem.clone()), Path::new("/c"), 1).unwrap();
     let entry = container(&cat);
     let no = entry.no;
@@ -21,10 +21,10 @@ fn a_number_is_reused_only_after_its_drop_is_durable_and_readers_let_go() {
     drop(held);
     let other = cat.containers.reserve().unwrap();
     assert_ne!(other.no, no, "the frame is only queued");
-    mem.fail_from(Some(mem.calls()));
+    mem.fail_changes(mem.changes() + 1..);
     assert!(cat.sync().is_err());
     assert_ne!(cat.containers.reserve().unwrap().no, no, "the sync failed");
-    mem.fail_from(None);
+    mem.heal();
     cat.sync().unwrap();
     let again = cat.containers.reserve().unwrap();
     assert_eq!(again.no, no);
@@ -33,7 +33,7 @@ fn a_number_is_reused_only_after_its_drop_is_durable_and_readers_let_go() {
 
 #[test]
 fn a_number_that_a_reader_holds_rests() {
-    let (cat, _) = open(Arc::new(MemFs::default()), Path::new("/c"), 1).unwrap();
+    let (cat, _) = open(Arc::new(disk()), Path::new("/c"), 1).unwrap();
     let entry = container(&cat);
     seal(&entry);
     cat.forget(&entry);
@@ -46,7 +46,7 @@ fn a_number_that_a_reader_holds_rests() {
 
 #[test]
 fn a_container_that_was_forgotten_is_let_go_of_before_that_is_durable() {
-    let (cat, _) = open(Arc::new(MemFs::default()), Path::new("/c"), 1).unwrap();
+    let (cat, _) = open(Arc::new(disk()), Path::new("/c"), 1).unwrap();
     let entry = container(&cat);
     seal(&entry);
     cat.forget(&entry);
@@ -55,7 +55,7 @@ fn a_container_that_was_forgotten_is_let_go_of_before_that_is_durable() {
 
 #[test]
 fn a_container_with_a_batch_under_way_is_not_dropped() {
-    let (cat, _) = open(Arc::new(MemFs::default()), Path::new("/c"), 1).unwrap();
+    let (cat, _) = open(Arc::new(disk()), Path::new("/c"), 1).unwrap();
     let entry = container(&cat);
     let batch = cat.batch(Tier::Ssd);
     seal(&entry);
@@ -73,7 +73,7 @@ fn a_container_with_a_batch_under_way_is_not_dropped() {
 
 #[test]
 fn a_batch_on_its_way_to_another_tier_keeps_no_container_from_being_dropped() {
-    let (cat, _) = open(Arc::new(MemFs::default()), Path::new("/c"), 1).unwrap();
+    let (cat, _) = open(Arc::new(disk()), Path::new("/c"), 1).unwrap();
     let entry = container(&cat);
     seal(&entry);
     let _elsewhere = cat.batch(Tier::Cold);
@@ -85,7 +85,7 @@ fn a_batch_on_its_way_to_another_tier_keeps_no_container_from_being_dropped() {
 
 #[test]
 fn containers_are_known_after_a_restart_and_their_numbers_are_taken_even_if_their_directory_is_away() {
-    let mem = MemFs::default();
+    let mem = disk();
     let arc: Arc<dyn Vfs> = Arc::new(mem.clone());
     let (cat, _) = open(arc.clone(), Path::new("/c"), 1).unwrap();
     let (a, b, c) = (container(&cat), container(&cat), container(&cat));
@@ -123,7 +123,7 @@ fn containers_are_known_after_a_restart_and_their_numbers_are_taken_even_if_thei
 /// Whoever sees a container empty finds the frame that emptied it queued: a sync after that covers it.
 #[test]
 fn a_count_falls_only_after_its_frame_is_queued() {
-    let (cat, _) = open(Arc::new(MemFs::default()), Path::new("/c"), 1).unwrap();
+    let (cat, _) = open(Arc::new(disk()), Path::new("/c"), 1).unwrap();
     let (a, b) = (container(&cat), container(&cat));
     let (here, there) = (Place::new(a.no, 1).unwrap(), Place::new(b.no, 1).unwrap());
     for way in 0..3 {
@@ -156,7 +156,7 @@ fn a_count_falls_only_after_its_frame_is_queued() {
 
 #[test]
 fn heat_survives_and_a_checkpoint_before_there_is_a_source_keeps_it() {
-    let mem = MemFs::default();
+    let mem = disk();
     let arc: Arc<dyn Vfs> = Arc::new(mem.clone());
     let (cat, _) = open(arc.clone(), Path::new("/c"), 1).unwrap();
     cat.on_checkpoint(|| vec![1, 2, 3]);
@@ -171,7 +171,7 @@ fn heat_survives_and_a_checkpoint_before_there_is_a_source_keeps_it() {
 
 #[test]
 fn the_tail_is_what_no_later_batch_calls_durable() {
-    let mem = MemFs::default();
+    let mem = disk();
     let arc: Arc<dyn Vfs> = Arc::new(mem.clone());
     let (cat, _) = open(arc.clone(), Path::new("/c"), 1).unwrap();
     let entry = container(&cat);

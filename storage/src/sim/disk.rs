@@ -1,0 +1,276 @@
+//! The state of the simulated disk: names, files, what is pending, and what a crash makes of it.
+
+use super::SimFs;
+use super::dice::Dice;
+use super::fault::{Call, Fault, Op, Trouble};
+use super::image::{DirImage, Fate, FileImage, Id, Renaming, View, enter, with_what_it_needs};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::ops::Range;
+use std::path::{Component, Path, PathBuf};
+
+/// The directory at the top.
+pub(super) const ROOT: Id = 0;
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) files: BTreeMap<Id, FileImage>,
+    pub(super) dirs: BTreeMap<Id, DirImage>,
+    pub(super) next: Id,
+    /// How many handles each open file has.
+    pub(super) open: BTreeMap<Id, usize>,
+    /// What happened to names and is not durable, in order.
+    pub(super) pending: Vec<Renaming>,
+    pub(super) locks: BTreeSet<PathBuf>,
+    pub(super) faults: Vec<Fault>,
+    /// Directories that are not there for now.
+    pub(super) away: Vec<PathBuf>,
+    /// Bytes that the files below a path may have together.
+    pub(super) room: Vec<(PathBuf, u64)>,
+    pub(super) calls: [u64; Op::COUNT],
+    pub(super) changes: u64,
+    pub(super) stop_after: u64,
+    pub(super) due: Vec<(u64, u64)>,
+    pub(super) taken: Vec<(u64, SimFs)>,
+    pub(super) trace: Option<Vec<String>>,
+    pub(super) dice: Dice,
+}
+
+pub(super) fn missing() -> io::Error {
+    io::ErrorKind::NotFound.into()
+}
+
+/// The names on a path.
+pub(super) fn parts(path: &Path) -> impl Iterator<Item = &str> {
+    path.components().filter_map(|c| match c {
+        Component::Normal(name) => name.to_str(),
+        _ => None,
+    })
+}
+
+impl State {
+    pub(super) fn new(seed: u64) -> State {
+        State {
+            files: BTreeMap::new(),
+            dirs: BTreeMap::from([(ROOT, DirImage::default())]),
+            next: ROOT + 1,
+            open: BTreeMap::new(),
+            pending: Vec::new(),
+            locks: BTreeSet::new(),
+            faults: Vec::new(),
+            away: Vec::new(),
+            room: Vec::new(),
+            calls: [0; Op::COUNT],
+            changes: 0,
+            stop_after: u64::MAX,
+            due: Vec::new(),
+            taken: Vec::new(),
+            trace: None,
+            dice: Dice::new(seed),
+        }
+    }
+
+    /// Counts a call, and says whether it goes wrong. The outer error is the call's.
+    pub(super) fn call(&mut self, op: Op, path: &Path, range: Range<u64>) -> io::Result<Option<Trouble>> {
+        if let Some(count) = self.calls.get_mut(op as usize) {
+            *count += 1;
+        }
+        if op.changes() {
+            self.changes += 1;
+            self.take_clones();
+            if let Some(trace) = &mut self.trace {
+                trace.push(format!("{op:?} {} {range:?}", path.display()));
+            }
+        }
+        if self.changes > self.stop_after {
+            return Err(io::Error::other("the simulated process has ended"));
+        }
+        if self.away.iter().any(|a| path.starts_with(a)) {
+            return Err(missing());
+        }
+        let call = Call { op, path, range };
+        Ok(self.faults.iter_mut().find_map(|f| f.check(&call)))
+    }
+
+    /// A call that can only succeed or fail.
+    pub(super) fn simple(&mut self, op: Op, path: &Path) -> io::Result<()> {
+        self.call(op, path, 0..0)?.map_or(Ok(()), |trouble| Err(trouble.error()))
+    }
+
+    pub(super) fn take_clones(&mut self) {
+        let now = self.changes;
+        let due: Vec<(u64, u64)> = self.due.iter().copied().filter(|(at, _)| *at == now).collect();
+        for (at, seed) in due {
+            let clone = self.crash(&mut Dice::new(seed));
+            self.taken.push((at, clone));
+        }
+    }
+
+    pub(super) fn lookup(&self, path: &Path) -> Option<Id> {
+        parts(path).try_fold(ROOT, |dir, name| self.dirs.get(&dir)?.now.get(name).copied())
+    }
+
+    pub(super) fn file(&self, path: &Path) -> io::Result<Id> {
+        self.lookup(path).filter(|id| self.files.contains_key(id)).ok_or_else(missing)
+    }
+
+    /// The directory that a path lies in, and its name there.
+    pub(super) fn place(&self, path: &Path) -> io::Result<(Id, String)> {
+        let name = path.file_name().and_then(|n| n.to_str()).ok_or(io::ErrorKind::InvalidInput)?;
+        let dir = self.lookup(path.parent().unwrap_or(Path::new(""))).ok_or_else(missing)?;
+        if !self.dirs.contains_key(&dir) {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
+        Ok((dir, name.to_owned()))
+    }
+
+    pub(super) fn rename(&mut self, names: Vec<(Id, String, Option<Id>)>) {
+        let change = Renaming { names };
+        enter(&change, &mut self.dirs, View::Now);
+        self.pending.push(change);
+        self.sweep();
+    }
+
+    /// Lets go of files that no name leads to, or will after any crash, and that nobody has open.
+    pub(super) fn sweep(&mut self) {
+        let live: BTreeSet<Id> = self
+            .dirs
+            .values()
+            .flat_map(|d| d.now.values().chain(d.synced.values()))
+            .copied()
+            .chain(self.pending.iter().flat_map(|p| p.names.iter().filter_map(|n| n.2)))
+            .chain(self.open.keys().copied())
+            .collect();
+        self.files.retain(|id, _| live.contains(id));
+        self.dirs.retain(|id, _| *id == ROOT || live.contains(id));
+    }
+
+    pub(super) fn create(&mut self, path: &Path) -> io::Result<Id> {
+        let (dir, name) = self.place(path)?;
+        if self.dirs.get(&dir).is_some_and(|d| d.now.contains_key(&name)) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let id = self.fresh();
+        self.files.insert(id, FileImage::default());
+        self.rename(vec![(dir, name, Some(id))]);
+        Ok(id)
+    }
+
+    pub(super) fn create_dirs(&mut self, path: &Path) -> io::Result<()> {
+        let mut above = PathBuf::from("/");
+        for name in parts(path) {
+            let here = above.join(name);
+            match self.lookup(&here) {
+                Some(id) if self.dirs.contains_key(&id) => {}
+                Some(_) => return Err(io::ErrorKind::AlreadyExists.into()),
+                None => {
+                    let (dir, name) = self.place(&here)?;
+                    let id = self.fresh();
+                    self.dirs.insert(id, DirImage::default());
+                    self.rename(vec![(dir, name, Some(id))]);
+                }
+            }
+            above = here;
+        }
+        Ok(())
+    }
+
+    /// What happened to names so far is durable.
+    pub(super) fn settle_names(&mut self) {
+        self.pending.clear();
+        for dir in self.dirs.values_mut() {
+            dir.synced = dir.now.clone();
+        }
+    }
+
+    pub(super) fn fresh(&mut self) -> Id {
+        let id = self.next;
+        self.next += 1;
+        id
+    }
+
+    pub(super) fn sync_dir(&mut self, dir: Id) {
+        let pending = std::mem::take(&mut self.pending);
+        let here = pending.iter().map(|change| change.names.iter().any(|n| n.0 == dir)).collect();
+        let done = with_what_it_needs(&pending, here);
+        for (change, done) in pending.into_iter().zip(done) {
+            if done {
+                enter(&change, &mut self.dirs, View::Synced);
+            } else {
+                self.pending.push(change);
+            }
+        }
+        self.sweep();
+    }
+
+    pub(super) fn remove_all(&mut self, path: &Path) -> io::Result<()> {
+        let id = self.lookup(path).ok_or_else(missing)?;
+        let inside: Vec<String> =
+            self.dirs.get(&id).ok_or(io::ErrorKind::NotADirectory)?.now.keys().cloned().collect();
+        for name in inside {
+            let inner = path.join(name);
+            if self.lookup(&inner).is_some_and(|id| self.dirs.contains_key(&id)) {
+                self.remove_all(&inner)?;
+            } else {
+                self.simple(Op::RemoveFile, &inner)?;
+                let (dir, name) = self.place(&inner)?;
+                self.rename(vec![(dir, name, None)]);
+            }
+        }
+        self.simple(Op::RemoveDir, path)?;
+        let (dir, name) = self.place(path)?;
+        self.rename(vec![(dir, name, None)]);
+        Ok(())
+    }
+
+    /// Bytes of all files below a path.
+    pub(super) fn used(&self, below: &Path) -> u64 {
+        let Some(top) = self.lookup(below) else { return 0 };
+        let mut used = 0u64;
+        let mut left = vec![top];
+        while let Some(id) = left.pop() {
+            used += self.files.get(&id).map_or(0, FileImage::len);
+            left.extend(self.dirs.get(&id).into_iter().flat_map(|d| d.now.values().copied()));
+        }
+        used
+    }
+
+    /// How much a file may grow; `u64::MAX` where nothing limits it.
+    pub(super) fn free(&self, path: &Path) -> u64 {
+        let limits = self.room.iter().filter(|(below, _)| path.starts_with(below));
+        limits.map(|(below, room)| room.saturating_sub(self.used(below))).min().unwrap_or(u64::MAX)
+    }
+
+    pub(super) fn crash(&self, dice: &mut Dice) -> SimFs {
+        let mut dirs: BTreeMap<Id, DirImage> = BTreeMap::new();
+        for (id, dir) in &self.dirs {
+            dirs.insert(*id, DirImage { now: dir.synced.clone(), ..DirImage::default() });
+        }
+        let fate = Fate::draw(dice);
+        let prefix = dice.below(self.pending.len() as u64 + 1);
+        let happened = (0..self.pending.len() as u64).map(|n| match fate {
+            Fate::None => false,
+            Fate::All => true,
+            Fate::Prefix => n < prefix,
+            Fate::Some => dice.one_in(2),
+        });
+        let happened = with_what_it_needs(&self.pending, happened.collect());
+        for (change, _) in self.pending.iter().zip(happened).filter(|(_, happened)| *happened) {
+            enter(change, &mut dirs, View::Now);
+        }
+        let files = self.files.iter().map(|(id, f)| (*id, f.survive(dice))).collect();
+        self.with(files, dirs)
+    }
+
+    /// Another file system with these images, all of which are durable.
+    pub(super) fn with(&self, files: BTreeMap<Id, FileImage>, dirs: BTreeMap<Id, DirImage>) -> SimFs {
+        let state =
+            State { files, dirs, next: self.next, room: self.room.clone(), ..State::new(self.changes) };
+        let fs = SimFs::of(state);
+        let mut s = fs.state();
+        s.settle_names();
+        s.sweep();
+        drop(s);
+        fs
+    }
+}
