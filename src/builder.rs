@@ -50,7 +50,8 @@ impl Builder {
 
     /// Starts from a configuration.
     pub fn from_config(config: Config) -> Builder {
-        let world = World { vfs: Arc::new(RealFs), clock: Arc::new(SystemClock), threads: true };
+        let world =
+            World { vfs: Arc::new(RealFs), clock: Arc::new(SystemClock), threads: true, simulated: false };
         Builder { config, flags: OpenFlags::default(), world }
     }
 
@@ -156,7 +157,14 @@ impl Builder {
     /// Another file system, clock, or no background threads ([`Cache::step`] drives the jobs then): for tests.
     #[doc(hidden)]
     pub fn world(mut self, vfs: Arc<dyn Vfs>, clock: Arc<dyn Clock>, threads: bool) -> Builder {
-        self.world = World { vfs, clock, threads };
+        self.world = World { vfs, clock, threads, simulated: false };
+        self
+    }
+
+    /// What the store gets from a simulation: no thread of its own, no sled, containers as small as configured.
+    #[doc(hidden)]
+    pub fn simulated(mut self, vfs: Arc<dyn Vfs>, clock: Arc<dyn Clock>) -> Builder {
+        self.world = World { vfs, clock, threads: false, simulated: true };
         self
     }
 

@@ -158,7 +158,7 @@ impl Home {
             // What was read before the lock may have been a writer's.
             catalog.manifest = read_pair(&*vfs, &manifest_paths(&catalog.path), false)?;
         }
-        let verdict = judge(&seen, &catalog, flags, &mut random_id)?;
+        let verdict = judge(&seen, &catalog, flags, &mut || random_id(&*vfs))?;
         let open_counter = verdict.record.counter.saturating_add(1);
         check_counter(&catalog.path, open_counter)?;
         for note in &verdict.notes {
@@ -354,13 +354,9 @@ fn is_present(dirs: &[DirInfo], path: &Path) -> bool {
 ///
 /// # Errors
 /// `Dependency` if the system gives none.
-pub fn random_id() -> Result<[u8; 16]> {
-    let mut id = [0; 16];
-    getrandom::fill(&mut id).map_err(|e| Error::Dependency {
-        what: "the system's random number generator",
-        why: e.to_string(),
-    })?;
-    Ok(id)
+pub fn random_id(vfs: &dyn Vfs) -> Result<[u8; 16]> {
+    let what = "the system's random number generator";
+    vfs.random().map_err(|e| Error::Dependency { what, why: e.to_string() })
 }
 
 fn check_counter(path: &Path, counter: u64) -> Result<()> {

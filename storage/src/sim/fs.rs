@@ -202,6 +202,15 @@ impl SimFs {
 }
 
 impl Vfs for SimFs {
+    /// These can be guessed: they follow from the seed.
+    fn random(&self) -> io::Result<[u8; 16]> {
+        let mut s = self.state();
+        let [a, b] = [s.dice.roll(), s.dice.roll()].map(u64::to_le_bytes);
+        let mut bytes = [0; 16];
+        bytes.iter_mut().zip(a.into_iter().chain(b)).for_each(|(to, from)| *to = from);
+        Ok(bytes)
+    }
+
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn VfsFile>> {
         let mut s = self.state();
         let op = match mode {

@@ -92,6 +92,12 @@ pub trait Vfs: Send + Sync + fmt::Debug + 'static {
     }
     /// Free and total bytes where the path lies.
     fn space(&self, path: &Path) -> io::Result<Space>;
+    /// Bytes that nobody can guess. They come from the system, and so by the same door as the disks.
+    fn random(&self) -> io::Result<[u8; 16]> {
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+        Ok(bytes)
+    }
 }
 
 /// An open file. Positions are always given, so it can be shared between threads.

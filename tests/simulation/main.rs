@@ -1,0 +1,86 @@
+//! The store on a simulated disk: random work, faults, power cuts at any change, recoveries that are cut off as well.
+//!
+//! Everything follows from a seed. `THERMOCLINE_SEED=n` runs one, and prints what it does; `THERMOCLINE_SEEDS=a..b` a
+//! range of them, however long that takes. Without either there are ten thousand, of which those that have not begun
+//! after the time budget are left out, with a word about it.
+//!
+//! What is checked: no read returns what it must not (see `thermocline_testing::history`); after a crash the store
+//! opens, and has of each key what it promised to have; nothing is damaged that nobody damaged; and what was found
+//! after a crash stays while the store goes on.
+
+#![cfg(test)]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod life;
+mod plan;
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// Seeds of a run without a wish.
+const SEEDS: Range<u64> = 0..10_000;
+/// After this, no more are begun.
+const BUDGET: Duration = Duration::from_secs(150);
+
+fn parsed<T: std::str::FromStr>(text: &str) -> T {
+    text.trim().parse().unwrap_or_else(|_| panic!("{text}: not a number"))
+}
+
+/// The seeds that were asked for, and whether time is no matter.
+fn asked() -> (Range<u64>, bool) {
+    if let Ok(range) = std::env::var("THERMOCLINE_SEEDS") {
+        let (from, to) = range.split_once("..").unwrap_or_else(|| panic!("{range}: write it as 0..1000"));
+        return (parsed(from)..parsed(to), true);
+    }
+    (SEEDS, false)
+}
+
+#[test]
+fn any_life_on_a_simulated_disk() {
+    if let Ok(seed) = std::env::var("THERMOCLINE_SEED") {
+        let mut told = life::Told::aloud();
+        life::live(parsed(&seed), &mut told).unwrap_or_else(|e| panic!("{e}"));
+        println!("{told:?}");
+        return;
+    }
+    let (seeds, all) = asked();
+    let (next, failed, begun) = (AtomicU64::new(seeds.start), AtomicBool::new(false), Instant::now());
+    let threads = std::thread::available_parallelism().map_or(2, |n| n.get());
+    let work = || {
+        let mut told = life::Told::default();
+        let mut ran = 0u64;
+        while !failed.load(Ordering::Relaxed) && (all || begun.elapsed() < BUDGET) {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end {
+                break;
+            }
+            ran += 1;
+            let lived = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| life::live(seed, &mut told)));
+            let why = match lived {
+                Ok(Ok(())) => continue,
+                Ok(Err(why)) => why,
+                Err(panic) => panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "it panicked".into()),
+            };
+            failed.store(true, Ordering::Relaxed);
+            panic!("seed {seed}: {why}\nagain: THERMOCLINE_SEED={seed} cargo test --test simulation -- --nocapture");
+        }
+        (ran, told)
+    };
+    let done: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().map(|t| t.join()).collect()
+    });
+    let mut told = life::Told::default();
+    let mut ran = 0;
+    for done in done {
+        let (some, of_thread) = done.unwrap_or_else(|e| std::panic::resume_unwind(e));
+        ran += some;
+        told.add(&of_thread);
+    }
+    let of = seeds.end - seeds.start;
+    println!("{ran} of {of} seeds in {:?}: {told:?}", begun.elapsed());
+    assert!(ran == of || ran > 200, "the machine is too slow to say anything");
+    assert!(ran < 200 || told.is_lively(), "hardly anything happened: {told:?}");
+}
