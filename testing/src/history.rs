@@ -9,7 +9,8 @@
 //!   a write of nothing. A cache may also forget: whether that is in order is for the caller to say ([`Absence`]);
 //! - what is found after a crash, by what was promised ([`Promise`]): of the writes of each key the last ones may be
 //!   missing, but none that a flush acknowledged or that was durable when it returned, and nothing that an
-//!   earlier opening had replaced.
+//!   earlier opening had replaced. A write that was refused may be found, for a disk that fails can take a write and
+//!   then nothing that would undo it; but not once anything later is durable.
 //!
 //! Moments come from one counter. Each has a *mark* with it, a number that the caller gives: a simulation gives how
 //! many changes its disk had seen, and can then ask for the history [up to](History::up_to) one of them.
@@ -45,7 +46,7 @@ pub enum Absence {
 pub enum Outcome {
     /// It was done.
     Done,
-    /// It was refused, and has no effect from the moment on at which it returned.
+    /// It was refused, and nobody sees an effect of it from the moment on at which it returned.
     Refused,
     /// Nobody knows: the process ended, or the error does not say.
     Unknown,
@@ -228,40 +229,51 @@ impl History {
         cut
     }
 
-    /// Judges all reads so far.
+    /// Judges all reads so far; `absence` says of each key when it may have been found absent.
     ///
     /// # Errors
     /// The first that is not in order.
-    pub fn check(&self, absence: Absence) -> Result<(), Violation> {
+    pub fn check(&self, absence: impl Fn(&str) -> Absence) -> Result<(), Violation> {
         for shard in &self.keys {
             for (key, past) in shard.lock().iter() {
-                past.check(absence).map_err(|what| Violation { key: key.clone(), what })?;
+                past.check(absence(key)).map_err(|what| Violation { key: key.clone(), what })?;
             }
         }
         Ok(())
     }
 
-    /// Judges what was found after a crash of everything that this is the history of.
+    /// Judges what was found after a crash of everything that this is the history of; `absence` as for
+    /// [`check`](Self::check).
     ///
     /// # Errors
     /// The first key of which it is not in order.
     pub fn check_crash(
         &self,
         promise: Promise,
-        absence: Absence,
+        absence: impl Fn(&str) -> Absence,
         found: impl Fn(&str) -> Option<Value>,
     ) -> Result<(), Violation> {
         let flushed = self.flushes.lock().iter().map(|f| f.0.time).max().unwrap_or(0);
+        let settled = if promise == Promise::Durable { flushed.max(self.last_done()) } else { flushed };
         for shard in &self.keys {
             for (key, past) in shard.lock().iter() {
-                past.check_crash(promise, absence, flushed, found(key))
+                past.check_crash(promise, absence(key), (flushed, settled), found(key))
                     .map_err(|what| Violation { key: key.clone(), what })?;
             }
         }
         Ok(())
     }
 
-    /// Begins a new history with what is found now, which is durable.
+    /// When the last write that succeeded began.
+    fn last_done(&self) -> u64 {
+        let of = |past: &Past| {
+            let done = past.writes.iter().filter(|w| w.outcome == Outcome::Done);
+            done.map(|w| w.began.time).max().unwrap_or(0)
+        };
+        self.keys.iter().filter_map(|shard| shard.lock().values().map(of).max()).max().unwrap_or(0)
+    }
+
+    /// Begins a new history, with marks from 0, with what is found now, which is durable.
     pub fn restart(&self, found: impl Fn(&str) -> Option<Value>) {
         for shard in &self.keys {
             for (key, past) in shard.lock().iter_mut() {
@@ -269,6 +281,7 @@ impl History {
             }
         }
         self.flushes.lock().clear();
+        self.clock.lock().mark = 0;
     }
 
     /// All keys that anything was done to.
@@ -363,7 +376,7 @@ impl Past {
         &self,
         promise: Promise,
         absence: Absence,
-        flushed: u64,
+        (flushed, settled): (u64, u64),
         found: Option<Value>,
     ) -> Result<(), String> {
         let durable = |x: &&Write| {
@@ -375,7 +388,8 @@ impl Past {
                 let Some(w) = self.write_of(value) else {
                     return Err(format!("{value} was found after a crash, which was never written"));
                 };
-                if w.outcome == Outcome::Refused {
+                // A disk that failed may have taken the write, and then not what undoes it.
+                if w.outcome == Outcome::Refused && w.ended.time < settled {
                     return Err(format!("{value} was found after a crash, the write of which had failed"));
                 }
                 replaced(w.ended.time).map_or(Ok(()), |x| {

@@ -57,14 +57,17 @@ fn any_life_on_a_simulated_disk() {
                 break;
             }
             ran += 1;
-            let lived = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| life::live(seed, &mut told)));
+            let lived =
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| life::live(seed, &mut told)));
             let why = match lived {
                 Ok(Ok(())) => continue,
                 Ok(Err(why)) => why,
                 Err(panic) => panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "it panicked".into()),
             };
             failed.store(true, Ordering::Relaxed);
-            panic!("seed {seed}: {why}\nagain: THERMOCLINE_SEED={seed} cargo test --test simulation -- --nocapture");
+            panic!(
+                "seed {seed}: {why}\nagain: THERMOCLINE_SEED={seed} cargo test --test simulation -- --nocapture"
+            );
         }
         (ran, told)
     };

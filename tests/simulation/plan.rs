@@ -51,7 +51,8 @@ impl Plan {
 
     pub fn dirs(&self) -> Vec<&'static str> {
         let mut dirs = Vec::new();
-        for (there, of) in [(self.ssd, ["/s", "/s2"]), (self.hdd, ["/h", "/h2"]), (self.cold, ["/c", "/c2"])] {
+        for (there, of) in [(self.ssd, ["/s", "/s2"]), (self.hdd, ["/h", "/h2"]), (self.cold, ["/c", "/c2"])]
+        {
             if there {
                 dirs.extend(&of[..if self.two_dirs { 2 } else { 1 }]);
             }
@@ -60,7 +61,8 @@ impl Plan {
     }
 
     pub fn builder(&self) -> Builder {
-        let mut b = Cache::builder().memory(64 * KIB).memory_policy(self.policy).persistence(self.persistence);
+        let mut b =
+            Cache::builder().memory(64 * KIB).memory_policy(self.policy).persistence(self.persistence);
         let size = self.factor * 128 * KIB;
         for dir in self.dirs() {
             b = match dir.as_bytes().get(1) {
@@ -89,8 +91,18 @@ impl Plan {
     /// Something that goes wrong.
     pub fn fault(&self, dice: &mut Dice) -> Fault {
         const ANY: &[Op] = &[
-            Op::Open, Op::OpenToWrite, Op::Create, Op::MakeDir, Op::List, Op::Rename, Op::RemoveFile, Op::SyncDir,
-            Op::Read, Op::Write, Op::Allocate, Op::Sync,
+            Op::Open,
+            Op::OpenToWrite,
+            Op::Create,
+            Op::MakeDir,
+            Op::List,
+            Op::Rename,
+            Op::RemoveFile,
+            Op::SyncDir,
+            Op::Read,
+            Op::Write,
+            Op::Allocate,
+            Op::Sync,
         ];
         const WRITING: &[Op] = &[Op::Create, Op::Write, Op::Allocate];
         const DATA: &[Op] = &[Op::Read, Op::Write];
@@ -108,7 +120,8 @@ impl Plan {
                 Fault::on(one).errno(EIO)
             }
         };
-        let fault = fault.after(dice.below(12)).times(if dice.one_in(3) { u64::MAX } else { 1 + dice.below(3) });
+        let fault =
+            fault.after(dice.below(12)).times(if dice.one_in(3) { u64::MAX } else { 1 + dice.below(3) });
         match dice.pick(&self.dirs()) {
             Some(dir) if dice.one_in(2) => fault.below(Path::new(dir)),
             _ => fault,
