@@ -3,29 +3,31 @@
 use crate::vfs::VfsFile;
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::Arc;
 
-/// The files used last, by container id. A file that falls out stays open while somebody reads it.
+/// The files used last, by what tells them apart: a container's id where it is one file. A file that falls out stays
+/// open while somebody reads it.
 #[derive(Debug)]
-pub(crate) struct OpenFiles {
+pub(crate) struct OpenFiles<K = u64> {
     most: usize,
-    state: Mutex<State>,
+    state: Mutex<State<K>>,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    files: HashMap<u64, (Arc<dyn VfsFile>, u64)>,
+#[derive(Debug)]
+struct State<K> {
+    files: HashMap<K, (Arc<dyn VfsFile>, u64)>,
     clock: u64,
 }
 
-impl OpenFiles {
+impl<K: Copy + Eq + Hash> OpenFiles<K> {
     /// An empty cache of at most this many files.
-    pub(crate) fn new(most: usize) -> OpenFiles {
-        OpenFiles { most, state: Mutex::default() }
+    pub(crate) fn new(most: usize) -> OpenFiles<K> {
+        OpenFiles { most, state: Mutex::new(State { files: HashMap::new(), clock: 0 }) }
     }
 
-    /// The open file of a container.
-    pub(crate) fn get(&self, id: u64) -> Option<Arc<dyn VfsFile>> {
+    /// The open file, if it is here.
+    pub(crate) fn get(&self, id: K) -> Option<Arc<dyn VfsFile>> {
         let mut state = self.state.lock();
         state.clock += 1;
         let now = state.clock;
@@ -36,7 +38,7 @@ impl OpenFiles {
     }
 
     /// Keeps a file, and lets go of the one not used for longest if there are too many.
-    pub(crate) fn put(&self, id: u64, file: Arc<dyn VfsFile>) {
+    pub(crate) fn put(&self, id: K, file: Arc<dyn VfsFile>) {
         let mut state = self.state.lock();
         state.clock += 1;
         let now = state.clock;
@@ -49,9 +51,14 @@ impl OpenFiles {
         }
     }
 
-    /// Lets go of a container's file.
-    pub(crate) fn remove(&self, id: u64) {
+    /// Lets go of a file.
+    pub(crate) fn remove(&self, id: K) {
         self.state.lock().files.remove(&id);
+    }
+
+    /// Lets go of all files but these.
+    pub(crate) fn retain(&self, keep: impl Fn(&K) -> bool) {
+        self.state.lock().files.retain(|id, _| keep(id));
     }
 
     /// Lets go of all.

@@ -206,14 +206,24 @@ impl Generation {
         if self.dropped() {
             return Err(Error::Gone(self.no));
         }
+        if let Some(file) = self.core.files.get((self.id, no)) {
+            return Ok(file);
+        }
         let path = self.value_path(no);
-        let open = || self.core.vfs.open(&path, OpenMode::Read).at("open", &path);
-        let file = self.core.files.get((self.id, no), open);
+        let file = self.core.vfs.open(&path, OpenMode::Read).at("open", &path);
+        if let Ok(file) = &file {
+            self.core.files.put((self.id, no), Arc::clone(file));
+        }
         if self.dropped() {
-            self.core.files.forget(self.id);
+            self.let_go_of_files();
             return Err(Error::Gone(self.no));
         }
         file
+    }
+
+    /// Keeps no file of it open.
+    fn let_go_of_files(&self) {
+        self.core.files.retain(|(id, _)| *id != self.id);
     }
 
     // The index.
@@ -443,7 +453,7 @@ impl Generation {
     /// No reader gets anything from now on. The caller holds `upkeep`.
     pub fn retire(&self) {
         self.dropped.store(true, Ordering::Release);
-        self.core.files.forget(self.id);
+        self.let_go_of_files();
         self.core.tables.forget(self.id);
         if let Some((fence, _)) = self.take_disk()
             && let Err(fault) = fence.close()

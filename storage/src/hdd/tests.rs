@@ -9,7 +9,6 @@ use super::*;
 use crate::clock::ManualClock;
 use crate::container::{Containers, Known, TierDir};
 use crate::ident::Ident;
-use crate::testing::known_of;
 use crate::types::{Codec, ContentType, Version};
 use crate::vfs::{RealFs, Vfs};
 use bytes::Bytes;
@@ -108,7 +107,7 @@ impl Bench {
 impl Open {
     /// What a catalog would know of the containers.
     pub fn known(&self) -> Vec<Known> {
-        self.containers.all().iter().map(|e| known_of(e)).collect()
+        self.containers.all().iter().map(|e| e.known()).collect()
     }
 
     pub fn write(&self, items: &[Item]) -> Vec<Written> {

@@ -234,7 +234,7 @@ fn what_the_catalog_does_not_know_is_deleted_attached_or_left() {
 
     let open = bench.open_as(&known[1..], Unknown::Attach).unwrap();
     assert_eq!(open.containers.all().len(), known.len());
-    let attached = open.containers.by_id(known[0].id).unwrap();
+    let attached = open.containers.all().into_iter().find(|e| e.id == known[0].id).unwrap();
     assert_eq!(attached.created_ms, known[0].created_ms);
     assert_eq!(attached.container.list().unwrap().len() as u64, known[0].records);
     assert_eq!(open.report.deleted, 2);
