@@ -191,7 +191,8 @@ impl Generation {
         self.values.read().iter().map(|(no, v)| (*no, v.end)).collect()
     }
 
-    fn free(&self) {
+    /// The files are gone, or others count them from now on.
+    pub fn free(&self) {
         self.dir.change(self.value_bytes.swap(0, Ordering::AcqRel), 0);
         self.set_index_bytes(0);
     }
@@ -462,11 +463,6 @@ impl Generation {
         }
         self.drop_ram();
         self.wake();
-    }
-
-    /// The files are gone.
-    pub fn freed(&self) {
-        self.free();
     }
 
     /// Removes index directories other than `keep`, but for those that were given up.

@@ -37,6 +37,7 @@ pub(super) struct Bench {
     pub limits: Vec<Option<u64>>,
     pub config: HddConfig,
     pub factory: Option<Arc<dyn IndexFactory>>,
+    pub store: [u8; 16],
     opens: u64,
 }
 
@@ -63,6 +64,7 @@ impl Bench {
             limits: limits.to_vec(),
             config,
             factory: Some(Arc::new(SledFactory)),
+            store: [5; 16],
             opens: 0,
         }
     }
@@ -85,7 +87,7 @@ impl Bench {
         let ctx = TierContext {
             vfs: self.vfs.clone(),
             clock: self.clock.clone(),
-            store: [5; 16],
+            store: self.store,
             containers: containers.clone(),
             dirs,
             known: known.to_vec(),
