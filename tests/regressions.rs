@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use parking_lot::{Condvar, Mutex};
 use thermocline::testing::vfs::RealFs;
 use thermocline::testing::{ManualClock, SystemClock};
 use thermocline::{Builder, Cache, Error, Event, Persistence, PutOptions, Received, Tier};
-use thermocline_storage::testing::{Fault, FaultFs, Op};
+use thermocline_storage::testing::{Call, Fault, FaultFs, Op};
 
 type Try = Result<(), Box<dyn std::error::Error>>;
 
@@ -493,5 +494,66 @@ fn reclaim_evicts_nothing_because_a_record_cannot_be_reached() -> Try {
             "{i}"
         );
     }
+    Ok(())
+}
+
+/// A checkpoint that fails is tried again ever more seldom, and keeps nobody from anything else.
+#[test]
+fn a_checkpoint_that_keeps_failing_rests_and_holds_up_nothing() -> Try {
+    let dir = tempfile::tempdir()?;
+    let (fs, clock) = (FaultFs::default().without_syncs(), Arc::new(ManualClock::new(1_000_000)));
+    let mut builder = Cache::builder().memory(16 << 20).ssd(dir.path().join("s"), 64 << 20);
+    builder.config_mut().storage.checkpoint_journal_size = 1 << 20;
+    let builder = builder.world(Arc::new(fs.clone()), clock.clone(), false);
+    let cache = builder.clone().open()?;
+    // The first thing that a checkpoint does is to begin a new pair of journals.
+    let is_one =
+        |c: &Call<'_>| c.op == Op::Create && c.path.to_string_lossy().contains("/catalog/a/journal-");
+    let attempts = Arc::new(AtomicU64::new(0));
+    let seen = attempts.clone();
+    fs.watch(move |c| {
+        seen.fetch_add(u64::from(is_one(c)), Ordering::Relaxed);
+    });
+    fs.fail(Fault::when(is_one));
+    // Until the journal is so long that each commit finds a checkpoint overdue.
+    let fill = |cache: &Cache| -> Try {
+        // What is told is of both copies.
+        let end = cache.stats().journal_bytes + (5 << 20);
+        while cache.stats().journal_bytes <= end {
+            for i in 0..1000 {
+                cache.put(format!("k{i}"), "v")?;
+            }
+            cache.flush()?;
+        }
+        Ok(())
+    };
+    fill(&cache)?;
+    attempts.store(0, Ordering::Relaxed);
+    // After 1, 2, 4 … 32, 60 and 60 s.
+    for i in 0..200 {
+        cache.put("k", format!("value {i}"))?;
+        cache.flush()?;
+        cache.step()?;
+        clock.advance(1000);
+    }
+    let tried = attempts.swap(0, Ordering::Relaxed);
+    assert!((5..=9).contains(&tried), "{tried} in 200 s");
+    assert!(cache.close().is_err(), "it is said");
+    assert!(attempts.load(Ordering::Relaxed) > 0, "closing does not wait for the rest to be over");
+    drop(cache);
+
+    fs.heal();
+    let cache = builder.clone().open()?;
+    assert_eq!(cache.get("k")?.as_deref(), Some(&b"value 199"[..]));
+    fs.fail(Fault::when(is_one));
+    fill(&cache)?;
+    // Once it succeeds there is no rest any more.
+    fs.heal();
+    clock.advance(60_000);
+    let before = cache.stats().checkpoints;
+    cache.put("k", "last")?;
+    cache.flush()?;
+    assert_eq!(cache.stats().checkpoints, before + 1);
+    cache.close()?;
     Ok(())
 }
