@@ -16,10 +16,10 @@ use super::scan::{self, Scan};
 use super::seal::{self, Seal};
 use super::value;
 use crate::container::Purpose;
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, Result};
 use crate::tierdir::Dir;
 use crate::types::ContainerNo;
-use crate::vfs::{OpenMode, VfsFile, replace_small};
+use crate::vfs::{VfsFile, replace_small};
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -207,19 +207,8 @@ impl Generation {
         if self.dropped() {
             return Err(Error::Gone(self.no));
         }
-        if let Some(file) = self.core.files.get((self.id, no)) {
-            return Ok(file);
-        }
-        let path = self.value_path(no);
-        let file = self.core.vfs.open(&path, OpenMode::Read).at("open", &path);
-        if let Ok(file) = &file {
-            self.core.files.put((self.id, no), Arc::clone(file));
-        }
-        if self.dropped() {
-            self.let_go_of_files();
-            return Err(Error::Gone(self.no));
-        }
-        file
+        let (core, path) = (&self.core, || self.value_path(no));
+        core.files.open((self.id, no), self.no, &self.dropped, &*core.vfs, path)
     }
 
     /// Keeps no file of it open.
