@@ -138,38 +138,16 @@ impl Claims {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use thermocline_storage::container::{Container, Containers, Listed, RawRecord};
-    use thermocline_storage::error::{Error, Result};
-    use thermocline_storage::item::Head;
-    use thermocline_storage::{Item, Tier};
-
-    #[derive(Debug)]
-    struct Fake;
-
-    impl Container for Fake {
-        fn read_up_to(&self, _: u32, _: u64) -> Result<Item> {
-            Err(Error::Gone(0))
-        }
-        fn head(&self, _: u32) -> Result<Head> {
-            Err(Error::Gone(0))
-        }
-        fn list(&self) -> Result<Vec<Listed>> {
-            Ok(Vec::new())
-        }
-        fn raw(&self, _: u32) -> Option<RawRecord> {
-            None
-        }
-        fn occupied(&self) -> u64 {
-            1
-        }
-    }
+    use thermocline_storage::Tier;
+    use thermocline_storage::container::Containers;
+    use thermocline_storage::testing::Hollow;
 
     #[test]
     fn a_container_is_claimed_by_one_at_a_time() {
         let containers = Containers::new(1);
         for live in [1, 1, 0] {
             let reserved = containers.reserve().unwrap();
-            let entry = containers.publish(reserved, Tier::Ssd, 0, 7, Arc::new(Fake));
+            let entry = containers.publish(reserved, Tier::Ssd, 0, 7, Arc::new(Hollow(1)));
             entry.live.store(live, Ordering::Relaxed);
             entry.sealed.store(true, Ordering::Relaxed);
         }

@@ -355,11 +355,6 @@ impl Containers {
         self.table.read().get(usize::from(no)).and_then(Clone::clone)
     }
 
-    /// The container with this id.
-    pub fn by_id(&self, id: u64) -> Option<Arc<Entry>> {
-        self.table.read().iter().flatten().find(|e| e.id == id).cloned()
-    }
-
     /// All containers, by number.
     pub fn all(&self) -> Vec<Arc<Entry>> {
         self.table.read().iter().flatten().cloned().collect()

@@ -33,8 +33,9 @@ pub mod pair;
 pub mod quarantine;
 pub mod record;
 pub mod ssd;
-#[cfg(test)]
-mod testing;
+#[cfg(any(test, feature = "testing"))]
+#[doc(hidden)]
+pub mod testing;
 mod tierdir;
 pub mod types;
 pub mod vfs;

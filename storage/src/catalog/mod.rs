@@ -169,7 +169,7 @@ pub struct Catalog {
     /// Containers that recovery found and that nobody attached (yet): their directory may be away.
     absent: Mutex<BTreeMap<ContainerNo, Known>>,
     /// Serialises checkpoints.
-    checkpointing: Mutex<()>,
+    checkpointing: Mutex<checkpoint::Rest>,
     checkpoints: AtomicU64,
     /// Bytes of the catalog's files, when they were last looked at.
     on_disk: AtomicU64,

@@ -336,7 +336,7 @@ impl World {
                 self.acknowledge(&r);
             }
             Op::Checkpoint => {
-                let r = self.cat().checkpoint();
+                let r = self.cat().checkpoint_now();
                 self.acknowledge(&r);
             }
             Op::NewContainer => {

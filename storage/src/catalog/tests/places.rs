@@ -106,7 +106,7 @@ fn containers_are_known_after_a_restart_and_their_numbers_are_taken_even_if_thei
         let fresh = cat.containers.reserve().unwrap().no;
         assert!(fresh != a.no && fresh != b.no);
         assert!(matches!(cat.find(id(1)), Found::Absent));
-        cat.checkpoint().unwrap();
+        cat.checkpoint_now().unwrap();
     }
     // `a` is discarded, `b` is back.
     let (cat, rec) = Catalog::open(setup(arc.clone(), Path::new("/c"), 4)).unwrap();
@@ -160,12 +160,12 @@ fn heat_survives_and_a_checkpoint_before_there_is_a_source_keeps_it() {
     let arc: Arc<dyn Vfs> = Arc::new(mem.clone());
     let (cat, _) = open(arc.clone(), Path::new("/c"), 1).unwrap();
     cat.on_checkpoint(|| vec![1, 2, 3]);
-    cat.checkpoint().unwrap();
+    cat.checkpoint_now().unwrap();
     drop(cat);
     for n in 2..4 {
         let (cat, rec) = open(arc.clone(), Path::new("/c"), n).unwrap();
         assert_eq!(rec.heat, [1, 2, 3]);
-        cat.checkpoint().unwrap();
+        cat.checkpoint_now().unwrap();
     }
 }
 

@@ -89,7 +89,7 @@ fn a_pack_is_attached_unread_after_a_restart() {
     let (cold, containers) = bench.open();
     let items = mixed();
     let written = cold.write(&items, Purpose::Write).unwrap();
-    let known = known_of(&containers.all()[0]);
+    let known = containers.all()[0].known();
     cold.close().unwrap();
     assert!(matches!(cold.write(&items, Purpose::Write), Err(Error::OutOfService { .. })));
     let lost = Known { no: 9, id: 4711, ..known };
