@@ -4,7 +4,7 @@
 //! frame is synced leaves the old record live; one after it, the new.
 
 use super::Engine;
-use super::read::{Follow, Judged, expired};
+use super::read::expired;
 use crate::error::Result;
 use crate::events::{Event, EvictReason};
 use crate::stats::Counters;
@@ -337,21 +337,11 @@ impl Engine {
 
     /// Where a live key's record stands on disk, after writing it there if it was dirty.
     fn on_disk(&self, ident: Ident, key: &[u8]) -> Result<Option<Located>> {
-        let mut follow = Follow::default();
         loop {
-            let found = self.catalog.find(ident);
-            match self.judge(ident, key, &found)? {
-                Judged::Moved => {
-                    follow.on()?;
-                    continue;
-                }
-                Judged::Live(_) => {}
+            match self.look_up(ident, key)? {
+                (Found::At(at), Some(_)) => return Ok(Some(at)),
+                (Found::Dirty(_), Some(_)) => self.flush_all()?,
                 _ => return Ok(None),
-            }
-            match found {
-                Found::At(at) => return Ok(Some(at)),
-                Found::Dirty(_) => self.flush_all()?,
-                Found::Absent => return Ok(None),
             }
         }
     }
