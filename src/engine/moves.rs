@@ -186,7 +186,7 @@ impl Engine {
             let (chunk, later) = rest.split_at_checked(count).unwrap_or((rest, &[]));
             rest = later;
             self.pace(bytes, urgent);
-            let done = self.move_chunk(chunk, to, purpose)?;
+            let done = self.move_chunk(chunk, to, purpose, urgent)?;
             moved.items += done.items;
             moved.bytes += done.bytes;
             moved.unreachable = moved.unreachable.or(done.unreachable);
@@ -202,14 +202,16 @@ impl Engine {
         chunk: &[Mover],
         to: &Arc<dyn DiskTier>,
         purpose: Purpose,
+        urgent: bool,
     ) -> Result<Moved, StorageError> {
+        let patience = (Instant::now() + self.settings.write_stall, urgent);
         let taken = RefCell::new(chunk.iter().map(|_| None).collect());
         let moving = Moving { engine: self, to, chunk, taken, unreachable: RefCell::default() };
-        let (written, _batch) = match self.append(to, &moving, purpose) {
+        let (written, _batch) = match self.append(to, &moving, purpose, patience) {
             // One item that does not decode keeps a pack from being written: it is damaged, and dies alone.
             Err(StorageError::Dependency { .. }) => {
                 self.condemn_undecodable(chunk);
-                self.append(to, &moving, purpose)?
+                self.append(to, &moving, purpose, patience)?
             }
             done => done?,
         };
