@@ -237,7 +237,7 @@ mod tests {
         let containers = Containers::new(1);
         let reserved = containers.reserve().unwrap();
         let no = reserved.no;
-        let entry = containers.publish(reserved, Tier::Ssd, 0, 7, Arc::new(Fake));
+        let entry = containers.publish(reserved, Tier::Ssd, 0, 7, Arc::new(Hollow(1)));
         containers.remove(no);
         let claims = Claims::default();
         assert!(!claims.wait_for_readers(), "nothing was dropped");
