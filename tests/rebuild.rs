@@ -37,20 +37,27 @@ fn rebuilding(dir: &Path) -> Builder {
 /// Items 0 to 29 on the SSD, 30 to 59 on the HDD, 60 to 89 in the archive, each of 100 KB.
 fn fill(dir: &Path) {
     let cache = builder(dir).open().unwrap();
-    for no in 0..3 * EACH {
+    for no in 0..EACH {
         cache.put(key(no), value(no, 1, 100_000)).unwrap();
-        match no / EACH {
-            0 => {}
-            1 => assert!(cache.demote(key(no), Tier::Hdd).unwrap()),
-            _ => assert!(cache.demote(key(no), Tier::Cold).unwrap()),
-        }
+    }
+    cache.flush().unwrap();
+    let segments = |cache: &Cache| cache.stats().tier(Tier::Ssd).unwrap().containers;
+    let of_these = segments(&cache);
+    cache.close().unwrap();
+    drop(cache);
+    // In segments of their own, since it is another opening.
+    let cache = builder(dir).open().unwrap();
+    for no in EACH..3 * EACH {
+        cache.put(key(no), value(no, 1, 100_000)).unwrap();
+        let below = if no / EACH == 1 { Tier::Hdd } else { Tier::Cold };
+        assert!(cache.demote(key(no), below).unwrap());
     }
     cache.close().unwrap();
     drop(cache);
     // Until the segments that hold nothing but old copies are gone: an old copy would do as well.
     let cache = builder(dir).open().unwrap();
     let begin = std::time::Instant::now();
-    while cache.stats().tier(Tier::Ssd).unwrap().containers > 3 {
+    while segments(&cache) > of_these {
         assert!(begin.elapsed().as_secs() < 60, "dead segments stay");
         cache.step().unwrap();
     }

@@ -467,10 +467,12 @@ fn reclaim_evicts_nothing_because_a_record_cannot_be_reached() -> Try {
         cache.put(format!("key number {i} of those"), noise(i, 64 << 10))?;
     }
     cache.flush()?;
-    let name = files(&segments).into_iter().next().ok_or("a segment")?;
-    let bytes = std::fs::read(segments.join(&name))?;
     let key = b"key number 7 of those";
-    let at = bytes.windows(key.len()).position(|w| w == key).ok_or("the key")?;
+    let holds = |name: String| {
+        let bytes = std::fs::read(segments.join(&name)).ok()?;
+        Some((bytes.windows(key.len()).position(|w| w == key)?, name))
+    };
+    let (at, name) = files(&segments).into_iter().find_map(holds).ok_or("the key")?;
     // A file goes by the name that it was opened under, be it a temporary one.
     let bad = move |path: &Path| path.to_string_lossy().contains(&name);
     fs.fail(Fault::when(move |c| c.op == Op::Read && c.range.contains(&(at as u64)) && bad(c.path)));
