@@ -188,7 +188,7 @@ mod tests {
     fn a_container_is_claimed_by_one_at_a_time() {
         let containers = Containers::new(1);
         for live in [1, 1, 0] {
-            let reserved = containers.reserve().unwrap();
+            let reserved = containers.reserve(thermocline_storage::container::Purpose::Write).unwrap();
             let entry = containers.publish(reserved, Tier::Ssd, 0, 7, Arc::new(Hollow(1)));
             entry.live.store(live, Ordering::Relaxed);
             entry.sealed.store(true, Ordering::Relaxed);
@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn who_reads_what_was_dropped_is_waited_for_but_not_for_long() {
         let containers = Containers::new(1);
-        let reserved = containers.reserve().unwrap();
+        let reserved = containers.reserve(thermocline_storage::container::Purpose::Write).unwrap();
         let no = reserved.no;
         let entry = containers.publish(reserved, Tier::Ssd, 0, 7, Arc::new(Hollow(1)));
         containers.remove(no);

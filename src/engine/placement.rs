@@ -362,7 +362,13 @@ mod tests {
         segments(&cache, 2)?;
         let containers = &engine.catalog.containers;
         for _ in 0..2 * LOOKS {
-            let entry = containers.publish(containers.reserve()?, Tier::Ssd, 0, 7, Arc::new(Unreachable));
+            let entry = containers.publish(
+                containers.reserve(thermocline_storage::container::Purpose::Write)?,
+                Tier::Ssd,
+                0,
+                7,
+                Arc::new(Unreachable),
+            );
             entry.sealed.store(true, Ordering::Release);
         }
         let all = containers.of_tier(Tier::Ssd);

@@ -209,3 +209,34 @@ fn who_waits_for_room_below_waits_as_long_as_writes_may() -> Done {
     });
     Ok(())
 }
+
+/// Each opening that writes begins containers, so a store can run out of their numbers long before it is full.
+#[test]
+fn without_numbers_for_containers_room_is_made_as_on_a_full_disk() -> Done {
+    let dir = tempfile::tempdir()?;
+    let builder = Cache::builder().memory(1 << 20).ssd(dir.path().join("s"), 64 << 20).cold(dir.path().join("c"));
+    let cache = builder.world(Arc::new(RealFs), Arc::new(SystemClock), false).open()?;
+    let engine = cache.engine();
+    let value = |n: u64| n.to_le_bytes().repeat(1000);
+    for n in 0..10 {
+        cache.put(format!("{n}"), value(n))?;
+        cache.flush()?;
+        for tier in &engine.tiers {
+            tier.seal()?;
+        }
+    }
+    // All but those that are kept for reclaim are taken by others.
+    while engine.catalog.containers.reserve(Purpose::Write).is_ok() {}
+    for n in 10..100 {
+        cache.put(format!("{n}"), value(n))?;
+        cache.flush()?;
+        for tier in &engine.tiers {
+            tier.seal()?;
+        }
+    }
+    let evicted = cache.stats().counts.evicted;
+    let there = (0..100).filter(|n| cache.get(format!("{n}")).is_ok_and(|v| v.is_some())).count() as u64;
+    assert!(evicted > 0 && there + evicted == 100, "{there} are there, {evicted} were evicted");
+    assert_eq!(cache.get("99")?.as_deref(), Some(&value(99)[..]));
+    Ok(())
+}

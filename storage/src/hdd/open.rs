@@ -11,7 +11,7 @@ use super::reader::Handle;
 use super::seal;
 use super::value::{self, Header};
 use super::writer::{generation_id, generation_name};
-use crate::container::{Containers, Known, NOT_SEEN, OpenReport, Unknown};
+use crate::container::{Containers, Known, NOT_SEEN, OpenReport, Purpose, Unknown};
 use crate::error::{Error, IoContext, Result};
 use crate::tierdir::Dir;
 use crate::types::Tier;
@@ -148,7 +148,7 @@ impl Opening<'_> {
             }
             (Unknown::Attach, files) => {
                 let known = Known {
-                    no: self.containers.reserve()?.no,
+                    no: self.containers.reserve(Purpose::Reclaim)?.no,
                     id: f.id,
                     tier: Tier::Hdd,
                     dir: f.dir.no,

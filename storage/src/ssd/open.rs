@@ -10,7 +10,9 @@
 use super::format::{self, Identity, Unfit};
 use super::segment::{Reading, Segment};
 use crate::appendlog::TMP;
-use crate::container::{Container, Known, Listed, NOT_SEEN, OpenReport, RawRecord, TierContext, Unknown};
+use crate::container::{
+    Container, Known, Listed, NOT_SEEN, OpenReport, Purpose, RawRecord, TierContext, Unknown,
+};
 use crate::error::{Error, IoContext, Result};
 use crate::item::{Head, Item};
 use crate::tierdir::{Dir, Lease, PROBE};
@@ -178,7 +180,7 @@ impl Opening<'_> {
                 Ok(())
             }
             Found::Ours(file, identity) if fate == Unknown::Attach => {
-                let no = self.ctx.containers.reserve()?.no;
+                let no = self.ctx.containers.reserve(Purpose::Reclaim)?.no;
                 let (records, earliest_expiry) =
                     read_trailer(&*file, len).map_or((0, 0), |t| (t.records, t.earliest_expiry));
                 let known = Known {

@@ -1,6 +1,7 @@
 //! Containers: what is announced, what is dropped, and when a number may be reused.
 
 use super::*;
+use crate::container::Purpose;
 
 #[test]
 fn a_number_is_reused_only_after_its_drop_is_durable_and_readers_let_go() {
@@ -19,14 +20,14 @@ fn a_number_is_reused_only_after_its_drop_is_durable_and_readers_let_go() {
     cat.forget(&entry);
     drop(entry);
     drop(held);
-    let other = cat.containers.reserve().unwrap();
+    let other = cat.containers.reserve(Purpose::Write).unwrap();
     assert_ne!(other.no, no, "the frame is only queued");
     mem.fail_from(Some(mem.calls()));
     assert!(cat.sync().is_err());
-    assert_ne!(cat.containers.reserve().unwrap().no, no, "the sync failed");
+    assert_ne!(cat.containers.reserve(Purpose::Write).unwrap().no, no, "the sync failed");
     mem.fail_from(None);
     cat.sync().unwrap();
-    let again = cat.containers.reserve().unwrap();
+    let again = cat.containers.reserve(Purpose::Write).unwrap();
     assert_eq!(again.no, no);
     assert!(again.id > other.id);
 }
@@ -38,10 +39,10 @@ fn a_number_that_a_reader_holds_rests() {
     seal(&entry);
     cat.forget(&entry);
     cat.sync().unwrap();
-    assert_ne!(cat.containers.reserve().unwrap().no, entry.no);
+    assert_ne!(cat.containers.reserve(Purpose::Write).unwrap().no, entry.no);
     let no = entry.no;
     drop(entry);
-    assert_eq!(cat.containers.reserve().unwrap().no, no);
+    assert_eq!(cat.containers.reserve(Purpose::Write).unwrap().no, no);
 }
 
 #[test]
@@ -103,7 +104,7 @@ fn containers_are_known_after_a_restart_and_their_numbers_are_taken_even_if_thei
         let ids: Vec<u64> = rec.containers.iter().map(|k| k.id).collect();
         assert_eq!(ids, [a.id, b.id]);
         assert_eq!(rec.containers[0].created_ms, 7);
-        let fresh = cat.containers.reserve().unwrap().no;
+        let fresh = cat.containers.reserve(Purpose::Write).unwrap().no;
         assert!(fresh != a.no && fresh != b.no);
         assert!(matches!(cat.find(id(1)), Found::Absent));
         cat.checkpoint_now().unwrap();

@@ -248,7 +248,7 @@ fn a_call_is_all_or_nothing() {
     assert!(containers.all().is_empty());
     assert_eq!(cold.usage().occupied, 0);
     // Numbers came back too.
-    assert!((0..20).map(|_| containers.reserve().unwrap().no).all(|no| no < 20));
+    assert!((0..20).map(|_| containers.reserve(Purpose::Write).unwrap().no).all(|no| no < 20));
 }
 
 #[test]
