@@ -6,13 +6,12 @@ mod common;
 
 use common::value;
 use std::fs;
-use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use thermocline::testing::SystemClock;
-use thermocline::testing::vfs::{DirEntry, EntryKind, Map, OpenMode, RealFs, Space, Vfs, VfsFile, VfsLock};
 use thermocline::{Builder, Cache, Tier};
+use thermocline_storage::testing::{Fault, FaultFs, Op};
 
 const MIB: u64 = 1 << 20;
 /// Items in each tier.
@@ -38,20 +37,27 @@ fn rebuilding(dir: &Path) -> Builder {
 /// Items 0 to 29 on the SSD, 30 to 59 on the HDD, 60 to 89 in the archive, each of 100 KB.
 fn fill(dir: &Path) {
     let cache = builder(dir).open().unwrap();
-    for no in 0..3 * EACH {
+    for no in 0..EACH {
         cache.put(key(no), value(no, 1, 100_000)).unwrap();
-        match no / EACH {
-            0 => {}
-            1 => assert!(cache.demote(key(no), Tier::Hdd).unwrap()),
-            _ => assert!(cache.demote(key(no), Tier::Cold).unwrap()),
-        }
+    }
+    cache.flush().unwrap();
+    let segments = |cache: &Cache| cache.stats().tier(Tier::Ssd).unwrap().containers;
+    let of_these = segments(&cache);
+    cache.close().unwrap();
+    drop(cache);
+    // In segments of their own, since it is another opening.
+    let cache = builder(dir).open().unwrap();
+    for no in EACH..3 * EACH {
+        cache.put(key(no), value(no, 1, 100_000)).unwrap();
+        let below = if no / EACH == 1 { Tier::Hdd } else { Tier::Cold };
+        assert!(cache.demote(key(no), below).unwrap());
     }
     cache.close().unwrap();
     drop(cache);
     // Until the segments that hold nothing but old copies are gone: an old copy would do as well.
     let cache = builder(dir).open().unwrap();
     let begin = std::time::Instant::now();
-    while cache.stats().tier(Tier::Ssd).unwrap().containers > 3 {
+    while segments(&cache) > of_these {
         assert!(begin.elapsed().as_secs() < 60, "dead segments stay");
         cache.step().unwrap();
     }
@@ -228,72 +234,11 @@ fn the_command_says_that_something_was_not_seen() {
     assert!(code == Some(0) && told.contains("90 items"), "{code:?}: {told}");
 }
 
-/// The real file system, where everything but the first block of some files cannot be read.
-#[derive(Debug, Clone)]
-struct BadSectors(PathBuf);
-
-#[derive(Debug)]
-struct BadFile(Arc<dyn VfsFile>);
-
-impl Vfs for BadSectors {
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn VfsFile>> {
-        let file = RealFs.open(path, mode)?;
-        Ok(if path == self.0 { Arc::new(BadFile(file)) } else { file })
-    }
-    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        RealFs.create_dir_all(path)
-    }
-    fn read_dir(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
-        RealFs.read_dir(path)
-    }
-    fn kind(&self, path: &Path) -> io::Result<Option<EntryKind>> {
-        RealFs.kind(path)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        RealFs.rename(from, to)
-    }
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        RealFs.remove_file(path)
-    }
-    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
-        RealFs.remove_dir_all(path)
-    }
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        RealFs.sync_dir(path)
-    }
-    fn try_lock(&self, path: &Path) -> io::Result<Option<Box<dyn VfsLock>>> {
-        RealFs.try_lock(path)
-    }
-    fn space(&self, path: &Path) -> io::Result<Space> {
-        RealFs.space(path)
-    }
-}
-
-impl VfsFile for BadFile {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        if offset + buf.len() as u64 > 4096 {
-            return Err(io::Error::from_raw_os_error(5));
-        }
-        self.0.read_at(buf, offset)
-    }
-    fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_all_at(buf, offset)
-    }
-    fn allocate(&self, len: u64) -> io::Result<()> {
-        self.0.allocate(len)
-    }
-    fn sync(&self) -> io::Result<()> {
-        self.0.sync()
-    }
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-    fn allocated(&self) -> io::Result<u64> {
-        self.0.allocated()
-    }
-    fn map(&self, _: u64) -> io::Result<Option<Map>> {
-        Ok(None)
-    }
+/// The real file system, where everything but the first block of a file cannot be read.
+fn bad_sectors(victim: &Path) -> FaultFs {
+    let (fs, victim) = (FaultFs::default().without_maps(), victim.to_path_buf());
+    fs.fail(Fault::when(move |c| c.op == Op::Read && c.path == victim && c.range.end > 4096));
+    fs
 }
 
 #[test]
@@ -307,7 +252,7 @@ fn containers_that_cannot_be_listed() {
         fill(dir);
         let victim = victims(dir).remove(tier);
         fs::remove_dir_all(dir.join("s/catalog")).unwrap();
-        let world = BadSectors(victim.clone());
+        let world = bad_sectors(&victim);
         let begin = || rebuilding(dir).world(Arc::new(world.clone()), Arc::new(SystemClock), false);
         let cache = begin().open().unwrap();
         assert!(cache.recovery().rebuilt);

@@ -1,27 +1,26 @@
 //! One test for each fault that a review of the engine found.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
-use thermocline::testing::vfs::{DirEntry, EntryKind, Map, OpenMode, RealFs, Space, Vfs, VfsFile, VfsLock};
+use thermocline::testing::vfs::RealFs;
 use thermocline::testing::{ManualClock, SystemClock};
 use thermocline::{Builder, Cache, Error, Event, Persistence, PutOptions, Received, Tier};
+use thermocline_storage::testing::{Call, Fault, FaultFs, Op};
 
 type Try = Result<(), Box<dyn std::error::Error>>;
 
 /// Longest that anything here may take: a machine under load is slow, a fault hangs for ever.
 const LONG: Duration = Duration::from_secs(60);
 
-/// The real file system, with syncs that can be held up and removals that can be made to fail.
-#[derive(Debug, Default, Clone)]
-struct Faults(Arc<Shared>);
-
+/// Holds up syncs of files.
 #[derive(Debug, Default)]
-struct Shared {
+struct Gate {
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -33,133 +32,66 @@ struct State {
     /// How many wait, and how many of them may go on.
     waiting: usize,
     passes: usize,
-    /// Removing a path that contains this fails.
-    stuck: Option<String>,
-    /// Reading this byte of a file whose path contains this fails.
-    unreadable: Option<(String, u64)>,
 }
 
-impl Faults {
+impl Gate {
+    /// In front of the syncs of a file system.
+    fn of(fs: &FaultFs) -> Arc<Gate> {
+        let gate = Arc::new(Gate::default());
+        let syncs = gate.clone();
+        fs.watch(move |call| {
+            if call.op == Op::Sync {
+                syncs.pass(call.path);
+            }
+        });
+        gate
+    }
+
     fn hold(&self, part: &str) {
-        self.0.state.lock().hold = Some(part.into());
+        self.state.lock().hold = Some(part.into());
     }
 
     fn let_one_pass(&self) {
-        self.0.state.lock().passes += 1;
-        self.0.changed.notify_all();
+        self.state.lock().passes += 1;
+        self.changed.notify_all();
     }
 
     fn let_all_pass(&self) {
-        self.0.state.lock().hold = None;
-        self.0.changed.notify_all();
+        self.state.lock().hold = None;
+        self.changed.notify_all();
     }
 
     /// Until a sync waits that was not let through.
     fn until_held(&self) {
-        let mut state = self.0.state.lock();
+        let mut state = self.state.lock();
         while state.waiting == 0 || state.passes > 0 {
-            assert!(!self.0.changed.wait_for(&mut state, LONG).timed_out(), "nothing is synced");
+            assert!(!self.changed.wait_for(&mut state, LONG).timed_out(), "nothing is synced");
         }
     }
 
-    fn sync(&self, path: &Path) {
+    fn pass(&self, path: &Path) {
         let held = |s: &State| s.hold.as_ref().is_some_and(|h| path.to_string_lossy().contains(h.as_str()));
-        let mut state = self.0.state.lock();
+        let mut state = self.state.lock();
         if !held(&state) {
             return;
         }
         state.waiting += 1;
-        self.0.changed.notify_all();
+        self.changed.notify_all();
         while held(&state) && state.passes == 0 {
-            self.0.changed.wait(&mut state);
+            self.changed.wait(&mut state);
         }
         state.passes = state.passes.saturating_sub(1);
         state.waiting -= 1;
-        self.0.changed.notify_all();
+        self.changed.notify_all();
     }
 }
 
 /// Lets everything pass in the end, so that a test that fails does not hang.
-struct Release(Faults);
+struct Release(Arc<Gate>);
 
 impl Drop for Release {
     fn drop(&mut self) {
         self.0.let_all_pass();
-    }
-}
-
-#[derive(Debug)]
-struct File(Arc<dyn VfsFile>, PathBuf, Faults);
-
-impl Vfs for Faults {
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn VfsFile>> {
-        Ok(Arc::new(File(RealFs.open(path, mode)?, path.to_path_buf(), self.clone())))
-    }
-    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        RealFs.create_dir_all(path)
-    }
-    fn read_dir(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
-        RealFs.read_dir(path)
-    }
-    fn kind(&self, path: &Path) -> io::Result<Option<EntryKind>> {
-        RealFs.kind(path)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        RealFs.rename(from, to)
-    }
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        let stuck = self.0.state.lock().stuck.clone();
-        if stuck.is_some_and(|s| path.to_string_lossy().contains(&s)) {
-            return Err(io::Error::from_raw_os_error(5));
-        }
-        RealFs.remove_file(path)
-    }
-    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
-        RealFs.remove_dir_all(path)
-    }
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        RealFs.sync_dir(path)
-    }
-    fn try_lock(&self, path: &Path) -> io::Result<Option<Box<dyn VfsLock>>> {
-        RealFs.try_lock(path)
-    }
-    fn canonical(&self, path: &Path) -> io::Result<PathBuf> {
-        RealFs.canonical(path)
-    }
-    fn space(&self, path: &Path) -> io::Result<Space> {
-        RealFs.space(path)
-    }
-}
-
-impl VfsFile for File {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        let unreadable = self.2.0.state.lock().unreadable.clone();
-        let hit = unreadable.is_some_and(|(part, at)| {
-            self.1.to_string_lossy().contains(&part) && (offset..offset + buf.len() as u64).contains(&at)
-        });
-        if hit {
-            return Err(io::Error::from_raw_os_error(5));
-        }
-        self.0.read_at(buf, offset)
-    }
-    fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_all_at(buf, offset)
-    }
-    fn allocate(&self, len: u64) -> io::Result<()> {
-        self.0.allocate(len)
-    }
-    fn sync(&self) -> io::Result<()> {
-        self.2.sync(&self.1);
-        self.0.sync()
-    }
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-    fn allocated(&self) -> io::Result<u64> {
-        self.0.allocated()
-    }
-    fn map(&self, len: u64) -> io::Result<Option<Map>> {
-        self.0.map(len)
     }
 }
 
@@ -203,17 +135,18 @@ fn files(dir: &Path) -> Vec<String> {
 #[test]
 fn a_put_is_not_acknowledged_by_an_earlier_one() -> Try {
     let dir = tempfile::tempdir()?;
-    let faults = Faults::default();
+    let fs = FaultFs::default();
     let cache = Cache::builder()
         .memory(4 << 20)
         .ssd(dir.path().join("s"), 32 << 20)
         .persistence(Persistence::Always)
-        .world(Arc::new(faults.clone()), Arc::new(SystemClock), true)
+        .world(Arc::new(fs.clone()), Arc::new(SystemClock), true)
         .open()?;
     cache.put("warm", "makes the segment")?;
 
-    faults.hold("segments");
-    let _release = Release(faults.clone());
+    let gate = Gate::of(&fs);
+    gate.hold("segments");
+    let _release = Release(gate.clone());
     let put = |value: &'static str| {
         let cache = cache.clone();
         let (done, result) = mpsc::channel();
@@ -221,18 +154,18 @@ fn a_put_is_not_acknowledged_by_an_earlier_one() -> Try {
         result
     };
     let first = put("first");
-    faults.until_held();
+    gate.until_held();
     // Ends the first put (it came before the clear) while its batch is still under way.
     cache.clear()?;
     first.recv_timeout(LONG)??;
     let second = put("second");
     // The second is queued behind the batch of the first.
     std::thread::sleep(Duration::from_millis(200));
-    faults.let_one_pass();
-    faults.until_held();
+    gate.let_one_pass();
+    gate.until_held();
     let early = second.recv_timeout(Duration::from_millis(500));
     assert!(early.is_err(), "acknowledged before it was durable: {early:?}, get {:?}", cache.get("k"));
-    faults.let_all_pass();
+    gate.let_all_pass();
     second.recv_timeout(LONG)??;
     assert_eq!(cache.get("k")?.as_deref(), Some(&b"second"[..]));
     Ok(())
@@ -300,11 +233,11 @@ fn the_limit_of_items_is_reached_and_reclaim_ends() -> Try {
 fn a_container_that_cannot_be_deleted_holds_up_no_other() -> Try {
     let dir = tempfile::tempdir()?;
     let segments = dir.path().join("s/segments");
-    let faults = Faults::default();
+    let fs = FaultFs::default();
     let cache = Cache::builder()
         .memory(4 << 20)
         .ssd(dir.path().join("s"), 8 << 20)
-        .world(Arc::new(faults.clone()), Arc::new(SystemClock), false)
+        .world(Arc::new(fs.clone()), Arc::new(SystemClock), false)
         .open()?;
     for i in 0..200 {
         cache.put(format!("k{i}"), noise(i, 16 << 10))?;
@@ -312,7 +245,8 @@ fn a_container_that_cannot_be_deleted_holds_up_no_other() -> Try {
     cache.flush()?;
     let before = files(&segments);
     assert!(before.len() >= 4, "{before:?}");
-    faults.0.state.lock().stuck = before.first().cloned();
+    let stuck = segments.join(&before[0]);
+    fs.fail(Fault::when(move |c| c.op == Op::RemoveFile && c.path == stuck));
     cache.clear()?;
     cache.step()?;
     let after = files(&segments);
@@ -521,23 +455,27 @@ fn an_item_that_expires_in_the_write_buffer_is_gone_with_an_event() -> Try {
 fn reclaim_evicts_nothing_because_a_record_cannot_be_reached() -> Try {
     let dir = tempfile::tempdir()?;
     let segments = dir.path().join("s/segments");
-    let faults = Faults::default();
+    let fs = FaultFs::default();
     let mut builder =
         Cache::builder().memory(1 << 20).ssd(dir.path().join("s"), 16 << 20).cold(dir.path().join("c"));
     let storage = &mut builder.config_mut().storage;
     storage.segment_size = Some(1 << 20);
     storage.max_value_size = Some(256 << 10);
     storage.read_mode = thermocline::config::ReadMode::Pread;
-    let cache = builder.world(Arc::new(faults.clone()), Arc::new(SystemClock), false).open()?;
+    let cache = builder.world(Arc::new(fs.clone()), Arc::new(SystemClock), false).open()?;
     for i in 0..14 {
         cache.put(format!("key number {i} of those"), noise(i, 64 << 10))?;
     }
     cache.flush()?;
-    let name = files(&segments).into_iter().next().ok_or("a segment")?;
-    let bytes = std::fs::read(segments.join(&name))?;
     let key = b"key number 7 of those";
-    let at = bytes.windows(key.len()).position(|w| w == key).ok_or("the key")?;
-    faults.0.state.lock().unreadable = Some((name, at as u64));
+    let holds = |name: String| {
+        let bytes = std::fs::read(segments.join(&name)).ok()?;
+        Some((bytes.windows(key.len()).position(|w| w == key)?, name))
+    };
+    let (at, name) = files(&segments).into_iter().find_map(holds).ok_or("the key")?;
+    // A file goes by the name that it was opened under, be it a temporary one.
+    let bad = move |path: &Path| path.to_string_lossy().contains(&name);
+    fs.fail(Fault::when(move |c| c.op == Op::Read && c.range.contains(&(at as u64)) && bad(c.path)));
 
     for i in 14..400 {
         cache.put(format!("key number {i} of those"), noise(i, 64 << 10))?;
@@ -549,8 +487,8 @@ fn reclaim_evicts_nothing_because_a_record_cannot_be_reached() -> Try {
     cache.flush()?;
     cache.step()?;
     assert_eq!(cache.stats().counts.evicted, 0);
-    assert_eq!(cache.get("key number 7 of those")?, None, "it cannot be reached");
-    faults.0.state.lock().unreadable = None;
+    assert!(cache.get("key number 7 of those")?.is_none(), "it cannot be reached");
+    fs.heal();
     for i in 0..400 {
         assert_eq!(
             cache.get(format!("key number {i} of those"))?.map(|v| v.to_vec()),
@@ -558,5 +496,66 @@ fn reclaim_evicts_nothing_because_a_record_cannot_be_reached() -> Try {
             "{i}"
         );
     }
+    Ok(())
+}
+
+/// A checkpoint that fails is tried again ever more seldom, and keeps nobody from anything else.
+#[test]
+fn a_checkpoint_that_keeps_failing_rests_and_holds_up_nothing() -> Try {
+    let dir = tempfile::tempdir()?;
+    let (fs, clock) = (FaultFs::default().without_syncs(), Arc::new(ManualClock::new(1_000_000)));
+    let mut builder = Cache::builder().memory(16 << 20).ssd(dir.path().join("s"), 64 << 20);
+    builder.config_mut().storage.checkpoint_journal_size = 1 << 20;
+    let builder = builder.world(Arc::new(fs.clone()), clock.clone(), false);
+    let cache = builder.clone().open()?;
+    // The first thing that a checkpoint does is to begin a new pair of journals.
+    let is_one =
+        |c: &Call<'_>| c.op == Op::Create && c.path.to_string_lossy().contains("/catalog/a/journal-");
+    let attempts = Arc::new(AtomicU64::new(0));
+    let seen = attempts.clone();
+    fs.watch(move |c| {
+        seen.fetch_add(u64::from(is_one(c)), Ordering::Relaxed);
+    });
+    fs.fail(Fault::when(is_one));
+    // Until the journal is so long that each commit finds a checkpoint overdue.
+    let fill = |cache: &Cache| -> Try {
+        // What is told is of both copies.
+        let end = cache.stats().journal_bytes + (5 << 20);
+        while cache.stats().journal_bytes <= end {
+            for i in 0..1000 {
+                cache.put(format!("k{i}"), "v")?;
+            }
+            cache.flush()?;
+        }
+        Ok(())
+    };
+    fill(&cache)?;
+    attempts.store(0, Ordering::Relaxed);
+    // After 1, 2, 4 … 32, 60 and 60 s.
+    for i in 0..200 {
+        cache.put("k", format!("value {i}"))?;
+        cache.flush()?;
+        cache.step()?;
+        clock.advance(1000);
+    }
+    let tried = attempts.swap(0, Ordering::Relaxed);
+    assert!((5..=9).contains(&tried), "{tried} in 200 s");
+    assert!(cache.close().is_err(), "it is said");
+    assert!(attempts.load(Ordering::Relaxed) > 0, "closing does not wait for the rest to be over");
+    drop(cache);
+
+    fs.heal();
+    let cache = builder.clone().open()?;
+    assert_eq!(cache.get("k")?.as_deref(), Some(&b"value 199"[..]));
+    fs.fail(Fault::when(is_one));
+    fill(&cache)?;
+    // Once it succeeds there is no rest any more.
+    fs.heal();
+    clock.advance(60_000);
+    let before = cache.stats().checkpoints;
+    cache.put("k", "last")?;
+    cache.flush()?;
+    assert_eq!(cache.stats().checkpoints, before + 1);
+    cache.close()?;
     Ok(())
 }

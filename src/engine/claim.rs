@@ -9,12 +9,13 @@
 //! it holds one: so nobody waits in a circle.
 //!
 //! Where nothing is below, containers are emptied one at a time: the tier's reserve has room for what is kept of one,
-//! and what finds no room at the head is lost there.
+//! and what finds no room at the head is lost there. A container that was dropped gives its room back only once nobody
+//! reads it any more, so before the next is emptied that is waited for, for a moment.
 
 use parking_lot::{Condvar, Mutex};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 use thermocline_storage::container::Entry;
 
 /// What reclaim of one tier remembers.
@@ -30,10 +31,17 @@ struct State {
     stuck: Vec<(u64, u32)>,
     /// Ids of the containers that somebody has claimed.
     claimed: Vec<u64>,
+    /// Containers that were dropped, and when, while somebody may still have been reading them.
+    dropped: Vec<(Weak<Entry>, Instant)>,
 }
 
 /// Steps for which a container is left alone.
 const REST: u32 = 100;
+
+/// How long after its drop a container's readers are waited for. Most are done in far less. Not longer: who holds it may
+/// be a read that waits for a share of the limit on values in flight, or a write that is hidden as yet, and both of them
+/// may be waiting for the very room that is being made.
+pub(super) const READERS: Duration = Duration::from_millis(50);
 
 /// What a choice came to.
 #[derive(Debug)]
@@ -68,10 +76,16 @@ impl State {
     /// Whether the container is one to be emptied. Those of a directory that is away occupy nothing here and cannot
     /// be read.
     fn may_try(&self, entry: &Entry) -> bool {
-        self.free(entry)
-            && entry.live() > 0
-            && entry.container.occupied() > 0
-            && !self.stuck.iter().any(|(id, _)| *id == entry.id)
+        self.free(entry) && entry.live() > 0 && entry.container.occupied() > 0 && !self.is_stuck(entry)
+    }
+
+    /// Of what was dropped, that is: or what is held for so long that nobody waits for it.
+    fn forget_what_was_let_go(&mut self) {
+        self.dropped.retain(|(entry, at)| entry.strong_count() > 0 && at.elapsed() < READERS);
+    }
+
+    fn is_stuck(&self, entry: &Entry) -> bool {
+        self.stuck.iter().any(|(id, _)| *id == entry.id)
     }
 }
 
@@ -95,6 +109,34 @@ impl Claims {
     /// What was left alone may be tried again.
     pub(super) fn forgive(&self) {
         self.state.lock().stuck.clear();
+    }
+
+    /// Whether the container is left alone.
+    pub(super) fn is_left_alone(&self, entry: &Entry) -> bool {
+        self.state.lock().is_stuck(entry)
+    }
+
+    /// The container was dropped; who reads it keeps its room.
+    pub(super) fn dropped(&self, entry: &Arc<Entry>) {
+        let mut state = self.state.lock();
+        state.forget_what_was_let_go();
+        state.dropped.push((Arc::downgrade(entry), Instant::now()));
+    }
+
+    /// Waits until nobody holds what was dropped within [`READERS`], or until that is over; says whether there was
+    /// anything to wait for.
+    pub(super) fn wait_for_readers(&self) -> bool {
+        let mut waited = false;
+        loop {
+            let mut state = self.state.lock();
+            state.forget_what_was_let_go();
+            if state.dropped.is_empty() {
+                return waited;
+            }
+            drop(state);
+            waited = true;
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Claims those that `choose` picks of the containers that may be emptied; `all` gives those of the tier. `alone`:
@@ -138,38 +180,16 @@ impl Claims {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use thermocline_storage::container::{Container, Containers, Listed, RawRecord};
-    use thermocline_storage::error::{Error, Result};
-    use thermocline_storage::item::Head;
-    use thermocline_storage::{Item, Tier};
-
-    #[derive(Debug)]
-    struct Fake;
-
-    impl Container for Fake {
-        fn read_up_to(&self, _: u32, _: u64) -> Result<Item> {
-            Err(Error::Gone(0))
-        }
-        fn head(&self, _: u32) -> Result<Head> {
-            Err(Error::Gone(0))
-        }
-        fn list(&self) -> Result<Vec<Listed>> {
-            Ok(Vec::new())
-        }
-        fn raw(&self, _: u32) -> Option<RawRecord> {
-            None
-        }
-        fn occupied(&self) -> u64 {
-            1
-        }
-    }
+    use thermocline_storage::Tier;
+    use thermocline_storage::container::Containers;
+    use thermocline_storage::testing::Hollow;
 
     #[test]
     fn a_container_is_claimed_by_one_at_a_time() {
         let containers = Containers::new(1);
         for live in [1, 1, 0] {
-            let reserved = containers.reserve().unwrap();
-            let entry = containers.publish(reserved, Tier::Ssd, 0, 7, Arc::new(Fake));
+            let reserved = containers.reserve(thermocline_storage::container::Purpose::Write).unwrap();
+            let entry = containers.publish(reserved, Tier::Ssd, 0, 7, Arc::new(Hollow(1)));
             entry.live.store(live, Ordering::Relaxed);
             entry.sealed.store(true, Ordering::Relaxed);
         }
@@ -210,5 +230,24 @@ mod tests {
         claims.leave_alone(&entry);
         assert_eq!(claimed(choose(true, 9)).len(), 1);
         assert!(matches!(choose(true, 0), Choice::Nothing));
+    }
+
+    #[test]
+    fn who_reads_what_was_dropped_is_waited_for_but_not_for_long() {
+        let containers = Containers::new(1);
+        let reserved = containers.reserve(thermocline_storage::container::Purpose::Write).unwrap();
+        let no = reserved.no;
+        let entry = containers.publish(reserved, Tier::Ssd, 0, 7, Arc::new(Hollow(1)));
+        containers.remove(no);
+        let claims = Claims::default();
+        assert!(!claims.wait_for_readers(), "nothing was dropped");
+        let began = Instant::now();
+        claims.dropped(&entry);
+        assert!(claims.wait_for_readers() && began.elapsed() >= READERS, "somebody holds it");
+        assert!(!claims.wait_for_readers(), "it has been waited for");
+        claims.dropped(&entry);
+        drop(entry);
+        assert!(!claims.wait_for_readers(), "nobody holds it");
+        assert!(claims.state.lock().dropped.is_empty());
     }
 }

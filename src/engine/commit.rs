@@ -28,6 +28,8 @@ const PATIENCE: u32 = 10;
 /// So often what is hot is kept when room is made; if that frees too little, whole containers go.
 const SOFT: u32 = 8;
 const PAUSE: Duration = Duration::from_millis(5);
+/// Of a background move.
+const FULL_FOR_NOW: &str = "the tier is full, and its reclaim has not come to an end";
 
 /// Values that go to the same tier.
 struct Group<'a> {
@@ -91,7 +93,7 @@ impl Engine {
             let done = match tier {
                 Some(tier) => {
                     let items = self.encode(tier, &values);
-                    self.append_down(tier.tier(), &items, purpose)
+                    self.append_down(tier.tier(), &items, purpose, Instant::now() + self.settings.write_stall)
                 }
                 None => Err(StorageError::Busy("no tier can hold a value of this size any more")),
             };
@@ -171,13 +173,16 @@ impl Engine {
         Counters::add(&c.stored, stored as u64);
     }
 
-    /// Appends to a tier, making room if its limit is reached. The mark that comes with the places is held until
-    /// they are committed: no container that was written to is dropped before.
+    /// Appends to a tier, making room if its limit is reached. While others make room it waits for them until the
+    /// deadline. Where nobody waits for it (not `urgent`) that ends in `Busy`, and sooner if the store is being closed.
+    /// The mark that comes with the places is held until they are committed: no container that was written to is
+    /// dropped before.
     pub(super) fn append(
         &self,
         tier: &Arc<dyn DiskTier>,
         supply: &dyn Supply,
         purpose: Purpose,
+        (deadline, urgent): (Instant, bool),
     ) -> Result<(Vec<Option<Written>>, Batch<'_>), StorageError> {
         let needed: u64 = (0..supply.len()).map(|n| supply.bytes(n)).sum();
         let (mut tries, mut own, mut in_vain) = (0, 0, 0);
@@ -201,6 +206,11 @@ impl Engine {
                         Freed::Room => own += 1,
                         // Nothing says that it is too little to keep what is hot.
                         Freed::ByOthers => {}
+                        Freed::Later if Instant::now() < deadline && (urgent || !self.is_stopping()) => {
+                            tries -= 1
+                        }
+                        Freed::Later if !urgent => return Err(StorageError::Busy(FULL_FOR_NOW)),
+                        Freed::Later => return Err(e),
                         Freed::Nothing => {
                             // Others may hold what is to be reclaimed, or have it in hand, for a moment.
                             (own, in_vain) = (own + 1, in_vain + 1);
@@ -235,10 +245,11 @@ impl Engine {
         from: Tier,
         items: &[Item],
         purpose: Purpose,
+        deadline: Instant,
     ) -> Result<(Vec<Written>, Batch<'_>), StorageError> {
         let mut first = None;
         for tier in self.tiers.iter().filter(|t| t.tier() >= from) {
-            match self.append(tier, &items, purpose) {
+            match self.append(tier, &items, purpose, (deadline, true)) {
                 Ok((written, batch)) => return Ok((written.into_iter().flatten().collect(), batch)),
                 Err(e) => {
                     let name = tier.tier();
@@ -313,7 +324,7 @@ impl Engine {
         let items = [item(ident, v, codec, payload)];
         let deadline = Instant::now() + self.settings.write_stall;
         let (written, batch) = loop {
-            match self.append_down(tier.tier(), &items, Purpose::Write) {
+            match self.append_down(tier.tier(), &items, Purpose::Write, deadline) {
                 // Its caller waits for room like any other.
                 Err(e) if e.is_no_space() && Instant::now() < deadline => std::thread::sleep(PAUSE),
                 done => break done,

@@ -4,7 +4,7 @@
 //! frame is synced leaves the old record live; one after it, the new.
 
 use super::Engine;
-use super::read::{Follow, Judged, expired};
+use super::read::expired;
 use crate::error::Result;
 use crate::events::{Event, EvictReason};
 use crate::stats::Counters;
@@ -186,7 +186,7 @@ impl Engine {
             let (chunk, later) = rest.split_at_checked(count).unwrap_or((rest, &[]));
             rest = later;
             self.pace(bytes, urgent);
-            let done = self.move_chunk(chunk, to, purpose)?;
+            let done = self.move_chunk(chunk, to, purpose, urgent)?;
             moved.items += done.items;
             moved.bytes += done.bytes;
             moved.unreachable = moved.unreachable.or(done.unreachable);
@@ -202,14 +202,16 @@ impl Engine {
         chunk: &[Mover],
         to: &Arc<dyn DiskTier>,
         purpose: Purpose,
+        urgent: bool,
     ) -> Result<Moved, StorageError> {
+        let patience = (Instant::now() + self.settings.write_stall, urgent);
         let taken = RefCell::new(chunk.iter().map(|_| None).collect());
         let moving = Moving { engine: self, to, chunk, taken, unreachable: RefCell::default() };
-        let (written, _batch) = match self.append(to, &moving, purpose) {
+        let (written, _batch) = match self.append(to, &moving, purpose, patience) {
             // One item that does not decode keeps a pack from being written: it is damaged, and dies alone.
             Err(StorageError::Dependency { .. }) => {
                 self.condemn_undecodable(chunk);
-                self.append(to, &moving, purpose)?
+                self.append(to, &moving, purpose, patience)?
             }
             done => done?,
         };
@@ -337,21 +339,11 @@ impl Engine {
 
     /// Where a live key's record stands on disk, after writing it there if it was dirty.
     fn on_disk(&self, ident: Ident, key: &[u8]) -> Result<Option<Located>> {
-        let mut follow = Follow::default();
         loop {
-            let found = self.catalog.find(ident);
-            match self.judge(ident, key, &found)? {
-                Judged::Moved => {
-                    follow.on()?;
-                    continue;
-                }
-                Judged::Live(_) => {}
+            match self.look_up(ident, key)? {
+                (Found::At(at), Some(_)) => return Ok(Some(at)),
+                (Found::Dirty(_), Some(_)) => self.flush_all()?,
                 _ => return Ok(None),
-            }
-            match found {
-                Found::At(at) => return Ok(Some(at)),
-                Found::Dirty(_) => self.flush_all()?,
-                Found::Absent => return Ok(None),
             }
         }
     }

@@ -286,7 +286,7 @@ impl Engine {
         }
         if self.has_disk() {
             // The journal is short again, so that the next opening is quick.
-            result = result.and(self.catalog.checkpoint().map_err(Error::from));
+            result = result.and(self.catalog.checkpoint_now().map_err(Error::from));
         }
         self.catalog.close();
         self.home.lock().take();

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
-use thermocline_storage::container::{DiskTier, Entry};
+use thermocline_storage::container::{DiskTier, Entry, Listed};
 use thermocline_storage::{Ident, Tier};
 
 /// Heat below which nothing is worth keeping or promoting: two uses.
@@ -204,22 +204,26 @@ impl Engine {
         let mut due: Vec<&Arc<Entry>> = all.iter().filter(|e| e.sealed.load(Ordering::Acquire)).collect();
         due.sort_by_key(|e| (known.get(&e.id).map_or(0, |k| k.1), e.id));
         for entry in due.into_iter().take(LOOKS) {
-            let Ok(listed) = entry.container.list() else { continue };
-            let bar = self.placement.bar(entry.tier);
-            let mut worth = 0.0;
-            for l in self.catalog.live_in(entry, listed) {
-                let heat = self.heat.estimate(l.ident);
-                if !self.memory_serves(l.ident, heat) {
-                    worth += f64::from(l.bytes) * f64::from(heat.min(bar)) / f64::from(bar);
-                }
-            }
-            self.placement.worth.lock().insert(entry.id, (worth as u64, look));
+            // One that cannot be listed was looked at as well: else it would be due for ever, and others never.
+            let worth =
+                entry.container.list().map_or(entry.live_bytes(), |listed| self.worth_of(entry, listed));
+            self.placement.worth.lock().insert(entry.id, (worth, look));
         }
         let mut found = self.placement.worth.lock();
         // What others dropped while it was looked at here would never be forgotten.
         let there: HashSet<u64> = all.iter().map(|e| e.id).collect();
         found.retain(|id, _| there.contains(id));
         all.iter().map(|e| (e.id, found.get(&e.id).map_or(e.live_bytes(), |w| w.0))).collect()
+    }
+
+    fn worth_of(&self, entry: &Entry, listed: Vec<Listed>) -> u64 {
+        let bar = self.placement.bar(entry.tier);
+        let worth = |l: &Listed| {
+            let heat = self.heat.estimate(l.ident);
+            let share = if self.memory_serves(l.ident, heat) { 0 } else { heat.min(bar) };
+            f64::from(l.bytes) * f64::from(share) / f64::from(bar)
+        };
+        self.catalog.live_in(entry, listed).iter().map(worth).sum::<f64>() as u64
     }
 }
 
@@ -297,6 +301,87 @@ mod tests {
             assert_eq!(promoted(&cache) > 0, credit);
         }
         assert!(engine.placement.credit() < 1 << 20, "nothing was paid");
+        Ok(())
+    }
+
+    fn segments(cache: &Cache, count: u32) -> Result<Vec<Arc<Entry>>, Box<dyn std::error::Error>> {
+        let engine = cache.engine();
+        for n in 0..count {
+            cache.put(n.to_be_bytes(), vec![7; 20_000])?;
+            cache.flush()?;
+            engine.top().ok_or("no tier")?.seal()?;
+        }
+        Ok(engine.catalog.containers.of_tier(Tier::Ssd))
+    }
+
+    #[test]
+    fn the_worth_of_what_was_dropped_while_it_was_looked_at_is_forgotten() -> Done {
+        let dir = tempfile::tempdir()?;
+        let cache = store(dir.path())?;
+        let engine = cache.engine();
+        let before = segments(&cache, 3)?;
+        cache.remove(1u32.to_be_bytes())?;
+        cache.flush()?;
+        assert!(engine.reclaim_step(Tier::Ssd)?, "it is empty");
+        let now = engine.catalog.containers.of_tier(Tier::Ssd);
+        assert_eq!((before.len(), now.len()), (3, 2));
+        engine.worth(&before);
+        engine.worth(&now);
+        let known = engine.placement.worth.lock().len();
+        assert_eq!(known, 2);
+        Ok(())
+    }
+
+    /// A container that says nothing of what is in it.
+    #[derive(Debug)]
+    struct Unreachable;
+
+    impl thermocline_storage::container::Container for Unreachable {
+        fn read_up_to(&self, _: u32, _: u64) -> thermocline_storage::Result<thermocline_storage::Item> {
+            Err(thermocline_storage::Error::Busy("unreachable"))
+        }
+        fn head(&self, _: u32) -> thermocline_storage::Result<thermocline_storage::item::Head> {
+            Err(thermocline_storage::Error::Busy("unreachable"))
+        }
+        fn list(&self) -> thermocline_storage::Result<Vec<Listed>> {
+            Err(thermocline_storage::Error::Busy("unreachable"))
+        }
+        fn raw(&self, _: u32) -> Option<thermocline_storage::container::RawRecord> {
+            None
+        }
+        fn occupied(&self) -> u64 {
+            1 << 20
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_listed_does_not_keep_others_from_being_looked_at() -> Done {
+        let dir = tempfile::tempdir()?;
+        let cache = store(dir.path())?;
+        let engine = cache.engine();
+        segments(&cache, 2)?;
+        let containers = &engine.catalog.containers;
+        for _ in 0..2 * LOOKS {
+            let entry = containers.publish(
+                containers.reserve(thermocline_storage::container::Purpose::Write)?,
+                Tier::Ssd,
+                0,
+                7,
+                Arc::new(Unreachable),
+            );
+            entry.sealed.store(true, Ordering::Release);
+        }
+        let all = containers.of_tier(Tier::Ssd);
+        let looked =
+            || all.iter().filter_map(|e| engine.placement.worth.lock().get(&e.id).map(|w| w.1)).min();
+        for _ in 0..3 {
+            engine.worth(&all);
+        }
+        assert_eq!(looked(), Some(1), "each was looked at once");
+        for _ in 0..3 {
+            engine.worth(&all);
+        }
+        assert!(looked() > Some(2), "and each again");
         Ok(())
     }
 }

@@ -325,13 +325,19 @@ impl Engine {
         if !self.has_disk() {
             return Ok(None);
         }
+        self.look_up(ident, key).map(|(_, known)| known)
+    }
+
+    /// What the catalog has of a key, and what is known of it if that is the key's and alive. A record that moves
+    /// meanwhile is followed.
+    pub(super) fn look_up(&self, ident: Ident, key: &[u8]) -> Result<(Found, Option<Known>)> {
         let mut follow = Follow::default();
         loop {
             let found = self.catalog.find(ident);
             match self.judge(ident, key, &found)? {
                 Judged::Moved => follow.on()?,
-                Judged::Absent | Judged::Unreadable => return Ok(None),
-                Judged::Live(known) => return Ok(Some(known)),
+                Judged::Absent | Judged::Unreadable => return Ok((found, None)),
+                Judged::Live(known) => return Ok((found, Some(known))),
             }
         }
     }

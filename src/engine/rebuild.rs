@@ -38,7 +38,7 @@ pub(super) fn rebuild(catalog: &Catalog, home: &mut Home, unseen: &mut Unseen) -
         home.begin_writing()?;
         catalog.skip_versions(Version::first_of(home.open_counter()));
     }
-    catalog.checkpoint()?;
+    catalog.checkpoint_now()?;
     settle(home, unseen, Some(home.open_counter()));
     Ok(())
 }
@@ -52,7 +52,7 @@ pub(super) fn take_in(
 ) -> Result<()> {
     let found = catalog.containers.all().into_iter().filter(|e| !known.contains(&e.id)).collect();
     adopt(catalog, home, found, unseen);
-    catalog.checkpoint()?;
+    catalog.checkpoint_now()?;
     settle(home, unseen, home.rebuilt_in_part());
     Ok(())
 }

@@ -14,8 +14,8 @@
 
 use super::Engine;
 use super::claim::{Choice, Claims};
-use super::moves::{Moved, Mover};
-use crate::error::Result;
+use super::moves::Mover;
+use crate::error::{Error, Result};
 use crate::events::EvictReason;
 use crate::stats::Counters;
 use std::collections::HashMap;
@@ -40,10 +40,6 @@ const DROP_WAIT: Duration = Duration::from_secs(5);
 /// How long somebody who waits for room waits for reclaim by others before it looks again.
 const OTHERS_WAIT: Duration = Duration::from_secs(1);
 
-/// How often, and how long apart, the head of a tier with nothing below is asked for room again.
-const READERS: usize = 10;
-const READERS_PAUSE: Duration = Duration::from_millis(5);
-
 /// How often a container is emptied again because something landed in it meanwhile. What is alive after that is not
 /// in its listing.
 const LATE_BATCHES: usize = 4;
@@ -58,6 +54,8 @@ pub(super) enum Freed {
     Room,
     /// Somebody else made room, which may be taken by now.
     ByOthers,
+    /// Nothing yet: others are at it, and take their time.
+    Later,
     /// Nothing.
     Nothing,
 }
@@ -93,17 +91,30 @@ fn live_share(entry: &Entry) -> f64 {
 }
 
 impl Engine {
+    /// Whether the tier is one that loses what finds no room at its head, because nothing is below, and whose readers
+    /// keep the room of what was dropped.
+    fn is_lone_ssd(&self, tier: &Arc<dyn DiskTier>) -> bool {
+        tier.tier() == Tier::Ssd && self.below(Tier::Ssd).is_none()
+    }
+
     fn is_top(&self, tier: Tier) -> bool {
         self.top().is_some_and(|top| top.tier() == tier)
     }
 
-    /// Whether a tier is over its high mark, or over its limit of items.
+    /// Whether a tier is over its high mark, or over its limit of items. What no reclaim can free (containers that are
+    /// not in the catalog, or that could not be emptied) takes from the limit: were it counted against the mark, all
+    /// that can be reclaimed would be copied and evicted for it, without end and in vain.
     pub(super) fn is_over(&self, tier: &Arc<dyn DiskTier>) -> bool {
         if self.items_over(tier).is_some() {
             return true;
         }
         let u = tier.usage();
-        u.limit.is_some_and(|limit| u.occupied > high_mark(limit))
+        let Some(limit) = u.limit.filter(|limit| u.occupied > high_mark(*limit)) else { return false };
+        let claims = self.claims(tier.tier());
+        let all = self.of_tier(tier);
+        let ours = all.iter().filter(|e| !claims.is_left_alone(e)).map(|e| e.container.occupied());
+        let ours = ours.fold(0, u64::saturating_add);
+        ours > high_mark(limit.saturating_sub(u.occupied.saturating_sub(ours)))
     }
 
     /// Items of a tier and the limit of their number, if there are more.
@@ -118,6 +129,7 @@ impl Engine {
     /// One reclaim of a tier that is over its high mark; says whether it freed anything.
     pub(super) fn reclaim_step(&self, tier: Tier) -> Result<bool> {
         let Some(tier) = self.tier(tier) else { return Ok(false) };
+        self.claims(tier.tier()).tick();
         match self.drop_empty(tier, false) {
             Dropped::Some => return Ok(true),
             // Their space is as good as free, and what is kept of further ones would take the reserve meanwhile.
@@ -143,7 +155,7 @@ impl Engine {
         self.urgent.fetch_add(1, Ordering::Relaxed);
         let done = claims.wait(OTHERS_WAIT);
         self.urgent.fetch_sub(1, Ordering::Relaxed);
-        if done { Freed::ByOthers } else { Freed::Nothing }
+        if done { Freed::ByOthers } else { Freed::Later }
     }
 
     /// Makes room in a tier whose limit is reached, on behalf of somebody who waits. `hard`: nothing goes back to the
@@ -153,6 +165,7 @@ impl Engine {
         if needed > tier.max_record().saturating_mul(4).max(64 << 20) && tier.usage().limit.is_some() {
             return Freed::Nothing;
         }
+        self.claims(tier.tier()).tick();
         if self.drop_empty(tier, true) == Dropped::Some {
             return Freed::Room;
         }
@@ -207,6 +220,9 @@ impl Engine {
             Err(e) => return Err(e.into()),
         }
         self.catalog.forget(entry);
+        if self.is_lone_ssd(tier) {
+            self.claims(tier.tier()).dropped(entry);
+        }
         self.first_dead.lock().remove(&entry.id);
         self.placement.forget(entry.id);
         Counters::bump(&self.counters.containers_dropped);
@@ -217,7 +233,6 @@ impl Engine {
     /// next is tried.
     fn reclaim_one(&self, tier: &Arc<dyn DiskTier>, urgent: bool, hard: bool) -> Result<Freed> {
         let claims = self.claims(tier.tier());
-        claims.tick();
         if hard {
             // What was left alone, because there was no room to rewrite it, can still be given up.
             claims.forgive();
@@ -241,12 +256,22 @@ impl Engine {
                 Choice::Nothing => None,
             };
             let Some(claim) = claim else { break };
+            // With the claim in hand nobody drops another meanwhile. The room of those before may be all that is wanted,
+            // and what is kept of this one needs it.
+            if self.is_lone_ssd(tier) && claims.wait_for_readers() && urgent {
+                return Ok(Freed::ByOthers);
+            }
             let entry = &claim.entry;
             match self.reclaim_entry(tier, entry, urgent, hard) {
                 Ok(true) => return Ok(Freed::Room),
                 // Empty, and dropped as soon as the batches under way have ended.
                 Ok(false) if entry.live() == 0 => return Ok(Freed::Nothing),
                 Ok(false) => {}
+                // The tier below is full for now: it would say the same of the next.
+                Err(e @ Error::Busy { .. }) if !urgent => {
+                    claims.leave_alone(entry);
+                    return Err(e);
+                }
                 Err(e) => failed = failed.or(Some(e)),
             }
             if entry.live() > 0 {
@@ -376,7 +401,7 @@ impl Engine {
         let cap = if top { cap.min(self.placement.credit()) } else { cap };
         let kept = if hard { Vec::new() } else { self.split_hot(tier.tier(), &mut movers, cap, most) };
         if !kept.is_empty() {
-            match self.keep(&kept, tier, urgent) {
+            match self.relocate(&kept, tier, Purpose::Reclaim, urgent) {
                 Ok(moved) if top => self.placement.spend(moved.bytes),
                 Ok(_) => {}
                 // No room at the head: what was to be kept goes down like the rest.
@@ -387,19 +412,6 @@ impl Engine {
         // In order of place: what was written together stays together.
         movers.sort_by_key(|m| m.listed.position);
         self.send_down(tier.tier(), &movers, urgent)
-    }
-
-    /// Copies what is to be kept to the head of its tier. Where nothing is below, what finds no room there is lost: so
-    /// whoever still reads a segment that was dropped, and keeps its blocks by that, is waited for a moment.
-    fn keep(&self, kept: &[Mover], tier: &Arc<dyn DiskTier>, urgent: bool) -> Result<Moved, StorageError> {
-        let lone = tier.tier() == Tier::Ssd && self.below(Tier::Ssd).is_none();
-        for _ in 0..if lone { READERS } else { 0 } {
-            match self.relocate(kept, tier, Purpose::Reclaim, urgent) {
-                Err(e) if e.is_no_space() => std::thread::sleep(READERS_PAUSE),
-                done => return done,
-            }
-        }
-        self.relocate(kept, tier, Purpose::Reclaim, urgent)
     }
 
     /// Takes out of `movers` what is worth keeping on its tier, hottest first, up to `cap` bytes and `most` items.
@@ -452,6 +464,8 @@ impl Engine {
                         });
                     }
                 }
+                // It will have room. What nobody waits for stays where it is until then, and so does the container.
+                Err(e @ StorageError::Busy(_)) if !urgent => return Err(e.into()),
                 Err(e) => {
                     if matches!(e, StorageError::OutOfService { .. }) {
                         reason = EvictReason::BelowOutOfService;
@@ -495,71 +509,4 @@ impl Engine {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Cache;
-    use std::sync::Arc;
-    use thermocline_storage::clock::SystemClock;
-    use thermocline_storage::vfs::RealFs;
-
-    type Done = std::result::Result<(), Box<dyn std::error::Error>>;
-
-    /// A store without threads whose one tier is over its high mark, and of which each segment is half dead.
-    fn half_dead(dir: &std::path::Path) -> std::result::Result<Cache, Box<dyn std::error::Error>> {
-        let mut builder = Cache::builder().memory(1 << 20).ssd(dir, 16 << 20);
-        builder.config_mut().storage.segment_size = Some(1 << 20);
-        let cache = builder.world(Arc::new(RealFs), Arc::new(SystemClock), false).open()?;
-        let engine = cache.engine();
-        let tier = engine.tier(Tier::Ssd).ok_or("no tier")?;
-        for n in 0u64.. {
-            let noise = |i: u64| ((n * 10_000 + i).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u8;
-            let noise: Vec<u8> = (0..10_000).map(noise).collect();
-            // Each is put twice, in batches that lie apart.
-            cache.put(format!("{}", if n % 2 == 0 { n } else { n.saturating_sub(41) }), noise)?;
-            if n % 20 == 19 {
-                cache.flush()?;
-                if engine.is_over(tier) {
-                    break;
-                }
-            }
-        }
-        Ok(cache)
-    }
-
-    fn empty(engine: &Engine) -> usize {
-        let all = engine.catalog.containers.of_tier(Tier::Ssd);
-        all.iter().filter(|e| e.live() == 0 && e.sealed.load(Ordering::Acquire)).count()
-    }
-
-    #[test]
-    fn the_lowest_tier_is_reclaimed_by_one_at_a_time() -> Done {
-        let dir = tempfile::tempdir()?;
-        let cache = half_dead(dir.path())?;
-        let engine = cache.engine();
-        let tier = engine.tier(Tier::Ssd).ok_or("no tier")?;
-        assert!(engine.is_over(tier) && empty(engine) == 0);
-        let Choice::Claimed(mine) = engine.candidate(tier) else { return Err("nothing to claim".into()) };
-        assert_eq!(engine.make_room(Tier::Ssd, 1, false), Freed::Nothing, "while another keeps what is hot");
-        drop(mine);
-        assert_eq!(engine.make_room(Tier::Ssd, 1, false), Freed::Room);
-        Ok(())
-    }
-
-    #[test]
-    fn what_is_empty_goes_before_anything_else_is_emptied() -> Done {
-        let dir = tempfile::tempdir()?;
-        let cache = half_dead(dir.path())?;
-        let engine = cache.engine();
-        let tier = engine.tier(Tier::Ssd).ok_or("no tier")?;
-        let under_way = engine.catalog.batch(Tier::Ssd);
-        for _ in 0..3 {
-            assert!(!engine.reclaim_step(Tier::Ssd)?);
-            assert!(engine.is_over(tier));
-            assert_eq!(empty(engine), 1);
-        }
-        drop(under_way);
-        assert!(engine.reclaim_step(Tier::Ssd)?);
-        assert_eq!((empty(engine), cache.stats().counts.evicted), (0, 0));
-        Ok(())
-    }
-}
+mod tests;

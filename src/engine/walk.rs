@@ -173,6 +173,10 @@ impl Engine {
                 }
             }
         }
+        if self.settings.persistence == crate::config::Persistence::Always {
+            // As after the removal of a key that is not there.
+            self.catalog.settle()?;
+        }
         Ok(removed)
     }
 

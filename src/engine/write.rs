@@ -4,7 +4,7 @@
 //! the lock of the key's shard: memory, catalog and log never disagree about which of two writes came last.
 
 use super::Engine;
-use super::read::{Follow, Judged, Known, expired};
+use super::read::{Judged, Known, expired};
 use crate::config::Persistence;
 use crate::error::{Error, Result};
 use crate::stats::Counters;
@@ -363,6 +363,9 @@ impl Engine {
             };
         if hidden {
             self.settle_removal(ident, taken.version)?;
+        } else if always {
+            // There was nothing. But a put that failed may have left its frame, and what takes it back may be to come.
+            self.catalog.settle()?;
         }
         if live {
             Counters::bump(&self.counters.removes);
@@ -401,17 +404,8 @@ impl Engine {
             return Ok(done);
         }
         self.gate(0)?;
-        let mut follow = Follow::default();
         loop {
-            let found = self.catalog.find(ident);
-            match self.judge(ident, key, &found)? {
-                Judged::Moved => {
-                    follow.on()?;
-                    continue;
-                }
-                Judged::Absent | Judged::Unreadable => return Ok(false),
-                Judged::Live(_) => {}
-            }
+            let (found, Some(_)) = self.look_up(ident, key)? else { return Ok(false) };
             let mut guard = self.lock_settled(ident)?;
             if !same(&guard.find(ident), &found) {
                 continue;
@@ -448,7 +442,6 @@ impl Engine {
         decide: impl Fn(Option<Known>) -> bool,
     ) -> Result<Put> {
         let ident = self.ident(key)?;
-        let mut follow = Follow::default();
         loop {
             if !self.has_disk() {
                 let mut condition = |_: &Guard<'_>| {
@@ -457,15 +450,7 @@ impl Engine {
                 };
                 return self.put(key, what.clone(), &mut condition);
             }
-            let found = self.catalog.find(ident);
-            let known = match self.judge(ident, key, &found)? {
-                Judged::Moved => {
-                    follow.on()?;
-                    continue;
-                }
-                Judged::Absent | Judged::Unreadable => None,
-                Judged::Live(known) => Some(known),
-            };
+            let (found, known) = self.look_up(ident, key)?;
             if !decide(known) {
                 return Ok(Put::Refused);
             }

@@ -209,6 +209,11 @@ pub struct Reserved {
 
 type PublishHook = Box<dyn Fn(&Entry) + Send + Sync>;
 
+/// How many containers a store may have.
+const MOST: u32 = 65_535;
+/// So many of their numbers only reclaim may take: where all are in use, a container is rewritten to free another's.
+const FOR_RECLAIM: usize = 64;
+
 /// The table of all containers of a store.
 pub struct Containers {
     table: RwLock<Vec<Option<Arc<Entry>>>>,
@@ -254,8 +259,12 @@ impl Containers {
         self.next_id.fetch_max(to | 1, Ordering::Relaxed);
     }
 
-    /// Takes a number and an id for a container about to be made. `Busy` when all 65,535 numbers are in use.
-    pub fn reserve(&self) -> Result<Reserved> {
+    /// Takes a number and an id for a container about to be made.
+    ///
+    /// # Errors
+    /// `NoNumber` when all are in use, or all but those that only reclaim may take.
+    pub fn reserve(&self, purpose: Purpose) -> Result<Reserved> {
+        let spare = if purpose == Purpose::Reclaim { 0 } else { FOR_RECLAIM };
         let mut numbers = self.numbers.lock();
         if numbers.free.is_empty() {
             let (rested, resting): (Vec<_>, Vec<_>) =
@@ -263,13 +272,16 @@ impl Containers {
             numbers.resting = resting;
             numbers.free.extend(rested.into_iter().map(|(no, _)| no));
         }
+        let left = numbers.free.len() + (MOST as usize).saturating_sub(numbers.high as usize);
+        if left <= spare {
+            return Err(Error::NoNumber { most: MOST });
+        }
         let no = match numbers.free.pop() {
             Some(no) => no,
             None => {
-                let no = ContainerNo::try_from(numbers.high)
-                    .map_err(|_| Error::Busy("all 65,535 container numbers are in use"))?;
+                let next = ContainerNo::try_from(numbers.high).ok();
                 numbers.high += 1;
-                no
+                next.ok_or(Error::NoNumber { most: MOST })?
             }
         };
         Ok(Reserved { no, id: self.next_id.fetch_add(1, Ordering::Relaxed) })
@@ -353,11 +365,6 @@ impl Containers {
     /// The container with this number.
     pub fn get(&self, no: ContainerNo) -> Option<Arc<Entry>> {
         self.table.read().get(usize::from(no)).and_then(Clone::clone)
-    }
-
-    /// The container with this id.
-    pub fn by_id(&self, id: u64) -> Option<Arc<Entry>> {
-        self.table.read().iter().flatten().find(|e| e.id == id).cloned()
     }
 
     /// All containers, by number.
@@ -550,14 +557,14 @@ mod tests {
     #[test]
     fn a_number_is_reused_only_when_nobody_holds_the_entry() {
         let c = Containers::new(1);
-        let r = c.reserve().unwrap();
+        let r = c.reserve(Purpose::Write).unwrap();
         let held = c.publish(r, Tier::Ssd, 0, 0, Arc::new(Hollow(1000)));
         let entry = c.remove(r.no).unwrap();
         c.release(entry.no, Arc::downgrade(&entry));
         drop(entry);
-        assert_ne!(c.reserve().unwrap().no, r.no, "a reader still holds it");
+        assert_ne!(c.reserve(Purpose::Write).unwrap().no, r.no, "a reader still holds it");
         drop(held);
-        let again = c.reserve().unwrap();
+        let again = c.reserve(Purpose::Write).unwrap();
         assert_eq!(again.no, r.no);
         assert_ne!(again.id, r.id, "ids are never reused");
     }
@@ -575,7 +582,7 @@ mod tests {
             earliest_expiry: u64::MAX,
         };
         c.attach(known, Arc::new(Hollow(1000)));
-        let mut seen: Vec<_> = (0..4).map(|_| c.reserve().unwrap().no).collect();
+        let mut seen: Vec<_> = (0..4).map(|_| c.reserve(Purpose::Write).unwrap().no).collect();
         seen.sort_unstable();
         assert_eq!(seen, [0, 1, 2, 4]);
         c.add_live(Place::new(3, 0).unwrap(), 2);

@@ -44,6 +44,12 @@ pub enum Error {
         /// The limit of the tier in bytes.
         limit: u64,
     },
+    /// There are as many containers as there can be.
+    #[error("all {most} container numbers are in use: larger segments, generations or packs need fewer")]
+    NoNumber {
+        /// How many there are.
+        most: u32,
+    },
     /// One item is larger than the tier can ever hold.
     #[error("an item of {size} bytes is larger than the {tier} tier can hold ({limit})")]
     TooLarge {
@@ -147,10 +153,10 @@ impl Error {
         matches!(self, Error::Corrupt { .. })
     }
 
-    /// Whether there was no room: the tier's limit, or the file system's.
+    /// Whether there was no room: the tier's limit, the file system's, or that of the number of containers.
     pub fn is_no_space(&self) -> bool {
         match self {
-            Error::NoSpace { .. } => true,
+            Error::NoSpace { .. } | Error::NoNumber { .. } => true,
             Error::Io { source, .. } => {
                 matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
             }

@@ -66,7 +66,7 @@ impl Item {
 
 impl Head {
     /// Bytes of memory that reading and decoding the value takes: its stored and its original length.
-    pub fn footprint(&self) -> u64 {
+    fn footprint(&self) -> u64 {
         u64::from(self.stored_len) + u64::from(self.original_len)
     }
 

@@ -32,11 +32,12 @@ mod openfiles;
 pub mod pair;
 pub mod quarantine;
 pub mod record;
-#[cfg(any(test, feature = "sim"))]
+#[cfg(any(test, feature = "testing"))]
 pub mod sim;
 pub mod ssd;
-#[cfg(test)]
-mod testing;
+#[cfg(any(test, feature = "testing"))]
+#[doc(hidden)]
+pub mod testing;
 mod tierdir;
 pub mod types;
 pub mod vfs;

@@ -6,6 +6,7 @@
 use crate::error::{IoContext, Result};
 use crate::vfs::{EntryKind, OpenMode, Vfs};
 use parking_lot::Mutex;
+use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,9 +26,18 @@ pub struct Quarantine {
 #[derive(Debug, Default)]
 struct State {
     /// Oldest first: name of the bytes, their size.
-    kept: Vec<(String, u64)>,
+    kept: VecDeque<(String, u64)>,
+    /// Their sizes together: every write asks for it.
+    bytes: u64,
     next: u64,
     removed: u64,
+}
+
+impl State {
+    fn keep(&mut self, name: String, size: u64) {
+        self.bytes = self.bytes.saturating_add(size);
+        self.kept.push_back((name, size));
+    }
 }
 
 impl Quarantine {
@@ -40,10 +50,12 @@ impl Quarantine {
             entries.sort_by(|a, b| a.name.cmp(&b.name));
             for e in entries {
                 let number = e.name.split('-').next().and_then(|n| n.parse::<u64>().ok());
+                // A name that somebody made up is not counted on from.
+                let number = number.filter(|n| *n < u64::MAX / 2);
                 state.next = state.next.max(number.map_or(0, |n| n + 1));
                 if !e.name.ends_with(".txt") {
                     let size = size_of(&*vfs, &folder.join(&e.name), e.len);
-                    state.kept.push((e.name, size));
+                    state.keep(e.name, size);
                 }
             }
         }
@@ -52,7 +64,7 @@ impl Quarantine {
 
     /// Bytes kept.
     pub fn bytes(&self) -> u64 {
-        self.state.lock().kept.iter().map(|(_, n)| n).sum()
+        self.state.lock().bytes
     }
 
     /// How many were removed, since the opening, because the cap was reached.
@@ -80,7 +92,7 @@ impl Quarantine {
             let _ = writeln!(report, "key    {}", key.escape_ascii());
         }
         self.report(&name, report, why);
-        state.kept.push((name, bytes.len() as u64));
+        state.keep(name, bytes.len() as u64);
         self.trim(&mut state);
         Ok(())
     }
@@ -98,7 +110,7 @@ impl Quarantine {
             format!("what   a container, {size} bytes, moved whole\nfrom   {}\n", source.display()),
             why,
         );
-        state.kept.push((name, size));
+        state.keep(name, size);
         self.trim(&mut state);
         Ok(())
     }
@@ -120,10 +132,10 @@ impl Quarantine {
     }
 
     fn trim(&self, state: &mut State) {
-        let mut total: u64 = state.kept.iter().map(|(_, n)| n).sum();
-        while total > self.cap && !state.kept.is_empty() {
-            let (name, size) = state.kept.remove(0);
-            total = total.saturating_sub(size);
+        while state.bytes > self.cap
+            && let Some((name, size)) = state.kept.pop_front()
+        {
+            state.bytes = state.bytes.saturating_sub(size);
             state.removed += 1;
             let path = self.folder.join(&name);
             let gone = match self.vfs.kind(&path) {
@@ -172,6 +184,18 @@ mod tests {
         let text = std::fs::read_to_string(dir.path().join("quarantine/0000000001-record.txt")).unwrap();
         assert!(text.contains("seg at byte 64") && text.contains("key\\n"), "{text}");
         assert!(!dir.path().join("quarantine/0000000000-record").exists());
+    }
+
+    #[test]
+    fn a_name_with_the_largest_number_keeps_nobody_out() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("quarantine")).unwrap();
+        std::fs::write(dir.path().join(format!("quarantine/{}-x", u64::MAX)), [1; 10]).unwrap();
+        let q = Quarantine::open(Arc::new(RealFs), dir.path(), 1000).unwrap();
+        for _ in 0..2 {
+            q.record(Path::new("seg"), 64, &[7; 100], "checksum", None).unwrap();
+        }
+        assert_eq!(q.bytes(), 210);
     }
 
     #[test]

@@ -139,6 +139,12 @@ impl Journal {
         self.broken.load(Ordering::Acquire)
     }
 
+    /// Whether every frame that was ever queued is durable.
+    pub(crate) fn settled(&self) -> bool {
+        let last = self.queue.lock().next - 1;
+        !self.broken() && self.durable() >= last
+    }
+
     /// Bytes in one copy of the newest file.
     pub(crate) fn len(&self) -> u64 {
         self.len.load(Ordering::Relaxed)

@@ -383,10 +383,10 @@ impl Replay {
         *catalog.saved_heat.lock() = self.out.heat.clone();
         if self.out.fresh && writes {
             // The first checkpoint, so that from now on its absence is damage and not youth.
-            catalog.checkpoint()?;
+            catalog.checkpoint_now()?;
         } else if writes && (self.out.mended > 0 || !synced || self.pairs > MANY_PAIRS) {
             // What was read from one copy only is in two again before the first answer.
-            if let Err(e) = catalog.checkpoint() {
+            if let Err(e) = catalog.checkpoint_now() {
                 tracing::warn!(error = %e, "the catalog's damaged copy could not be replaced yet");
             }
         }

@@ -150,7 +150,7 @@ impl Cold {
 
     /// Writes one pack into a directory. On an error nothing of it is left.
     fn fill(&self, dir: &Arc<Dir>, supply: &dyn Supply, from: usize, purpose: Purpose) -> Result<Filled> {
-        let reserved = self.ctx.containers.reserve()?;
+        let reserved = self.ctx.containers.reserve(purpose)?;
         let (now, began) = (self.ctx.clock.wall_ms(), dir.now());
         let filled = PackWriter::create(dir, reserved, self.ctx.store, now, purpose).and_then(|mut pack| {
             match self.append_all(&mut pack, supply, from) {

@@ -3,7 +3,7 @@
 use super::README;
 use super::identity::{self, Identity};
 use super::pack::{self, Pack, identity_of};
-use crate::container::{Known, NOT_SEEN, OpenReport, TierContext, Unknown};
+use crate::container::{Known, NOT_SEEN, OpenReport, Purpose, TierContext, Unknown};
 use crate::error::{Error, IoContext, Result};
 use crate::openfiles::OpenFiles;
 use crate::tierdir::Dir;
@@ -186,7 +186,7 @@ fn adopt(
     packs: &mut Packs,
     report: &mut OpenReport,
 ) -> Result<()> {
-    let reserved = ctx.containers.reserve()?;
+    let reserved = ctx.containers.reserve(Purpose::Reclaim)?;
     let probe = Pack::new(f.dir.clone(), files.clone(), reserved.no, f.id, &ctx.store, f.len);
     let listed = match probe.scan() {
         Ok(listed) => listed,

@@ -13,7 +13,7 @@ use crate::item::{Head, Item};
 use crate::openfiles::OpenFiles;
 use crate::tierdir::Dir;
 use crate::types::{ContainerNo, Place};
-use crate::vfs::{OpenMode, VfsFile};
+use crate::vfs::VfsFile;
 use bytes::Bytes;
 use std::io;
 use std::path::PathBuf;
@@ -80,28 +80,7 @@ impl Pack {
 
     /// The open file. `Gone` if the pack was dropped.
     pub(super) fn file(&self) -> Result<Arc<dyn VfsFile>> {
-        if let Some(file) = self.files.get(self.id) {
-            return Ok(file);
-        }
-        let path = self.path();
-        match self.dir.vfs.open(&path, OpenMode::Read) {
-            Ok(file) => {
-                // Not kept if the pack is being dropped: a file kept here would keep its blocks.
-                if !self.dropped.load(Ordering::Acquire) {
-                    self.files.put(self.id, file.clone());
-                    if self.dropped.load(Ordering::Acquire) {
-                        self.files.remove(self.id);
-                    }
-                }
-                Ok(file)
-            }
-            // A file that is missing though nobody dropped it is unreachable, not gone: looking its keys up
-            // again would lead here again.
-            Err(e) if e.kind() == io::ErrorKind::NotFound && self.dropped.load(Ordering::Acquire) => {
-                Err(Error::Gone(self.no))
-            }
-            Err(e) => Err(Error::io("open", path, e)),
-        }
+        self.files.open(self.id, self.no, &self.dropped, &*self.dir.vfs, || self.path())
     }
 
     /// Deletes the file and makes that durable. May be called again after an error.

@@ -7,9 +7,9 @@ mod tools;
 
 use super::*;
 use crate::clock::ManualClock;
-use crate::container::{Containers, Known, TierDir, Unknown};
+use crate::container::{Containers, Known, Purpose, TierDir, Unknown};
 use crate::ident::{Hasher, Ident};
-use crate::testing::{FaultFs, known_of, noise};
+use crate::testing::{FaultFs, noise};
 use crate::types::Codec;
 use crate::types::{ContentType, Version};
 use crate::vfs::Vfs;

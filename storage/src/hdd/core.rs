@@ -6,9 +6,10 @@ use super::generation::Generation;
 use super::index::IndexFactory;
 use super::{HddConfig, Health};
 use crate::clock::Clock;
-use crate::vfs::{Vfs, VfsFile};
+use crate::openfiles::OpenFiles;
+use crate::vfs::Vfs;
 use parking_lot::{Condvar, Mutex, RwLock};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -32,7 +33,8 @@ pub(super) struct Core {
     pub config: HddConfig,
     /// How indexes on disk are opened; `None`: they are kept in RAM.
     pub factory: Option<Arc<dyn IndexFactory>>,
-    pub files: FileCache,
+    /// Value files, by generation and number.
+    pub files: OpenFiles<(u64, u16)>,
     pub tables: TableCache,
     pub jobs: Jobs,
     /// Threads that serve indexes.
@@ -66,7 +68,7 @@ impl Core {
             config,
             ram_only: AtomicBool::new(factory.is_none()),
             factory,
-            files: FileCache::default(),
+            files: OpenFiles::new(MAX_FILES),
             jobs: Jobs::default(),
             threads: Threads::default(),
             ticks: AtomicU64::new(0),
@@ -124,57 +126,6 @@ impl Core {
             rebuilt: self.rebuilt.load(Ordering::Relaxed),
             ..Health::default()
         }
-    }
-}
-
-type FileKey = (u64, u16);
-/// An open file, and when it was last asked for.
-type OpenFile = (Arc<dyn VfsFile>, u64);
-
-/// Open value files, the least recently used closed first.
-#[derive(Debug, Default)]
-pub(super) struct FileCache {
-    open: Mutex<HashMap<FileKey, OpenFile>>,
-    ticks: AtomicU64,
-}
-
-impl FileCache {
-    /// The open file, opened by `open` if it is not.
-    pub fn get<E>(
-        &self,
-        key: FileKey,
-        open: impl FnOnce() -> Result<Arc<dyn VfsFile>, E>,
-    ) -> Result<Arc<dyn VfsFile>, E> {
-        let tick = self.ticks.fetch_add(1, Ordering::Relaxed);
-        if let Some((file, used)) = self.open.lock().get_mut(&key) {
-            *used = tick;
-            return Ok(Arc::clone(file));
-        }
-        let file = open()?;
-        self.put(key, Arc::clone(&file));
-        Ok(file)
-    }
-
-    /// Enters a file that is open already.
-    pub fn put(&self, key: FileKey, file: Arc<dyn VfsFile>) {
-        let tick = self.ticks.fetch_add(1, Ordering::Relaxed);
-        let mut open = self.open.lock();
-        if open.len() >= MAX_FILES
-            && let Some(oldest) = open.iter().min_by_key(|(_, (_, used))| *used).map(|(k, _)| *k)
-        {
-            open.remove(&oldest);
-        }
-        open.insert(key, (file, tick));
-    }
-
-    /// Lets go of all.
-    pub fn clear(&self) {
-        self.open.lock().clear();
-    }
-
-    /// Lets go of a generation's files.
-    pub fn forget(&self, container: u64) {
-        self.open.lock().retain(|(c, _), _| *c != container);
     }
 }
 

@@ -16,10 +16,10 @@ use super::scan::{self, Scan};
 use super::seal::{self, Seal};
 use super::value;
 use crate::container::Purpose;
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, Result};
 use crate::tierdir::Dir;
 use crate::types::ContainerNo;
-use crate::vfs::{OpenMode, VfsFile, replace_small};
+use crate::vfs::{VfsFile, replace_small};
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -191,7 +191,8 @@ impl Generation {
         self.values.read().iter().map(|(no, v)| (*no, v.end)).collect()
     }
 
-    fn free(&self) {
+    /// The files are gone, or others count them from now on.
+    pub fn free(&self) {
         self.dir.change(self.value_bytes.swap(0, Ordering::AcqRel), 0);
         self.set_index_bytes(0);
     }
@@ -206,14 +207,13 @@ impl Generation {
         if self.dropped() {
             return Err(Error::Gone(self.no));
         }
-        let path = self.value_path(no);
-        let open = || self.core.vfs.open(&path, OpenMode::Read).at("open", &path);
-        let file = self.core.files.get((self.id, no), open);
-        if self.dropped() {
-            self.core.files.forget(self.id);
-            return Err(Error::Gone(self.no));
-        }
-        file
+        let (core, path) = (&self.core, || self.value_path(no));
+        core.files.open((self.id, no), self.no, &self.dropped, &*core.vfs, path)
+    }
+
+    /// Keeps no file of it open.
+    fn let_go_of_files(&self) {
+        self.core.files.retain(|(id, _)| *id != self.id);
     }
 
     // The index.
@@ -443,7 +443,7 @@ impl Generation {
     /// No reader gets anything from now on. The caller holds `upkeep`.
     pub fn retire(&self) {
         self.dropped.store(true, Ordering::Release);
-        self.core.files.forget(self.id);
+        self.let_go_of_files();
         self.core.tables.forget(self.id);
         if let Some((fence, _)) = self.take_disk()
             && let Err(fault) = fence.close()
@@ -452,11 +452,6 @@ impl Generation {
         }
         self.drop_ram();
         self.wake();
-    }
-
-    /// The files are gone.
-    pub fn freed(&self) {
-        self.free();
     }
 
     /// Removes index directories other than `keep`, but for those that were given up.

@@ -195,14 +195,12 @@ impl Hdd {
             core: &core,
             containers: &ctx.containers,
             unknown: ctx.unknown,
+            known: ctx.known.iter().map(|k| (k.id, *k)).collect(),
             report: OpenReport::default(),
             generations: HashMap::new(),
         };
-        let mut known: HashMap<_, _> = ctx.known.iter().map(|k| (k.id, *k)).collect();
-        for dir in dirs.iter() {
-            opening.directory(dir, &mut known)?;
-        }
-        let Opening { mut report, generations, .. } = opening;
+        opening.directories(&dirs)?;
+        let Opening { mut report, generations, known, .. } = opening;
         report.missing = known.into_values().collect();
 
         let mut newest_first: Vec<_> = generations.values().cloned().collect();
@@ -336,7 +334,7 @@ impl DiskTier for Hdd {
         vfs.sync_dir(&generation.dir.folder).at("sync", &generation.dir.folder)?;
         self.generations.write().remove(&entry.id);
         generation.dir.change(0, bytes);
-        generation.freed();
+        generation.free();
         self.remove_dead(&generation.dir, dead, bytes);
         Ok(())
     }

@@ -11,13 +11,13 @@ use super::reader::Handle;
 use super::seal;
 use super::value::{self, Header};
 use super::writer::{generation_id, generation_name};
-use crate::container::{Containers, Known, NOT_SEEN, OpenReport, Unknown};
+use crate::container::{Containers, Known, NOT_SEEN, OpenReport, Purpose, Unknown};
 use crate::error::{Error, IoContext, Result};
 use crate::tierdir::Dir;
 use crate::types::Tier;
 use crate::vfs::{EntryKind, OpenMode, Vfs};
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What opening needs.
@@ -25,6 +25,8 @@ pub(super) struct Opening<'a> {
     pub core: &'a Arc<Core>,
     pub containers: &'a Containers,
     pub unknown: Unknown,
+    /// Known and not yet found.
+    pub known: HashMap<u64, Known>,
     pub report: OpenReport,
     pub generations: HashMap<u64, Arc<Generation>>,
 }
@@ -45,52 +47,62 @@ struct Files {
     unlisted: bool,
     /// Why it, or one of the files, could not be reached.
     unreachable: Option<String>,
-    /// Number, length, bytes on disk.
-    values: Vec<(u16, u64, u64)>,
+    values: Vec<Value>,
+}
+
+/// A value file's number, length, and bytes on disk.
+type Value = (u16, u64, u64);
+
+fn value_bytes(values: &[Value]) -> u64 {
+    values.iter().map(|(_, _, allocated)| *allocated).fold(0, u64::saturating_add)
+}
+
+/// A generation as a folder lists it.
+struct Found {
+    dir: Arc<Dir>,
+    path: PathBuf,
+    id: u64,
 }
 
 impl Opening<'_> {
-    /// Attaches the known generations that a directory holds, and sees to the others.
-    pub fn directory(&mut self, dir: &Arc<Dir>, known: &mut HashMap<u64, Known>) -> Result<()> {
+    /// Attaches the known generations that the directories hold, and sees to the others.
+    pub fn directories(&mut self, dirs: &[Arc<Dir>]) -> Result<()> {
+        let mut found = Vec::new();
+        for dir in dirs {
+            self.list(dir, &mut found)?;
+        }
+        // One that lies in two directories, because somebody copied it, is taken where the catalog says; if it is
+        // lost there, where it is whole.
+        found.sort_by_key(|f| self.known.get(&f.id).is_none_or(|k| k.dir != f.dir.no));
+        let mut unknown = Vec::new();
+        for f in found {
+            match self.known.get(&f.id).copied() {
+                Some(known) => self.attach(&f, known)?,
+                None => unknown.push(f),
+            }
+        }
+        // Numbers that the catalog knows are all taken before one is given to a generation that it does not.
+        for f in unknown {
+            self.stranger(&f)?;
+        }
+        for dir in dirs.iter().filter(|_| self.unknown != Unknown::Ignore) {
+            self.core.vfs.sync_dir(&dir.folder).at("sync", &dir.folder)?;
+        }
+        Ok(())
+    }
+
+    /// Lists the generations of a directory and removes leftovers.
+    fn list(&mut self, dir: &Arc<Dir>, found: &mut Vec<Found>) -> Result<()> {
         let vfs = Arc::clone(&self.core.vfs);
         if self.unknown == Unknown::Ignore && vfs.kind(&dir.folder).at("look at", &dir.folder)?.is_none() {
             return Ok(());
         }
         for entry in vfs.read_dir(&dir.folder).at("list", &dir.folder)? {
             let path = dir.folder.join(&entry.name);
-            let Some(id) = generation_id(&entry.name).filter(|_| entry.kind == EntryKind::Dir) else {
-                self.leftover(&entry.name, &path, entry.kind);
-                continue;
-            };
-            match (known.remove(&id), dir.unknown(id)) {
-                (Some(k), _) => self.attach(dir, k, &path)?,
-                (None, Unknown::Ignore) => {}
-                (None, Unknown::Leave) => self.leave(dir, &path, id, NOT_SEEN)?,
-                (None, Unknown::Delete) => {
-                    let dead = dir.folder.join(format!("{}.dead", generation_name(id)));
-                    let gone = vfs.rename(&path, &dead).and_then(|()| vfs.remove_dir_all(&dead));
-                    self.deleted(&path, gone);
-                }
-                (None, Unknown::Attach) => {
-                    let reserved = self.containers.reserve()?;
-                    let k = Known {
-                        no: reserved.no,
-                        id,
-                        tier: Tier::Hdd,
-                        dir: dir.no,
-                        created_ms: 0,
-                        records: 0,
-                        earliest_expiry: 0,
-                    };
-                    self.adopt(dir, k, &path)?;
-                    if !self.generations.contains_key(&id) {
-                        self.containers.abandon(reserved);
-                    }
-                }
+            match generation_id(&entry.name).filter(|_| entry.kind == EntryKind::Dir) {
+                Some(id) => found.push(Found { dir: Arc::clone(dir), path, id }),
+                None => self.leftover(&entry.name, &path, entry.kind),
             }
-        }
-        if self.unknown != Unknown::Ignore {
-            vfs.sync_dir(&dir.folder).at("sync", &dir.folder)?;
         }
         Ok(())
     }
@@ -115,37 +127,100 @@ impl Opening<'_> {
         }
     }
 
-    /// Leaves a generation that the catalog does not know where it is, and counts it.
-    fn leave(&mut self, dir: &Arc<Dir>, path: &Path, id: u64, why: impl Into<String>) -> Result<()> {
-        let files = self.files(path, id)?;
-        let value_bytes: u64 = files.values.iter().map(|(_, _, allocated)| allocated).sum();
-        dir.change(0, self.index_bytes(path) + value_bytes);
-        self.report.leave(path.to_path_buf(), why);
+    /// Decides about a generation that the catalog does not know.
+    fn stranger(&mut self, f: &Found) -> Result<()> {
+        let fate = f.dir.unknown(f.id);
+        if fate == Unknown::Ignore {
+            return Ok(());
+        }
+        let files = self.files(&f.path, f.id)?;
+        match (fate, files) {
+            (Unknown::Leave, files) => self.leave(f, &files, NOT_SEEN),
+            (_, Files { identity: Identity::Lost(why), values, .. }) => self.quarantine(f, &values, why),
+            // Known in part, it would be dropped once that part is dead.
+            (Unknown::Attach, files @ Files { unreachable: Some(_), .. }) => {
+                let why = format!("it cannot be read: {}", files.unreachable.as_deref().unwrap_or_default());
+                self.leave(f, &files, why);
+            }
+            // A copy of one that is attached: two places would name one record.
+            (_, files) if self.generations.contains_key(&f.id) => {
+                self.quarantine(f, &files.values, "a second directory with this generation's id".to_owned());
+            }
+            (Unknown::Attach, files) => {
+                let known = Known {
+                    no: self.containers.reserve(Purpose::Reclaim)?.no,
+                    id: f.id,
+                    tier: Tier::Hdd,
+                    dir: f.dir.no,
+                    created_ms: 0,
+                    records: 0,
+                    earliest_expiry: 0,
+                };
+                self.enter(f, known, files);
+            }
+            (_, files) => self.delete(f, &files),
+        }
         Ok(())
     }
 
-    /// Attaches a generation for a catalog that is being rebuilt, unless part of it cannot be reached: known in
-    /// part, it would be dropped once that part is dead.
-    fn adopt(&mut self, dir: &Arc<Dir>, known: Known, path: &Path) -> Result<()> {
-        match self.files(path, known.id)?.unreachable {
-            None => self.attach(dir, known, path),
-            Some(why) => self.leave(dir, path, known.id, format!("it cannot be read: {why}")),
+    /// Deletes a generation; what cannot be deleted is counted.
+    fn delete(&mut self, f: &Found, files: &Files) {
+        let vfs = &self.core.vfs;
+        let bytes = self.bytes(&f.path, &files.values);
+        let dead = f.dir.folder.join(format!("{}.dead", generation_name(f.id)));
+        let gone = vfs.rename(&f.path, &dead).and_then(|()| vfs.remove_dir_all(&dead));
+        if gone.is_err() {
+            f.dir.change(0, bytes);
         }
+        self.deleted(&f.path, gone);
     }
 
-    fn attach(&mut self, dir: &Arc<Dir>, mut known: Known, path: &Path) -> Result<()> {
-        let files = self.files(path, known.id)?;
-        match files.identity {
-            Identity::Lost(why) if self.unknown != Unknown::Ignore => {
-                tracing::warn!(path = %path.display(), %why, "HDD generation quarantined");
-                if let Err(e) = dir.quarantine.container(path, &why) {
-                    tracing::warn!(path = %path.display(), error = %e, "cannot quarantine a generation; left alone");
-                }
-                self.report.quarantined.push((path.to_path_buf(), why));
-                return Ok(());
+    /// Leaves a generation that the catalog does not know where it is, and counts it.
+    fn leave(&mut self, f: &Found, files: &Files, why: impl Into<String>) {
+        f.dir.change(0, self.bytes(&f.path, &files.values));
+        self.report.leave(f.path.clone(), why);
+    }
+
+    /// Moves a generation to the quarantine. What cannot be moved stays where it is, and counted.
+    fn quarantine(&mut self, f: &Found, values: &[Value], why: String) {
+        tracing::warn!(path = %f.path.display(), %why, "HDD generation quarantined");
+        let bytes = self.bytes(&f.path, values);
+        let stays = match f.dir.quarantine.container(&f.path, &why) {
+            Ok(()) => String::new(),
+            Err(e) => {
+                f.dir.change(0, bytes);
+                format!(" (left in its place: {e})")
             }
-            Identity::Whole(made) if known.created_ms == 0 => known.created_ms = made,
-            _ => {}
+        };
+        self.report.quarantined.push((f.path.clone(), why + &stays));
+    }
+
+    /// Bytes on disk of a generation's value files and indexes.
+    fn bytes(&self, path: &Path, values: &[Value]) -> u64 {
+        self.index_bytes(path).saturating_add(value_bytes(values))
+    }
+
+    /// Attaches a generation that the catalog knows, unless nothing says that it is that one.
+    fn attach(&mut self, f: &Found, known: Known) -> Result<()> {
+        match self.files(&f.path, f.id)? {
+            Files { identity: Identity::Lost(why), values, .. } if self.unknown != Unknown::Ignore => {
+                self.quarantine(f, &values, why);
+            }
+            files => {
+                self.known.remove(&f.id);
+                self.enter(f, known, files);
+            }
+        }
+        Ok(())
+    }
+
+    /// Enters a generation in the tables.
+    fn enter(&mut self, f: &Found, mut known: Known, files: Files) {
+        let (dir, path) = (&f.dir, &f.path);
+        if let Identity::Whole(made) = files.identity
+            && known.created_ms == 0
+        {
+            known.created_ms = made;
         }
         known.dir = dir.no;
         if self.unknown != Unknown::Ignore
@@ -154,15 +229,14 @@ impl Opening<'_> {
             tracing::warn!(path = %path.display(), error = %e, "cannot quarantine an HDD index");
         }
         let index_bytes = self.index_bytes(path);
-        let value_bytes: u64 = files.values.iter().map(|(_, _, allocated)| allocated).sum();
-        dir.change(0, index_bytes + value_bytes);
+        dir.change(0, index_bytes.saturating_add(value_bytes(&files.values)));
         let generation = Arc::new(Generation::new(
             Arc::clone(self.core),
             Arc::clone(dir),
             known.no,
             known.id,
             known.created_ms,
-            path.to_path_buf(),
+            path.clone(),
             index_bytes,
         ));
         if files.unlisted {
@@ -173,7 +247,6 @@ impl Opening<'_> {
         }
         self.containers.attach(known, Arc::new(Handle(Arc::clone(&generation))));
         self.generations.insert(known.id, generation);
-        Ok(())
     }
 
     /// Reads the headers of the value files. `NewerFormat` if one says so.

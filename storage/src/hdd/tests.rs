@@ -9,7 +9,6 @@ use super::*;
 use crate::clock::ManualClock;
 use crate::container::{Containers, Known, TierDir};
 use crate::ident::Ident;
-use crate::testing::known_of;
 use crate::types::{Codec, ContentType, Version};
 use crate::vfs::{RealFs, Vfs};
 use bytes::Bytes;
@@ -38,6 +37,7 @@ pub(super) struct Bench {
     pub limits: Vec<Option<u64>>,
     pub config: HddConfig,
     pub factory: Option<Arc<dyn IndexFactory>>,
+    pub store: [u8; 16],
     opens: u64,
 }
 
@@ -64,6 +64,7 @@ impl Bench {
             limits: limits.to_vec(),
             config,
             factory: Some(Arc::new(SledFactory)),
+            store: [5; 16],
             opens: 0,
         }
     }
@@ -86,7 +87,7 @@ impl Bench {
         let ctx = TierContext {
             vfs: self.vfs.clone(),
             clock: self.clock.clone(),
-            store: [5; 16],
+            store: self.store,
             containers: containers.clone(),
             dirs,
             known: known.to_vec(),
@@ -108,7 +109,7 @@ impl Bench {
 impl Open {
     /// What a catalog would know of the containers.
     pub fn known(&self) -> Vec<Known> {
-        self.containers.all().iter().map(|e| known_of(e)).collect()
+        self.containers.all().iter().map(|e| e.known()).collect()
     }
 
     pub fn write(&self, items: &[Item]) -> Vec<Written> {

@@ -164,7 +164,7 @@ impl Writer {
     /// Makes a generation in the best directory.
     fn create(&self, needed: u64, purpose: Purpose) -> Result<Active> {
         let dir = self.dirs.choose(needed, purpose, &[])?;
-        let reserved = self.containers.reserve()?;
+        let reserved = self.containers.reserve(purpose)?;
         let charge = value::DATA + self.allowance;
         dir.claim(charge, purpose)
             .and_then(|()| self.create_in(&dir, reserved).inspect_err(|_| dir.change(charge, 0)))

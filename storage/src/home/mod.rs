@@ -324,7 +324,8 @@ impl Home {
     }
 
     /// No opening of this store was ever finished: there is no catalog, and nothing was acknowledged.
-    pub fn is_new_store(&self) -> bool {
+    #[cfg(test)]
+    pub(crate) fn is_new_store(&self) -> bool {
         self.new_store
     }
 

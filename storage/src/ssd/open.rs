@@ -10,7 +10,9 @@
 use super::format::{self, Identity, Unfit};
 use super::segment::{Reading, Segment};
 use crate::appendlog::TMP;
-use crate::container::{Container, Known, Listed, NOT_SEEN, OpenReport, RawRecord, TierContext, Unknown};
+use crate::container::{
+    Container, Known, Listed, NOT_SEEN, OpenReport, Purpose, RawRecord, TierContext, Unknown,
+};
 use crate::error::{Error, IoContext, Result};
 use crate::item::{Head, Item};
 use crate::tierdir::{Dir, Lease, PROBE};
@@ -68,9 +70,19 @@ pub(super) fn open(
 ) -> Result<(Files, OpenReport)> {
     let known = ctx.known.iter().filter(|k| k.tier == Tier::Ssd).map(|k| (k.id, *k)).collect();
     let mut o = Opening { ctx, reading, known, files: Files::default(), report: OpenReport::default() };
-    let mut unknown = Vec::new();
+    let mut found = Vec::new();
     for dir in dirs {
-        o.folder(dir, &mut unknown)?;
+        o.folder(dir, &mut found)?;
+    }
+    // One that lies in two directories, because somebody copied it, is taken where the catalog says; if it is damaged
+    // there, where it is whole.
+    found.sort_by_key(|(dir, _, id, _)| o.known.get(id).is_none_or(|k| k.dir != dir.no));
+    let mut unknown = Vec::new();
+    for (dir, path, id, len) in found {
+        match o.known.get(&id).copied() {
+            Some(known) => o.known(&dir, path, known, len)?,
+            None => unknown.push((dir, path, id, len)),
+        }
     }
     // Numbers that the catalog knows are all taken before one is given to a segment that it does not.
     for (dir, path, id, len) in unknown {
@@ -82,7 +94,8 @@ pub(super) fn open(
 }
 
 impl Opening<'_> {
-    fn folder(&mut self, dir: &Arc<Dir>, unknown: &mut Vec<(Arc<Dir>, PathBuf, u64, u64)>) -> Result<()> {
+    /// Lists the segments of a directory, with their ids and lengths, and removes leftovers.
+    fn folder(&mut self, dir: &Arc<Dir>, found: &mut Vec<(Arc<Dir>, PathBuf, u64, u64)>) -> Result<()> {
         let vfs = &*self.ctx.vfs;
         let folder = &dir.folder;
         if self.ctx.unknown == Unknown::Ignore && vfs.kind(folder).at("look at", folder)?.is_none() {
@@ -99,10 +112,7 @@ impl Opening<'_> {
             if e.name.ends_with(TMP) && (e.name.starts_with(PREFIX) || e.name == PROBE) {
                 self.delete(dir, &path, e.len);
             } else if let Some(id) = id_of(&e.name) {
-                match self.known.remove(&id) {
-                    Some(known) => self.known(dir, path, known, e.len)?,
-                    None => unknown.push((dir.clone(), path, id, e.len)),
-                }
+                found.push((dir.clone(), path, id, e.len));
             }
         }
         if self.report.deleted > deleted {
@@ -142,9 +152,10 @@ impl Opening<'_> {
             Found::Newer(found) => return Err(newer(path, found)),
             Found::Unfit(why) => {
                 self.quarantine(dir, path, why, len);
-                self.report.missing.push(known);
+                return Ok(());
             }
         }
+        self.known.remove(&known.id);
         Ok(())
     }
 
@@ -169,7 +180,7 @@ impl Opening<'_> {
                 Ok(())
             }
             Found::Ours(file, identity) if fate == Unknown::Attach => {
-                let no = self.ctx.containers.reserve()?.no;
+                let no = self.ctx.containers.reserve(Purpose::Reclaim)?.no;
                 let (records, earliest_expiry) =
                     read_trailer(&*file, len).map_or((0, 0), |t| (t.records, t.earliest_expiry));
                 let known = Known {

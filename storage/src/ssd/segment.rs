@@ -22,11 +22,10 @@ use crate::openfiles::OpenFiles;
 use crate::record::{self, HEADER, Header};
 use crate::tierdir::{Dir, Lease};
 use crate::types::{ContainerNo, MAX_KEY, Place};
-use crate::vfs::{OpenMode, VfsFile};
+use crate::vfs::VfsFile;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::fmt;
-use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -165,27 +164,8 @@ impl Segment {
 
     /// The open file. `Gone` if the segment was dropped.
     fn file(&self) -> Result<Arc<dyn VfsFile>> {
-        if let Some(file) = self.reading.files.get(self.id) {
-            return Ok(file);
-        }
-        match self.dir().vfs.open(&self.path, OpenMode::Read) {
-            Ok(file) => {
-                // Not kept if the segment is being dropped: a file kept here would keep its blocks.
-                if !self.dropped.load(Ordering::Acquire) {
-                    self.reading.files.put(self.id, file.clone());
-                    if self.dropped.load(Ordering::Acquire) {
-                        self.reading.files.remove(self.id);
-                    }
-                }
-                Ok(file)
-            }
-            // A file that is missing though nobody dropped it is unreachable, not gone: looking its keys up again
-            // would lead here again.
-            Err(e) if e.kind() == io::ErrorKind::NotFound && self.dropped.load(Ordering::Acquire) => {
-                Err(Error::Gone(self.no))
-            }
-            Err(e) => Err(Error::io("open", &self.path, e)),
-        }
+        let path = || self.path.clone();
+        self.reading.files.open(self.id, self.no, &self.dropped, &*self.dir().vfs, path)
     }
 
     /// Begins a new generation of residency.
@@ -288,9 +268,13 @@ impl Segment {
     }
 
     /// Header and key from the disk, with what was read behind them.
-    fn front_from_disk(&self, offset: u64, end: u64, want: usize) -> Result<(Header, Vec<u8>)> {
+    fn front_from_disk(
+        &self,
+        file: &dyn VfsFile,
+        (offset, end): (u64, u64),
+        want: usize,
+    ) -> Result<(Header, Vec<u8>)> {
         let want = usize::try_from(end - offset).unwrap_or(usize::MAX).min(want.max(HEADER));
-        let file = self.file()?;
         let mut bytes = vec![0; want];
         if let Err(e) = file.read_exact_at(&mut bytes, offset) {
             // What failed may stand behind the record: try the record alone.
@@ -301,23 +285,24 @@ impl Segment {
             file.read_exact_at(&mut bytes, offset).at("read", &self.path)?;
         }
         let (front, _) = self.lengths(&bytes, offset, end)?;
-        self.extend(&mut bytes, offset, front)?;
+        self.extend(file, &mut bytes, offset, front)?;
         Ok((self.parse(&bytes, offset)?, bytes))
     }
 
     /// Reads on until `bytes`, which stand at `offset`, are at least `len`.
-    fn extend(&self, bytes: &mut Vec<u8>, offset: u64, len: usize) -> Result<()> {
+    fn extend(&self, file: &dyn VfsFile, bytes: &mut Vec<u8>, offset: u64, len: usize) -> Result<()> {
         let have = bytes.len();
         if have < len {
             bytes.resize(len, 0);
             let rest = bytes.get_mut(have..).unwrap_or_default();
-            self.file()?.read_exact_at(rest, offset + have as u64).at("read", &self.path)?;
+            file.read_exact_at(rest, offset + have as u64).at("read", &self.path)?;
         }
         Ok(())
     }
 
     fn read_disk(&self, offset: u64, end: u64, most: u64) -> Result<Item> {
-        let (header, bytes) = self.front_from_disk(offset, end, self.reading.smallest)?;
+        let file = self.file()?;
+        let (header, bytes) = self.front_from_disk(&*file, (offset, end), self.reading.smallest)?;
         header.head.within(most)?;
         let stored = header.head.stored_len as usize;
         let front = header.payload_at();
@@ -327,7 +312,7 @@ impl Segment {
             None => {
                 let mut payload = Vec::with_capacity(stored);
                 payload.extend_from_slice(behind);
-                self.extend(&mut payload, offset + front as u64, stored)?;
+                self.extend(&*file, &mut payload, offset + front as u64, stored)?;
                 Bytes::from(payload)
             }
         };
@@ -376,8 +361,8 @@ impl Container for Segment {
                 return Ok(self.parse(bytes, offset)?.head);
             }
         }
-        let (header, bytes) =
-            self.front_from_disk(offset, end, self.reading.smallest.min(HEADER + MAX_KEY))?;
+        let want = self.reading.smallest.min(HEADER + MAX_KEY);
+        let (header, bytes) = self.front_from_disk(&*self.file()?, (offset, end), want)?;
         self.residency.touch(offset..offset + bytes.len() as u64);
         Ok(header.head)
     }

@@ -432,7 +432,7 @@ fn create(ssd: &Ssd, size: u64, purpose: Purpose) -> Result<Active> {
             Ok(dir) => dir,
             Err(e) => return Err(failure.unwrap_or(e)),
         };
-        match create_in(ssd, &dir, size) {
+        match create_in(ssd, &dir, size, purpose) {
             Ok(active) => return Ok(active),
             Err(e) => ssd.room.dirs.failed(&dir, failure.insert(e)),
         }
@@ -440,8 +440,8 @@ fn create(ssd: &Ssd, size: u64, purpose: Purpose) -> Result<Active> {
     }
 }
 
-fn create_in(ssd: &Ssd, dir: &Arc<Dir>, size: u64) -> Result<Active> {
-    let reserved = ssd.containers.reserve()?;
+fn create_in(ssd: &Ssd, dir: &Arc<Dir>, size: u64, purpose: Purpose) -> Result<Active> {
+    let reserved = ssd.containers.reserve(purpose)?;
     let created_ms = ssd.clock.wall_ms();
     let identity = Identity { store: ssd.store, id: reserved.id, dir: dir.no, created_ms, size };
     let lease = dir.lease(size);

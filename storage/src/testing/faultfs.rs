@@ -1,6 +1,7 @@
 //! The real file system with faults: the N-th call of a kind fails, or all from there on, below a path or
 //! everywhere; the process "stops" after so many changes; calls are counted and can be watched.
 
+use crate::sim::{Call, Fault, Op};
 use crate::vfs::{DirEntry, EntryKind, Map, OpenMode, RealFs, Space, Vfs, VfsFile, VfsLock};
 use parking_lot::Mutex;
 use std::fmt;
@@ -10,116 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Input/output error.
-pub(crate) const EIO: i32 = 5;
-/// Permission denied.
-pub(crate) const EACCES: i32 = 13;
-/// No space left on the device.
-pub(crate) const ENOSPC: i32 = 28;
-
-/// A kind of call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Op {
-    /// Opening to read.
-    Open,
-    /// Opening to write what is there.
-    OpenToWrite,
-    Create,
-    MakeDir,
-    List,
-    Kind,
-    Rename,
-    RemoveFile,
-    RemoveDir,
-    SyncDir,
-    Lock,
-    /// The moment after a lock was asked for.
-    Locked,
-    Read,
-    Write,
-    Allocate,
-    Sync,
-}
-
-impl Op {
-    const COUNT: usize = Op::Sync as usize + 1;
-
-    /// Whether the call changes what a crash would leave. Allocation counts as none: it changes no byte.
-    fn changes(self) -> bool {
-        !matches!(self, Op::Open | Op::List | Op::Kind | Op::Locked | Op::Read | Op::Allocate)
-    }
-}
-
-/// One call: what, on which path (of a rename the new one), and for reads and writes on which bytes.
-#[derive(Debug)]
-pub(crate) struct Call<'a> {
-    pub op: Op,
-    pub path: &'a Path,
-    pub range: Range<u64>,
-}
-
-type Hits = Box<dyn Fn(&Call<'_>) -> bool + Send + Sync>;
-type Watch = Box<dyn Fn(&Call<'_>) + Send + Sync>;
+type Watch = Arc<dyn Fn(&Call<'_>) + Send + Sync>;
 type SpaceOf = Box<dyn Fn(&Path) -> Space + Send + Sync>;
-
-/// Calls that fail.
-pub(crate) struct Fault {
-    hits: Hits,
-    below: PathBuf,
-    after: u64,
-    times: u64,
-    errno: i32,
-}
-
-impl Fault {
-    /// All calls of which this is true fail, with `EIO`.
-    pub(crate) fn when(hits: impl Fn(&Call<'_>) -> bool + Send + Sync + 'static) -> Fault {
-        Fault { hits: Box::new(hits), below: PathBuf::new(), after: 0, times: u64::MAX, errno: EIO }
-    }
-
-    /// All calls of this kind fail.
-    pub(crate) fn on(op: Op) -> Fault {
-        Fault::when(move |c| c.op == op)
-    }
-
-    /// All calls of these kinds fail.
-    pub(crate) fn on_any(ops: &'static [Op]) -> Fault {
-        Fault::when(|c| ops.contains(&c.op))
-    }
-
-    /// Below this path only.
-    pub(crate) fn below(self, path: impl Into<PathBuf>) -> Fault {
-        Fault { below: path.into(), ..self }
-    }
-
-    /// After so many that succeed.
-    pub(crate) fn after(self, calls: u64) -> Fault {
-        Fault { after: calls, ..self }
-    }
-
-    /// So many calls and no more.
-    pub(crate) fn times(self, times: u64) -> Fault {
-        Fault { times, ..self }
-    }
-
-    /// With this error.
-    pub(crate) fn errno(self, errno: i32) -> Fault {
-        Fault { errno, ..self }
-    }
-
-    /// The error of this call, if it fails.
-    fn check(&mut self, call: &Call<'_>) -> Option<io::Error> {
-        if self.times == 0 || !call.path.starts_with(&self.below) || !(self.hits)(call) {
-            return None;
-        }
-        if self.after > 0 {
-            self.after -= 1;
-            return None;
-        }
-        self.times = if self.times == u64::MAX { u64::MAX } else { self.times - 1 };
-        Some(io::Error::from_raw_os_error(self.errno))
-    }
-}
 
 struct State {
     faults: Mutex<Vec<Fault>>,
@@ -149,16 +42,17 @@ impl State {
             return Err(io::Error::other("stopped"));
         }
         let call = Call { op, path, range };
-        if let Some(watch) = &*self.watch.lock() {
+        let watch = self.watch.lock().clone();
+        if let Some(watch) = watch {
             watch(&call);
         }
-        self.faults.lock().iter_mut().find_map(|f| f.check(&call)).map_or(Ok(()), Err)
+        self.faults.lock().iter_mut().find_map(|f| f.check(&call)).map_or(Ok(()), |trouble| Err(trouble.error()))
     }
 }
 
 /// The real file system with faults. Clones are the same one.
 #[derive(Clone)]
-pub(crate) struct FaultFs(Arc<State>);
+pub struct FaultFs(Arc<State>);
 
 impl fmt::Debug for FaultFs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -190,57 +84,57 @@ impl FaultFs {
 
     /// Syncs nothing, for tests that look only at what the process sees: on a busy disk syncing would be nearly
     /// all of their time.
-    pub(crate) fn without_syncs(self) -> FaultFs {
+    pub fn without_syncs(self) -> FaultFs {
         self.built(|s| s.syncs = false)
     }
 
     /// Maps nothing, so that every read comes by here.
-    pub(crate) fn without_maps(self) -> FaultFs {
+    pub fn without_maps(self) -> FaultFs {
         self.built(|s| s.maps = false)
     }
 
     /// Of a write that fails so many bytes arrive, by its length; without this half of them.
-    pub(crate) fn tearing(self, arrives: fn(usize) -> usize) -> FaultFs {
+    pub fn tearing(self, arrives: fn(usize) -> usize) -> FaultFs {
         self.built(|s| s.arrives = arrives)
     }
 
     /// Makes calls fail from now on, besides those that do already.
-    pub(crate) fn fail(&self, fault: Fault) {
+    pub fn fail(&self, fault: Fault) {
         self.0.faults.lock().push(fault);
     }
 
     /// Nothing fails any more.
-    pub(crate) fn heal(&self) {
+    pub fn heal(&self) {
         self.0.faults.lock().clear();
     }
 
     /// Faults that have not struck as often as they were to.
-    pub(crate) fn pending(&self) -> usize {
-        self.0.faults.lock().iter().filter(|f| f.times > 0).count()
+    pub fn pending(&self) -> usize {
+        self.0.faults.lock().iter().filter(|f| f.pending()).count()
     }
 
     /// After so many changes in all, everything fails: what a kill leaves.
-    pub(crate) fn stop_after(&self, changes: u64) {
+    pub fn stop_after(&self, changes: u64) {
         self.0.stop_after.store(changes, Ordering::SeqCst);
     }
 
     /// Calls that changed something, so far.
-    pub(crate) fn changes(&self) -> u64 {
+    pub fn changes(&self) -> u64 {
         self.0.changes.load(Ordering::SeqCst)
     }
 
     /// Calls of this kind so far.
-    pub(crate) fn calls(&self, op: Op) -> u64 {
+    pub fn calls(&self, op: Op) -> u64 {
         self.0.calls[op as usize].load(Ordering::SeqCst)
     }
 
-    /// Shows every call before it is made.
-    pub(crate) fn watch(&self, watch: impl Fn(&Call<'_>) + Send + Sync + 'static) {
-        *self.0.watch.lock() = Some(Box::new(watch));
+    /// Shows every call before it is made; the call waits until `watch` returns.
+    pub fn watch(&self, watch: impl Fn(&Call<'_>) + Send + Sync + 'static) {
+        *self.0.watch.lock() = Some(Arc::new(watch));
     }
 
     /// What is said of the free space of a path.
-    pub(crate) fn say_space(&self, space: impl Fn(&Path) -> Space + Send + Sync + 'static) {
+    pub fn say_space(&self, space: impl Fn(&Path) -> Space + Send + Sync + 'static) {
         *self.0.space.lock() = Some(Box::new(space));
     }
 }

@@ -6,7 +6,10 @@ use crate::item::{Head, Item};
 
 /// Says that it occupies so many bytes, and has nothing in it.
 #[derive(Debug)]
-pub(crate) struct Hollow(pub(crate) u64);
+pub struct Hollow(
+    /// Bytes.
+    pub u64,
+);
 
 impl Container for Hollow {
     fn read_up_to(&self, _: u32, _: u64) -> Result<Item> {

@@ -2,7 +2,7 @@
 
 /// `len` bytes that follow from the seed (an even seed and the odd one after it are one): xorshift64, upper half
 /// (Marsaglia, "Xorshift RNGs", 2003).
-pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
+pub fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut x = seed | 1;
     (0..len)
         .map(|_| {

@@ -255,7 +255,7 @@ fn without_a_reserve_a_full_disk_is_an_error_that_loses_nothing() {
         let r = w.cat().sync();
         assert!(r.as_ref().is_err_and(Error::is_no_space), "{r:?}");
         assert!(!w.cat().journal.as_ref().unwrap().broken(), "nothing failed: there is no room");
-        assert!(w.cat().checkpoint().is_err());
+        assert!(w.cat().checkpoint_now().is_err());
         w.check();
     }
     // A power cut now: what was acknowledged is there once there is room for a new journal.

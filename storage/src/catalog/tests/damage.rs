@@ -21,7 +21,7 @@ fn small() -> Small {
     for i in 0..200u8 {
         write(&cat, id(i), Place::new(entry.no, u32::from(i)).unwrap());
     }
-    cat.checkpoint().unwrap();
+    cat.checkpoint_now().unwrap();
     for i in 0..60u8 {
         cat.lock(id(i)).remove(id(i));
         if i % 15 == 0 {
@@ -102,7 +102,7 @@ fn damage_at_rest_of_one_copy_is_found_and_mended_while_the_catalog_is_open() {
         write(&cat, id(i), Place::new(entry.no, u32::from(i)).unwrap());
     }
     assert!(cat.verify_copies().unwrap().is_empty(), "before the first checkpoint");
-    cat.checkpoint().unwrap();
+    cat.checkpoint_now().unwrap();
     let end = durable(&cat);
     let copies = |mem: &SimFs| -> Vec<PathBuf> {
         mem.files().into_iter().filter(|p| p.to_string_lossy().contains("checkpoint-")).collect()
@@ -247,7 +247,7 @@ fn without_its_checkpoint_the_catalog_is_lost_even_beside_an_older_one() {
     cat.sync().unwrap();
     let before: Vec<(PathBuf, Vec<u8>)> = old.files().iter().map(|p| (p.clone(), old.read(p))).collect();
     cat.lock(id(1)).remove(id(1));
-    cat.checkpoint().unwrap();
+    cat.checkpoint_now().unwrap();
     drop(cat);
     let newest = old.files().into_iter().rfind(|p| p.to_str().unwrap().contains("checkpoint")).unwrap();
     for (path, bytes) in &before {
@@ -283,7 +283,7 @@ fn a_checkpoint_in_one_copy_only_may_be_damaged() {
         let mem = trial.kill();
         let (cat, _) = open(Arc::new(mem.clone()), Path::new(DIR), 3).unwrap();
         mem.fail_changes(mem.changes() + ahead + 1..);
-        let _ = cat.checkpoint();
+        let _ = cat.checkpoint_now();
         let cps: Vec<PathBuf> =
             mem.files().into_iter().filter(|p| p.to_str().unwrap().contains("checkpoint-")).collect();
         if cps.len() == 3 && cps.iter().all(|p| p.extension().is_none()) {
@@ -350,7 +350,7 @@ fn a_rebuild_that_is_not_finished_leaves_the_lost_catalog_lost() {
     let records = [listed(1, id(1), Version(5)), listed(2, id(1), Version(9)), listed(3, id(1), Version(7))];
     cat.adopt(entry.no, &records, &mut newest);
     check_counts(&cat);
-    cat.checkpoint().unwrap();
+    cat.checkpoint_now().unwrap();
     let end = durable(&cat);
     assert_eq!(end[&id(1)].0.position(), 2, "the newest version wins");
     drop(cat);

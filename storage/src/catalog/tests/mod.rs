@@ -8,6 +8,7 @@ mod places;
 
 use super::*;
 use crate::clock::ManualClock;
+use crate::container::Purpose;
 use crate::pair::Pair;
 use crate::sim::{Dice, Fault, SimFs};
 use crate::testing::Hollow;
@@ -45,7 +46,7 @@ fn open_with(how: Setup) -> Result<(Catalog, Recovered)> {
 }
 
 fn container(cat: &Catalog) -> Arc<Entry> {
-    let reserved = cat.containers.reserve().unwrap();
+    let reserved = cat.containers.reserve(Purpose::Write).unwrap();
     cat.containers.publish(reserved, Tier::Ssd, 0, 7, Arc::new(Hollow(0)))
 }
 
@@ -340,7 +341,7 @@ impl World {
                 self.acknowledge(&r);
             }
             Op::Checkpoint => {
-                let r = self.cat().checkpoint();
+                let r = self.cat().checkpoint_now();
                 self.acknowledge(&r);
             }
             Op::NewContainer => {

@@ -146,7 +146,7 @@ fn threads_agree_on_the_end() {
                     cat.lock(ident).swap(ident, place, next(), Version(1), 0);
                 }
                 if n % 8 == 0 {
-                    cat.checkpoint().unwrap();
+                    cat.checkpoint_now().unwrap();
                 }
             }
         });

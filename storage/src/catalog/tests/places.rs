@@ -1,6 +1,7 @@
 //! Containers: what is announced, what is dropped, and when a number may be reused.
 
 use super::*;
+use crate::container::Purpose;
 
 #[test]
 fn a_number_is_reused_only_after_its_drop_is_durable_and_readers_let_go() {
@@ -19,14 +20,14 @@ fn a_number_is_reused_only_after_its_drop_is_durable_and_readers_let_go() {
     cat.forget(&entry);
     drop(entry);
     drop(held);
-    let other = cat.containers.reserve().unwrap();
+    let other = cat.containers.reserve(Purpose::Write).unwrap();
     assert_ne!(other.no, no, "the frame is only queued");
     mem.fail_changes(mem.changes() + 1..);
     assert!(cat.sync().is_err());
-    assert_ne!(cat.containers.reserve().unwrap().no, no, "the sync failed");
+    assert_ne!(cat.containers.reserve(Purpose::Write).unwrap().no, no, "the sync failed");
     mem.heal();
     cat.sync().unwrap();
-    let again = cat.containers.reserve().unwrap();
+    let again = cat.containers.reserve(Purpose::Write).unwrap();
     assert_eq!(again.no, no);
     assert!(again.id > other.id);
 }
@@ -38,10 +39,10 @@ fn a_number_that_a_reader_holds_rests() {
     seal(&entry);
     cat.forget(&entry);
     cat.sync().unwrap();
-    assert_ne!(cat.containers.reserve().unwrap().no, entry.no);
+    assert_ne!(cat.containers.reserve(Purpose::Write).unwrap().no, entry.no);
     let no = entry.no;
     drop(entry);
-    assert_eq!(cat.containers.reserve().unwrap().no, no);
+    assert_eq!(cat.containers.reserve(Purpose::Write).unwrap().no, no);
 }
 
 #[test]
@@ -103,10 +104,10 @@ fn containers_are_known_after_a_restart_and_their_numbers_are_taken_even_if_thei
         let ids: Vec<u64> = rec.containers.iter().map(|k| k.id).collect();
         assert_eq!(ids, [a.id, b.id]);
         assert_eq!(rec.containers[0].created_ms, 7);
-        let fresh = cat.containers.reserve().unwrap().no;
+        let fresh = cat.containers.reserve(Purpose::Write).unwrap().no;
         assert!(fresh != a.no && fresh != b.no);
         assert!(matches!(cat.find(id(1)), Found::Absent));
-        cat.checkpoint().unwrap();
+        cat.checkpoint_now().unwrap();
     }
     // `a` is discarded, `b` is back.
     let (cat, rec) = Catalog::open(setup(arc.clone(), Path::new("/c"), 4)).unwrap();
@@ -160,12 +161,12 @@ fn heat_survives_and_a_checkpoint_before_there_is_a_source_keeps_it() {
     let arc: Arc<dyn Vfs> = Arc::new(mem.clone());
     let (cat, _) = open(arc.clone(), Path::new("/c"), 1).unwrap();
     cat.on_checkpoint(|| vec![1, 2, 3]);
-    cat.checkpoint().unwrap();
+    cat.checkpoint_now().unwrap();
     drop(cat);
     for n in 2..4 {
         let (cat, rec) = open(arc.clone(), Path::new("/c"), n).unwrap();
         assert_eq!(rec.heat, [1, 2, 3]);
-        cat.checkpoint().unwrap();
+        cat.checkpoint_now().unwrap();
     }
 }
 

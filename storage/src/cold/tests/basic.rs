@@ -89,7 +89,7 @@ fn a_pack_is_attached_unread_after_a_restart() {
     let (cold, containers) = bench.open();
     let items = mixed();
     let written = cold.write(&items, Purpose::Write).unwrap();
-    let known = known_of(&containers.all()[0]);
+    let known = containers.all()[0].known();
     cold.close().unwrap();
     assert!(matches!(cold.write(&items, Purpose::Write), Err(Error::OutOfService { .. })));
     let lost = Known { no: 9, id: 4711, ..known };
@@ -248,7 +248,7 @@ fn a_call_is_all_or_nothing() {
     assert!(containers.all().is_empty());
     assert_eq!(cold.usage().occupied, 0);
     // Numbers came back too.
-    assert!((0..20).map(|_| containers.reserve().unwrap().no).all(|no| no < 20));
+    assert!((0..20).map(|_| containers.reserve(Purpose::Write).unwrap().no).all(|no| no < 20));
 }
 
 #[test]

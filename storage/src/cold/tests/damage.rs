@@ -31,7 +31,7 @@ fn template() -> &'static Template {
         let written = cold.write(&items, Purpose::Write).unwrap();
         let entry = containers.all()[0].clone();
         let listed = entry.container.list().unwrap();
-        (known_of(&entry), items, written, listed, std::fs::read(bench.only_file()).unwrap())
+        (entry.known(), items, written, listed, std::fs::read(bench.only_file()).unwrap())
     })
 }
 

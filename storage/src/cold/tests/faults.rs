@@ -251,7 +251,7 @@ fn packs_go_where_there_is_most_room() {
     }
     let in_first = containers.all().iter().filter(|e| e.dir == 0).count();
     assert_eq!(in_first, 10);
-    let known: Vec<Known> = containers.all().iter().map(|e| known_of(e)).collect();
+    let known: Vec<Known> = containers.all().iter().map(|e| e.known()).collect();
     let (again, report, _) = bench.try_open(known, Unknown::Delete).unwrap();
     assert!(report.missing.is_empty());
     assert_eq!(again.usage(), Usage { written: 0, ..cold.usage() });

@@ -1,6 +1,7 @@
 //! What works when nothing breaks.
 
 use super::*;
+use crate::types::Place;
 
 fn items(from: u32, n: u32, len: usize) -> Vec<Item> {
     (from..from + n).map(|i| item(i, len + i as usize % 50)).collect()
@@ -234,7 +235,7 @@ fn what_the_catalog_does_not_know_is_deleted_attached_or_left() {
 
     let open = bench.open_as(&known[1..], Unknown::Attach).unwrap();
     assert_eq!(open.containers.all().len(), known.len());
-    let attached = open.containers.by_id(known[0].id).unwrap();
+    let attached = open.containers.all().into_iter().find(|e| e.id == known[0].id).unwrap();
     assert_eq!(attached.created_ms, known[0].created_ms);
     assert_eq!(attached.container.list().unwrap().len() as u64, known[0].records);
     assert_eq!(open.report.deleted, 2);
@@ -246,6 +247,78 @@ fn what_the_catalog_does_not_know_is_deleted_attached_or_left() {
     assert_eq!(open.report.deleted, folders.len() as u64 - 1);
     assert_eq!(open.containers.all().len(), 1);
     assert!(bench.dir(0).join("generations/a person's").exists());
+}
+
+/// Copies a generation with all that is in it.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(|e| e.unwrap()) {
+        let target = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy(&entry.path(), &target),
+            false => drop(std::fs::copy(entry.path(), target).unwrap()),
+        }
+    }
+}
+
+#[test]
+fn of_two_copies_of_a_generation_the_one_that_the_catalog_names_counts_unless_it_is_lost() {
+    let mut bench = Bench::new(&[Some(64 << 20), Some(64 << 20)]);
+    let open = bench.open(&[]);
+    let all = items(0, 60, 700);
+    let written = open.write(&all);
+    let mut known = open.known();
+    assert_eq!((known.len(), known[0].dir), (1, 0));
+    open.hdd.close().unwrap();
+    drop(open);
+    // It is in the directory that is looked at last; its copy will be in the first.
+    let twin = bench.generations(0).remove(0);
+    let path = bench.dir(1).join("generations").join(twin.file_name().unwrap());
+    std::fs::rename(&twin, &path).unwrap();
+    known[0].dir = 1;
+    for (known, unknown) in [(&known[..], Unknown::Delete), (&[], Unknown::Attach)] {
+        copy(&path, &twin);
+        let open = bench.open_as(known, unknown).unwrap();
+        assert_eq!(open.report.quarantined.len(), 1, "{:?}", open.report);
+        let stays = if unknown == Unknown::Delete { &path } else { &twin };
+        assert!(stays.exists() && path.exists() != twin.exists(), "{:?}", open.report);
+        assert_eq!(open.containers.all().len(), 1, "two places would name one record");
+        assert_eq!(open.check(&all, &at(&open, &written)), all.len());
+        let occupied = open.hdd.usage().occupied;
+        open.hdd.drop_container(&open.containers.all()[0]).unwrap();
+        assert!(open.hdd.usage().occupied < occupied && !stays.exists());
+        open.hdd.close().unwrap();
+        drop(open);
+        let kept = std::fs::read_dir(bench.dir(usize::from(stays == &path) ^ 1).join("quarantine")).unwrap();
+        let kept = kept.map(|e| e.unwrap().path()).find(|p| p.is_dir()).unwrap();
+        std::fs::rename(kept, &path).unwrap();
+    }
+    // The one that the catalog names is lost, the copy is whole.
+    copy(&path, &twin);
+    std::fs::write(path.join("values-0000"), [0; 9000]).unwrap();
+    let open = bench.open(&known);
+    assert_eq!(open.report.quarantined.len(), 1, "{:?}", open.report);
+    assert!(twin.exists() && !path.exists() && open.report.missing.is_empty(), "{:?}", open.report);
+    assert_eq!(open.check(&all, &at(&open, &written)), all.len());
+}
+
+/// Where the records of the one container stand now.
+fn at(open: &Open, written: &[Written]) -> Vec<Written> {
+    let no = open.containers.all()[0].no;
+    let place = |w: &Written| Place::new(no, w.place.position()).unwrap();
+    written.iter().map(|w| Written { place: place(w), ..*w }).collect()
+}
+
+#[test]
+fn a_generation_of_another_store_is_set_aside_and_not_deleted() {
+    let mut bench = Bench::new(&[Some(64 << 20)]);
+    let open = bench.open(&[]);
+    open.write(&items(0, 60, 700));
+    open.hdd.close().unwrap();
+    drop(open);
+    bench.store = [6; 16];
+    let open = bench.open(&[]);
+    assert_eq!((open.report.deleted, open.report.quarantined.len()), (0, 1), "{:?}", open.report);
 }
 
 /// A database costs memory beyond its cache: with a small cache few are open, and every record comes back.

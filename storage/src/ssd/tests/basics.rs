@@ -240,6 +240,39 @@ fn a_copy_of_a_segment_in_another_directory_is_set_aside() {
 }
 
 #[test]
+fn of_two_copies_of_a_segment_the_one_that_the_catalog_names_counts_unless_it_is_damaged() {
+    let (a, c) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    // Of two that are alike the lower number is written to.
+    let dirs = vec![dir(1, a.path(), 1024 * KIB), dir(0, c.path(), 1024 * KIB)];
+    let mut b = Bench::new(dirs, config(64 * KIB), Arc::new(RealFs));
+    let all = items(3, 100);
+    let w = b.put(&all);
+    b.ssd.close().unwrap();
+    let path = b.files().remove(0);
+    assert!(path.starts_with(c.path()));
+    // Half of a copy, in the directory that is looked at first.
+    let copy = a.path().join(FOLDER).join(path.file_name().unwrap());
+    let whole = std::fs::read(&path).unwrap();
+    std::fs::write(&copy, &whole[..8 << 10]).unwrap();
+    let known = b.known();
+    b.reopen_with(known.clone(), Unknown::Delete);
+    assert_eq!(b.report.quarantined.len(), 1, "{:?}", b.report);
+    assert!(path.exists() && !copy.exists() && b.report.missing.is_empty(), "{:?}", b.report);
+    assert_eq!(b.containers.all()[0].container.read(w[2].place.position()).unwrap(), all[2]);
+    // The one that the catalog names is damaged, the copy is whole.
+    std::fs::write(&copy, &whole).unwrap();
+    std::fs::write(&path, [0; 8 << 10]).unwrap();
+    b.reopen_with(known.clone(), Unknown::Delete);
+    assert_eq!(b.report.quarantined.len(), 1, "{:?}", b.report);
+    assert!(copy.exists() && !path.exists() && b.report.missing.is_empty(), "{:?}", b.report);
+    assert_eq!(b.containers.all()[0].container.read(w[2].place.position()).unwrap(), all[2]);
+    // Neither is whole.
+    std::fs::write(&copy, [0; 8 << 10]).unwrap();
+    b.reopen_with(known.clone(), Unknown::Delete);
+    assert_eq!(b.report.missing, known);
+}
+
+#[test]
 fn a_dropped_segment_serves_who_holds_it_and_its_number_and_id_do_not_recur() {
     let dir = tempfile::tempdir().unwrap();
     let b = Bench::one(dir.path(), 1024 * KIB, config(64 * KIB));

@@ -10,7 +10,6 @@ use super::*;
 use crate::clock::ManualClock;
 use crate::container::{Known, TierDir, Unknown};
 use crate::ident::{Hasher, Ident};
-use crate::testing::known_of;
 use crate::types::{Codec, ContentType, Version};
 use crate::vfs::RealFs;
 use bytes::Bytes;
@@ -62,7 +61,7 @@ impl Bench {
     }
 
     pub fn known(&self) -> Vec<Known> {
-        self.containers.all().iter().map(|e| known_of(e)).collect()
+        self.containers.all().iter().map(|e| e.known()).collect()
     }
 
     pub fn context(&mut self, known: Vec<Known>, unknown: Unknown) -> TierContext {
