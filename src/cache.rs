@@ -396,7 +396,8 @@ impl Cache {
     /// Removes every live key of a prefix; gives how many. Keys written while it runs may stay.
     ///
     /// # Errors
-    /// As [`remove`](Self::remove); what was removed before an error stays removed.
+    /// As [`remove`](Self::remove), and a storage error if the record of some item cannot be read for now, so that its
+    /// key is not known: the others were removed, and it may still have the prefix. What was removed stays removed.
     pub fn remove_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<u64> {
         self.engine().remove_prefix(prefix.as_ref())
     }

@@ -559,3 +559,28 @@ fn a_checkpoint_that_keeps_failing_rests_and_holds_up_nothing() -> Try {
     cache.close()?;
     Ok(())
 }
+
+/// What cannot be read may be of the prefix, and come back: then the removal was none.
+#[test]
+fn removing_a_prefix_fails_if_some_item_cannot_be_read() -> Try {
+    let dir = tempfile::tempdir()?;
+    let fs = FaultFs::default().without_maps();
+    let open = || {
+        let builder = Cache::builder().memory(1 << 20).ssd(dir.path().join("s"), 16 << 20);
+        builder.world(Arc::new(fs.clone()), Arc::new(SystemClock), false).open()
+    };
+    let cache = open()?;
+    for key in ["a/1", "a/2", "b/1"] {
+        cache.put(key, noise(1, 1000))?;
+    }
+    cache.close()?;
+    drop(cache);
+    let cache = open()?;
+    fs.fail(Fault::on(Op::Read));
+    assert!(cache.remove_prefix("a/").is_err());
+    assert_eq!(cache.keys("").count(), 0, "absent for now");
+    fs.heal();
+    assert_eq!(cache.remove_prefix("a/")?, 2);
+    assert_eq!(cache.keys("").collect::<Result<Vec<_>, _>>()?, ["b/1"]);
+    Ok(())
+}

@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use thermocline_storage::catalog::{Catalog, Found, SHARDS, Seen};
-use thermocline_storage::{Ident, Tier, codec};
+use thermocline_storage::{Error as StorageError, Ident, Tier, codec};
 
 /// Live keys of a prefix; see `Cache::keys`.
 #[derive(Debug)]
@@ -91,6 +91,16 @@ impl VerifyReport {
     }
 }
 
+/// What a walk finds out about an identity that it saw.
+enum Named {
+    /// Nothing is there any more.
+    Gone,
+    /// A live key, and what the catalog says of it now.
+    Live(Bytes, Found),
+    /// Its record cannot be read for now, so nobody knows its key.
+    OutOfReach(StorageError),
+}
+
 impl Engine {
     fn walk_shards(&self) -> usize {
         if self.has_disk() { SHARDS } else { self.memory.shard_count() }
@@ -110,7 +120,7 @@ impl Engine {
         let mut keys = VecDeque::new();
         for seen in self.catalog.walk(no) {
             match self.key_of(seen) {
-                Ok(Some((key, _))) if key.starts_with(prefix) => keys.push_back(Ok(key)),
+                Ok(Named::Live(key, _)) if key.starts_with(prefix) => keys.push_back(Ok(key)),
                 Ok(_) => {}
                 Err(e) => keys.push_back(Err(e)),
             }
@@ -119,29 +129,27 @@ impl Engine {
     }
 
     /// The live key of an identity that a walk saw, and what the catalog says of it now.
-    fn key_of(&self, seen: Seen) -> Result<Option<(Bytes, Found)>> {
+    fn key_of(&self, seen: Seen) -> Result<Named> {
         let mut found = seen.found;
         let mut follow = Follow::default();
         loop {
             match &found {
-                Found::Absent => return Ok(None),
-                Found::Dirty(v) => {
-                    return Ok(
-                        (!expired(v.expires_at, self.now())).then(|| (v.pair.key_bytes(), found.clone()))
-                    );
-                }
+                Found::Absent => return Ok(Named::Gone),
+                Found::Dirty(v) if expired(v.expires_at, self.now()) => return Ok(Named::Gone),
+                Found::Dirty(v) => return Ok(Named::Live(v.pair.key_bytes(), found.clone())),
                 Found::At(at) => match at.entry.container.head(at.place.position()) {
                     Ok(head) => {
                         if expired(at.expires_at.unwrap_or(head.expires_at), self.now()) {
                             self.expire_at(seen.ident, at, Some(head.key));
-                            return Ok(None);
+                            return Ok(Named::Gone);
                         }
-                        return Ok(Some((head.key, found)));
+                        return Ok(Named::Live(head.key, found));
                     }
                     // Kills it, or counts it as out of reach. Its key is not known.
                     Err(e) => match self.unread(seen.ident, at, &e, None)? {
                         Step::Moved => follow.on()?,
-                        Step::Done(_) => return Ok(None),
+                        Step::Done(_) if e.is_corrupt() => return Ok(Named::Gone),
+                        Step::Done(_) => return Ok(Named::OutOfReach(e)),
                     },
                 },
             }
@@ -149,10 +157,12 @@ impl Engine {
         }
     }
 
-    /// Removes every live key of a prefix; gives how many.
+    /// Removes every live key of a prefix; gives how many. An error if of an item it cannot be told whether it is one
+    /// of them, for it may come back into reach.
     pub(crate) fn remove_prefix(&self, prefix: &[u8]) -> Result<u64> {
         let _open = self.using()?;
         let mut removed = 0;
+        let mut out_of_reach = None;
         self.flights.void_prefix(prefix);
         for no in 0..self.walk_shards() {
             if !self.has_disk() {
@@ -166,10 +176,12 @@ impl Engine {
             self.gate(0)?;
             for seen in self.catalog.walk(no) {
                 let ident = seen.ident;
-                if let Some((key, found)) = self.key_of(seen)?
-                    && key.starts_with(prefix)
-                {
-                    removed += u64::from(self.remove_seen(ident, &key, found)?);
+                match self.key_of(seen)? {
+                    Named::Live(key, found) if key.starts_with(prefix) => {
+                        removed += u64::from(self.remove_seen(ident, &key, found)?);
+                    }
+                    Named::OutOfReach(e) => out_of_reach = out_of_reach.or(Some(e)),
+                    _ => {}
                 }
             }
         }
@@ -177,7 +189,7 @@ impl Engine {
             // As after the removal of a key that is not there.
             self.catalog.settle()?;
         }
-        Ok(removed)
+        out_of_reach.map_or(Ok(removed), |e| Err(e.into()))
     }
 
     /// Removes what a walk saw, unless it was written since; follows it where it only moved.

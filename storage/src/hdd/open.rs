@@ -136,6 +136,10 @@ impl Opening<'_> {
         let files = self.files(&f.path, f.id)?;
         match (fate, files) {
             (Unknown::Leave, files) => self.leave(f, &files, NOT_SEEN),
+            // One that was not made, and whose removal a crash cut off: there is nothing in it.
+            (_, files @ Files { identity: Identity::Lost(_), .. }) if files.values.is_empty() => {
+                self.delete(f, &files);
+            }
             (_, Files { identity: Identity::Lost(why), values, .. }) => self.quarantine(f, &values, why),
             // Known in part, it would be dropped once that part is dead.
             (Unknown::Attach, files @ Files { unreachable: Some(_), .. }) => {

@@ -46,7 +46,11 @@ impl State {
         if let Some(watch) = watch {
             watch(&call);
         }
-        self.faults.lock().iter_mut().find_map(|f| f.check(&call)).map_or(Ok(()), |trouble| Err(trouble.error()))
+        self.faults
+            .lock()
+            .iter_mut()
+            .find_map(|f| f.check(&call))
+            .map_or(Ok(()), |trouble| Err(trouble.error()))
     }
 }
 
