@@ -135,7 +135,7 @@ impl Life<'_> {
 
     fn open(&mut self) -> Check {
         let builder = self.plan.builder().simulated(Arc::new(self.fs.clone()), self.clock.clone());
-        let store = builder.open_with_events(100_000).map_err(|e| format!("opening failed: {e}"))?;
+        let store = builder.open_with_events(4_000).map_err(|e| format!("opening failed: {e}"))?;
         self.store = Some(store);
         self.told.say(|| "open".into());
         Ok(())
@@ -408,8 +408,7 @@ impl Life<'_> {
         self.told.recoveries += 1;
         let clock = Arc::new(ManualClock::new(self.now));
         let builder = self.plan.builder().simulated(Arc::new(disk.clone()), clock);
-        let (cache, events) =
-            builder.open_with_events(100_000).map_err(|e| format!("opening failed: {e}"))?;
+        let (cache, events) = builder.open_with_events(4_000).map_err(|e| format!("opening failed: {e}"))?;
         let first = self.look_at(past, &cache)?;
         let gone = self.gone(&events)?;
         past.check_crash(

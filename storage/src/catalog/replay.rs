@@ -250,7 +250,7 @@ impl Replay {
     fn look_beyond(&mut self, seq: u64, copies: &[Bytes], from: usize, seed: u64, limit: u64) {
         for (_, bytes) in copies {
             // Files are allocated ahead: behind the last byte that is not zero there is nothing.
-            let content = bytes.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1);
+            let content = without_zeros(&bytes);
             self.out.torn |= from < content;
             let mut at = from;
             while at < content {
@@ -391,5 +391,34 @@ impl Replay {
             }
         }
         Ok((catalog, self.out))
+    }
+}
+
+/// How many bytes are left without the zeros at the end: a journal is allocated ahead, so these may be many.
+fn without_zeros(bytes: &[u8]) -> usize {
+    const BLOCK: usize = 64;
+    let mut end = bytes.len();
+    // Block by block, without a branch for each byte.
+    while let Some(block) = end.checked_sub(BLOCK).and_then(|at| bytes.get(at..end))
+        && block.iter().fold(0, |all, b| all | b) == 0
+    {
+        end -= BLOCK;
+    }
+    bytes.iter().take(end).rposition(|b| *b != 0).map_or(0, |last| last + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_zeros;
+
+    #[test]
+    fn zeros_at_the_end_are_not_counted() {
+        for (ones, zeros) in
+            [(0, 0), (0, 5), (0, 64), (1, 0), (1, 63), (1, 64), (63, 200), (64, 64), (65, 1), (130, 1000)]
+        {
+            let bytes = [vec![1; ones], vec![0; zeros]].concat();
+            assert_eq!(without_zeros(&bytes), ones, "{ones} and {zeros}");
+        }
+        assert_eq!(without_zeros(&[0, 0, 7, 0]), 3);
     }
 }

@@ -102,9 +102,9 @@ impl FileImage {
         let left = usize::try_from(self.now.len.saturating_sub(at)).unwrap_or(usize::MAX);
         let count = left.min(buf.len());
         let from = usize::try_from(at).ok().and_then(|at| self.now.bytes.get(at..)).unwrap_or_default();
-        for (n, to) in buf.iter_mut().take(count).enumerate() {
-            *to = from.get(n).copied().unwrap_or(0);
-        }
+        let (known, zeros) = buf.split_at_mut(from.len().min(count));
+        known.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+        zeros.iter_mut().take(count - known.len()).for_each(|to| *to = 0);
         count
     }
 
