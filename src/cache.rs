@@ -201,8 +201,8 @@ impl Cache {
     /// # Errors
     /// `BadKey`; `ValueTooLarge`; `Closed`; `Busy` if the disk was slower than the callers for longer than
     /// `write_stall_limit`; a storage error. A put that fails leaves the older value untouched, or the key absent if
-    /// it was. (With `Persistence::Always`, a put that failed because the disk did not answer in time may be found
-    /// after a crash.)
+    /// it was. (With `Persistence::Always`, a put that failed because the disk did may be found after a crash, as long as
+    /// nothing later is durable: the disk can have taken the write, and then not what takes it back.)
     pub fn put(&self, key: impl AsRef<[u8]>, value: impl Into<Bytes>) -> Result<()> {
         self.put_with(key, value, PutOptions::new())
     }

@@ -105,10 +105,10 @@ pub fn live(seed: u64, told: &mut Told) -> Check {
         values: 0,
         failing: false,
     };
-    let openings = 1 + life.dice.below(3);
+    let openings = 1 + life.dice.below(2);
     for _ in 0..openings {
         life.open()?;
-        for _ in 0..20 + life.dice.below(100) {
+        for _ in 0..10 + life.dice.below(50) {
             life.step()?;
         }
         life.end()?;
