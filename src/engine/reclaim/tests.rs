@@ -214,7 +214,8 @@ fn who_waits_for_room_below_waits_as_long_as_writes_may() -> Done {
 #[test]
 fn without_numbers_for_containers_room_is_made_as_on_a_full_disk() -> Done {
     let dir = tempfile::tempdir()?;
-    let builder = Cache::builder().memory(1 << 20).ssd(dir.path().join("s"), 64 << 20).cold(dir.path().join("c"));
+    let builder =
+        Cache::builder().memory(1 << 20).ssd(dir.path().join("s"), 64 << 20).cold(dir.path().join("c"));
     let cache = builder.world(Arc::new(RealFs), Arc::new(SystemClock), false).open()?;
     let engine = cache.engine();
     let value = |n: u64| n.to_le_bytes().repeat(1000);
