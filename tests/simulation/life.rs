@@ -3,6 +3,7 @@
 use crate::common;
 use crate::plan::{KIB, Plan};
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use thermocline::testing::ManualClock;
@@ -34,11 +35,17 @@ pub struct Told {
     pub faults: u64,
     pub moved: u64,
     pub evicted: u64,
+    /// Every change of the disks, if it is asked for.
+    pub trace: Option<Vec<String>>,
 }
 
 impl Told {
     pub fn aloud() -> Told {
         Told { aloud: true, ..Told::default() }
+    }
+
+    pub fn traced() -> Told {
+        Told { trace: Some(Vec::new()), ..Told::default() }
     }
 
     pub fn add(&mut self, other: &Told) {
@@ -91,6 +98,9 @@ pub fn live(seed: u64, told: &mut Told) -> Check {
     let plan = Plan::draw(&mut dice);
     told.say(|| format!("{plan:?}"));
     let fs = plan.dirs().iter().fold(SimFs::new(seed), |fs, dir| fs.with_dir(dir.as_ref()));
+    if told.trace.is_some() {
+        fs.keep_trace();
+    }
     let mut life = Life {
         plan,
         dice,
@@ -228,11 +238,26 @@ impl Life<'_> {
             self.told.say(|| "healed".into());
             return self.mend();
         }
-        let fault = self.plan.fault(&mut self.dice);
-        self.told.say(|| format!("{fault:?}"));
+        let dir = *self.dice.pick(&self.plan.dirs()).unwrap_or(&"/");
+        let dir = Path::new(if self.dice.one_in(3) { "/" } else { dir });
         self.told.faults += 1;
-        self.fs.fail(fault);
         self.failing = true;
+        match self.dice.below(6) {
+            0 => {
+                let room = self.fs.used(dir) + self.dice.below(64 * KIB);
+                self.told.say(|| format!("{} has {room} bytes of room", dir.display()));
+                self.fs.set_room(dir, Some(room));
+            }
+            1 => {
+                self.told.say(|| format!("{} is away", dir.display()));
+                self.fs.take_away(dir);
+            }
+            _ => {
+                let fault = self.plan.fault(&mut self.dice);
+                self.told.say(|| format!("{fault:?}"));
+                self.fs.fail(fault);
+            }
+        }
         Ok(())
     }
 
@@ -386,6 +411,13 @@ impl Life<'_> {
         Ok(())
     }
 
+    /// Keeps what was done to a disk, if that is asked for.
+    fn keep(&mut self, disk: &SimFs) {
+        if let Some(all) = &mut self.told.trace {
+            all.extend(disk.trace());
+        }
+    }
+
     /// Opens what a crash left, perhaps after an opening that is cut off as well; gives what is found.
     fn recover(&mut self, past: &History, disk: SimFs) -> Check<(SimFs, Found)> {
         let mut disk = disk;
@@ -406,6 +438,9 @@ impl Life<'_> {
     /// Opens a disk, looks at every key, goes on for a little, and looks again.
     fn look(&mut self, past: &History, disk: &SimFs) -> Check<Found> {
         self.told.recoveries += 1;
+        if self.told.trace.is_some() {
+            disk.keep_trace();
+        }
         let clock = Arc::new(ManualClock::new(self.now));
         let builder = self.plan.builder().simulated(Arc::new(disk.clone()), clock);
         let (cache, events) = builder.open_with_events(4_000).map_err(|e| format!("opening failed: {e}"))?;
@@ -432,6 +467,7 @@ impl Life<'_> {
             }
         }
         cache.close().map_err(|e| format!("close: {e}"))?;
+        self.keep(disk);
         Ok(again)
     }
 
@@ -485,6 +521,8 @@ impl Life<'_> {
             _ => self.fs.crash(&mut self.dice),
         };
         self.told.crashes += 1;
+        let before = self.fs.clone();
+        self.keep(&before);
         let history = std::mem::take(&mut self.history);
         let (disk, found) = self.recover(&history, disk)?;
         history.restart(|key| found.get(key).copied());

@@ -264,8 +264,7 @@ impl State {
 
     /// Another file system with these images, all of which are durable.
     pub(super) fn with(&self, files: BTreeMap<Id, FileImage>, dirs: BTreeMap<Id, DirImage>) -> SimFs {
-        let state =
-            State { files, dirs, next: self.next, room: self.room.clone(), ..State::new(self.changes) };
+        let state = State { files, dirs, next: self.next, ..State::new(self.changes) };
         let fs = SimFs::of(state);
         let mut s = fs.state();
         s.settle_names();

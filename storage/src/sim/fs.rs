@@ -49,9 +49,12 @@ impl SimFs {
         self.state().faults.push(fault);
     }
 
-    /// Nothing fails any more.
+    /// Nothing fails any more: there are no faults, all that was taken away is back, and there is room.
     pub fn heal(&self) {
-        self.state().faults.clear();
+        let mut s = self.state();
+        s.faults.clear();
+        s.away.clear();
+        s.room.clear();
     }
 
     /// Changes with these numbers, counted from 1, fail with `EIO`.
@@ -97,14 +100,9 @@ impl SimFs {
         self.state().trace.clone().unwrap_or_default()
     }
 
-    /// Lets a path, and what is below, disappear, as when its disk is unplugged.
+    /// Lets a path, and what is below, disappear, as when its disk is unplugged, until [`heal`](Self::heal).
     pub fn take_away(&self, path: &Path) {
         self.state().away.push(path.to_path_buf());
-    }
-
-    /// Everything that was taken away is back.
-    pub fn bring_back(&self) {
-        self.state().away.clear();
     }
 
     /// Files below this path may have so many bytes together; `None`: as many as they like.

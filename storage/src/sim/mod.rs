@@ -14,7 +14,7 @@
 //!   happened as a whole or not at all, and what has happened to a name, so has what happened to it before;
 //! - a name may thus lead to a file of which nothing was synced, which is empty then.
 //!
-//! Locks end with the process, so a clone has none.
+//! Locks end with the process, so a clone has none; nor has it faults, or a limit of its room.
 
 mod dice;
 mod disk;

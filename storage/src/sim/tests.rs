@@ -163,7 +163,7 @@ fn a_disk_that_is_full_or_away_says_so() {
     assert!(fs.open(Path::new(FILE), OpenMode::Read).is_err());
     assert_eq!(fs.kind(Path::new(FILE)).unwrap(), None);
     assert!(fs.read_dir(Path::new("/e")).is_ok());
-    fs.bring_back();
+    fs.heal();
     assert_eq!(fs.read(Path::new(FILE)), [2; 1000]);
 }
 
