@@ -16,7 +16,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
-use thermocline_storage::catalog::{Catalog, Recovered, Setup};
+use thermocline_storage::catalog::{Catalog, JOURNAL_STEP, Recovered, Setup};
 use thermocline_storage::clock::{Clock, EngineClock};
 use thermocline_storage::codec::{Algorithm, Compression};
 use thermocline_storage::cold::{Cold, ColdConfig};
@@ -119,6 +119,8 @@ impl Container for Away {
 
 /// Sketch counters for a store about to fill up; it grows with it.
 const FIRST_HEAT: u64 = 65_536;
+/// Bytes by which the journal of a simulated store grows, all of which is tiny.
+const SIMULATED_STEP: u64 = 4 << 10;
 /// The journal's share of a limited directory that holds the catalog: one part in this many for each copy.
 const JOURNAL_SHARE: u64 = 32;
 /// A journal of fewer bytes does not make a checkpoint due.
@@ -191,7 +193,8 @@ impl Engine {
             }
         }
         home.finish()?;
-        let heat = Arc::new(Heat::from_bytes(&recovered.heat, catalog.indexed().max(FIRST_HEAT)));
+        let first_heat = if world.simulated { 0 } else { FIRST_HEAT };
+        let heat = Arc::new(Heat::from_bytes(&recovered.heat, catalog.indexed().max(first_heat)));
         let source = heat.clone();
         catalog.on_checkpoint(move || source.to_bytes());
         let secret = home.secret();
@@ -334,6 +337,7 @@ fn open_catalog(
         clock,
         read_only: false,
         has_containers,
+        journal_step: if world.simulated { SIMULATED_STEP } else { JOURNAL_STEP },
     };
     if home.catalog_must_rebuild() {
         return Ok((Catalog::rebuild(setup)?, Recovered::default(), true));

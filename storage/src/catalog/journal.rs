@@ -15,6 +15,7 @@
 //! Lock order: shard, then files, then queue; nothing is locked while the queue is held.
 
 use super::frame::{BatchHead, FRAME, FileHead, Frame, HEAD, MAX_BATCH, encode_batch, seed};
+use super::recovery::Setup;
 use crate::error::{Error, IoContext, Result};
 use crate::vfs::{OpenMode, Vfs, VfsFile};
 use parking_lot::Mutex;
@@ -24,9 +25,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// The two folders of the catalog.
 pub(crate) const COPIES: [&str; 2] = ["a", "b"];
-/// Journal files grow by this much at a time, so that syncs need not change their length. Less in tests, so that
-/// they cross it.
-const STEP: u64 = if cfg!(test) { 1 << 12 } else { 1 << 20 };
+/// Journal files grow by this much at a time, so that syncs need not change their length.
+pub const JOURNAL_STEP: u64 = 1 << 20;
 /// Bytes at which a pair of files is followed by another.
 const MAX_FILE: u64 = 256 << 20;
 /// Bytes set aside on the catalog's disk: room for two steps of both copies, or for a small checkpoint.
@@ -76,6 +76,8 @@ pub(crate) struct Journal {
     dir: PathBuf,
     store: [u8; 16],
     open: u64,
+    /// Bytes by which the files grow.
+    step: u64,
     queue: Mutex<Queue>,
     files: Mutex<Files>,
     durable: AtomicU64,
@@ -91,21 +93,15 @@ pub(crate) struct Journal {
 impl Journal {
     /// A new pair of files with this sequence number, whose first frame will be `next`. When this returns, both
     /// files and their names are durable. A crash before leaves empty files, which recovery skips.
-    pub(crate) fn create(
-        vfs: Arc<dyn Vfs>,
-        dir: &Path,
-        store: [u8; 16],
-        open: u64,
-        seq: u64,
-        next: u64,
-    ) -> Result<Journal> {
-        let head = FileHead { store, seq, open, first: next };
-        let files = create_pair(&*vfs, dir, &head)?;
+    pub(crate) fn create(setup: &Setup, seq: u64, next: u64) -> Result<Journal> {
+        let head = FileHead { store: setup.store, seq, open: setup.open, first: next };
+        let files = create_pair(&*setup.vfs, &setup.dir, &head)?;
         Ok(Journal {
-            vfs,
-            dir: dir.to_path_buf(),
-            store,
-            open,
+            vfs: setup.vfs.clone(),
+            dir: setup.dir.clone(),
+            store: setup.store,
+            open: setup.open,
+            step: setup.journal_step.max(1),
             queue: Mutex::new(Queue { frames: Vec::new(), next }),
             files: Mutex::new(files),
             durable: AtomicU64::new(next.saturating_sub(1)),
@@ -223,7 +219,7 @@ impl Journal {
         if need <= files.allocated {
             return Ok(());
         }
-        let want = need.next_multiple_of(STEP);
+        let want = need.next_multiple_of(self.step);
         let extend = || files.pair.iter().try_for_each(|(path, file)| file.allocate(want).at("extend", path));
         match extend() {
             Err(e) if e.is_no_space() && self.give_up_reserve(&e) => extend()?,

@@ -27,6 +27,7 @@ mod replay;
 mod shard;
 
 pub use dirty::{DirtyValue, WriteBuffer};
+pub use journal::JOURNAL_STEP;
 pub use recovery::{Recovered, Setup};
 pub use shard::{Found, Guard, Located, NewValue, Taken};
 

@@ -48,6 +48,8 @@ pub struct Setup {
     pub read_only: bool,
     /// There are containers in the store's directories: then a catalog without a checkpoint is a lost one.
     pub has_containers: bool,
+    /// Bytes by which journals grow: [`JOURNAL_STEP`](super::JOURNAL_STEP), or less where everything is small.
+    pub journal_step: u64,
 }
 
 /// What recovery found.

@@ -366,7 +366,7 @@ impl Replay {
         } else {
             synced = sync_all(&setup, self.first_seq);
             let seq = self.last_seq + 1;
-            Some(Journal::create(setup.vfs.clone(), &setup.dir, setup.store, setup.open, seq, self.next)?)
+            Some(Journal::create(&setup, seq, self.next)?)
         };
         let writes = journal.is_some();
         let catalog = Catalog::assemble(

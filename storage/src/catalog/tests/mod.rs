@@ -28,6 +28,8 @@ fn setup(vfs: Arc<dyn Vfs>, dir: &Path, open: u64) -> Setup {
         clock: Arc::new(EngineClock::new(Arc::new(ManualClock::new(1000)))),
         read_only: false,
         has_containers: open > 1,
+        // So that they cross it.
+        journal_step: 1 << 12,
     }
 }
 
