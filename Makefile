@@ -8,6 +8,8 @@ CARGO ?= cargo
 FILES ?= /usr/share/doc
 # A directory of recorded traces; the replays need it.
 TRACES = $(if $(THERMOCLINE_TRACES),$(THERMOCLINE_TRACES),$(error THERMOCLINE_TRACES is not set: name a directory of traces))
+# How long `torture` goes on.
+SECONDS ?= 600
 RUN = $(CARGO) run --quiet --release --
 
 .PHONY: help
@@ -17,6 +19,10 @@ help: ## this list
 .PHONY: test
 test: ## everything that must hold: formatting, lints, all tests, examples, documentation (CI=true: nothing skipped)
 	@scripts/test
+
+.PHONY: torture
+torture: ## the simulation with other seeds each time, for SECONDS (600)
+	THERMOCLINE_SECONDS="$(SECONDS)" $(CARGO) test --test simulation any_life -- --nocapture
 
 .PHONY: bench
 bench: ## the criterion benches, in full

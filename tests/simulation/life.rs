@@ -195,8 +195,8 @@ impl Life<'_> {
         let len = match self.dice.below(10) {
             0..=3 => self.dice.below(200),
             4..=7 => self.dice.below(4 * KIB),
-            8 => self.dice.below(12 * KIB),
-            _ => self.dice.below(36 * KIB),
+            8 => self.dice.below(8 * KIB),
+            _ => self.dice.below(16 * KIB),
         };
         let tag = key.bytes().fold(7u64, |a, b| a.wrapping_mul(31).wrapping_add(u64::from(b)));
         (self.values, common::value(tag, self.values, len as usize))

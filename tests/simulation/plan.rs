@@ -62,8 +62,8 @@ impl Plan {
 
     pub fn builder(&self) -> Builder {
         let mut b =
-            Cache::builder().memory(64 * KIB).memory_policy(self.policy).persistence(self.persistence);
-        let size = self.factor * 128 * KIB;
+            Cache::builder().memory(24 * KIB).memory_policy(self.policy).persistence(self.persistence);
+        let size = self.factor * 64 * KIB;
         for dir in self.dirs() {
             b = match dir.as_bytes().get(1) {
                 Some(b's') => b.ssd(dir, size),
@@ -75,12 +75,12 @@ impl Plan {
             b = b.cold_limit(2 * size);
         }
         let s = &mut b.config_mut().storage;
-        s.write_buffer = 64 * KIB;
+        s.write_buffer = 32 * KIB;
         s.segment_size = Some(size / 8);
         s.generation_size = Some(size / 4);
         s.pack_size = Some(size / 4);
         s.block_size = 4 * KIB;
-        s.max_value_size = Some(40 * KIB);
+        s.max_value_size = Some(16 * KIB);
         s.inflight = Some(1 << 20);
         s.write_stall_limit = 0;
         s.checkpoint_journal_size = 16 * KIB;

@@ -382,10 +382,12 @@ impl Writer {
     }
 }
 
-/// The size of the segment that an item has to itself, if it is larger than half an ordinary one.
+/// The size of the segment that an item has to itself, if it is larger than half an ordinary one, or does not fit
+/// into one beside what is not the record's: with the smallest segments that is less than half.
 fn alone(ssd: &Ssd, item: &Item) -> Option<u64> {
     let size = record::size(item.key.len(), item.payload.len());
-    (size > ssd.room.segment / 2).then(|| lone_size(size))
+    let fits = || Fill::new(ssd.room.segment).take(item.key.len(), item.payload.len()).is_some();
+    (size > ssd.room.segment / 2 || !fits()).then(|| lone_size(size))
 }
 
 /// The size of the segment that follows one of `last` bytes (0: the first) in its stream and begins with this item.

@@ -151,6 +151,21 @@ fn a_tier_of_a_few_kilobytes_works() {
     b.ssd.close().unwrap();
 }
 
+/// Half of the smallest segment is more than has room in it.
+#[test]
+fn records_of_every_size_find_room_in_the_smallest_segments() {
+    let dir = tempfile::tempdir().unwrap();
+    let b = Bench::one(dir.path(), 2048 * KIB, config(MIN_SEGMENT));
+    for len in (3700..4200).step_by(7) {
+        let item = item("k", 1, len);
+        let w = b.put(std::slice::from_ref(&item));
+        assert_eq!(b.read(w[0].place).unwrap(), item);
+        b.ssd.seal().unwrap();
+        b.remove(w[0].place.container());
+    }
+    assert!(b.containers.all().is_empty(), "one segment for each");
+}
+
 #[test]
 fn two_directories_share_by_what_is_free() {
     let (a, c) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
