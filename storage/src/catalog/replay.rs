@@ -250,7 +250,7 @@ impl Replay {
     fn look_beyond(&mut self, seq: u64, copies: &[Bytes], from: usize, seed: u64, limit: u64) {
         for (_, bytes) in copies {
             // Files are allocated ahead: behind the last byte that is not zero there is nothing.
-            let content = without_zeros(&bytes);
+            let content = without_zeros(bytes);
             self.out.torn |= from < content;
             let mut at = from;
             while at < content {
@@ -417,7 +417,7 @@ mod tests {
             [(0, 0), (0, 5), (0, 64), (1, 0), (1, 63), (1, 64), (63, 200), (64, 64), (65, 1), (130, 1000)]
         {
             let bytes = [vec![1; ones], vec![0; zeros]].concat();
-            assert_eq!(without_zeros(&bytes), ones, "{ones} and {zeros}");
+            assert_eq!(without_zeros(bytes), ones, "{ones} and {zeros}");
         }
         assert_eq!(without_zeros(&[0, 0, 7, 0]), 3);
     }
