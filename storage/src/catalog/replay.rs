@@ -417,7 +417,7 @@ mod tests {
             [(0, 0), (0, 5), (0, 64), (1, 0), (1, 63), (1, 64), (63, 200), (64, 64), (65, 1), (130, 1000)]
         {
             let bytes = [vec![1; ones], vec![0; zeros]].concat();
-            assert_eq!(without_zeros(bytes), ones, "{ones} and {zeros}");
+            assert_eq!(without_zeros(&bytes), ones, "{ones} and {zeros}");
         }
         assert_eq!(without_zeros(&[0, 0, 7, 0]), 3);
     }
