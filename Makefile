@@ -76,6 +76,14 @@ show-packs: ## archives read by unzip and Python
 show-stress: ## many threads on one store
 	$(CARGO) test --release --test stress -- --nocapture
 
+.PHONY: show-kill
+show-kill: ## processes that are killed at any moment while they work on a store (THERMOCLINE_ROUNDS=n for more)
+	$(CARGO) test --test kill -- --nocapture
+
+.PHONY: show-full-disk
+show-full-disk: ## stores on disks that are really full (as root, to mount them)
+	$(CARGO) test --test full_disk -- --nocapture
+
 .PHONY: show-memory
 show-memory: ## the most memory that a process takes under several loads, against its bound
 	$(CARGO) bench --bench memory

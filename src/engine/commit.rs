@@ -364,6 +364,8 @@ impl Engine {
         if !self.has_disk() {
             return Ok(());
         }
+        let no_large = self.writing_large.try_write_for(self.settings.write_stall);
+        let _no_large = no_large.ok_or_else(|| self.busy("a large value is still being written"))?;
         let _one = self.committing.lock();
         self.catalog.enqueue_all();
         let mut left = self.catalog.buffer.queued();

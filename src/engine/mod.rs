@@ -112,6 +112,9 @@ pub(crate) struct Engine {
     has_threads: AtomicBool,
     /// One committer at a time.
     committing: Mutex<()>,
+    /// Taken shared by puts that their callers write themselves, exclusively by a flush: until such a put has landed or
+    /// failed, the acknowledged value that it replaces stands in no queue. Taken before `committing`, never after it.
+    writing_large: RwLock<()>,
     /// The last failure of a commit, told to callers who wait in vain.
     last_failure: Mutex<Option<Arc<Error>>>,
     /// Who empties which container, by tier number.

@@ -244,6 +244,7 @@ impl Engine {
             handles: Mutex::default(),
             has_threads: AtomicBool::new(false),
             committing: Mutex::default(),
+            writing_large: RwLock::new(()),
             last_failure: Mutex::default(),
             claims: Default::default(),
             urgent: AtomicUsize::new(0),

@@ -196,6 +196,9 @@ impl Engine {
     /// A value over a quarter of the write buffer is written by its caller.
     fn put_large(&self, ident: Ident, new: NewValue, condition: Condition<'_>) -> Result<Put> {
         let _permit = self.permit(2 * new.pair.value_len() as u64)?;
+        // A flush does not come between: what this put replaces may be what it has to write.
+        let no_flush = self.writing_large.try_read_for(self.settings.write_stall);
+        let _no_flush = no_flush.ok_or_else(|| self.busy("a flush is under way"))?;
         let always = self.settings.persistence == Persistence::Always;
         let mut out = Vec::new();
         let (v, previous, outcome) = {

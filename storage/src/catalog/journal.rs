@@ -94,8 +94,19 @@ impl Journal {
     /// A new pair of files with this sequence number, whose first frame will be `next`. When this returns, both
     /// files and their names are durable. A crash before leaves empty files, which recovery skips.
     pub(crate) fn create(setup: &Setup, seq: u64, next: u64) -> Result<Journal> {
+        let (vfs, dir) = (&*setup.vfs, &setup.dir);
         let head = FileHead { store: setup.store, seq, open: setup.open, first: next };
-        let files = create_pair(&*setup.vfs, &setup.dir, &head)?;
+        let files = match create_pair(vfs, dir, &head) {
+            // As in `make_room`: what is removed from an open store makes room, from a closed one nothing can be.
+            Err(e) if e.is_no_space() && give_up_reserve(vfs, dir, &e) => create_pair(vfs, dir, &head),
+            made => made,
+        };
+        let files = files.inspect_err(|_| {
+            // Nothing is in it. The next attempt takes the next number: many of them must leave no trail.
+            for copy in COPIES {
+                let _ = vfs.remove_file(&journal_path(dir, copy, seq));
+            }
+        })?;
         Ok(Journal {
             vfs: setup.vfs.clone(),
             dir: setup.dir.clone(),
@@ -239,20 +250,12 @@ impl Journal {
 
     /// Gives the blocks of the reserve back to the disk; says whether there were any.
     pub(crate) fn give_up_reserve(&self, why: &Error) -> bool {
-        let given = self.vfs.remove_file(&self.reserve()).is_ok();
-        if given {
-            warn_seldom!(error = %why, "the catalog's disk is full: its reserve is given up");
-        }
-        given
-    }
-
-    fn reserve(&self) -> PathBuf {
-        self.dir.join("reserve")
+        give_up_reserve(&*self.vfs, &self.dir, why)
     }
 
     /// Sets aside the reserve if it is missing and there is room for it, twice over.
     pub(crate) fn restore_reserve(&self) {
-        let path = self.reserve();
+        let path = reserve(&self.dir);
         let room = self.vfs.space(&self.dir).is_ok_and(|s| s.free > 4 * RESERVE);
         if room && matches!(self.vfs.kind(&path), Ok(None)) {
             let made = self.vfs.open(&path, OpenMode::CreateNew).and_then(|f| f.allocate(RESERVE));
@@ -349,6 +352,18 @@ impl Journal {
     pub(crate) fn set_max_file(&self, bytes: u64) {
         self.max_file.store(bytes, Ordering::Relaxed);
     }
+}
+
+fn reserve(dir: &Path) -> PathBuf {
+    dir.join("reserve")
+}
+
+fn give_up_reserve(vfs: &dyn Vfs, dir: &Path, why: &Error) -> bool {
+    let given = vfs.remove_file(&reserve(dir)).is_ok();
+    if given {
+        warn_seldom!(error = %why, "the catalog's disk is full: its reserve is given up");
+    }
+    given
 }
 
 fn create_pair(vfs: &dyn Vfs, dir: &Path, head: &FileHead) -> Result<Files> {

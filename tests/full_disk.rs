@@ -1,0 +1,425 @@
+//! Disks that are really full: a small tmpfs under one of the store's directories, and a file beside the store that
+//! takes up what is left, again and again, while the store runs.
+//!
+//! Nothing hangs or panics, what a flush acknowledged stays (or goes with an event, where the store may evict), and
+//! when the file is deleted the store goes on as before.
+//!
+//! Mounting takes root. Without it the tests say that they are skipped; with CI=true they fail.
+
+#![cfg(test)]
+
+mod common;
+
+use common::{Rng, parse, value};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use thermocline::testing::{ManualClock, vfs::RealFs};
+use thermocline::{Builder, Cache, Error, Event, Received, Subscription};
+
+const MIB: u64 = 1 << 20;
+/// Longest that one call may take: the limit on waiting is 1 s, and the machine may be slow.
+const CALL: Duration = Duration::from_secs(30);
+/// Longest that a store takes to recover.
+const RECOVERY: Duration = Duration::from_secs(60);
+const KEYS: u64 = 3_000;
+/// Bytes of the largest value, but for what is written to use up the journal.
+const LARGEST: u64 = 40_000;
+const BALLAST: &str = "ballast";
+
+/// A file system of so many MiB on a directory of its own; gone with its handle.
+struct Disk {
+    dir: TempDir,
+}
+
+impl Disk {
+    /// `None`: it cannot be mounted here.
+    fn mount(mib: u64) -> Option<Disk> {
+        let dir = tempfile::tempdir().unwrap();
+        let size = format!("size={mib}m,mode=0700");
+        let mut mount = Command::new("mount");
+        let out = mount.args(["-t", "tmpfs", "-o", &size, "thermocline-test"]).arg(dir.path()).output();
+        let why = match out {
+            Ok(out) if out.status.success() => return Some(Disk { dir }),
+            Ok(out) => String::from_utf8_lossy(&out.stderr).trim().to_owned(),
+            Err(e) => e.to_string(),
+        };
+        assert!(std::env::var("CI").as_deref() != Ok("true"), "no disk could be mounted: {why}");
+        println!("SKIPPED: no disk can be mounted here, so none is filled: {why}");
+        None
+    }
+
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Takes up all that is left.
+    fn fill(&self) {
+        let mut file = OpenOptions::new().append(true).create(true).open(self.path().join(BALLAST)).unwrap();
+        let bytes = vec![0x5a; MIB as usize];
+        for piece in [MIB as usize, 4096] {
+            loop {
+                match file.write(&bytes[..piece]) {
+                    Ok(_) => {}
+                    Err(e) if e.kind() == ErrorKind::StorageFull => break,
+                    Err(e) => panic!("the ballast: {e}"),
+                }
+            }
+        }
+    }
+
+    fn make_room(&self) {
+        File::create(self.path().join(BALLAST)).unwrap();
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // What is still open goes when it is closed.
+        let out = Command::new("umount").arg("--lazy").arg(self.path()).output();
+        if !out.is_ok_and(|o| o.status.success()) {
+            eprintln!("{} could not be unmounted", self.path().display());
+        }
+    }
+}
+
+/// Which directories there are, and which lies on the small disk.
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    ssd: bool,
+    hdd: bool,
+    cold: bool,
+    /// `s`, `h`, `c`, or `j` for the catalog.
+    small: &'static str,
+    /// What fails on the full disk.
+    fails: Fails,
+}
+
+/// What fails when the disk is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fails {
+    /// Every write: there is nowhere else to go, and nothing is given up for it.
+    Writes,
+    /// Writes once the journal's blocks are used up: the values themselves go elsewhere, or make room for themselves.
+    Journal,
+    /// Nothing has to: values go elsewhere.
+    Nothing,
+}
+
+struct Store {
+    shape: Shape,
+    disk: Disk,
+    other: TempDir,
+    clock: Arc<ManualClock>,
+    /// Of each key what was put last and, if a flush has succeeded since, that as well.
+    last: BTreeMap<u64, u64>,
+    flushed: BTreeMap<u64, u64>,
+    /// Keys that the store has told to be gone.
+    gone: BTreeSet<u64>,
+    events: Vec<Event>,
+    version: u64,
+    rng: Rng,
+}
+
+fn timed<T>(what: &str, call: impl FnOnce() -> T) -> T {
+    let begun = Instant::now();
+    let done = call();
+    assert!(begun.elapsed() < CALL, "{what} took {:?}", begun.elapsed());
+    done
+}
+
+impl Store {
+    fn new(shape: Shape) -> Option<Store> {
+        Some(Store {
+            shape,
+            disk: Disk::mount(64)?,
+            other: common::scratch(),
+            clock: Arc::new(ManualClock::new(1_700_000_000_000)),
+            last: BTreeMap::new(),
+            flushed: BTreeMap::new(),
+            gone: BTreeSet::new(),
+            events: Vec::new(),
+            version: 0,
+            rng: Rng::new(1),
+        })
+    }
+
+    fn dir(&self, name: &str) -> PathBuf {
+        let parent = if name == self.shape.small { self.disk.path() } else { self.other.path() };
+        parent.join(name)
+    }
+
+    /// Large on the small disk, so that it is full before the limit is reached; elsewhere small, so that much sinks.
+    fn limit(&self, name: &str) -> u64 {
+        if name == self.shape.small { 48 * MIB } else { 12 * MIB }
+    }
+
+    fn builder(&self) -> Builder {
+        let mut b = Cache::builder().memory(MIB);
+        if self.shape.ssd {
+            b = b.ssd(self.dir("s"), self.limit("s"));
+        }
+        if self.shape.hdd {
+            b = b.hdd(self.dir("h"), self.limit("h"));
+        }
+        if self.shape.cold {
+            b = b.cold(self.dir("c"));
+        }
+        if self.shape.small == "j" {
+            b = b.catalog(self.dir("j"));
+        }
+        let s = &mut b.config_mut().storage;
+        s.write_buffer = MIB;
+        s.write_stall_limit = 1;
+        s.segment_size = Some(2 * MIB);
+        s.generation_size = Some(2 * MIB);
+        s.pack_size = Some(2 * MIB);
+        s.migration_bytes_per_second = 1 << 30;
+        b.world(Arc::new(RealFs), self.clock.clone(), true)
+    }
+
+    fn open(&self) -> Result<(Cache, Subscription), Error> {
+        timed("opening", || self.builder().open_with_events(1 << 18))
+    }
+
+    /// Writes a few items, and flushes; says what failed.
+    fn write(&mut self, cache: &Cache, few: u64, largest: u64) -> Result<(), Error> {
+        let mut failed = None;
+        for _ in 0..few {
+            let no = self.rng.below(KEYS);
+            self.version += 1;
+            let bytes = value(no, self.version * 3 + 1, self.rng.below(largest) as usize);
+            match timed("a put", || cache.put(key(no), bytes)) {
+                Ok(()) => {
+                    self.last.insert(no, self.version * 3 + 1);
+                    self.gone.remove(&no);
+                }
+                Err(e) => {
+                    failed = Some(e);
+                    break;
+                }
+            }
+        }
+        timed("a flush", || cache.flush())?;
+        self.flushed = self.last.clone();
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn hear(&mut self, events: &Subscription) {
+        while let Ok(received) = events.try_recv() {
+            match received {
+                Received::Event(Event::Evicted { key: Some(key), .. }) => {
+                    let text = String::from_utf8_lossy(&key).into_owned();
+                    self.gone.insert(text.trim_start_matches("key/").parse().unwrap());
+                }
+                Received::Event(Event::Promoted { .. } | Event::Demoted { .. }) => {}
+                Received::Event(e @ (Event::TierOutOfService { .. } | Event::TierBack { .. })) => {
+                    self.events.push(e);
+                }
+                other => panic!("{:?}: an event: {other:?}", self.shape),
+            }
+        }
+    }
+
+    /// Of each key the newest that was acknowledged, or, after a restart, at least what was flushed.
+    fn check(&mut self, cache: &Cache, events: &Subscription, restarted: bool) -> usize {
+        let mut found = 0;
+        let mut missing = Vec::new();
+        for (no, last) in &self.last {
+            let flushed = self.flushed.get(no).copied();
+            match timed("a get", || cache.get(key(*no))).unwrap_or_else(|e| panic!("{no}: {e}")) {
+                Some(bytes) => {
+                    let (of, version) = parse(&bytes).unwrap_or_else(|| panic!("{no}: wrong bytes"));
+                    let right = version == *last || restarted && version <= *last && Some(version) >= flushed;
+                    assert!(of == *no && right, "{no}: {version}, put {last}, flushed {flushed:?}");
+                    found += 1;
+                }
+                None if restarted && flushed.is_none() => {}
+                None => missing.push(*no),
+            }
+        }
+        // An event comes a moment after the item is gone.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            self.hear(events);
+            missing.retain(|no| !self.gone.contains(no));
+            if missing.is_empty() || Instant::now() > deadline {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!(missing.is_empty(), "{:?}: gone without an event: {missing:?}", self.shape);
+        found
+    }
+
+    /// Fills the disk until writes fail, or for long enough; gives the failures.
+    fn choke(&mut self, cache: &Cache, events: &Subscription) -> Vec<Error> {
+        let mut failures = Vec::new();
+        let begun = Instant::now();
+        for _ in 0..300 {
+            self.disk.fill();
+            // Small ones, so many that the blocks that the journal has are used up soon.
+            let (few, largest) =
+                if self.shape.fails == Fails::Journal { (3_000, 100) } else { (10, LARGEST) };
+            if let Err(e) = self.write(cache, few, largest) {
+                failures.push(e);
+            }
+            self.hear(events);
+            if failures.len() >= 3 || begun.elapsed() > Duration::from_secs(20) {
+                break;
+            }
+        }
+        failures
+    }
+
+    /// Until writes succeed again, without a restart.
+    fn recover(&mut self, cache: &Cache, events: &Subscription) {
+        self.disk.make_room();
+        let begun = Instant::now();
+        let mut well = 0;
+        while well < 5 {
+            // The engine's clock: a second each time, so that at most 60 s pass for it.
+            self.clock.advance(1_000);
+            match self.write(cache, 10, LARGEST) {
+                Ok(()) => well += 1,
+                Err(e) if begun.elapsed() < RECOVERY => {
+                    well = 0;
+                    println!("{:?}: not yet: {e}", self.shape.small);
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                Err(e) => panic!("{:?}: it does not recover: {e}", self.shape),
+            }
+            self.hear(events);
+        }
+    }
+}
+
+fn key(no: u64) -> String {
+    format!("key/{no}")
+}
+
+fn count_files(dir: &Path) -> usize {
+    let entries = std::fs::read_dir(dir).unwrap().map(Result::unwrap);
+    entries.map(|e| if e.file_type().unwrap().is_dir() { count_files(&e.path()) } else { 1 }).sum()
+}
+
+/// Runs, is choked, is read, recovers, is closed and opened again.
+fn filled_while_it_runs(shape: Shape) {
+    let Some(mut store) = Store::new(shape) else { return };
+    let (cache, events) = store.open().unwrap();
+    for _ in 0..20 {
+        store.write(&cache, 10, LARGEST).unwrap();
+    }
+    for round in 0..2 {
+        let failures = store.choke(&cache, &events);
+        println!("{shape:?}, round {round}: {} failures, the first {:?}", failures.len(), failures.first());
+        if shape.fails != Fails::Nothing {
+            assert!(!failures.is_empty(), "{shape:?}: nothing failed on a full disk");
+        }
+        for e in &failures {
+            let text = e.to_string().to_lowercase();
+            let named = text.contains("no space") || text.contains("room") || text.contains("bytes are free");
+            assert!(named, "{shape:?}: the error does not say that there is no room: {e}");
+        }
+        assert!(store.check(&cache, &events, false) > 0);
+        store.recover(&cache, &events);
+        store.check(&cache, &events, false);
+    }
+    timed("closing", || cache.close()).unwrap();
+    drop(cache);
+    store.hear(&events);
+    let (cache, events) = store.open().unwrap();
+    assert_eq!(cache.recovery().lost, 0);
+    store.check(&cache, &events, true);
+    assert!(cache.verify().unwrap().is_clean());
+    cache.close().unwrap();
+}
+
+/// The disk is full when the store is opened, after a close and after a crash.
+fn full_when_it_opens(shape: Shape) {
+    let Some(mut store) = Store::new(shape) else { return };
+    for crash in [false, true] {
+        let (cache, events) = store.open().unwrap();
+        for _ in 0..20 {
+            store.write(&cache, 10, LARGEST).unwrap();
+        }
+        // Housekeeping: the catalog has its reserve.
+        cache.step().unwrap();
+        if crash {
+            cache.crash();
+        } else {
+            cache.close().unwrap();
+        }
+        drop(cache);
+        store.hear(&events);
+        store.disk.fill();
+        let mut files = Vec::new();
+        for attempt in 0..4 {
+            match store.open() {
+                Ok((cache, events)) => {
+                    println!("{shape:?}, crash {crash}, attempt {attempt}: it opens");
+                    store.check(&cache, &events, true);
+                    cache.crash();
+                }
+                Err(e) => {
+                    // There is a reserve for the first time.
+                    assert!(attempt > 0, "{shape:?}, crash {crash}: it does not open: {e}");
+                    println!("{shape:?}, crash {crash}, attempt {attempt}: {e}");
+                    let text = e.to_string();
+                    let path = store.dir(shape.small);
+                    assert!(text.contains(path.to_str().unwrap()), "{shape:?}, {attempt}: no path: {e}");
+                    assert!(text.to_lowercase().contains("no space"), "{shape:?}, {attempt}: no cause: {e}");
+                }
+            }
+            files.push(count_files(store.disk.path()));
+            store.disk.fill();
+        }
+        assert!(
+            files[1..].is_sorted_by(|a, b| a >= b),
+            "{shape:?}: failed openings leave a trail: {files:?}"
+        );
+        store.disk.make_room();
+        let (cache, events) = store.open().unwrap();
+        assert_eq!(cache.recovery().lost, 0);
+        store.check(&cache, &events, true);
+        store.write(&cache, 10, LARGEST).unwrap();
+        assert!(cache.verify().unwrap().is_clean());
+        cache.close().unwrap();
+        drop(cache);
+        store.hear(&events);
+    }
+}
+
+const SSD: Shape = Shape { ssd: true, hdd: false, cold: false, small: "s", fails: Fails::Journal };
+const HDD: Shape = Shape { ssd: false, hdd: true, cold: false, small: "h", fails: Fails::Writes };
+const COLD: Shape = Shape { ssd: false, hdd: false, cold: true, small: "c", fails: Fails::Writes };
+const SSD_OF_THREE: Shape = Shape { ssd: true, hdd: true, cold: true, small: "s", fails: Fails::Journal };
+const HDD_OF_THREE: Shape = Shape { small: "h", fails: Fails::Nothing, ..SSD_OF_THREE };
+const COLD_OF_THREE: Shape = Shape { small: "c", fails: Fails::Nothing, ..SSD_OF_THREE };
+const CATALOG: Shape = Shape { small: "j", ..SSD_OF_THREE };
+
+macro_rules! disks {
+    ($($name:ident: $shape:expr;)*) => {
+        mod filled_while_it_runs {
+            $(#[test] fn $name() { super::filled_while_it_runs($shape); })*
+        }
+        mod full_when_it_opens {
+            $(#[test] fn $name() { super::full_when_it_opens($shape); })*
+        }
+    };
+}
+
+disks! {
+    ssd_alone: super::SSD;
+    hdd_alone: super::HDD;
+    cold_alone: super::COLD;
+    ssd_of_three: super::SSD_OF_THREE;
+    hdd_of_three: super::HDD_OF_THREE;
+    cold_of_three: super::COLD_OF_THREE;
+    catalog: super::CATALOG;
+}

@@ -1,0 +1,265 @@
+//! The life of one store: rounds of work that end with SIGKILL, and what is there afterwards.
+
+use crate::common::{self, Rng, parse};
+use crate::log::{Told, key, replay, story};
+use crate::plan::{Job, Plan};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use thermocline::{Cache, Event, Received, Subscription};
+use thermocline_testing::history::{History, Value, Violation};
+
+type Check<T = ()> = Result<T, String>;
+
+/// Within this time a child has to have opened the store and begun to work.
+const PATIENCE: Duration = Duration::from_secs(30);
+const SIGKILL: i32 = 9;
+
+/// How much happened.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Sum {
+    pub rounds: u64,
+    pub killed_opening: u64,
+    pub acknowledged: u64,
+    pub cut_off: u64,
+    pub refused: u64,
+    pub reads: u64,
+    pub flushes: u64,
+    pub evicted: u64,
+    pub moved: u64,
+    /// Items that were there after a kill, over all rounds.
+    pub found: u64,
+}
+
+impl Sum {
+    pub fn add(&mut self, other: &Sum) {
+        self.rounds += other.rounds;
+        self.killed_opening += other.killed_opening;
+        self.acknowledged += other.acknowledged;
+        self.cut_off += other.cut_off;
+        self.refused += other.refused;
+        self.reads += other.reads;
+        self.flushes += other.flushes;
+        self.evicted += other.evicted;
+        self.moved += other.moved;
+        self.found += other.found;
+    }
+
+    fn hear(&mut self, told: &Told) {
+        self.rounds += 1;
+        self.acknowledged += told.acknowledged;
+        self.cut_off += told.cut_off;
+        self.refused += told.refused;
+        self.reads += told.reads;
+        self.flushes += told.flushes;
+        self.evicted += told.evicted;
+        self.moved += told.moved;
+    }
+
+    pub fn is_lively(&self) -> bool {
+        let all = [self.killed_opening, self.acknowledged, self.cut_off, self.reads, self.flushes];
+        all.iter().chain(&[self.evicted, self.moved, self.found]).all(|n| *n > 0)
+    }
+}
+
+/// A process of ours, which does not outlive its handle.
+struct Victim {
+    child: Child,
+    output: PathBuf,
+}
+
+impl Drop for Victim {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Victim {
+    fn start(job: &Job, test: &str) -> Victim {
+        let output = job.log.with_extension("out");
+        let (variable, value) = job.variable();
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", test, "--nocapture"])
+            .env(variable, value)
+            .stdout(Stdio::null())
+            .stderr(File::create(&output).unwrap())
+            .spawn()
+            .unwrap();
+        Victim { child, output }
+    }
+
+    /// Waits until the log has so many records.
+    fn wait_for(&mut self, log: &Path, records: u64) -> Check {
+        let deadline = Instant::now() + PATIENCE;
+        while std::fs::metadata(log).map_or(0, |m| m.len()) < 32 * records {
+            if let Some(status) = self.child.try_wait().map_err(|e| e.to_string())? {
+                return Err(self.says(&format!("it ended by itself, {status}")));
+            }
+            if Instant::now() > deadline {
+                return Err(self.says("it does not begin"));
+            }
+            std::thread::sleep(Duration::from_micros(500));
+        }
+        Ok(())
+    }
+
+    fn kill(mut self) -> Check {
+        let _ = self.child.kill();
+        let status = self.child.wait().map_err(|e| e.to_string())?;
+        match status.signal() {
+            Some(SIGKILL) => Ok(()),
+            _ => Err(self.says(&format!("it ended before it was killed, {status}"))),
+        }
+    }
+
+    fn says(&self, what: &str) -> String {
+        format!("{what}: {}", std::fs::read_to_string(&self.output).unwrap_or_default())
+    }
+}
+
+/// Of each key what was found.
+type Found = BTreeMap<String, Value>;
+
+struct Life<'a> {
+    seed: u64,
+    plan: Plan,
+    rng: Rng,
+    store: TempDir,
+    logs: TempDir,
+    history: History,
+    sum: &'a mut Sum,
+}
+
+/// Lives so many rounds, or until there is no time; `test` is the name of the test that becomes a child.
+pub fn live(seed: u64, rounds: u64, test: &str, go_on: impl Fn() -> bool, sum: &mut Sum) -> Check {
+    let plan = Plan::draw(seed);
+    let store = if plan.in_memory { common::scratch() } else { tempfile::tempdir().unwrap() };
+    let (rng, logs) = (Rng::new(!seed), common::scratch());
+    let mut life = Life { seed, plan, rng, store, logs, history: History::default(), sum };
+    for round in 0..rounds {
+        if !go_on() {
+            break;
+        }
+        life.round(round, test).map_err(|why| format!("round {round} of {:?}: {why}", life.plan))?;
+    }
+    Ok(())
+}
+
+impl Life<'_> {
+    fn job(&self, round: u64, only_open: bool) -> Job {
+        let name = format!("{round}-{}.log", if only_open { "open" } else { "work" });
+        let log = self.logs.path().join(name);
+        Job { seed: self.seed, round, only_open, store: self.store.path().into(), log }
+    }
+
+    fn round(&mut self, round: u64, test: &str) -> Check {
+        let job = self.job(round, false);
+        let mut victim = Victim::start(&job, test);
+        // The first says that it opens.
+        victim.wait_for(&job.log, 2)?;
+        std::thread::sleep(Duration::from_millis(30 + self.rng.below(370)));
+        victim.kill()?;
+        let told = replay(&job.log, &self.history);
+        self.sum.hear(&told);
+        let absence = self.plan.absence();
+        let wrong = |when, e: Violation| format!("{when}: {e}\n{}", story(&job.log, &e.key));
+        self.history.check(|_| absence).map_err(|e| wrong("before the kill", e))?;
+        if self.rng.below(3) == 0 {
+            self.kill_opening(round, test)?;
+        }
+        let found = self.look(&job.log)?;
+        self.sum.found += found.len() as u64;
+        self.history.restart(|key| found.get(key).copied());
+        std::fs::remove_file(&job.log).map_err(|e| e.to_string())
+    }
+
+    /// An opening after a kill is killed as well.
+    fn kill_opening(&mut self, round: u64, test: &str) -> Check {
+        let job = self.job(round, true);
+        let mut victim = Victim::start(&job, test);
+        victim.wait_for(&job.log, 1)?;
+        std::thread::sleep(Duration::from_micros(self.rng.below(30_000)));
+        victim.kill().map_err(|e| format!("in an opening: {e}"))?;
+        self.sum.killed_opening += 1;
+        Ok(())
+    }
+
+    /// Opens the store, judges what is there, and ends the opening in one way or another.
+    fn look(&mut self, log: &Path) -> Check<Found> {
+        let builder = self.plan.builder(self.store.path());
+        let (cache, events) =
+            builder.open_with_events(1 << 16).map_err(|e| format!("opening failed: {e}"))?;
+        let recovery = cache.recovery();
+        if recovery.lost > 0 || recovery.rebuilt || !recovery.quarantined.is_empty() {
+            return Err(format!("damage that nobody did: {recovery:?}"));
+        }
+        let found = self.read_all(&cache)?;
+        let absence = self.plan.absence();
+        self.history
+            .check_crash(self.plan.promise(), |_| absence, |k| found.get(k).copied())
+            .map_err(|e| format!("after the kill: {e}\n{}", story(log, &e.key)))?;
+        let report = cache.verify().map_err(|e| format!("verify: {e}"))?;
+        if !report.is_clean() || !report.mended.is_empty() {
+            return Err(format!("damage that nobody did: {report:?}"));
+        }
+        // What was found is durable, and stays.
+        let again = self.read_all(&cache)?;
+        for no in 0..self.plan.keys {
+            let key = key(no);
+            let (a, b) = (found.get(&key), again.get(&key));
+            if a != b && (b.is_some() || self.plan.keeps_all()) {
+                return Err(format!("{key} was {a:?} after the kill, and is {b:?} a moment later"));
+            }
+        }
+        self.walk(&cache, &found)?;
+        match self.rng.below(3) {
+            0 => cache.close().map_err(|e| format!("close: {e}"))?,
+            _ => cache.crash(),
+        }
+        drop(cache);
+        self.hear(&events)?;
+        Ok(again)
+    }
+
+    fn read_all(&self, cache: &Cache) -> Check<Found> {
+        let mut found = Found::new();
+        for no in 0..self.plan.keys {
+            let key = key(no);
+            let Some(bytes) = cache.get(&key).map_err(|e| format!("get {key}: {e}"))? else { continue };
+            match parse(&bytes) {
+                Some((of, value)) if of == u64::from(no) => found.insert(key, value),
+                other => return Err(format!("{key}: {} bytes that are {other:?}", bytes.len())),
+            };
+        }
+        Ok(found)
+    }
+
+    /// The walk over all keys says the same as the reads.
+    fn walk(&self, cache: &Cache, found: &Found) -> Check {
+        let mut walked = Vec::new();
+        for key in cache.keys("") {
+            let key = key.map_err(|e| format!("a walk: {e}"))?;
+            walked.push(String::from_utf8_lossy(&key).into_owned());
+        }
+        walked.sort();
+        let same = walked.iter().eq(found.keys());
+        let fewer = walked.iter().all(|k| found.contains_key(k)) && !self.plan.keeps_all();
+        if same || fewer { Ok(()) } else { Err(format!("{} keys, {} items", walked.len(), found.len())) }
+    }
+
+    fn hear(&self, events: &Subscription) -> Check {
+        while let Ok(received) = events.try_recv() {
+            match received {
+                Received::Event(Event::Promoted { .. } | Event::Demoted { .. }) => {}
+                Received::Event(Event::Evicted { .. }) if !self.plan.keeps_all() => {}
+                other => return Err(format!("an event after the kill: {other:?}")),
+            }
+        }
+        Ok(())
+    }
+}

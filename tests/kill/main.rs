@@ -1,0 +1,79 @@
+//! Processes that are killed: one opens a store with tiers too small for what it writes, and works on it from four
+//! threads; SIGKILL ends it at any moment, an opening after that perhaps as well; then everything is read and judged,
+//! and the next round goes on with the same store.
+//!
+//! What a kill shows is what a process tells or forgets too early: an acknowledgement before the write, a file deleted
+//! before what names it. A sync that is missing it does not show, because the page cache survives; that is what
+//! tests/simulation is for.
+//!
+//! `THERMOCLINE_ROUNDS=1000 cargo test --test kill -- --nocapture` takes its time. `THERMOCLINE_SEED=n` works on the
+//! store of that seed alone; what its threads do, and when it is killed, is for the machine to say, so a failure may need
+//! more rounds to come again.
+
+#![cfg(test)]
+
+mod child;
+#[path = "../common/mod.rs"]
+mod common;
+mod life;
+mod log;
+mod plan;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// Rounds of a run without a wish.
+const ROUNDS: u64 = 126;
+/// Rounds of one store.
+const EACH: u64 = 6;
+/// After this, no more are begun.
+const BUDGET: Duration = Duration::from_secs(60);
+/// Fewer say nothing.
+const LEAST: u64 = 40;
+const TEST: &str = "killed_at_any_moment";
+
+fn asked(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.trim().parse().unwrap_or_else(|_| panic!("{name}={text}: not a number")))
+}
+
+#[test]
+fn killed_at_any_moment() {
+    if let Some(job) = plan::Job::of_this_process() {
+        child::run(&job);
+    }
+    let (wish, one) = (asked("THERMOCLINE_ROUNDS"), asked("THERMOCLINE_SEED"));
+    let all = wish.or(one.map(|_| 10 * EACH)).unwrap_or(ROUNDS);
+    let (begun, failed, next) = (Instant::now(), AtomicBool::new(false), AtomicU64::new(0));
+    let bounded = wish.is_none();
+    let go_on = || !failed.load(Ordering::Relaxed) && (!bounded || begun.elapsed() < BUDGET);
+    let work = || {
+        let mut sum = life::Sum::default();
+        while go_on() {
+            let no = next.fetch_add(1, Ordering::Relaxed);
+            if no * EACH >= all {
+                break;
+            }
+            let seed = one.unwrap_or(no);
+            if let Err(why) = life::live(seed, EACH, TEST, go_on, &mut sum) {
+                failed.store(true, Ordering::Relaxed);
+                panic!(
+                    "seed {seed}: {why}\nagain: THERMOCLINE_SEED={seed} cargo test --test kill -- --nocapture"
+                );
+            }
+        }
+        sum
+    };
+    let threads = std::thread::available_parallelism().map_or(2, |n| n.get()).min(4);
+    let mut sum = life::Sum::default();
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        for thread in threads {
+            sum.add(&thread.join().unwrap_or_else(|e| std::panic::resume_unwind(e)));
+        }
+    });
+    let seeds = next.load(Ordering::Relaxed).min(all.div_ceil(EACH));
+    println!("{} rounds, seeds 0..{seeds}, in {:?}: {sum:?}", sum.rounds, begun.elapsed());
+    assert!(sum.rounds >= LEAST.min(all), "{} rounds: the machine is too slow to say anything", sum.rounds);
+    assert!(one.is_some() || all < LEAST || sum.is_lively(), "hardly anything happened: {sum:?}");
+}

@@ -1,0 +1,128 @@
+//! What a store is to be like: drawn from its seed, the same in the process that is killed and in the one that judges.
+
+use crate::common::Rng;
+use std::path::{Path, PathBuf};
+use thermocline::{Builder, Cache, MemoryPolicy, Persistence};
+use thermocline_testing::history::{Absence, Promise};
+
+const MIB: u64 = 1 << 20;
+
+/// Which tiers, and how they are set. Containers are as small as the configuration allows.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub persistence: Persistence,
+    /// MiB; 0: there is none.
+    pub ssd: u64,
+    pub hdd: u64,
+    /// Whether there is an archive, and its limit in MiB; 0: none.
+    pub cold: Option<u64>,
+    pub policy: MemoryPolicy,
+    pub keys: u32,
+    /// In memory, where syncs cost nothing; else on a disk, where operations wait for them.
+    pub in_memory: bool,
+}
+
+impl Plan {
+    /// The three modes take turns, and so do the shapes.
+    pub fn draw(seed: u64) -> Plan {
+        let mut rng = Rng::new(seed);
+        let persistence = match seed % 3 {
+            0 => Persistence::Always,
+            1 => Persistence::EverySecond,
+            _ => Persistence::OnEviction,
+        };
+        let (ssd, hdd, cold) = match (seed / 3) % 7 {
+            0 => (4, 3, Some(0)),
+            1 => (4, 0, Some(0)),
+            2 => (4, 3, Some(3)),
+            3 => (0, 3, Some(0)),
+            4 => (5, 4, None),
+            5 => (4, 0, None),
+            _ => (0, 0, Some(0)),
+        };
+        Plan {
+            persistence,
+            ssd,
+            hdd,
+            cold,
+            policy: if rng.below(3) == 0 { MemoryPolicy::Lru } else { MemoryPolicy::Adaptive },
+            keys: 500 + rng.below(500) as u32,
+            in_memory: rng.below(3) > 0,
+        }
+    }
+
+    pub fn builder(&self, dir: &Path) -> Builder {
+        let mut b = Cache::builder().memory(MIB).memory_policy(self.policy).persistence(self.persistence);
+        if self.ssd > 0 {
+            b = b.ssd(dir.join("s"), self.ssd * MIB);
+        }
+        if self.hdd > 0 {
+            b = b.hdd(dir.join("h"), self.hdd * MIB);
+        }
+        if let Some(limit) = self.cold {
+            b = b.cold(dir.join("c"));
+            if limit > 0 {
+                b = b.cold_limit(limit * MIB);
+            }
+        }
+        let s = &mut b.config_mut().storage;
+        s.write_buffer = MIB;
+        s.segment_size = Some(MIB);
+        s.generation_size = Some(MIB);
+        s.pack_size = Some(MIB);
+        s.checkpoint_journal_size = MIB;
+        s.checkpoint_interval = 1;
+        s.migration_bytes_per_second = 1 << 30;
+        s.erase_after = 1;
+        b
+    }
+
+    /// Whether there is room for everything, so that nothing may go by itself.
+    pub fn keeps_all(&self) -> bool {
+        self.cold == Some(0)
+    }
+
+    pub fn absence(&self) -> Absence {
+        if self.keeps_all() { Absence::Told } else { Absence::Allowed }
+    }
+
+    pub fn promise(&self) -> Promise {
+        match self.persistence {
+            Persistence::Always => Promise::Durable,
+            _ => Promise::FromFlush,
+        }
+    }
+}
+
+/// What a child is asked to do.
+#[derive(Debug, Clone)]
+pub struct Job {
+    pub seed: u64,
+    pub round: u64,
+    /// Whether it opens the store, and no more.
+    pub only_open: bool,
+    pub store: PathBuf,
+    pub log: PathBuf,
+}
+
+const VARIABLE: &str = "THERMOCLINE_TEST_KILL";
+
+impl Job {
+    /// The environment variable that says it.
+    pub fn variable(&self) -> (&'static str, String) {
+        let (store, log) = (self.store.to_str().unwrap(), self.log.to_str().unwrap());
+        let text = format!("{}\n{}\n{}\n{store}\n{log}", self.seed, self.round, u64::from(self.only_open));
+        (VARIABLE, text)
+    }
+
+    /// What this process is asked to do, if it is a child.
+    pub fn of_this_process() -> Option<Job> {
+        let text = std::env::var(VARIABLE).ok()?;
+        let [seed, round, only_open, store, log] = text.split('\n').collect::<Vec<_>>()[..] else {
+            panic!("{VARIABLE}: {text:?}")
+        };
+        let only_open = only_open == "1";
+        let (store, log) = (store.into(), log.into());
+        Some(Job { seed: seed.parse().unwrap(), round: round.parse().unwrap(), only_open, store, log })
+    }
+}
