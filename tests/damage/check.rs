@@ -2,9 +2,8 @@
 
 use crate::common;
 use crate::harm::Case;
-use crate::store::{Rest, builder};
-use bytes::Bytes;
-use std::collections::{BTreeMap, BTreeSet};
+use crate::store::{Expected, Rest, builder};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use thermocline::{Cache, Event, Received, Subscription};
 use thermocline_storage::sim::SimFs;
@@ -38,8 +37,6 @@ impl Told {
         self.went_on += other.went_on;
     }
 }
-
-type Expected = BTreeMap<String, Option<Bytes>>;
 
 /// Damages a copy of the store and looks at it.
 pub fn case(rest: &Rest, case: &Case, goes_on: bool, told: &mut Told) -> Check {

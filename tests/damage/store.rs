@@ -18,6 +18,9 @@ const START: u64 = 1_700_000_000_000;
 const LATER: u64 = START + 100_000;
 const KIB: u64 = 1 << 10;
 
+/// Of each key that was ever put the value that it has; `None`: it was removed or has expired.
+pub type Expected = BTreeMap<String, Option<Bytes>>;
+
 const DIRS: [&str; 3] = ["/s", "/h", "/c"];
 
 /// How the store came to rest.
@@ -37,8 +40,7 @@ pub enum End {
 pub struct Rest {
     pub end: End,
     disk: SimFs,
-    /// Of each key that was ever put the value that it has; `None`: it was removed or has expired.
-    pub expected: BTreeMap<String, Option<Bytes>>,
+    pub expected: Expected,
     /// Bytes of a file that hold the live record of a key.
     pub records: Vec<(PathBuf, Range<usize>, String)>,
 }
@@ -79,7 +81,7 @@ fn tag(key: &str) -> u64 {
 /// Work on the store, written down.
 struct Making {
     cache: Cache,
-    expected: BTreeMap<String, Option<Bytes>>,
+    expected: Expected,
     version: u64,
 }
 
@@ -159,11 +161,11 @@ impl Making {
 }
 
 /// The store's disk, closed or killed, and what it must say.
-fn made(close: bool) -> (SimFs, BTreeMap<String, Option<Bytes>>) {
+fn made(close: bool) -> (SimFs, Expected) {
     let fs = DIRS.iter().fold(SimFs::new(5), |fs, dir| fs.with_dir(Path::new(dir)));
     let clock = Arc::new(ManualClock::new(START));
     let open = |first| with_tiers_from(first, Arc::new(fs.clone()), clock.clone()).open().unwrap();
-    let mut making = Making { cache: open(2), expected: BTreeMap::new(), version: 0 };
+    let mut making = Making { cache: open(2), expected: Expected::new(), version: 0 };
     making.first(Tier::Cold);
     for (no, tier) in [(1, Tier::Hdd), (0, Tier::Ssd)] {
         making.cache.close().unwrap();
@@ -300,8 +302,8 @@ pub struct Record {
     pub at: Range<usize>,
     /// Where its payload begins.
     pub payload: usize,
-    key: Vec<u8>,
-    version: u64,
+    pub key: Vec<u8>,
+    pub version: u64,
 }
 
 /// What looks like a record: in segments and value files by its magic, in packs by the local header before it.
