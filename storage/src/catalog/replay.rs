@@ -250,7 +250,7 @@ impl Replay {
     fn look_beyond(&mut self, seq: u64, copies: &[Bytes], from: usize, seed: u64, limit: u64) {
         for (_, bytes) in copies {
             // Files are allocated ahead: behind the last byte that is not zero there is nothing.
-            let content = without_zeros(&bytes);
+            let content = without_zeros(bytes);
             self.out.torn |= from < content;
             let mut at = from;
             while at < content {
