@@ -67,6 +67,10 @@ show-journey: ## one item's way through the tiers, under test
 show-model: ## the engine against a plain model, with crashes and damage
 	$(CARGO) test --test model -- --nocapture
 
+.PHONY: show-damage
+show-damage: ## a whole store with one place damaged, thousands of times (THERMOCLINE_TORTURE=1: every bit)
+	$(CARGO) test --test damage -- --nocapture
+
 .PHONY: show-packs
 show-packs: ## archives read by unzip and Python
 	$(CARGO) test --test packs -- --nocapture

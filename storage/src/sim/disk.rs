@@ -11,6 +11,8 @@ use std::path::{Component, Path, PathBuf};
 
 /// The directory at the top.
 pub(super) const ROOT: Id = 0;
+/// Files that nothing leads to are let go of once in so many times.
+const SWEEP: u32 = 64;
 
 #[derive(Debug)]
 pub(super) struct State {
@@ -34,6 +36,8 @@ pub(super) struct State {
     pub(super) taken: Vec<(u64, SimFs)>,
     pub(super) trace: Option<Vec<String>>,
     pub(super) dice: Dice,
+    /// Times that there may have been something to sweep since it was done.
+    unswept: u32,
 }
 
 pub(super) fn missing() -> io::Error {
@@ -67,6 +71,7 @@ impl State {
             taken: Vec::new(),
             trace: None,
             dice: Dice::new(seed),
+            unswept: 0,
         }
     }
 
@@ -131,8 +136,18 @@ impl State {
         self.sweep();
     }
 
-    /// Lets go of files that no name leads to, or will after any crash, and that nobody has open.
+    /// Now and then lets go of files that no name leads to, or will after any crash, and that nobody has open. They
+    /// only take memory, and looking at every name with each call would be most of a simulation's time.
     pub(super) fn sweep(&mut self) {
+        self.unswept += 1;
+        if self.unswept < SWEEP {
+            return;
+        }
+        self.sweep_now();
+    }
+
+    fn sweep_now(&mut self) {
+        self.unswept = 0;
         let live: BTreeSet<Id> = self
             .dirs
             .values()
@@ -268,7 +283,7 @@ impl State {
         let fs = SimFs::of(state);
         let mut s = fs.state();
         s.settle_names();
-        s.sweep();
+        s.sweep_now();
         drop(s);
         fs
     }

@@ -162,6 +162,8 @@ impl FileImage {
         let mut bytes = self.bytes();
         edit(&mut bytes);
         let len = bytes.len() as u64;
+        // Zeros at the end, of which a journal has a mebibyte, need not be kept.
+        bytes.truncate(bytes.iter().rposition(|b| *b != 0).map_or(0, |at| at + 1));
         *self = FileImage::settled(Content { bytes, len });
     }
 }

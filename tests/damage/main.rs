@@ -1,0 +1,129 @@
+//! The store with one place of one file damaged: every bit, every length, every block, every file.
+//!
+//! What is checked of each: the store opens; nothing panics or hangs; a read gives the right value or none, never an
+//! older one, and never one that was removed or has expired; only items whose own bytes were hit are absent; what is
+//! absent is told of (an event with its key, the count of what opening lost, or `verify`'s report); and the store goes
+//! on: it is written to, closed and opened again, and has what it had.
+//!
+//! The part on a simulated disk runs the cases that matter most first and stops when its time is over, with a word
+//! about how much ran. `THERMOCLINE_TORTURE=1` runs everything, every bit of every byte and every length, however long
+//! that takes; `THERMOCLINE_SEED=n` draws other bits where not all are tried, `THERMOCLINE_SECONDS=n` gives another
+//! time.
+
+#![cfg(test)]
+
+mod check;
+#[path = "../common/mod.rs"]
+mod common;
+mod disks;
+mod harm;
+mod store;
+
+use check::Told;
+use harm::Case;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use store::{End, Rest};
+
+/// Seconds after which no more cases are begun.
+const BUDGET: u64 = 40;
+/// One case takes milliseconds: after this it hangs.
+const HANGS: Duration = Duration::from_secs(60);
+
+fn torture() -> bool {
+    std::env::var_os("THERMOCLINE_TORTURE").is_some_and(|v| v != "0")
+}
+
+/// A number that was asked for.
+fn number(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.trim().parse().unwrap_or_else(|_| panic!("{name}={text}: not a number")))
+}
+
+fn seed() -> u64 {
+    number("THERMOCLINE_SEED").unwrap_or(1)
+}
+
+/// How long the simulated part may take.
+fn budget() -> Duration {
+    let otherwise = if torture() { u64::MAX } else { BUDGET };
+    Duration::from_secs(number("THERMOCLINE_SECONDS").unwrap_or(otherwise))
+}
+
+/// Runs a case; what went wrong, panics included, in words.
+fn caught<T>(run: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+        Err(format!("it panicked: {}", text.unwrap_or_default()))
+    })
+}
+
+/// Runs something that must end on a thread of its own; a hang ends the process, for nothing else would.
+fn watched<T: Send>(what: &str, limit: Duration, run: impl FnOnce() -> T + Send) -> T {
+    let (done, ended) = std::sync::mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(move || {
+            // Let go of at the end, in a panic too.
+            let _done = done;
+            run()
+        });
+        if ended.recv_timeout(limit) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+            eprintln!("{what}: it hangs");
+            std::process::exit(101);
+        }
+        thread.join().unwrap_or_else(|e| std::panic::resume_unwind(e))
+    })
+}
+
+#[test]
+fn one_damaged_place_of_a_simulated_disk() {
+    let rests = [End::Killed, End::Closed, End::HalfPublished, End::Published].map(Rest::build);
+    let cases: Vec<(usize, Case)> = harm::cases(&rests, torture(), seed());
+    let (next, stop, begun) = (AtomicUsize::new(0), AtomicBool::new(false), Instant::now());
+    let (all, budget) = (torture(), budget());
+    let threads = std::thread::available_parallelism().map_or(2, |n| n.get());
+    let work = || {
+        let (mut told, mut failures) = (Told::default(), Vec::new());
+        while !stop.load(Ordering::Relaxed) && begun.elapsed() < budget {
+            // A few at a time, for one watch.
+            let from = next.fetch_add(64, Ordering::Relaxed);
+            let Some(some) = cases.get(from..cases.len().min(from + 64)).filter(|s| !s.is_empty()) else {
+                break;
+            };
+            let named = |(rest, case): &(usize, Case)| format!("{:?}, {case}", rests[*rest].end);
+            let name = format!("one of the cases from \"{}\" on", named(&some[0]));
+            watched(&name, HANGS, || {
+                for (n, one) in some.iter().enumerate() {
+                    let goes_on = all || (from + n).is_multiple_of(if one.1.is_coarse() { 2 } else { 8 });
+                    match caught(|| check::case(&rests[one.0], &one.1, goes_on, &mut told)) {
+                        Ok(()) => {}
+                        Err(why) => failures.push(format!("{}: {why}", named(one))),
+                    }
+                    told.ran += 1;
+                }
+            });
+            if failures.len() > 20 {
+                stop.store(true, Ordering::Relaxed);
+            }
+        }
+        (told, failures)
+    };
+    let done: Vec<(Told, Vec<String>)> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().map(|t| t.join().unwrap_or_else(|e| std::panic::resume_unwind(e))).collect()
+    });
+    let (mut told, mut failures) = (Told::default(), Vec::new());
+    for (some, of_thread) in done {
+        told.add(&some);
+        failures.extend(of_thread);
+    }
+    println!("{} of {} cases in {:?}: {told:?}", told.ran, cases.len(), begun.elapsed());
+    assert!(failures.is_empty(), "{} cases failed:\n{}", failures.len(), failures.join("\n"));
+    assert!(told.ran > 2_000, "the machine is too slow to say anything");
+    assert!(
+        told.absent > 0 && told.named > 0 && told.lost > 0 && told.went_on > 0,
+        "hardly anything happened: {told:?}"
+    );
+}
