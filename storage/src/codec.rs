@@ -186,11 +186,11 @@ pub fn encode_all(policy: &Compression, items: Vec<(ContentType, Bytes)>) -> Vec
 
 /// Does some work on each item, in parallel where `bytes`, what the work is about in all, are more than 1 MiB.
 pub(crate) fn spread<T: Sync, R: Send>(items: &[T], bytes: usize, work: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let threads = std::thread::available_parallelism()
-        .map_or(1, |n| n.get())
-        .min(items.len())
-        .min(bytes / (PARALLEL_FROM / 2));
-    if bytes <= PARALLEL_FROM || threads < 2 {
+    // Asking for the number of cores reads files of the system: not for every small batch.
+    let cores = || std::thread::available_parallelism().map_or(1, |n| n.get());
+    let threads =
+        if bytes <= PARALLEL_FROM { 1 } else { cores().min(items.len()).min(bytes / (PARALLEL_FROM / 2)) };
+    if threads < 2 {
         return items.iter().map(work).collect();
     }
     // Values differ in size and cost, so each thread takes the next one rather than a fixed share.

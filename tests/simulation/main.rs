@@ -72,7 +72,8 @@ fn any_life_on_a_simulated_disk() {
     }
     let (seeds, budget) = asked();
     let (next, failed, begun) = (AtomicU64::new(seeds.start), AtomicBool::new(false), Instant::now());
-    let threads = std::thread::available_parallelism().map_or(2, |n| n.get());
+    // Twice as many as there are cores: a life waits for its HDD tier's writer now and then.
+    let threads = std::thread::available_parallelism().map_or(2, |n| n.get()) * 2;
     let work = || {
         let mut told = life::Told::default();
         let mut ran = 0u64;

@@ -167,7 +167,9 @@ impl Record {
 fn verified(bytes: &[u8]) -> Result<&str, String> {
     let mark = format!("\n{CHECKSUM}");
     let text = std::str::from_utf8(bytes).map_err(|e| format!("byte {} is not text", e.valid_up_to()))?;
-    let (covered, tail) = text.rsplit_once(&mark).ok_or("it has no checksum")?;
+    // Most of a record is padding: the search from the end begins before it.
+    let (covered, _) = text.trim_end_matches(' ').rsplit_once(&mark).ok_or("it has no checksum")?;
+    let tail = text.get(covered.len() + mark.len()..).unwrap_or_default();
     let (digits, padding) = tail.split_once('\n').ok_or("its end is missing")?;
     if !padding.bytes().all(|b| b == b' ' || b == b'\n') {
         return Err("there is something behind its checksum".to_owned());
