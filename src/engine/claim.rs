@@ -33,6 +33,18 @@ struct State {
     claimed: Vec<u64>,
     /// Containers that were dropped, and when, while somebody may still have been reading them.
     dropped: Vec<(Weak<Entry>, Instant)>,
+    effort: Effort,
+}
+
+/// What reclaim did since the tier was last below its high mark.
+#[derive(Debug, Default)]
+struct Effort {
+    /// Bytes that the containers occupied which were emptied and dropped.
+    reclaimed: u64,
+    /// Bytes of records that went back to the tier's head.
+    kept: u64,
+    /// Bytes of records that had ever been written to the tier when it began, by reclaim or anybody else.
+    written_before: u64,
 }
 
 /// Steps for which a container is left alone.
@@ -42,6 +54,10 @@ const REST: u32 = 100;
 /// be a read that waits for a share of the limit on values in flight, or a write that is hidden as yet, and both of them
 /// may be waiting for the very room that is being made.
 pub(super) const READERS: Duration = Duration::from_millis(50);
+
+/// Bytes that reclaim may drop for each byte that arrives. Where three fifths of a container are kept it is two and a
+/// half, and records take less room than the containers that hold them.
+const EFFORT: u64 = 8;
 
 /// What a choice came to.
 #[derive(Debug)]
@@ -114,6 +130,34 @@ impl Claims {
     /// Whether the container is left alone.
     pub(super) fn is_left_alone(&self, entry: &Entry) -> bool {
         self.state.lock().is_stuck(entry)
+    }
+
+    /// The tier is below its high mark: what reclaim did until now was not in vain. `written`: bytes of records ever
+    /// written to it.
+    pub(super) fn rest(&self, written: u64) {
+        self.state.lock().effort = Effort { written_before: written, ..Effort::default() };
+    }
+
+    /// A container that occupied so many bytes was emptied and dropped.
+    pub(super) fn reclaimed(&self, bytes: u64) {
+        let effort = &mut self.state.lock().effort;
+        effort.reclaimed = effort.reclaimed.saturating_add(bytes);
+    }
+
+    /// Records of so many bytes went back to the tier's head.
+    pub(super) fn kept(&self, bytes: u64) {
+        let effort = &mut self.state.lock().effort;
+        effort.kept = effort.kept.saturating_add(bytes);
+    }
+
+    /// Whether keeping gains nothing: as much was dropped as the tier may hold, and several times what arrived
+    /// meanwhile, and still it is over its high mark. What each container costs besides its records, or the room at its
+    /// end into which no further one fits, can be as much as the dead that were left behind.
+    pub(super) fn is_in_vain(&self, limit: u64, written: u64) -> bool {
+        let state = self.state.lock();
+        let effort = &state.effort;
+        let arrived = written.saturating_sub(effort.written_before).saturating_sub(effort.kept);
+        effort.reclaimed > limit.saturating_add(arrived.saturating_mul(EFFORT))
     }
 
     /// The container was dropped; who reads it keeps its room.
@@ -249,5 +293,21 @@ mod tests {
         drop(entry);
         assert!(!claims.wait_for_readers(), "nobody holds it");
         assert!(claims.state.lock().dropped.is_empty());
+    }
+
+    #[test]
+    fn keeping_is_in_vain_when_a_tier_was_copied_and_is_no_emptier() {
+        let claims = Claims::default();
+        claims.rest(5_000);
+        // Twenty containers of 24, of each of which 14 are kept, and nothing arrives: 10 are free each time.
+        for n in 0u64..20 {
+            assert_eq!(claims.is_in_vain(240, 5_000 + 14 * n), n > 10, "{n}");
+            claims.kept(14);
+            claims.reclaimed(24);
+        }
+        // What arrives has to be made room for.
+        assert!(!claims.is_in_vain(240, 5_000 + 14 * 20 + 60));
+        claims.rest(5_280);
+        assert!(!claims.is_in_vain(240, 5_280));
     }
 }

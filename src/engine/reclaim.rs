@@ -134,10 +134,25 @@ impl Engine {
             Dropped::Some => return Ok(true),
             // Their space is as good as free, and what is kept of further ones would take the reserve meanwhile.
             Dropped::Soon => return Ok(false),
-            Dropped::None if !self.is_over(tier) => return Ok(false),
+            Dropped::None if !self.is_over(tier) => {
+                self.claims(tier.tier()).rest(self.written_to(tier.tier()));
+                return Ok(false);
+            }
             Dropped::None => {}
         }
-        Ok(self.reclaim_one(tier, false, false)? == Freed::Room)
+        let hard = self.is_in_vain(tier);
+        Ok(self.reclaim_one(tier, false, hard)? == Freed::Room)
+    }
+
+    /// Whether copying to the tier's head what is hot has made no room, so that nothing more is to be kept.
+    fn is_in_vain(&self, tier: &Arc<dyn DiskTier>) -> bool {
+        let limit = tier.usage().limit.unwrap_or(u64::MAX);
+        self.claims(tier.tier()).is_in_vain(limit, self.written_to(tier.tier()))
+    }
+
+    /// Bytes of records ever written to a tier.
+    fn written_to(&self, tier: Tier) -> u64 {
+        self.counters.tier(tier).written.load(Ordering::Relaxed)
     }
 
     #[expect(clippy::indexing_slicing, reason = "a tier's number is at most 3")]
@@ -233,7 +248,7 @@ impl Engine {
     /// next is tried.
     fn reclaim_one(&self, tier: &Arc<dyn DiskTier>, urgent: bool, hard: bool) -> Result<Freed> {
         let claims = self.claims(tier.tier());
-        if hard {
+        if hard && urgent {
             // What was left alone, because there was no room to rewrite it, can still be given up.
             claims.forgive();
         }
@@ -262,8 +277,12 @@ impl Engine {
                 return Ok(Freed::ByOthers);
             }
             let entry = &claim.entry;
+            let occupied = entry.container.occupied();
             match self.reclaim_entry(tier, entry, urgent, hard) {
-                Ok(true) => return Ok(Freed::Room),
+                Ok(true) => {
+                    claims.reclaimed(occupied);
+                    return Ok(Freed::Room);
+                }
                 // Empty, and dropped as soon as the batches under way have ended.
                 Ok(false) if entry.live() == 0 => return Ok(Freed::Nothing),
                 Ok(false) => {}
@@ -402,8 +421,12 @@ impl Engine {
         let kept = if hard { Vec::new() } else { self.split_hot(tier.tier(), &mut movers, cap, most) };
         if !kept.is_empty() {
             match self.relocate(&kept, tier, Purpose::Reclaim, urgent) {
-                Ok(moved) if top => self.placement.spend(moved.bytes),
-                Ok(_) => {}
+                Ok(moved) => {
+                    self.claims(tier.tier()).kept(moved.bytes);
+                    if top {
+                        self.placement.spend(moved.bytes);
+                    }
+                }
                 // No room at the head: what was to be kept goes down like the rest.
                 Err(e) if e.is_no_space() => movers.extend(kept),
                 Err(e) => return Err(e.into()),

@@ -62,6 +62,17 @@ fn a_seed_gives_the_same_life_twice() {
     }
 }
 
+/// Lives that went wrong once, and not for a fault in the plan of a life: a tier whose containers cost as much besides
+/// their records as was kept of each was copied for ever.
+const WENT_WRONG: [u64; 1] = [1_795_388_241_006_138];
+
+#[test]
+fn lives_that_went_wrong_once() {
+    for seed in WENT_WRONG {
+        life::live(seed, &mut life::Told::default()).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+    }
+}
+
 #[test]
 fn any_life_on_a_simulated_disk() {
     if let Ok(seed) = std::env::var("THERMOCLINE_SEED") {
