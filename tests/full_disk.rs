@@ -10,7 +10,7 @@
 
 mod common;
 
-use common::{Rng, parse, value};
+use common::{Dice, parse, value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -123,7 +123,7 @@ struct Store {
     gone: BTreeSet<u64>,
     events: Vec<Event>,
     version: u64,
-    rng: Rng,
+    dice: Dice,
 }
 
 fn timed<T>(what: &str, call: impl FnOnce() -> T) -> T {
@@ -145,7 +145,7 @@ impl Store {
             gone: BTreeSet::new(),
             events: Vec::new(),
             version: 0,
-            rng: Rng::new(1),
+            dice: Dice::new(1),
         })
     }
 
@@ -191,9 +191,9 @@ impl Store {
     fn write(&mut self, cache: &Cache, few: u64, largest: u64) -> Result<(), Error> {
         let mut failed = None;
         for _ in 0..few {
-            let no = self.rng.below(KEYS);
+            let no = self.dice.below(KEYS);
             self.version += 1;
-            let bytes = value(no, self.version * 3 + 1, self.rng.below(largest) as usize);
+            let bytes = value(no, self.version * 3 + 1, self.dice.below(largest) as usize);
             match timed("a put", || cache.put(key(no), bytes)) {
                 Ok(()) => {
                     self.last.insert(no, self.version * 3 + 1);
