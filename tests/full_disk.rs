@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use thermocline::testing::{ManualClock, vfs::RealFs};
 use thermocline::{Builder, Cache, Error, Event, Received, Subscription};
+use thermocline_testing::skipped;
 
 const MIB: u64 = 1 << 20;
 /// Longest that one call may take: the limit on waiting is 1 s, and the machine may be slow.
@@ -63,14 +64,9 @@ impl Disk {
             Ok(()) => Some(Disk { dir }),
             Err(why) => {
                 assert!(std::env::var("CI").as_deref() != Ok("true"), "no disk could be mounted: {why}");
-                // Not by `println`, which the output of tests that pass has not.
-                let say = |why| {
-                    writeln!(
-                        std::io::stderr(),
-                        "\nSKIPPED: all tests of full disks, for none can be mounted: {why}"
-                    )
-                };
-                SAID.call_once(|| say(&why).unwrap());
+                SAID.call_once(|| {
+                    skipped(&format!("all tests of full disks, for none can be mounted: {why}"))
+                });
                 None
             }
         }

@@ -88,7 +88,7 @@ fn unzip_finds_nothing_wrong_with_any_pack() {
     cache.close().unwrap();
     if Command::new("unzip").arg("-v").output().is_err() {
         assert!(std::env::var_os("CI").is_none(), "unzip is not installed");
-        println!("SKIPPED: unzip is not installed");
+        thermocline_testing::skipped("unzip is not installed");
         return;
     }
     let packs = packs(dir.path());

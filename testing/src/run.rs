@@ -1,7 +1,8 @@
-//! Running what may panic or hang.
+//! Running what may panic or hang, or cannot run here.
 
 #![allow(clippy::print_stderr, reason = "tests alone call it, and a process that ends has to say why")]
 
+use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
@@ -34,4 +35,11 @@ pub fn watched<T: Send>(what: &str, limit: Duration, run: impl FnOnce() -> T + S
         }
         thread.join().unwrap_or_else(|e| std::panic::resume_unwind(e))
     })
+}
+
+/// Says that something is not tested, and why: to the process's own error output, for cargo hides what tests that pass
+/// print.
+pub fn skipped(why: &str) {
+    // Who closed it does not want to know.
+    let _ = writeln!(std::io::stderr(), "\nSKIPPED: {why}");
 }
