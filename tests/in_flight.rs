@@ -12,6 +12,7 @@ use std::time::Duration;
 use thermocline::testing::SystemClock;
 use thermocline::{Builder, Cache, Persistence};
 use thermocline_storage::testing::{FaultFs, Op};
+use thermocline_testing::watched;
 
 const MIB: u64 = 1 << 20;
 /// Longest that anything here may take: a machine under load is slow, a fault hangs for ever.
@@ -78,8 +79,8 @@ fn a_flush_does_not_pass_by_what_a_large_value_replaces() {
         // A flush that does not wait would be through by then.
         let early = is_flushed.recv_timeout(Duration::from_millis(500)).is_ok();
         go_on.store(true, Ordering::SeqCst);
-        large.join().unwrap().unwrap();
-        flush.join().unwrap();
+        watched("the large put", LONG, || large.join().unwrap().unwrap());
+        watched("the flush", LONG, || flush.join().unwrap());
         cache.close().unwrap();
 
         std::fs::rename(dir.path().join("s"), dir.path().join("gone on")).unwrap();

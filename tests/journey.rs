@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Rng, value};
+use common::{Dice, value};
 use std::sync::Arc;
 use thermocline::testing::{ManualClock, vfs::RealFs};
 use thermocline::{Builder, Cache, Event, Received, Subscription, Tier};
@@ -18,7 +18,7 @@ struct Store {
     cache: Cache,
     events: Subscription,
     others: u64,
-    rng: Rng,
+    dice: Dice,
 }
 
 impl Store {
@@ -38,7 +38,7 @@ impl Store {
         let builder = builder.world(Arc::new(RealFs), clock.clone(), false);
         let cache = builder.clone().open().unwrap();
         let events = cache.subscribe();
-        Store { builder, clock, cache, events, others: 0, rng: Rng::new(1) }
+        Store { builder, clock, cache, events, others: 0, dice: Dice::new(1) }
     }
 
     fn reopen(&mut self) {
@@ -55,7 +55,7 @@ impl Store {
             let no = self.others;
             self.cache.put(format!("other/{no}"), value(no, 1, SIZE)).unwrap();
             for _ in 0..3 {
-                let hot = no.saturating_sub(self.rng.below(40)).max(1);
+                let hot = no.saturating_sub(self.dice.below(40)).max(1);
                 self.cache.get(format!("other/{hot}")).unwrap();
             }
         }
@@ -66,7 +66,7 @@ impl Store {
     /// Items that nobody asked for lately are asked for once, which leaves memory with nothing else.
     fn others_are_read(&mut self) {
         for _ in 0..360 {
-            let no = 1 + self.rng.below(self.others);
+            let no = 1 + self.dice.below(self.others);
             self.cache.get(format!("other/{no}")).unwrap();
         }
         self.clock.advance(1000);

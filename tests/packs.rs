@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Rng, value};
+use common::{Dice, value};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -45,15 +45,15 @@ fn key(no: u64) -> Vec<u8> {
 
 /// Fills all tiers; what is live at the end.
 fn fill(cache: &Cache) -> BTreeMap<Vec<u8>, bytes::Bytes> {
-    let mut rng = Rng::new(3);
+    let mut dice = Dice::new(3);
     let mut live = BTreeMap::new();
     for n in 0..2_500u64 {
-        let no = rng.below(900);
+        let no = dice.below(900);
         let key = key(no);
-        if rng.below(12) == 0 {
+        if dice.below(12) == 0 {
             assert_eq!(cache.remove(&key).unwrap(), live.remove(&key).is_some());
         } else {
-            let bytes = value(no, n, rng.below(30_000) as usize);
+            let bytes = value(no, n, dice.below(30_000) as usize);
             cache.put(&key, bytes.clone()).unwrap();
             live.insert(key, bytes);
         }
@@ -88,7 +88,7 @@ fn unzip_finds_nothing_wrong_with_any_pack() {
     cache.close().unwrap();
     if Command::new("unzip").arg("-v").output().is_err() {
         assert!(std::env::var_os("CI").is_none(), "unzip is not installed");
-        println!("SKIPPED: unzip is not installed");
+        thermocline_testing::skipped("unzip is not installed");
         return;
     }
     let packs = packs(dir.path());

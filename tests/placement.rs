@@ -9,7 +9,7 @@
 
 mod common;
 
-use common::{Rng, value};
+use common::{Dice, value};
 use std::sync::Arc;
 use thermocline::testing::{ManualClock, vfs::RealFs};
 use thermocline::{Cache, Tier};
@@ -34,9 +34,9 @@ impl Zipf {
         Zipf { cumulative }
     }
 
-    fn draw(&self, rng: &mut Rng) -> usize {
+    fn draw(&self, dice: &mut Dice) -> usize {
         let whole = self.cumulative.last().unwrap();
-        let at = (rng.next() >> 11) as f64 / (1u64 << 53) as f64 * whole;
+        let at = (dice.roll() >> 11) as f64 / (1u64 << 53) as f64 * whole;
         self.cumulative.partition_point(|c| *c <= at)
     }
 
@@ -72,11 +72,11 @@ impl Load {
         let clock = Arc::new(ManualClock::new(1_700_000_000_000));
         let cache = builder.world(Arc::new(RealFs), clock.clone(), false).open().unwrap();
         let zipf = Zipf::new(self.keys, self.skew);
-        let mut rng = Rng::new(7);
+        let mut dice = Dice::new(7);
         // Which key has which rank has nothing to do with when it was put.
         let mut order: Vec<usize> = (0..self.keys).collect();
         for i in (1..self.keys).rev() {
-            order.swap(i, rng.below(i as u64 + 1) as usize);
+            order.swap(i, dice.below(i as u64 + 1) as usize);
         }
         // Not a multiple of three: nothing of it can be compressed.
         for (n, rank) in order.iter().enumerate() {
@@ -89,8 +89,8 @@ impl Load {
         let (mut served, mut gets, mut below) = (0, 0, 0);
         let mut by_tier = [0u64; 4];
         for n in 0..self.operations {
-            let rank = zipf.draw(&mut rng);
-            if rng.below(100) < self.puts {
+            let rank = zipf.draw(&mut dice);
+            if dice.below(100) < self.puts {
                 cache.put(format!("{rank}"), value(rank as u64, 1, SIZE)).unwrap();
             } else {
                 let entry = cache.get_entry(format!("{rank}")).unwrap().expect("nothing is lost");

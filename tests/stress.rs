@@ -1,21 +1,19 @@
 //! Many threads, tiers too small for what they write, no pauses.
 //!
-//! Each key has one writer at a time (a lock of its own), so that it is known which write of it was the last; readers
-//! take no part in that and check that versions never go back and that every byte is right.
+//! What reads return is judged by the history of all operations (`thermocline_testing::history`): each key is a register,
+//! nothing in it is stale, invented or back after a removal, and what is absent was removed, or evicted with an event.
 
 #![cfg(test)]
 
 mod common;
 
-use common::{Rng, parse, value};
-use std::collections::HashMap;
-use std::path::Path;
+use common::{Dice, Tiers, parse, value};
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
-use thermocline::{
-    Builder, Cache, Error, Event, Persistence, PutOptions, Received, RecvError, Subscription, Tier,
-};
+use thermocline::{Cache, Error, Event, Persistence, PutOptions, Received, RecvError, Subscription, Tier};
+use thermocline_testing::history::{Absence, Begun, History, Outcome};
 
 const MIB: u64 = 1 << 20;
 const KEYS: usize = 400;
@@ -25,49 +23,11 @@ fn key(no: usize) -> String {
     format!("key/{no}")
 }
 
-/// What a listener heard of.
-#[derive(Debug, Default)]
-struct Heard {
-    /// When a key was last evicted, or a moment later.
-    evicted: HashMap<Vec<u8>, Instant>,
-    wrong: Vec<String>,
-}
-
-/// Takes events in until the store is closed, faster than they come.
-fn listen(events: Subscription) -> Heard {
-    let mut heard = Heard::default();
-    loop {
-        match events.recv_timeout(Duration::from_secs(60)) {
-            Ok(Received::Event(Event::Evicted { key: Some(key), .. })) => {
-                heard.evicted.insert(key.to_vec(), Instant::now());
-            }
-            Ok(Received::Event(Event::Promoted { .. } | Event::Demoted { .. })) => {}
-            Ok(other) => heard.wrong.push(format!("{other:?}")),
-            Err(RecvError::Closed) => return heard,
-            Err(_) => heard.wrong.push("no event for a minute".into()),
-        }
-    }
-}
-
-/// One key as its writers know it.
-#[derive(Debug, Default)]
-struct Truth {
-    /// Held while it is written.
-    writing: Mutex<()>,
-    /// The newest version of which a write has begun.
-    begun: AtomicU64,
-    /// The newest version of which a write was acknowledged.
-    acknowledged: AtomicU64,
-    /// Whether the newest acknowledged write is a put.
-    live: AtomicBool,
-    /// The newest version that was removed.
-    removed: AtomicU64,
-    /// When the newest acknowledged put began.
-    at: Mutex<Option<Instant>>,
-}
-
+/// What many threads do to a store, and what comes of it.
 struct Load {
-    keys: Vec<Truth>,
+    history: History,
+    /// Values so far: each is put once.
+    values: AtomicU64,
     stop: AtomicBool,
     puts: AtomicU64,
     busy: AtomicU64,
@@ -79,7 +39,8 @@ struct Load {
 impl Load {
     fn new(largest: u64) -> Arc<Load> {
         Arc::new(Load {
-            keys: (0..KEYS).map(|_| Truth::default()).collect(),
+            history: History::default(),
+            values: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             puts: AtomicU64::new(0),
             busy: AtomicU64::new(0),
@@ -95,133 +56,122 @@ impl Load {
     }
 
     fn run(&self, cache: &Cache, seed: u64) {
-        let mut rng = Rng::new(seed);
+        let mut dice = Dice::new(seed);
         while !self.stop.load(Ordering::Relaxed) {
             // A third of the operations go to a few hot keys.
-            let no = if rng.below(3) == 0 { rng.below(16) } else { rng.below(KEYS as u64) } as usize;
-            match rng.below(10) {
-                0..=3 => self.put(cache, no, &mut rng),
+            let no = if dice.one_in(3) { dice.below(16) } else { dice.below(KEYS as u64) } as usize;
+            match dice.below(10) {
+                0..=3 => self.put(cache, no, &mut dice),
                 4 => self.remove(cache, no),
                 _ => self.read(cache, no),
             }
         }
     }
 
-    fn put(&self, cache: &Cache, no: usize, rng: &mut Rng) {
-        let truth = &self.keys[no];
-        let _one = truth.writing.lock().unwrap();
-        let version = truth.begun.fetch_add(1, Ordering::SeqCst) + 1;
-        let started = Instant::now();
-        let len = match rng.below(20) {
-            0 => rng.below(self.largest),
-            1..=8 => rng.below(20_000),
-            _ => rng.below(2_000),
+    fn put(&self, cache: &Cache, no: usize, dice: &mut Dice) {
+        let len = match dice.below(20) {
+            0 => dice.below(self.largest),
+            1..=8 => dice.below(20_000),
+            _ => dice.below(2_000),
         };
-        match cache.put(key(no), value(no as u64, version, len as usize)) {
-            Ok(()) => {
-                truth.acknowledged.store(version, Ordering::SeqCst);
-                truth.live.store(true, Ordering::SeqCst);
-                *truth.at.lock().unwrap() = Some(started);
-                self.puts.fetch_add(1, Ordering::Relaxed);
-            }
-            Err(Error::Busy { .. }) => {
-                self.busy.fetch_add(1, Ordering::Relaxed);
-            }
-            Err(e) => self.wrong(format!("put of {no}: {e}")),
+        let done = self.put_one(cache, no, len as usize);
+        if done.is_ok() {
+            self.puts.fetch_add(1, Ordering::Relaxed);
         }
+        self.refused("put", no, done);
+    }
+
+    fn put_one(&self, cache: &Cache, no: usize, len: usize) -> Result<(), Error> {
+        let number = 1 + self.values.fetch_add(1, Ordering::Relaxed);
+        let (key, bytes) = (key(no), value(no as u64, number, len));
+        let begun = self.history.write(&key, Some(number), 0);
+        let done = cache.put(&key, bytes);
+        self.history.wrote(&key, begun, outcome(&done), 0);
+        done
     }
 
     fn remove(&self, cache: &Cache, no: usize) {
-        let truth = &self.keys[no];
-        let _one = truth.writing.lock().unwrap();
-        let version = truth.begun.load(Ordering::SeqCst);
-        match cache.remove(key(no)) {
-            Ok(_) => {
-                truth.live.store(false, Ordering::SeqCst);
-                truth.removed.store(version, Ordering::SeqCst);
-                match cache.get(key(no)) {
-                    Ok(None) => {}
-                    got => {
-                        self.wrong(format!("{no} is there after its removal: {:?}", got.map(|v| v.is_some())))
-                    }
-                }
-            }
-            Err(Error::Busy { .. }) => {
-                self.busy.fetch_add(1, Ordering::Relaxed);
-            }
-            Err(e) => self.wrong(format!("remove of {no}: {e}")),
+        let key = key(no);
+        let begun = self.history.write(&key, None, 0);
+        let done = cache.remove(&key);
+        self.history.wrote(&key, begun, outcome(&done), 0);
+        self.refused("remove", no, done.map(drop));
+        // At once: here it would come back, if it did.
+        self.read(cache, no);
+    }
+
+    /// A store that has no room may say so.
+    fn refused(&self, what: &str, no: usize, done: Result<(), Error>) {
+        match done {
+            Ok(()) => {}
+            Err(Error::Busy { .. }) => _ = self.busy.fetch_add(1, Ordering::Relaxed),
+            Err(e) => self.wrong(format!("{what} of {no}: {e}")),
         }
     }
 
     fn read(&self, cache: &Cache, no: usize) {
-        let truth = &self.keys[no];
-        let acknowledged = truth.acknowledged.load(Ordering::SeqCst);
-        let removed = truth.removed.load(Ordering::SeqCst);
-        let got = match cache.get(key(no)) {
-            Ok(Some(got)) => got,
-            Ok(None) | Err(Error::Busy { .. }) => return,
-            Err(e) => return self.wrong(format!("get of {no}: {e}")),
-        };
-        let begun = truth.begun.load(Ordering::SeqCst);
-        self.hits.fetch_add(1, Ordering::Relaxed);
-        match parse(&got) {
-            Some((tag, version)) if tag == no as u64 => {
-                // Nothing older than what was acknowledged before the read began, or removed, and nothing that
-                // was never put.
-                if version < acknowledged || version <= removed || version > begun {
-                    self.wrong(format!(
-                        "{no}: version {version}, acknowledged {acknowledged}, removed {removed}, begun {begun}"
-                    ));
+        let key = key(no);
+        let begun = self.history.read(0);
+        match cache.get(&key) {
+            Ok(None) => self.history.was_read(&key, begun, None, 0),
+            Ok(Some(got)) => match parse(&got) {
+                Some((tag, number)) if tag == no as u64 => {
+                    self.hits.fetch_add(1, Ordering::Relaxed);
+                    self.history.was_read(&key, begun, Some(number), 0);
                 }
-            }
-            other => self.wrong(format!("{no}: a wrong value: {other:?} of {} bytes", got.len())),
+                other => self.wrong(format!("{no}: a wrong value: {other:?} of {} bytes", got.len())),
+            },
+            Err(Error::Busy { .. }) => {}
+            Err(e) => self.wrong(format!("get of {no}: {e}")),
         }
     }
 
+    fn read_all(&self, cache: &Cache) {
+        (0..KEYS).for_each(|no| self.read(cache, no));
+    }
+
+    /// Takes events in until the store is closed, faster than they come; gives the keys that were evicted. The store was
+    /// opened after `since`.
+    fn listen(&self, events: &Subscription, since: &Begun) -> HashSet<String> {
+        let mut evicted = HashSet::new();
+        loop {
+            match events.recv_timeout(Duration::from_secs(60)) {
+                Ok(Received::Event(Event::Evicted { key: Some(key), .. })) => {
+                    let key = String::from_utf8_lossy(&key).into_owned();
+                    self.history.forgotten(&key, since, 0);
+                    evicted.insert(key);
+                }
+                Ok(Received::Event(Event::Promoted { .. } | Event::Demoted { .. })) => {}
+                Ok(other) => self.wrong(format!("an event: {other:?}")),
+                Err(RecvError::Closed) => return evicted,
+                Err(_) => self.wrong("no event for a minute".into()),
+            }
+        }
+    }
+
+    /// All that was done so far is in order. To be asked when all events were heard.
     fn assert_right(&self) {
         let wrong = self.wrong.lock().unwrap();
         assert!(wrong.is_empty(), "{:#?}", wrong.iter().take(10).collect::<Vec<_>>());
+        self.history.check(|_| Absence::Told).unwrap_or_else(|e| panic!("{e}"));
     }
 }
 
-/// Which directories, and how large.
-#[derive(Debug, Clone, Copy)]
-struct Tiers {
-    ssd: u64,
-    hdd: u64,
-    cold: Option<u64>,
+/// What is refused has no effect.
+fn outcome<T>(done: &Result<T, Error>) -> Outcome {
+    if done.is_ok() { Outcome::Done } else { Outcome::Refused }
 }
 
-fn builder(dir: &Path, tiers: Tiers, persistence: Persistence) -> Builder {
-    let mut b = Cache::builder().memory(MIB).persistence(persistence);
-    if tiers.ssd > 0 {
-        b = b.ssd(dir.join("s"), tiers.ssd * MIB);
-    }
-    if tiers.hdd > 0 {
-        b = b.hdd(dir.join("h"), tiers.hdd * MIB);
-    }
-    if let Some(limit) = tiers.cold {
-        b = b.cold(dir.join("c"));
-        if limit > 0 {
-            b = b.cold_limit(limit * MIB);
-        }
-    }
-    let s = &mut b.config_mut().storage;
-    s.write_buffer = MIB;
-    s.segment_size = Some(MIB);
-    s.generation_size = Some(MIB);
-    s.pack_size = Some(MIB);
-    s.migration_bytes_per_second = 1 << 30;
-    b
-}
-
-/// Runs the load for a while, closes, and checks everything after a reopen.
+/// Runs the load for a while, closes, and reads everything after a reopen.
 fn stress(tiers: Tiers, persistence: Persistence, then: Tiers, time: Duration) {
     let dir = common::scratch();
-    let cache = builder(dir.path(), tiers, persistence).open().unwrap();
     let load = Load::new(400_000);
-    let events = cache.subscribe_with(1 << 20);
-    let heard = std::thread::spawn(move || listen(events));
+    let since = load.history.moment(0);
+    let (cache, events) = tiers.builder(dir.path(), persistence).open_with_events(1 << 20).unwrap();
+    let heard = {
+        let load = load.clone();
+        std::thread::spawn(move || load.listen(&events, &since))
+    };
     let threads: Vec<_> = (0..THREADS)
         .map(|n| {
             let (cache, load) = (cache.clone(), load.clone());
@@ -234,37 +184,38 @@ fn stress(tiers: Tiers, persistence: Persistence, then: Tiers, time: Duration) {
     }
     load.stop.store(true, Ordering::Relaxed);
     threads.into_iter().for_each(|t| t.join().unwrap());
-    load.assert_right();
+    load.read_all(&cache);
     let stats = cache.stats();
-    check_all(&cache, &load, None, "before it was closed");
     let started = Instant::now();
     cache.close().unwrap();
     assert!(started.elapsed() < Duration::from_secs(60), "closing took {:?}", started.elapsed());
     drop(cache);
-    let heard = heard.join().unwrap();
-    assert_eq!(heard.wrong, Vec::<String>::new());
+    let evicted = heard.join().unwrap();
+    let started = Instant::now();
+    load.assert_right();
     println!(
-        "{tiers:?} {persistence:?}: {} puts, {} busy, {} hits, {} keys evicted, {} containers dropped",
+        "{tiers:?} {persistence:?}: {} puts, {} busy, {} hits, {} keys evicted, {} containers dropped, judged in {:?}",
         load.puts.load(Ordering::Relaxed),
         load.busy.load(Ordering::Relaxed),
         load.hits.load(Ordering::Relaxed),
-        heard.evicted.len(),
+        evicted.len(),
         stats.counts.containers_dropped,
+        started.elapsed(),
     );
     assert!(load.puts.load(Ordering::Relaxed) > 500, "hardly anything was put");
-    if tiers.cold == Some(0) {
-        assert!(heard.evicted.is_empty(), "there was room for everything");
+    if tiers.keep_all() {
+        assert!(evicted.is_empty(), "there was room for everything");
     }
 
-    let (cache, events) = builder(dir.path(), then, persistence).open_with_events(1 << 20).unwrap();
+    let since = load.history.moment(0);
+    let (cache, events) = then.builder(dir.path(), persistence).open_with_events(1 << 20).unwrap();
     assert_eq!(cache.recovery().lost, 0);
-    let mut evicted = heard.evicted;
-    check_all(&cache, &load, Some((&mut evicted, &events)), "after a reopen");
+    load.read_all(&cache);
     assert!(cache.verify().unwrap().is_clean());
     // It still takes writes.
     for no in 0..KEYS {
-        cache.put(key(no), value(no as u64, u64::MAX, 3000)).unwrap();
-        assert!(cache.get(key(no)).unwrap().is_some() || no > 0);
+        load.put_one(&cache, no, 3000).unwrap();
+        load.read(&cache, no);
     }
     cache.flush().unwrap();
     let within = |cache: &Cache| {
@@ -276,48 +227,11 @@ fn stress(tiers: Tiers, persistence: Persistence, then: Tiers, time: Duration) {
         std::thread::sleep(Duration::from_millis(50));
     }
     assert!(within(&cache), "{:?}", cache.stats());
+    load.read_all(&cache);
     cache.close().unwrap();
     drop(cache);
-    let heard = listen(events);
-    assert_eq!(heard.wrong, Vec::<String>::new());
-}
-
-/// When keys were evicted, as far as is known, and where it is told; `None`: absence is not looked at.
-type Evictions<'a> = Option<(&'a mut HashMap<Vec<u8>, Instant>, &'a Subscription)>;
-
-fn check_all(cache: &Cache, load: &Load, mut evicted: Evictions<'_>, when: &str) {
-    for (no, truth) in load.keys.iter().enumerate() {
-        let acknowledged = truth.acknowledged.load(Ordering::SeqCst);
-        let live = truth.live.load(Ordering::SeqCst);
-        match cache.get(key(no)).unwrap() {
-            Some(got) => {
-                let found = parse(&got);
-                assert!(live, "{no}: back after its removal {when}, {found:?}");
-                assert_eq!(found, Some((no as u64, acknowledged)), "{no} {when}");
-            }
-            None => {
-                let at = *truth.at.lock().unwrap();
-                let heard = |evicted: &Evictions<'_>| {
-                    evicted
-                        .as_ref()
-                        .is_none_or(|(e, _)| e.get(key(no).as_bytes()).is_some_and(|e| Some(*e) >= at))
-                };
-                // It may also have been evicted since the reopening, which has less room; the event comes a moment
-                // after the item is gone.
-                let deadline = Instant::now() + Duration::from_secs(10);
-                while live && !heard(&evicted) && Instant::now() < deadline {
-                    if let Some((evicted, events)) = &mut evicted
-                        && let Ok(Received::Event(Event::Evicted { key: Some(key), .. })) =
-                            events.recv_timeout(Duration::from_millis(100))
-                    {
-                        evicted.insert(key.to_vec(), Instant::now());
-                    }
-                }
-                let heard = heard(&evicted);
-                assert!(!live || heard, "{no}: version {acknowledged} is missing {when}, without an event");
-            }
-        }
-    }
+    load.listen(&events, &since);
+    load.assert_right();
 }
 
 #[test]
@@ -360,8 +274,8 @@ fn concurrent_increments() {
     let tiers = Tiers { ssd: 5, hdd: 0, cold: Some(0) };
     for (name, cache) in [
         ("memory", Cache::builder().memory(MIB).open().unwrap()),
-        ("disk", builder(&dir.path().join("1"), tiers, Persistence::EverySecond).open().unwrap()),
-        ("always", builder(&dir.path().join("2"), tiers, Persistence::Always).open().unwrap()),
+        ("disk", tiers.builder(&dir.path().join("1"), Persistence::EverySecond).open().unwrap()),
+        ("always", tiers.builder(&dir.path().join("2"), Persistence::Always).open().unwrap()),
     ] {
         cache.put("count", value(0, 0, 50)).unwrap();
         let won = AtomicUsize::new(0);
@@ -399,7 +313,7 @@ fn concurrent_increments() {
 fn one_maker_at_a_time() {
     const ABSENT: usize = 24;
     let dir = common::scratch();
-    let cache = builder(dir.path(), Tiers { ssd: 5, hdd: 0, cold: Some(4) }, Persistence::EverySecond);
+    let cache = Tiers { ssd: 5, hdd: 0, cold: Some(4) }.builder(dir.path(), Persistence::EverySecond);
     let cache = cache.open().unwrap();
     let stop = Arc::new(AtomicBool::new(false));
     let making: Arc<Vec<AtomicUsize>> = Arc::new((0..ABSENT).map(|_| AtomicUsize::new(0)).collect());
@@ -411,10 +325,10 @@ fn one_maker_at_a_time() {
             let (cache, stop, making, made) = (cache.clone(), stop.clone(), making.clone(), made.clone());
             let (wrong, removals) = (wrong.clone(), removals.clone());
             std::thread::spawn(move || {
-                let mut rng = Rng::new(n as u64 + 100);
+                let mut dice = Dice::new(n as u64 + 100);
                 while !stop.load(Ordering::Relaxed) {
-                    let no = rng.below(ABSENT as u64) as usize;
-                    if n == 0 && rng.below(4) == 0 {
+                    let no = dice.below(ABSENT as u64) as usize;
+                    if n == 0 && dice.below(4) == 0 {
                         // What is made before the removal begins must not be seen after it.
                         let before = made[no].load(Ordering::SeqCst);
                         cache.remove(key(no)).unwrap();
@@ -438,7 +352,7 @@ fn one_maker_at_a_time() {
                             wrong.lock().unwrap().push(format!("{no}: {others} makers more"));
                         }
                         let version = made[no].fetch_add(1, Ordering::SeqCst) + 1;
-                        let len = rng.below(3000) as usize;
+                        let len = dice.below(3000) as usize;
                         std::thread::yield_now();
                         making[no].fetch_sub(1, Ordering::SeqCst);
                         Ok::<_, std::io::Error>(value(no as u64, version, len))
@@ -462,7 +376,7 @@ fn one_maker_at_a_time() {
 #[test]
 fn eight_callers_and_one_maker() {
     let dir = common::scratch();
-    let cache = builder(dir.path(), Tiers { ssd: 5, hdd: 0, cold: None }, Persistence::EverySecond);
+    let cache = Tiers { ssd: 5, hdd: 0, cold: None }.builder(dir.path(), Persistence::EverySecond);
     let cache = cache.open().unwrap();
     let made = Arc::new(AtomicUsize::new(0));
     for round in 0..100 {
@@ -496,7 +410,7 @@ fn what_happens_meanwhile_voids_what_is_made() {
     let dir = common::scratch();
     let stores = [
         Cache::builder().memory(MIB).open().unwrap(),
-        builder(dir.path(), Tiers { ssd: 5, hdd: 0, cold: None }, Persistence::EverySecond).open().unwrap(),
+        Tiers { ssd: 5, hdd: 0, cold: None }.builder(dir.path(), Persistence::EverySecond).open().unwrap(),
     ];
     for cache in stores {
         type Meanwhile<'a> = (&'a str, &'a dyn Fn(), Option<&'a [u8]>);

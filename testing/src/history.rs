@@ -291,26 +291,31 @@ impl History {
 }
 
 impl Past {
-    /// The write of a value; the value of the beginning counts as written before everything.
+    /// All writes; the value of the beginning counts as written before everything.
+    fn all_writes(&self) -> impl Iterator<Item = Write> {
+        let zero = Moment { time: 0, mark: 0 };
+        let first = |value| Write { value: Some(value), began: zero, ended: zero, outcome: Outcome::Done };
+        self.first.map(first).into_iter().chain(self.writes.iter().copied())
+    }
+
     fn write_of(&self, value: Value) -> Option<Write> {
-        if self.first == Some(value) {
-            let zero = Moment { time: 0, mark: 0 };
-            let outcome = Outcome::Done;
-            return Some(Write { value: Some(value), began: zero, ended: zero, outcome });
-        }
-        self.writes.iter().find(|w| w.value == Some(value)).copied()
+        self.all_writes().find(|w| w.value == Some(value))
     }
 
     fn check(&self, absence: Absence) -> Result<(), String> {
+        if self.reads.is_empty() {
+            return Ok(());
+        }
+        let order = Order::of(self);
         let mut zones: HashMap<Value, Zone> = HashMap::new();
         for r in &self.reads {
             let Some(value) = r.value else {
                 if absence == Absence::Told {
-                    self.check_absent(r)?;
+                    order.check_absent(r)?;
                 }
                 continue;
             };
-            let Some(w) = self.write_of(value) else {
+            let Some(w) = order.of_value.get(&value) else {
                 return Err(format!("a read returned {value}, which was never written"));
             };
             if r.ended.time < w.began.time {
@@ -319,8 +324,8 @@ impl Past {
             if w.outcome == Outcome::Refused && r.began.time > w.ended.time {
                 return Err(format!("a read returned {value}, the write of which had failed before"));
             }
-            self.check_not_replaced(&w, r)?;
-            let zone = zones.entry(value).or_insert(Zone::of(&w));
+            order.check_not_replaced(w, r)?;
+            let zone = zones.entry(value).or_insert(Zone::of(w));
             zone.add(r);
         }
         // A write that nobody saw the value of is in the way of the others as well; if it was done at all.
@@ -330,46 +335,6 @@ impl Past {
             }
         }
         check_zones(&zones)
-    }
-
-    /// No write that came after `w` had ended when the read began.
-    fn check_not_replaced(&self, w: &Write, r: &Read) -> Result<(), String> {
-        let replaced = |x: &&Write| {
-            x.outcome == Outcome::Done && w.ended.time < x.began.time && x.ended.time < r.began.time
-        };
-        match self.writes.iter().find(replaced) {
-            None => Ok(()),
-            Some(Write { value: None, .. }) => {
-                Err(format!("a read returned {:?}, which had been removed before it began", w.value))
-            }
-            Some(x) => Err(format!(
-                "a read returned {:?}, which {:?} had replaced before it began",
-                w.value, x.value
-            )),
-        }
-    }
-
-    /// Of every put that had ended before the read began, something may have taken the value away.
-    fn check_absent(&self, r: &Read) -> Result<(), String> {
-        let first = self.first.and_then(|value| self.write_of(value));
-        let puts = self.writes.iter().chain(first.as_ref());
-        for w in
-            puts.filter(|w| w.value.is_some() && w.outcome == Outcome::Done && w.ended.time < r.began.time)
-        {
-            let taken = |x: &Write| {
-                x.value.is_none()
-                    && x.outcome != Outcome::Refused
-                    && x.ended.time > w.began.time
-                    && x.began.time < r.ended.time
-            };
-            if !self.writes.iter().any(taken) {
-                return Err(format!(
-                    "a read found nothing, though {:?} had been put before it began",
-                    w.value
-                ));
-            }
-        }
-        Ok(())
     }
 
     fn check_crash(
@@ -415,6 +380,78 @@ impl Past {
                 Err(format!("nothing was found after a crash, though {lost:?} was durable"))
             }
         }
+    }
+}
+
+/// A key's writes as those who judge reads look for them, so that a read does not cost a look at all of them: there may
+/// be a hundred thousand of each.
+struct Order {
+    of_value: HashMap<Value, Write>,
+    done: Latest,
+    puts_done: Latest,
+    /// What took the value away, or may have.
+    taken: Latest,
+}
+
+impl Order {
+    fn of(past: &Past) -> Order {
+        let (began, ended) = (|w: &Write| w.began.time, |w: &Write| w.ended.time);
+        let done = |w: &Write| w.outcome == Outcome::Done;
+        let taken = |w: &Write| w.value.is_none() && w.outcome != Outcome::Refused;
+        Order {
+            of_value: past.all_writes().filter_map(|w| Some((w.value?, w))).collect(),
+            done: Latest::of(past.all_writes().filter(done), ended, began),
+            puts_done: Latest::of(past.all_writes().filter(|w| done(w) && w.value.is_some()), ended, began),
+            taken: Latest::of(past.all_writes().filter(taken), began, ended),
+        }
+    }
+
+    /// No write that came after `w` had ended when the read began.
+    fn check_not_replaced(&self, w: &Write, r: &Read) -> Result<(), String> {
+        let last = self.done.before(r.began.time);
+        match last.filter(|x| w.ended.time < x.began.time) {
+            None => Ok(()),
+            Some(Write { value: None, .. }) => {
+                Err(format!("a read returned {:?}, which had been removed before it began", w.value))
+            }
+            Some(x) => Err(format!(
+                "a read returned {:?}, which {:?} had replaced before it began",
+                w.value, x.value
+            )),
+        }
+    }
+
+    /// Of every put that had ended before the read began, something may have taken the value away. If that is so of the
+    /// one that began last, it is so of the others.
+    fn check_absent(&self, r: &Read) -> Result<(), String> {
+        let Some(put) = self.puts_done.before(r.began.time) else { return Ok(()) };
+        let taken = self.taken.before(r.ended.time);
+        if taken.is_some_and(|x| x.ended.time > put.began.time) {
+            return Ok(());
+        }
+        Err(format!("a read found nothing, though {:?} had been put before it began", put.value))
+    }
+}
+
+/// Writes, sorted by one of their times; with each time the one among those up to it whose other time is the latest.
+struct Latest(Vec<(u64, Write)>);
+
+impl Latest {
+    fn of(writes: impl Iterator<Item = Write>, by: fn(&Write) -> u64, other: fn(&Write) -> u64) -> Latest {
+        let mut all: Vec<(u64, Write)> = writes.map(|w| (by(&w), w)).collect();
+        all.sort_by_key(|(time, _)| *time);
+        let mut latest: Option<Write> = None;
+        for (_, w) in &mut all {
+            *w = latest.filter(|l| other(l) > other(w)).unwrap_or(*w);
+            latest = Some(*w);
+        }
+        Latest(all)
+    }
+
+    /// Of those before this time, the one whose other time is the latest.
+    fn before(&self, time: u64) -> Option<&Write> {
+        let at = self.0.partition_point(|(t, _)| *t < time).checked_sub(1)?;
+        self.0.get(at).map(|(_, w)| w)
     }
 }
 

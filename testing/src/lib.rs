@@ -1,6 +1,9 @@
 //! What the tests of Thermocline share, and nothing of Thermocline itself: histories of operations, and the judge of
-//! what a store may have answered.
+//! what a store may have answered; runs that may panic or hang, or cannot be; and counts of what happened.
 
+mod counts;
 pub mod history;
+mod run;
 
 pub use history::{Absence, History, Outcome, Promise, Violation};
+pub use run::{caught, skipped, watched};

@@ -155,7 +155,7 @@ fn a_ram_file_system_is_no_disk() {
     let shm = Path::new("/dev/shm");
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     if !mounts.lines().any(|l| l.contains(" /dev/shm ") && l.contains(" - tmpfs ")) {
-        println!("skipped: /dev/shm is no tmpfs here");
+        thermocline_testing::skipped("/dev/shm is no tmpfs here");
         return;
     }
     let ours = || left_in(shm).into_iter().filter(|p| p.to_string_lossy().contains("thermocline-")).count();

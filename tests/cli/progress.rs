@@ -23,7 +23,7 @@ sys.exit(child.wait())
 fn drawn(args: &[&str]) -> Option<String> {
     if Command::new("python3").arg("--version").output().is_err() {
         assert!(std::env::var_os("CI").is_none_or(|v| v != "true"), "python3 is not installed");
-        println!("skipped: python3 is not installed");
+        thermocline_testing::skipped("python3 is not installed");
         return None;
     }
     let mut command = Command::new("python3");

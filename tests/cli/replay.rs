@@ -116,7 +116,7 @@ fn what_is_no_trace_is_named() -> Try {
 #[test]
 fn real_traces() -> Try {
     let Some(dir) = std::env::var_os("THERMOCLINE_TRACES").map(PathBuf::from) else {
-        println!("skipped: THERMOCLINE_TRACES is not set");
+        thermocline_testing::skipped("THERMOCLINE_TRACES is not set");
         return Ok(());
     };
     for (name, format, limit) in [
@@ -128,7 +128,7 @@ fn real_traces() -> Try {
         let path = dir.join(name);
         if !path.exists() {
             assert!(std::env::var_os("CI").is_none_or(|v| v != "true"), "{} is not there", path.display());
-            println!("skipped: {} is not there", path.display());
+            thermocline_testing::skipped(&format!("{} is not there", path.display()));
             continue;
         }
         let path = path.to_str().ok_or("path")?;

@@ -1,4 +1,5 @@
-//! What several of the integration tests need: values that can be checked by themselves, and a scratch directory.
+//! What several of the integration tests need: values that can be checked by themselves, a scratch directory, and stores
+//! with tiers too small for what is put.
 
 #![allow(dead_code, reason = "each test file uses its own part of it")]
 
@@ -7,34 +8,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use tempfile::TempDir;
+use thermocline::{Builder, Cache, Persistence};
+pub use thermocline_storage::sim::Dice;
+
+const MIB: u64 = 1 << 20;
 
 /// Bytes of the head of a value: two tags, its length and a checksum of the rest.
 const HEAD: usize = 32;
-
-fn mix(mut x: u64) -> u64 {
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
-}
-
-/// A small generator of numbers, so that a load is the same each time.
-#[derive(Debug, Clone)]
-pub struct Rng(u64);
-
-impl Rng {
-    pub fn new(seed: u64) -> Rng {
-        Rng(mix(seed ^ 0x9e37_79b9_7f4a_7c15))
-    }
-
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        mix(self.0)
-    }
-
-    pub fn below(&mut self, n: u64) -> u64 {
-        self.next() % n.max(1)
-    }
-}
 
 /// A value that says whose it is (`tag`), which write of it (`version`), and whether all of it is there. Every third
 /// compresses well.
@@ -45,10 +25,10 @@ pub fn value(tag: u64, version: u64, len: usize) -> Bytes {
     out.extend_from_slice(&version.to_le_bytes());
     out.extend_from_slice(&(len as u64).to_le_bytes());
     out.extend_from_slice(&[0; 8]);
-    let mut rng = Rng::new(tag ^ version.rotate_left(32));
+    let mut dice = Dice::new(tag ^ version.rotate_left(32));
     let text = version.is_multiple_of(3);
     while out.len() < len {
-        let n = rng.next();
+        let n = dice.roll();
         if text {
             out.extend_from_slice(format!("line {:03} of a text; ", n % 1000).as_bytes());
         } else {
@@ -84,6 +64,47 @@ pub fn scratch() -> TempDir {
     let roomy = rustix::fs::statvfs(shm).is_ok_and(|s| s.f_bavail * s.f_frsize > 2 << 30);
     let made = if roomy { tempfile::tempdir_in(shm).ok() } else { None };
     made.unwrap_or_else(|| tempfile::tempdir().expect("a scratch directory"))
+}
+
+/// The disk tiers of a store, and how many MiB each may occupy.
+#[derive(Debug, Clone, Copy)]
+pub struct Tiers {
+    /// 0: there is none.
+    pub ssd: u64,
+    pub hdd: u64,
+    /// `None`: there is none; 0: it has no limit.
+    pub cold: Option<u64>,
+}
+
+impl Tiers {
+    /// Builds them in `s`, `h` and `c`, with containers as small as the configuration allows, and the least memory.
+    pub fn builder(&self, dir: &Path, persistence: Persistence) -> Builder {
+        let mut b = Cache::builder().memory(MIB).persistence(persistence);
+        if self.ssd > 0 {
+            b = b.ssd(dir.join("s"), self.ssd * MIB);
+        }
+        if self.hdd > 0 {
+            b = b.hdd(dir.join("h"), self.hdd * MIB);
+        }
+        if let Some(limit) = self.cold {
+            b = b.cold(dir.join("c"));
+            if limit > 0 {
+                b = b.cold_limit(limit * MIB);
+            }
+        }
+        let s = &mut b.config_mut().storage;
+        s.write_buffer = MIB;
+        s.segment_size = Some(MIB);
+        s.generation_size = Some(MIB);
+        s.pack_size = Some(MIB);
+        s.migration_bytes_per_second = 1 << 30;
+        b
+    }
+
+    /// Whether there is room for everything, so that nothing may go by itself.
+    pub fn keep_all(&self) -> bool {
+        self.cold == Some(0)
+    }
 }
 
 /// Runs `check` with an empty directory as somebody whom permissions bind: as root, in a child that is somebody else,

@@ -10,31 +10,20 @@ use thermocline_storage::sim::SimFs;
 
 type Check<T = ()> = Result<T, String>;
 
-/// How much happened.
-#[derive(Debug, Default)]
-pub struct Told {
-    pub ran: u64,
-    /// Cases in which nothing was lost.
-    pub whole: u64,
-    /// Items that were absent, over all cases.
-    pub absent: u64,
-    /// Of them, told of by an event with the key; counted by the opening; found by `verify`.
-    pub named: u64,
-    pub lost: u64,
-    pub verified: u64,
-    /// Cases in which the store was written to afterwards and opened again.
-    pub went_on: u64,
-}
-
-impl Told {
-    pub fn add(&mut self, other: &Told) {
-        self.ran += other.ran;
-        self.whole += other.whole;
-        self.absent += other.absent;
-        self.named += other.named;
-        self.lost += other.lost;
-        self.verified += other.verified;
-        self.went_on += other.went_on;
+thermocline_testing::counts! {
+    /// How much happened.
+    pub struct Told {
+        ran,
+        /// Cases in which nothing was lost.
+        whole,
+        /// Items that were absent, over all cases.
+        absent,
+        /// Of them, told of by an event with the key; counted by the opening; found by `verify`.
+        named,
+        lost,
+        verified,
+        /// Cases in which the store was written to afterwards and opened again.
+        went_on,
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::check::{self, Told};
 use crate::common::{self, scratch};
 use crate::store::{Expected, Record, records};
-use crate::{caught, number, seed, torture, watched};
+use crate::{number, seed, torture};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use thermocline::{Builder, Cache};
 use thermocline_storage::sim::Dice;
+use thermocline_testing::{caught, watched};
 
 const MIB: u64 = 1 << 20;
 /// Damages that are tried, of which no more are begun after the time.
@@ -257,12 +258,18 @@ fn one_damaged_file_of_an_hdd_tier_with_sled() {
         let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         for thread in threads {
             let (some, of_thread) = thread.join().unwrap_or_else(|e| std::panic::resume_unwind(e));
-            told.add(&some);
+            told += some;
             failures.extend(of_thread);
         }
     });
-    println!("{} of {cases} cases in {:?}: {told:?}", told.ran, begun.elapsed());
-    assert!(failures.is_empty(), "{} cases failed:\n{}", failures.len(), failures.join("\n"));
+    println!("seed {}: {} of {cases} cases in {:?}: {told:?}", seed(), told.ran, begun.elapsed());
+    assert!(
+        failures.is_empty(),
+        "seed {}: {} cases failed:\n{}",
+        seed(),
+        failures.len(),
+        failures.join("\n")
+    );
     assert!(told.ran > 30, "the machine is too slow to say anything");
     assert!(told.absent > 0 && told.whole > 0, "hardly anything happened: {told:?}");
 }

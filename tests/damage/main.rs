@@ -21,10 +21,10 @@ mod store;
 
 use check::Told;
 use harm::Case;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use store::{End, Rest};
+use thermocline_testing::{caught, watched};
 
 /// Seconds after which no more cases are begun.
 const BUDGET: u64 = 40;
@@ -49,32 +49,6 @@ fn seed() -> u64 {
 fn budget() -> Duration {
     let otherwise = if torture() { u64::MAX } else { BUDGET };
     Duration::from_secs(number("THERMOCLINE_SECONDS").unwrap_or(otherwise))
-}
-
-/// Runs a case; what went wrong, panics included, in words.
-fn caught<T>(run: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().cloned();
-        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
-        Err(format!("it panicked: {}", text.unwrap_or_default()))
-    })
-}
-
-/// Runs something that must end on a thread of its own; a hang ends the process, for nothing else would.
-fn watched<T: Send>(what: &str, limit: Duration, run: impl FnOnce() -> T + Send) -> T {
-    let (done, ended) = std::sync::mpsc::channel::<()>();
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(move || {
-            // Let go of at the end, in a panic too.
-            let _done = done;
-            run()
-        });
-        if ended.recv_timeout(limit) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-            eprintln!("{what}: it hangs");
-            std::process::exit(101);
-        }
-        thread.join().unwrap_or_else(|e| std::panic::resume_unwind(e))
-    })
 }
 
 #[test]
@@ -116,11 +90,17 @@ fn one_damaged_place_of_a_simulated_disk() {
     });
     let (mut told, mut failures) = (Told::default(), Vec::new());
     for (some, of_thread) in done {
-        told.add(&some);
+        told += some;
         failures.extend(of_thread);
     }
-    println!("{} of {} cases in {:?}: {told:?}", told.ran, cases.len(), begun.elapsed());
-    assert!(failures.is_empty(), "{} cases failed:\n{}", failures.len(), failures.join("\n"));
+    println!("seed {}: {} of {} cases in {:?}: {told:?}", seed(), told.ran, cases.len(), begun.elapsed());
+    assert!(
+        failures.is_empty(),
+        "seed {}: {} cases failed:\n{}",
+        seed(),
+        failures.len(),
+        failures.join("\n")
+    );
     assert!(told.ran > 2_000, "the machine is too slow to say anything");
     assert!(
         told.absent > 0 && told.named > 0 && told.lost > 0 && told.went_on > 0,

@@ -1,6 +1,6 @@
 //! The process that is killed: it opens the store and works on it from four threads without pause.
 
-use crate::common::{Rng, parse, value};
+use crate::common::{Dice, parse, value};
 use crate::log::{Entry, Log, key};
 use crate::plan::{Job, Plan};
 use std::time::Duration;
@@ -11,7 +11,7 @@ const THREADS: u64 = 4;
 /// Nobody kills it: it ends by itself.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// Ends the process: what went wrong is in its output, and it was not killed, which its parent takes amiss.
+/// Ends the process: what went wrong is in its output, and it was not killed, which its parent sees.
 fn wrong(what: &str) -> ! {
     eprintln!("the child: {what}");
     std::process::exit(3);
@@ -21,6 +21,8 @@ fn wrong(what: &str) -> ! {
 pub fn run(job: &Job) -> ! {
     // A test that ends leaves no process behind.
     let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+    // A panic of one thread, the store's own among them, would go unseen: the others go on until they are killed.
+    std::panic::set_hook(Box::new(|panic| wrong(&panic.to_string())));
     std::thread::spawn(|| {
         std::thread::sleep(LONGEST);
         wrong("nobody killed it");
@@ -49,7 +51,7 @@ fn listen(plan: &Plan, events: &Subscription, log: &Log) {
     loop {
         match events.recv_timeout(LONGEST) {
             Ok(Received::Event(e @ Event::Evicted { .. })) => {
-                if plan.keeps_all() {
+                if plan.tiers.keep_all() {
                     wrong(&format!("there is room for everything: {e:?}"));
                 }
                 log.say(Entry::Evicted);
@@ -71,19 +73,19 @@ struct Worker<'a> {
 
 impl Worker<'_> {
     fn work(&self) {
-        let mut rng = Rng::new(self.job.seed ^ self.job.round << 32 ^ self.thread << 56);
+        let mut dice = Dice::new(self.job.seed ^ self.job.round << 32 ^ self.thread << 56);
         // Each value once, over all processes that work on the store; never 0.
         let first: Value = 1 + (self.job.round << 40 | self.thread << 32);
         for value in first.. {
             // A quarter of the operations go to a few keys.
-            let few = if rng.below(4) == 0 { 12 } else { u64::from(self.plan.keys) };
-            let no = rng.below(few) as u32;
-            match rng.below(100) {
-                0..=49 => self.put(no, value, &mut rng),
+            let few = if dice.below(4) == 0 { 12 } else { u64::from(self.plan.keys) };
+            let no = dice.below(few) as u32;
+            match dice.below(100) {
+                0..=49 => self.put(no, value, &mut dice),
                 50..=61 => self.remove(no),
                 62..=94 => self.read(no),
-                95..=97 => self.demote(no, &mut rng),
-                _ if rng.below(3) == 0 => self.flush(),
+                95..=97 => self.demote(no, &mut dice),
+                _ if dice.below(3) == 0 => self.flush(),
                 _ => {}
             }
         }
@@ -96,13 +98,13 @@ impl Worker<'_> {
         }
     }
 
-    fn put(&self, no: u32, number: Value, rng: &mut Rng) {
-        let len = match rng.below(40) {
+    fn put(&self, no: u32, number: Value, dice: &mut Dice) {
+        let len = match dice.below(40) {
             // Written by its caller.
-            0 => 270_000 + rng.below(100_000),
-            1..=3 => rng.below(90_000),
-            4..=20 => rng.below(12_000),
-            _ => rng.below(1_500),
+            0 => 270_000 + dice.below(100_000),
+            1..=3 => dice.below(90_000),
+            4..=20 => dice.below(12_000),
+            _ => dice.below(1_500),
         };
         let bytes = value(u64::from(no), number, len as usize);
         let operation = self.log.begin(Entry::Put(no, number));
@@ -133,8 +135,8 @@ impl Worker<'_> {
         }
     }
 
-    fn demote(&self, no: u32, rng: &mut Rng) {
-        let tier = if rng.below(2) == 0 { Tier::Cold } else { Tier::Hdd };
+    fn demote(&self, no: u32, dice: &mut Dice) {
+        let tier = if dice.below(2) == 0 { Tier::Cold } else { Tier::Hdd };
         match self.cache.demote(key(no), tier) {
             Ok(_) | Err(Error::NoSuchTier(_)) => {}
             Err(e) => self.refused("demote", &e),

@@ -1,7 +1,7 @@
 //! The life of one store: rounds of work that end with SIGKILL, and what is there afterwards.
 
-use crate::common::{self, Rng, parse};
-use crate::log::{Told, key, replay, story};
+use crate::common::{self, Dice, parse};
+use crate::log::{Sum, key, replay, story};
 use crate::plan::{Job, Plan};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -18,53 +18,6 @@ type Check<T = ()> = Result<T, String>;
 /// Within this time a child has to have opened the store and begun to work.
 const PATIENCE: Duration = Duration::from_secs(30);
 const SIGKILL: i32 = 9;
-
-/// How much happened.
-#[derive(Debug, Default, Clone, Copy)]
-pub struct Sum {
-    pub rounds: u64,
-    pub killed_opening: u64,
-    pub acknowledged: u64,
-    pub cut_off: u64,
-    pub refused: u64,
-    pub reads: u64,
-    pub flushes: u64,
-    pub evicted: u64,
-    pub moved: u64,
-    /// Items that were there after a kill, over all rounds.
-    pub found: u64,
-}
-
-impl Sum {
-    pub fn add(&mut self, other: &Sum) {
-        self.rounds += other.rounds;
-        self.killed_opening += other.killed_opening;
-        self.acknowledged += other.acknowledged;
-        self.cut_off += other.cut_off;
-        self.refused += other.refused;
-        self.reads += other.reads;
-        self.flushes += other.flushes;
-        self.evicted += other.evicted;
-        self.moved += other.moved;
-        self.found += other.found;
-    }
-
-    fn hear(&mut self, told: &Told) {
-        self.rounds += 1;
-        self.acknowledged += told.acknowledged;
-        self.cut_off += told.cut_off;
-        self.refused += told.refused;
-        self.reads += told.reads;
-        self.flushes += told.flushes;
-        self.evicted += told.evicted;
-        self.moved += told.moved;
-    }
-
-    pub fn is_lively(&self) -> bool {
-        let all = [self.killed_opening, self.acknowledged, self.cut_off, self.reads, self.flushes];
-        all.iter().chain(&[self.evicted, self.moved, self.found]).all(|n| *n > 0)
-    }
-}
 
 /// A process of ours, which does not outlive its handle.
 struct Victim {
@@ -128,7 +81,7 @@ type Found = BTreeMap<String, Value>;
 struct Life<'a> {
     seed: u64,
     plan: Plan,
-    rng: Rng,
+    dice: Dice,
     store: TempDir,
     logs: TempDir,
     history: History,
@@ -139,8 +92,8 @@ struct Life<'a> {
 pub fn live(seed: u64, rounds: u64, test: &str, go_on: impl Fn() -> bool, sum: &mut Sum) -> Check {
     let plan = Plan::draw(seed);
     let store = if plan.in_memory { common::scratch() } else { tempfile::tempdir().unwrap() };
-    let (rng, logs) = (Rng::new(!seed), common::scratch());
-    let mut life = Life { seed, plan, rng, store, logs, history: History::default(), sum };
+    let (dice, logs) = (Dice::new(!seed), common::scratch());
+    let mut life = Life { seed, plan, dice, store, logs, history: History::default(), sum };
     for round in 0..rounds {
         if !go_on() {
             break;
@@ -162,14 +115,14 @@ impl Life<'_> {
         let mut victim = Victim::start(&job, test);
         // The first says that it opens.
         victim.wait_for(&job.log, 2)?;
-        std::thread::sleep(Duration::from_millis(30 + self.rng.below(370)));
+        std::thread::sleep(Duration::from_millis(30 + self.dice.below(370)));
         victim.kill()?;
-        let told = replay(&job.log, &self.history);
-        self.sum.hear(&told);
+        replay(&job.log, &self.history, self.sum);
+        self.sum.rounds += 1;
         let absence = self.plan.absence();
         let wrong = |when, e: Violation| format!("{when}: {e}\n{}", story(&job.log, &e.key));
         self.history.check(|_| absence).map_err(|e| wrong("before the kill", e))?;
-        if self.rng.below(3) == 0 {
+        if self.dice.below(3) == 0 {
             self.kill_opening(round, test)?;
         }
         let found = self.look(&job.log)?;
@@ -183,7 +136,7 @@ impl Life<'_> {
         let job = self.job(round, true);
         let mut victim = Victim::start(&job, test);
         victim.wait_for(&job.log, 1)?;
-        std::thread::sleep(Duration::from_micros(self.rng.below(30_000)));
+        std::thread::sleep(Duration::from_micros(self.dice.below(30_000)));
         victim.kill().map_err(|e| format!("in an opening: {e}"))?;
         self.sum.killed_opening += 1;
         Ok(())
@@ -212,12 +165,12 @@ impl Life<'_> {
         for no in 0..self.plan.keys {
             let key = key(no);
             let (a, b) = (found.get(&key), again.get(&key));
-            if a != b && (b.is_some() || self.plan.keeps_all()) {
+            if a != b && (b.is_some() || self.plan.tiers.keep_all()) {
                 return Err(format!("{key} was {a:?} after the kill, and is {b:?} a moment later"));
             }
         }
         self.walk(&cache, &found)?;
-        match self.rng.below(3) {
+        match self.dice.below(3) {
             0 => cache.close().map_err(|e| format!("close: {e}"))?,
             _ => cache.crash(),
         }
@@ -248,7 +201,7 @@ impl Life<'_> {
         }
         walked.sort();
         let same = walked.iter().eq(found.keys());
-        let fewer = walked.iter().all(|k| found.contains_key(k)) && !self.plan.keeps_all();
+        let fewer = walked.iter().all(|k| found.contains_key(k)) && !self.plan.tiers.keep_all();
         if same || fewer { Ok(()) } else { Err(format!("{} keys, {} items", walked.len(), found.len())) }
     }
 
@@ -256,7 +209,7 @@ impl Life<'_> {
         while let Ok(received) = events.try_recv() {
             match received {
                 Received::Event(Event::Promoted { .. } | Event::Demoted { .. }) => {}
-                Received::Event(Event::Evicted { .. }) if !self.plan.keeps_all() => {}
+                Received::Event(Event::Evicted { .. }) if !self.plan.tiers.keep_all() => {}
                 other => return Err(format!("an event after the kill: {other:?}")),
             }
         }

@@ -112,17 +112,29 @@ impl Log {
     }
 }
 
-/// What a log told beside the history.
-#[derive(Debug, Default, Clone, Copy)]
-pub struct Told {
-    pub acknowledged: u64,
-    /// Operations under way when the process was killed.
-    pub cut_off: u64,
-    pub refused: u64,
-    pub reads: u64,
-    pub flushes: u64,
-    pub evicted: u64,
-    pub moved: u64,
+thermocline_testing::counts! {
+    /// How much happened.
+    pub struct Sum {
+        rounds,
+        killed_opening,
+        acknowledged,
+        /// Writes and flushes under way when the process was killed.
+        cut_off,
+        refused,
+        reads,
+        flushes,
+        evicted,
+        moved,
+        /// Items that were there after a kill, over all rounds.
+        found,
+    }
+}
+
+impl Sum {
+    pub fn is_lively(&self) -> bool {
+        let all = [self.killed_opening, self.acknowledged, self.cut_off, self.reads, self.flushes];
+        all.iter().chain(&[self.evicted, self.moved, self.found]).all(|n| *n > 0)
+    }
 }
 
 pub fn key(no: u32) -> String {
@@ -158,10 +170,9 @@ pub fn story(path: &Path, of: &str) -> String {
     story
 }
 
-/// Enters what a log says into the history.
-pub fn replay(path: &Path, history: &History) -> Told {
+/// Enters what a log says into the history, and counts it.
+pub fn replay(path: &Path, history: &History, sum: &mut Sum) {
     let bytes = std::fs::read(path).unwrap();
-    let mut told = Told::default();
     let mut open: HashMap<u64, (Entry, Begun)> = HashMap::new();
     for (entry, operation) in records(&bytes) {
         let begun = match entry {
@@ -171,44 +182,43 @@ pub fn replay(path: &Path, history: &History) -> Told {
             Entry::Flush => history.flush(0),
             Entry::Opening => continue,
             Entry::Evicted => {
-                told.evicted += 1;
+                sum.evicted += 1;
                 continue;
             }
             Entry::Moved => {
-                told.moved += 1;
+                sum.moved += 1;
                 continue;
             }
             Entry::Done | Entry::Refused | Entry::Found(_) => {
                 let (what, begun) = open.remove(&operation).expect("the beginning of what ended");
-                end(history, &mut told, (what, begun), entry);
+                end(history, sum, (what, begun), entry);
                 continue;
             }
         };
         open.insert(operation, (entry, begun));
     }
-    told.cut_off = open.values().filter(|(what, _)| !matches!(what, Entry::Read(_))).count() as u64;
-    told
+    sum.cut_off += open.values().filter(|(what, _)| !matches!(what, Entry::Read(_))).count() as u64;
 }
 
-fn end(history: &History, told: &mut Told, (what, begun): (Entry, Begun), how: Entry) {
+fn end(history: &History, sum: &mut Sum, (what, begun): (Entry, Begun), how: Entry) {
     match (what, how) {
         (Entry::Put(no, _) | Entry::Remove(no), Entry::Done) => {
-            told.acknowledged += 1;
+            sum.acknowledged += 1;
             history.wrote(&key(no), begun, Outcome::Done, 0);
         }
         (Entry::Put(no, _), Entry::Refused) => {
-            told.refused += 1;
+            sum.refused += 1;
             history.wrote(&key(no), begun, Outcome::Refused, 0);
         }
         (Entry::Read(no), Entry::Found(value)) => {
-            told.reads += 1;
+            sum.reads += 1;
             history.was_read(&key(no), begun, (value != 0).then_some(value), 0);
         }
         (Entry::Flush, Entry::Done) => {
-            told.flushes += 1;
+            sum.flushes += 1;
             history.flushed(begun, 0);
         }
         // A removal that failed may have had its effect; a flush and a read that failed say nothing.
-        _ => told.refused += 1,
+        _ => sum.refused += 1,
     }
 }

@@ -19,8 +19,10 @@ mod life;
 mod log;
 mod plan;
 
+use log::Sum;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use thermocline_testing::{caught, watched};
 
 /// Rounds of a run without a wish.
 const ROUNDS: u64 = 126;
@@ -28,6 +30,8 @@ const ROUNDS: u64 = 126;
 const EACH: u64 = 6;
 /// After this, no more are begun.
 const BUDGET: Duration = Duration::from_secs(60);
+/// A round takes a second or two: a store of which the rounds last longer hangs.
+const HANGS: Duration = Duration::from_secs(240);
 /// Fewer say nothing.
 const LEAST: u64 = 40;
 const TEST: &str = "killed_at_any_moment";
@@ -48,14 +52,15 @@ fn killed_at_any_moment() {
     let bounded = wish.is_none();
     let go_on = || !failed.load(Ordering::Relaxed) && (!bounded || begun.elapsed() < BUDGET);
     let work = || {
-        let mut sum = life::Sum::default();
+        let mut sum = Sum::default();
         while go_on() {
             let no = next.fetch_add(1, Ordering::Relaxed);
             if no * EACH >= all {
                 break;
             }
             let seed = one.unwrap_or(no);
-            if let Err(why) = life::live(seed, EACH, TEST, go_on, &mut sum) {
+            let life = || caught(|| life::live(seed, EACH, TEST, go_on, &mut sum));
+            if let Err(why) = watched(&format!("seed {seed}"), HANGS, life) {
                 failed.store(true, Ordering::Relaxed);
                 panic!(
                     "seed {seed}: {why}\nagain: THERMOCLINE_SEED={seed} cargo test --test kill -- --nocapture"
@@ -65,15 +70,16 @@ fn killed_at_any_moment() {
         sum
     };
     let threads = std::thread::available_parallelism().map_or(2, |n| n.get()).min(4);
-    let mut sum = life::Sum::default();
+    let mut sum = Sum::default();
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         for thread in threads {
-            sum.add(&thread.join().unwrap_or_else(|e| std::panic::resume_unwind(e)));
+            sum += thread.join().unwrap_or_else(|e| std::panic::resume_unwind(e));
         }
     });
-    let seeds = next.load(Ordering::Relaxed).min(all.div_ceil(EACH));
-    println!("{} rounds, seeds 0..{seeds}, in {:?}: {sum:?}", sum.rounds, begun.elapsed());
+    let stores = next.load(Ordering::Relaxed).min(all.div_ceil(EACH));
+    let seeds = one.map_or(format!("0..{stores}"), |seed| format!("{seed}, {stores} times"));
+    println!("{} rounds, seeds {seeds}, in {:?}: {sum:?}", sum.rounds, begun.elapsed());
     assert!(sum.rounds >= LEAST.min(all), "{} rounds: the machine is too slow to say anything", sum.rounds);
     assert!(one.is_some() || all < LEAST || sum.is_lively(), "hardly anything happened: {sum:?}");
 }

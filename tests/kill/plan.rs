@@ -1,21 +1,17 @@
 //! What a store is to be like: drawn from its seed, the same in the process that is killed and in the one that judges.
 
-use crate::common::Rng;
+use crate::common::{Dice, Tiers};
 use std::path::{Path, PathBuf};
-use thermocline::{Builder, Cache, MemoryPolicy, Persistence};
+use thermocline::{Builder, MemoryPolicy, Persistence};
 use thermocline_testing::history::{Absence, Promise};
 
 const MIB: u64 = 1 << 20;
 
-/// Which tiers, and how they are set. Containers are as small as the configuration allows.
+/// Which tiers, and how they are set.
 #[derive(Debug, Clone)]
 pub struct Plan {
     pub persistence: Persistence,
-    /// MiB; 0: there is none.
-    pub ssd: u64,
-    pub hdd: u64,
-    /// Whether there is an archive, and its limit in MiB; 0: none.
-    pub cold: Option<u64>,
+    pub tiers: Tiers,
     pub policy: MemoryPolicy,
     pub keys: u32,
     /// In memory, where syncs cost nothing; else on a disk, where operations wait for them.
@@ -25,7 +21,7 @@ pub struct Plan {
 impl Plan {
     /// The three modes take turns, and so do the shapes.
     pub fn draw(seed: u64) -> Plan {
-        let mut rng = Rng::new(seed);
+        let mut dice = Dice::new(seed);
         let persistence = match seed % 3 {
             0 => Persistence::Always,
             1 => Persistence::EverySecond,
@@ -42,48 +38,24 @@ impl Plan {
         };
         Plan {
             persistence,
-            ssd,
-            hdd,
-            cold,
-            policy: if rng.below(3) == 0 { MemoryPolicy::Lru } else { MemoryPolicy::Adaptive },
-            keys: 500 + rng.below(500) as u32,
-            in_memory: rng.below(3) > 0,
+            tiers: Tiers { ssd, hdd, cold },
+            policy: if dice.below(3) == 0 { MemoryPolicy::Lru } else { MemoryPolicy::Adaptive },
+            keys: 500 + dice.below(500) as u32,
+            in_memory: dice.below(3) > 0,
         }
     }
 
     pub fn builder(&self, dir: &Path) -> Builder {
-        let mut b = Cache::builder().memory(MIB).memory_policy(self.policy).persistence(self.persistence);
-        if self.ssd > 0 {
-            b = b.ssd(dir.join("s"), self.ssd * MIB);
-        }
-        if self.hdd > 0 {
-            b = b.hdd(dir.join("h"), self.hdd * MIB);
-        }
-        if let Some(limit) = self.cold {
-            b = b.cold(dir.join("c"));
-            if limit > 0 {
-                b = b.cold_limit(limit * MIB);
-            }
-        }
+        let mut b = self.tiers.builder(dir, self.persistence).memory_policy(self.policy);
         let s = &mut b.config_mut().storage;
-        s.write_buffer = MIB;
-        s.segment_size = Some(MIB);
-        s.generation_size = Some(MIB);
-        s.pack_size = Some(MIB);
         s.checkpoint_journal_size = MIB;
         s.checkpoint_interval = 1;
-        s.migration_bytes_per_second = 1 << 30;
         s.erase_after = 1;
         b
     }
 
-    /// Whether there is room for everything, so that nothing may go by itself.
-    pub fn keeps_all(&self) -> bool {
-        self.cold == Some(0)
-    }
-
     pub fn absence(&self) -> Absence {
-        if self.keeps_all() { Absence::Told } else { Absence::Allowed }
+        if self.tiers.keep_all() { Absence::Told } else { Absence::Allowed }
     }
 
     pub fn promise(&self) -> Promise {

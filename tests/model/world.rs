@@ -39,7 +39,6 @@ struct History {
 /// A store under test and the model of it.
 pub struct World {
     shape: Shape,
-    dir: tempfile::TempDir,
     clock: Arc<ManualClock>,
     now: u64,
     cache: Cache,
@@ -50,6 +49,8 @@ pub struct World {
     evictions: u64,
     /// Keys evicted at closing, of which it is not known yet whether it was their newest value.
     unresolved: Vec<String>,
+    /// The last field, so that the store is closed before it is removed: sled would go on writing into it.
+    dir: tempfile::TempDir,
 }
 
 /// What a comparison of the store and the model gives.

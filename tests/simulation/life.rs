@@ -23,18 +23,34 @@ fn absence(key: &str) -> Absence {
 
 type Check<T = ()> = Result<T, String>;
 
-/// How much happened.
+thermocline_testing::counts! {
+    /// How much happened.
+    pub struct Counts {
+        operations,
+        refused,
+        crashes,
+        recoveries,
+        cut_off,
+        faults,
+        moved,
+        evicted,
+    }
+}
+
+impl Counts {
+    /// Whether all kinds of things happened.
+    pub fn is_lively(&self) -> bool {
+        [self.refused, self.crashes, self.recoveries, self.cut_off, self.faults, self.moved, self.evicted]
+            .iter()
+            .all(|n| *n > 0)
+    }
+}
+
+/// What a life tells.
 #[derive(Debug, Default)]
 pub struct Told {
+    pub counts: Counts,
     aloud: bool,
-    pub operations: u64,
-    pub refused: u64,
-    pub crashes: u64,
-    pub recoveries: u64,
-    pub cut_off: u64,
-    pub faults: u64,
-    pub moved: u64,
-    pub evicted: u64,
     /// Every change of the disks, if it is asked for.
     pub trace: Option<Vec<String>>,
 }
@@ -46,24 +62,6 @@ impl Told {
 
     pub fn traced() -> Told {
         Told { trace: Some(Vec::new()), ..Told::default() }
-    }
-
-    pub fn add(&mut self, other: &Told) {
-        self.operations += other.operations;
-        self.refused += other.refused;
-        self.crashes += other.crashes;
-        self.recoveries += other.recoveries;
-        self.cut_off += other.cut_off;
-        self.faults += other.faults;
-        self.moved += other.moved;
-        self.evicted += other.evicted;
-    }
-
-    /// Whether all kinds of things happened.
-    pub fn is_lively(&self) -> bool {
-        [self.refused, self.crashes, self.recoveries, self.cut_off, self.faults, self.moved, self.evicted]
-            .iter()
-            .all(|n| *n > 0)
     }
 
     fn say(&self, what: impl FnOnce() -> String) {
@@ -160,7 +158,7 @@ impl Life<'_> {
                 Ok(Received::Event(
                     Event::Evicted { key: Some(key), .. } | Event::Expired { key: Some(key), .. },
                 )) => {
-                    self.told.evicted += 1;
+                    self.told.counts.evicted += 1;
                     self.history.forgotten(&String::from_utf8_lossy(&key), since, mark);
                 }
                 Ok(Received::Event(Event::Evicted { key: None, .. } | Event::Displaced { .. })) => {
@@ -172,7 +170,9 @@ impl Life<'_> {
                         self.history.forgotten(&key, since, mark);
                     }
                 }
-                Ok(Received::Event(Event::Promoted { .. } | Event::Demoted { .. })) => self.told.moved += 1,
+                Ok(Received::Event(Event::Promoted { .. } | Event::Demoted { .. })) => {
+                    self.told.counts.moved += 1
+                }
                 Ok(Received::Event(e @ (Event::Quarantined { .. } | Event::Lost { .. }))) => {
                     return Err(format!("damage that nobody did: {e:?}"));
                 }
@@ -203,7 +203,7 @@ impl Life<'_> {
     }
 
     fn step(&mut self) -> Check {
-        self.told.operations += 1;
+        self.told.counts.operations += 1;
         if self.dice.one_in(10) {
             let (ahead, seed) = (1 + self.dice.below(12), self.dice.roll());
             self.fs.crash_at(self.mark() + ahead, seed);
@@ -240,7 +240,7 @@ impl Life<'_> {
         }
         let dir = *self.dice.pick(&self.plan.dirs()).unwrap_or(&"/");
         let dir = Path::new(if self.dice.one_in(3) { "/" } else { dir });
-        self.told.faults += 1;
+        self.told.counts.faults += 1;
         self.failing = true;
         match self.dice.below(6) {
             0 => {
@@ -277,7 +277,7 @@ impl Life<'_> {
         let outcome = match done {
             Ok(_) => Outcome::Done,
             Err(e) => {
-                self.told.refused += 1;
+                self.told.counts.refused += 1;
                 self.told.say(|| format!("refused: {e}"));
                 Outcome::Refused
             }
@@ -402,7 +402,7 @@ impl Life<'_> {
     fn recover_clones(&mut self) -> Check {
         for (at, clone) in self.fs.taken() {
             let past = self.history.up_to(at);
-            self.told.crashes += 1;
+            self.told.counts.crashes += 1;
             self.told.say(|| format!("crash before change {at}"));
             let found =
                 self.recover(&past, clone).map_err(|e| format!("after a crash before change {at}: {e}"))?;
@@ -422,7 +422,7 @@ impl Life<'_> {
     fn recover(&mut self, past: &History, disk: SimFs) -> Check<(SimFs, Found)> {
         let mut disk = disk;
         while self.dice.one_in(3) {
-            self.told.cut_off += 1;
+            self.told.counts.cut_off += 1;
             let ahead = 1 + self.dice.below(60);
             disk.crash_at(disk.changes() + ahead, self.dice.roll());
             let opened = self.look(past, &disk)?;
@@ -437,7 +437,7 @@ impl Life<'_> {
 
     /// Opens a disk, looks at every key, goes on for a little, and looks again.
     fn look(&mut self, past: &History, disk: &SimFs) -> Check<Found> {
-        self.told.recoveries += 1;
+        self.told.counts.recoveries += 1;
         if self.told.trace.is_some() {
             disk.keep_trace();
         }
@@ -520,7 +520,7 @@ impl Life<'_> {
             0 => self.fs.kill(),
             _ => self.fs.crash(&mut self.dice),
         };
-        self.told.crashes += 1;
+        self.told.counts.crashes += 1;
         let before = self.fs.clone();
         self.keep(&before);
         let history = std::mem::take(&mut self.history);

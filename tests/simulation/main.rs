@@ -18,11 +18,25 @@ mod plan;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use thermocline_testing::{caught, watched};
 
 /// Seeds of a run without a wish.
 const SEEDS: Range<u64> = 0..10_000;
 /// After this, no more are begun.
 const BUDGET: Duration = Duration::from_secs(240);
+
+/// A life takes some tens of milliseconds: after this it hangs.
+const HANGS: Duration = Duration::from_secs(120);
+
+/// Lives from this seed, and says of a life that ended badly, in whatever way, how to see it again.
+fn live(seed: u64, told: &mut life::Told) -> Result<(), String> {
+    let life = || caught(|| life::live(seed, told));
+    watched(&format!("seed {seed}"), HANGS, life).map_err(|why| {
+        format!(
+            "seed {seed}: {why}\nagain: THERMOCLINE_SEED={seed} cargo test --test simulation -- --nocapture"
+        )
+    })
+}
 
 fn parsed<T: std::str::FromStr>(text: &str) -> T {
     text.trim().parse().unwrap_or_else(|_| panic!("{text}: not a number"))
@@ -48,7 +62,7 @@ fn asked() -> (Range<u64>, Duration) {
 fn a_seed_gives_the_same_life_twice() {
     let lived = |seed| {
         let mut told = life::Told::traced();
-        life::live(seed, &mut told).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+        live(seed, &mut told).unwrap_or_else(|e| panic!("{e}"));
         told.trace.unwrap_or_default()
     };
     for seed in 0..20 {
@@ -77,8 +91,8 @@ fn lives_that_went_wrong_once() {
 fn any_life_on_a_simulated_disk() {
     if let Ok(seed) = std::env::var("THERMOCLINE_SEED") {
         let mut told = life::Told::aloud();
-        life::live(parsed(&seed), &mut told).unwrap_or_else(|e| panic!("{e}"));
-        println!("{told:?}");
+        live(parsed(&seed), &mut told).unwrap_or_else(|e| panic!("{e}"));
+        println!("{:?}", told.counts);
         return;
     }
     let (seeds, budget) = asked();
@@ -94,30 +108,23 @@ fn any_life_on_a_simulated_disk() {
                 break;
             }
             ran += 1;
-            let lived =
-                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| life::live(seed, &mut told)));
-            let why = match lived {
-                Ok(Ok(())) => continue,
-                Ok(Err(why)) => why,
-                Err(panic) => panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "it panicked".into()),
-            };
-            failed.store(true, Ordering::Relaxed);
-            panic!(
-                "seed {seed}: {why}\nagain: THERMOCLINE_SEED={seed} cargo test --test simulation -- --nocapture"
-            );
+            if let Err(why) = live(seed, &mut told) {
+                failed.store(true, Ordering::Relaxed);
+                panic!("{why}");
+            }
         }
-        (ran, told)
+        (ran, told.counts)
     };
     let done: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         threads.into_iter().map(|t| t.join()).collect()
     });
-    let mut told = life::Told::default();
+    let mut told = life::Counts::default();
     let mut ran = 0;
     for done in done {
         let (some, of_thread) = done.unwrap_or_else(|e| std::panic::resume_unwind(e));
         ran += some;
-        told.add(&of_thread);
+        told += of_thread;
     }
     let of = seeds.end - seeds.start;
     println!("{ran} seeds, from {}, in {:?}: {told:?}", seeds.start, begun.elapsed());

@@ -1,27 +1,40 @@
 //! Reclaim in stores without threads.
 
 use super::*;
-use crate::Cache;
 use crate::engine::claim::READERS;
+use crate::{Builder, Cache};
 use std::sync::Arc;
 use std::time::Instant;
 use thermocline_storage::clock::SystemClock;
 use thermocline_storage::vfs::RealFs;
 
-type Done = std::result::Result<(), Box<dyn std::error::Error>>;
+type Try<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// A store without threads whose one tier is over its high mark, and of which each segment is half dead.
-fn half_dead(dir: &std::path::Path) -> std::result::Result<Cache, Box<dyn std::error::Error>> {
-    let mut builder = Cache::builder().memory(1 << 20).ssd(dir, 16 << 20);
+/// A store without threads, with an SSD of sixteen segments.
+fn store(dir: &std::path::Path) -> Try<Cache> {
+    open(Cache::builder().ssd(dir, 16 << 20))
+}
+
+fn open(builder: Builder) -> Try<Cache> {
+    let mut builder = builder.memory(1 << 20);
     builder.config_mut().storage.segment_size = Some(1 << 20);
-    let cache = builder.world(Arc::new(RealFs), Arc::new(SystemClock), false).open()?;
+    Ok(builder.world(Arc::new(RealFs), Arc::new(SystemClock), false).open()?)
+}
+
+/// 10 KB that look random.
+fn value(n: u64) -> Vec<u8> {
+    let byte = |i: u64| ((n * 10_000 + i).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u8;
+    (0..10_000).map(byte).collect()
+}
+
+/// A store whose one tier is over its high mark, and of which each segment is half dead.
+fn half_dead(dir: &std::path::Path) -> Try<Cache> {
+    let cache = store(dir)?;
     let engine = cache.engine();
     let tier = engine.tier(Tier::Ssd).ok_or("no tier")?;
     for n in 0u64.. {
-        let noise = |i: u64| ((n * 10_000 + i).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u8;
-        let noise: Vec<u8> = (0..10_000).map(noise).collect();
         // Each is put twice, in batches that lie apart.
-        cache.put(format!("{}", if n % 2 == 0 { n } else { n.saturating_sub(41) }), noise)?;
+        cache.put(format!("{}", if n % 2 == 0 { n } else { n.saturating_sub(41) }), value(n))?;
         if n % 20 == 19 {
             cache.flush()?;
             if engine.is_over(tier) {
@@ -38,7 +51,7 @@ fn empty(engine: &Engine) -> usize {
 }
 
 #[test]
-fn the_lowest_tier_is_reclaimed_by_one_at_a_time() -> Done {
+fn the_lowest_tier_is_reclaimed_by_one_at_a_time() -> Try {
     let dir = tempfile::tempdir()?;
     let cache = half_dead(dir.path())?;
     let engine = cache.engine();
@@ -52,7 +65,7 @@ fn the_lowest_tier_is_reclaimed_by_one_at_a_time() -> Done {
 }
 
 #[test]
-fn what_is_empty_goes_before_anything_else_is_emptied() -> Done {
+fn what_is_empty_goes_before_anything_else_is_emptied() -> Try {
     let dir = tempfile::tempdir()?;
     let cache = half_dead(dir.path())?;
     let engine = cache.engine();
@@ -70,17 +83,16 @@ fn what_is_empty_goes_before_anything_else_is_emptied() -> Done {
 }
 
 /// Puts `count` items of 10 KB with new keys, and flushes; gives the number of the next.
-fn fill(cache: &Cache, from: u64, count: u64) -> std::result::Result<u64, Box<dyn std::error::Error>> {
+fn fill(cache: &Cache, from: u64, count: u64) -> Try<u64> {
     for n in from..from + count {
-        let noise = |i: u64| ((n * 10_000 + i).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u8;
-        cache.put(format!("new {n}"), (0..10_000).map(noise).collect::<Vec<u8>>())?;
+        cache.put(format!("new {n}"), value(n))?;
     }
     cache.flush()?;
     Ok(from + count)
 }
 
 #[test]
-fn who_reads_a_dropped_segment_is_waited_for_before_another_is_emptied() -> Done {
+fn who_reads_a_dropped_segment_is_waited_for_before_another_is_emptied() -> Try {
     let dir = tempfile::tempdir()?;
     let cache = half_dead(dir.path())?;
     let engine = cache.engine();
@@ -105,13 +117,11 @@ fn who_reads_a_dropped_segment_is_waited_for_before_another_is_emptied() -> Done
 
 /// Of a full tier most cannot be freed: the rest is neither evicted for it nor copied for ever.
 #[test]
-fn what_cannot_be_freed_costs_nothing_else() -> Done {
+fn what_cannot_be_freed_costs_nothing_else() -> Try {
     // Of the sealed segments so many are left: what is in none but the one that is written to is kept whole, each time.
     for (unseen, left) in [(true, 2), (true, 0), (false, 2), (false, 0)] {
         let dir = tempfile::tempdir()?;
-        let mut builder = Cache::builder().memory(1 << 20).ssd(dir.path(), 16 << 20);
-        builder.config_mut().storage.segment_size = Some(1 << 20);
-        let cache = builder.world(Arc::new(RealFs), Arc::new(SystemClock), false).open()?;
+        let cache = store(dir.path())?;
         let engine = cache.engine();
         let tier = engine.tier(Tier::Ssd).ok_or("no tier")?;
         let mut next = 0;
@@ -143,15 +153,10 @@ fn what_cannot_be_freed_costs_nothing_else() -> Done {
 }
 
 /// A store of an SSD and an HDD, both so full that nothing is left of what sinking takes.
-fn two_full(
-    dir: &std::path::Path,
-    stall: u64,
-) -> std::result::Result<(Cache, u64), Box<dyn std::error::Error>> {
-    let mut builder =
-        Cache::builder().memory(1 << 20).ssd(dir.join("s"), 16 << 20).hdd(dir.join("h"), 16 << 20);
-    builder.config_mut().storage.segment_size = Some(1 << 20);
+fn two_full(dir: &std::path::Path, stall: u64) -> Try<(Cache, u64)> {
+    let mut builder = Cache::builder().ssd(dir.join("s"), 16 << 20).hdd(dir.join("h"), 16 << 20);
     builder.config_mut().storage.write_stall_limit = stall;
-    let cache = builder.world(Arc::new(RealFs), Arc::new(SystemClock), false).open()?;
+    let cache = open(builder)?;
     let mut next = 0;
     while cache.stats().counts.evicted == 0 {
         next = fill(&cache, next, 50)?;
@@ -160,7 +165,7 @@ fn two_full(
 }
 
 #[test]
-fn what_sinks_in_the_background_stays_while_reclaim_below_hangs() -> Done {
+fn what_sinks_in_the_background_stays_while_reclaim_below_hangs() -> Try {
     let dir = tempfile::tempdir()?;
     let (cache, mut next) = two_full(dir.path(), 1)?;
     let engine = cache.engine();
@@ -188,7 +193,7 @@ fn what_sinks_in_the_background_stays_while_reclaim_below_hangs() -> Done {
 }
 
 #[test]
-fn who_waits_for_room_below_waits_as_long_as_writes_may() -> Done {
+fn who_waits_for_room_below_waits_as_long_as_writes_may() -> Try {
     let dir = tempfile::tempdir()?;
     let (cache, _) = two_full(dir.path(), 60)?;
     let engine = cache.engine();
@@ -212,7 +217,7 @@ fn who_waits_for_room_below_waits_as_long_as_writes_may() -> Done {
 
 /// Each opening that writes begins containers, so a store can run out of their numbers long before it is full.
 #[test]
-fn without_numbers_for_containers_room_is_made_as_on_a_full_disk() -> Done {
+fn without_numbers_for_containers_room_is_made_as_on_a_full_disk() -> Try {
     let dir = tempfile::tempdir()?;
     let builder =
         Cache::builder().memory(1 << 20).ssd(dir.path().join("s"), 64 << 20).cold(dir.path().join("c"));

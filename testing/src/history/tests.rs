@@ -2,6 +2,7 @@
 
 use super::*;
 use std::sync::atomic::{AtomicU64, Ordering};
+use thermocline_storage::sim::Dice;
 
 fn told(_: &str) -> Absence {
     Absence::Told
@@ -33,16 +34,6 @@ enum Mistake {
     CrashResurrects,
 }
 
-/// A small generator of numbers.
-struct Rng(u64);
-
-impl Rng {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % n
-    }
-}
-
 /// All values that a key had, the last one in force; of each, whether it is durable.
 #[derive(Debug, Default, Clone)]
 struct Cell {
@@ -63,17 +54,17 @@ impl Cell {
 struct Toy {
     mistake: Mistake,
     cells: BTreeMap<String, Cell>,
-    rng: Rng,
+    dice: Dice,
 }
 
 impl Toy {
     fn slips(&mut self, mistake: Mistake) -> bool {
-        self.mistake == mistake && self.rng.below(20) == 0
+        self.mistake == mistake && self.dice.below(20) == 0
     }
 
     fn write(&mut self, key: &str, value: Option<Value>) -> Outcome {
-        if self.rng.below(30) == 0 {
-            if self.slips(Mistake::RefusedAndDone) || self.mistake == Mistake::RefusedAndDone {
+        if self.dice.below(30) == 0 {
+            if self.mistake == Mistake::RefusedAndDone {
                 self.cells.entry(key.into()).or_default().values.push(value);
             }
             return Outcome::Refused;
@@ -106,9 +97,9 @@ impl Toy {
     fn crash(&mut self) {
         let mistake = self.mistake;
         for cell in self.cells.values_mut() {
-            let lost = self.rng.below((cell.values.len() - cell.durable) as u64 + 1);
+            let lost = self.dice.below((cell.values.len() - cell.durable) as u64 + 1);
             cell.values.truncate(cell.values.len() - usize::try_from(lost).unwrap());
-            let slips = self.rng.below(4) == 0;
+            let slips = self.dice.below(4) == 0;
             match (mistake, cell.now()) {
                 (Mistake::CrashLosesFlushed, _) if slips => cell.values.clear(),
                 (Mistake::CrashGoesBack, Some(_)) if slips => {
@@ -126,16 +117,16 @@ impl Toy {
 
 /// A random life of a toy store by one thread, crashes included.
 fn live(mistake: Mistake, seed: u64) -> Result<(), Violation> {
-    let mut toy = Toy { mistake, cells: BTreeMap::new(), rng: Rng(seed) };
-    let mut rng = Rng(seed ^ 0xabcd);
+    let mut toy = Toy { mistake, cells: BTreeMap::new(), dice: Dice::new(seed) };
+    let mut dice = Dice::new(seed ^ 0xabcd);
     let history = History::default();
     let mut next = 0;
     for step in 0..300 {
-        let key = format!("k{}", rng.below(4));
-        match rng.below(20) {
+        let key = format!("k{}", dice.below(4));
+        match dice.below(20) {
             0..=8 => {
                 next += 1;
-                let value = (rng.below(4) > 0).then_some(next);
+                let value = (dice.below(4) > 0).then_some(next);
                 let begun = history.write(&key, value, step);
                 let outcome = toy.write(&key, value);
                 history.wrote(&key, begun, outcome, step);
@@ -202,9 +193,9 @@ fn live_together(mistake: Mistake) -> Result<(), Violation> {
         for thread in 0..4 {
             let (cell, history, next) = (&cell, &history, &next);
             scope.spawn(move || {
-                let mut rng = Rng(thread);
+                let mut dice = Dice::new(thread);
                 for _ in 0..2_000 {
-                    if rng.below(4) == 0 {
+                    if dice.below(4) == 0 {
                         let value = Some(next.fetch_add(1, Ordering::Relaxed));
                         let begun = history.write("k", value, 0);
                         {
@@ -216,7 +207,7 @@ fn live_together(mistake: Mistake) -> Result<(), Violation> {
                     } else {
                         let begun = history.read(0);
                         let (now, before) = *cell.lock();
-                        let flaps = mistake == Mistake::Flapping && rng.below(8) == 0;
+                        let flaps = mistake == Mistake::Flapping && dice.below(8) == 0;
                         history.was_read("k", begun, if flaps { before } else { now }, 0);
                     }
                 }
@@ -250,6 +241,32 @@ fn a_value_does_not_come_back_after_another_was_read() {
     assert!(history.check(told).is_err());
     history.wrote("k", a, Outcome::Done, 0);
     history.wrote("k", b, Outcome::Done, 0);
+}
+
+/// Writes of one key that take long, and others that begin and end meanwhile.
+#[test]
+fn who_began_last_counts_not_who_ended_last() {
+    let history = History::default();
+    let replaced = history.write("a", Some(1), 0);
+    let slow = history.write("a", Some(2), 0);
+    history.wrote("a", replaced, Outcome::Done, 0);
+    let quick = history.write("a", Some(3), 0);
+    history.wrote("a", quick, Outcome::Done, 0);
+    history.wrote("a", slow, Outcome::Done, 0);
+    let slow = history.write("b", None, 0);
+    for value in [None, Some(4)] {
+        let quick = history.write("b", value, 0);
+        history.wrote("b", quick, Outcome::Done, 0);
+    }
+    let read = |key, value| {
+        let begun = history.read(0);
+        history.was_read(key, begun, value, 0);
+        history.check(told)
+    };
+    read("b", None).unwrap();
+    history.wrote("b", slow, Outcome::Done, 0);
+    read("b", None).unwrap();
+    assert!(read("a", Some(1)).is_err_and(|e| e.what.contains("Some(3) had replaced")));
 }
 
 #[test]
