@@ -232,6 +232,21 @@ struct Numbers {
     resting: Vec<(ContainerNo, Weak<Entry>)>,
 }
 
+impl Numbers {
+    /// How many may be taken at once.
+    fn left(&self) -> usize {
+        self.free.len() + (MOST as usize).saturating_sub(self.high as usize)
+    }
+
+    /// Those whose entry nobody holds any more rest no longer.
+    fn wake(&mut self) {
+        let (rested, resting): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.resting).into_iter().partition(|(_, w)| w.strong_count() == 0);
+        self.resting = resting;
+        self.free.extend(rested.into_iter().map(|(no, _)| no));
+    }
+}
+
 impl fmt::Debug for Containers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Containers").field("count", &self.all().len()).finish_non_exhaustive()
@@ -266,14 +281,11 @@ impl Containers {
     pub fn reserve(&self, purpose: Purpose) -> Result<Reserved> {
         let spare = if purpose == Purpose::Reclaim { 0 } else { FOR_RECLAIM };
         let mut numbers = self.numbers.lock();
-        if numbers.free.is_empty() {
-            let (rested, resting): (Vec<_>, Vec<_>) =
-                std::mem::take(&mut numbers.resting).into_iter().partition(|(_, w)| w.strong_count() == 0);
-            numbers.resting = resting;
-            numbers.free.extend(rested.into_iter().map(|(no, _)| no));
+        // Some may be free and yet too few: those that rest are looked at before anybody is refused.
+        if numbers.free.is_empty() || numbers.left() <= spare {
+            numbers.wake();
         }
-        let left = numbers.free.len() + (MOST as usize).saturating_sub(numbers.high as usize);
-        if left <= spare {
+        if numbers.left() <= spare {
             return Err(Error::NoNumber { most: MOST });
         }
         let no = match numbers.free.pop() {
@@ -550,42 +562,4 @@ pub trait DiskTier: Send + Sync + fmt::Debug + 'static {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::Hollow;
-
-    #[test]
-    fn a_number_is_reused_only_when_nobody_holds_the_entry() {
-        let c = Containers::new(1);
-        let r = c.reserve(Purpose::Write).unwrap();
-        let held = c.publish(r, Tier::Ssd, 0, 0, Arc::new(Hollow(1000)));
-        let entry = c.remove(r.no).unwrap();
-        c.release(entry.no, Arc::downgrade(&entry));
-        drop(entry);
-        assert_ne!(c.reserve(Purpose::Write).unwrap().no, r.no, "a reader still holds it");
-        drop(held);
-        let again = c.reserve(Purpose::Write).unwrap();
-        assert_eq!(again.no, r.no);
-        assert_ne!(again.id, r.id, "ids are never reused");
-    }
-
-    #[test]
-    fn attached_numbers_are_not_handed_out() {
-        let c = Containers::new(2);
-        let known = Known {
-            no: 3,
-            id: 9,
-            tier: Tier::Hdd,
-            dir: 0,
-            created_ms: 0,
-            records: 4,
-            earliest_expiry: u64::MAX,
-        };
-        c.attach(known, Arc::new(Hollow(1000)));
-        let mut seen: Vec<_> = (0..4).map(|_| c.reserve(Purpose::Write).unwrap().no).collect();
-        seen.sort_unstable();
-        assert_eq!(seen, [0, 1, 2, 4]);
-        c.add_live(Place::new(3, 0).unwrap(), 2);
-        assert_eq!(c.get(3).unwrap().live_bytes(), 500);
-    }
-}
+mod tests;
