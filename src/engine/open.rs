@@ -388,11 +388,11 @@ fn open_tiers(
                 older: older.filter(|_| !d.new),
             })
             .collect();
-        let here: HashSet<u16> = dirs.iter().map(|d| d.no).collect();
+        let ours: HashSet<u16> = dirs.iter().map(|d| d.no).chain(away.keys().copied()).collect();
         let known: Vec<Known> = recovered
             .containers
             .iter()
-            .filter(|k| k.tier == tier && here.contains(&k.dir))
+            .filter(|k| k.tier == tier && ours.contains(&k.dir))
             .copied()
             .collect();
         (!dirs.is_empty()).then(|| TierContext {

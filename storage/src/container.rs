@@ -15,6 +15,7 @@ use crate::record;
 use crate::types::{Codec, ContainerNo, Place, Tier, Version};
 use crate::vfs::Vfs;
 use parking_lot::{Mutex, RwLock};
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -494,10 +495,27 @@ pub struct TierContext {
     pub containers: Arc<Containers>,
     /// The tier's directories that are present; at least one. They exist and are locked by this process.
     pub dirs: Vec<TierDir>,
-    /// The containers of this tier that the catalog knows, in the directories that are present.
+    /// The containers of this tier that the catalog knows. Of one whose directory is not among `dirs` the file is away;
+    /// what has its id here was put here by somebody, may be all that is left of it, and is left alone.
     pub known: Vec<Known>,
     /// What to do with others.
     pub unknown: Unknown,
+}
+
+impl TierContext {
+    /// The containers that the catalog knows in the directories that are present, by id.
+    pub(crate) fn known_here(&self) -> HashMap<u64, Known> {
+        self.known.iter().filter(|k| self.is_here(k)).map(|k| (k.id, *k)).collect()
+    }
+
+    /// The ids of those that are away.
+    pub(crate) fn known_away(&self) -> HashSet<u64> {
+        self.known.iter().filter(|k| !self.is_here(k)).map(|k| k.id).collect()
+    }
+
+    fn is_here(&self, known: &Known) -> bool {
+        self.dirs.iter().any(|d| d.no == known.dir)
+    }
 }
 
 /// What a tier found at opening.
@@ -509,7 +527,8 @@ pub struct OpenReport {
     pub quarantined: Vec<(PathBuf, String)>,
     /// Leftovers deleted.
     pub deleted: u64,
-    /// Unknown containers that were left alone, or could not be read when they were to be attached, and why.
+    /// Unknown containers, and copies of those of a directory that is away, that were left alone, or could not be read
+    /// when they were to be attached, and why.
     pub unseen: Vec<(PathBuf, String)>,
 }
 
@@ -517,7 +536,7 @@ impl OpenReport {
     /// Notes a container that is left where it is although it may hold items.
     pub(crate) fn leave(&mut self, path: PathBuf, why: impl Into<String>) {
         let why = why.into();
-        tracing::warn!(path = %path.display(), %why, "a container that the catalog does not know is left alone");
+        tracing::warn!(path = %path.display(), %why, "a container is left alone where it lies");
         self.unseen.push((path, why));
     }
 }
@@ -525,6 +544,8 @@ impl OpenReport {
 /// Why an unknown container that is older than a rebuilt catalog is left alone.
 pub(crate) const NOT_SEEN: &str =
     "it was not seen when the catalog was rebuilt: rebuild it again to take it in";
+/// Why what has the id of a container that is away is left alone.
+pub(crate) const AWAY: &str = "it belongs to a directory that is not here: put it back there";
 
 /// A tier on disk: the writing side. Reading goes through the [`Entry`] of a place's container.
 pub trait DiskTier: Send + Sync + fmt::Debug + 'static {

@@ -3,7 +3,7 @@
 use super::README;
 use super::identity::{self, Identity};
 use super::pack::{self, Pack, identity_of};
-use crate::container::{Known, NOT_SEEN, OpenReport, Purpose, TierContext, Unknown};
+use crate::container::{Known, OpenReport, Purpose, TierContext, Unknown};
 use crate::error::{Error, IoContext, Result};
 use crate::openfiles::OpenFiles;
 use crate::tierdir::Dir;
@@ -38,7 +38,7 @@ pub(super) fn open(
         }
         list_folder(ctx, dir, &mut found, &mut report)?;
     }
-    let mut known: HashMap<u64, Known> = ctx.known.iter().map(|k| (k.id, *k)).collect();
+    let mut known = ctx.known_here();
     // A pack that lies in two directories, because somebody copied it, is taken where the catalog says.
     found.sort_by_key(|f| known.get(&f.id).is_none_or(|k| k.dir != f.dir.no));
     let mut unknown = Vec::new();
@@ -116,7 +116,7 @@ fn settle(
     match fate {
         Unknown::Ignore => return Ok(()),
         Unknown::Leave => {
-            report.leave(path, NOT_SEEN);
+            report.leave(path, f.dir.why_left(f.id));
             return Ok(());
         }
         Unknown::Delete | Unknown::Attach => {}

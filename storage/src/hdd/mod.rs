@@ -195,7 +195,7 @@ impl Hdd {
             core: &core,
             containers: &ctx.containers,
             unknown: ctx.unknown,
-            known: ctx.known.iter().map(|k| (k.id, *k)).collect(),
+            known: ctx.known_here(),
             report: OpenReport::default(),
             generations: HashMap::new(),
         };

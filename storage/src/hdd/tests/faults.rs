@@ -220,3 +220,25 @@ fn what_cannot_be_reached_is_not_called_damaged() {
         assert!(matches!(error, Error::Io { .. }), "{error}");
     }
 }
+
+#[test]
+fn an_unknown_generation_that_cannot_be_read_is_nobodys_to_delete() {
+    for op in [Op::Open, Op::Read] {
+        let (mut bench, faults) = bad(&[Some(64 << 20)]);
+        let open = bench.open(&[]);
+        open.write(&items(0, 60));
+        open.hdd.close().unwrap();
+        drop(open);
+        let path = bench.generations(0).remove(0);
+        faults.fail(Fault::on(op).below(&path));
+        let open = bench.open(&[]);
+        assert!(path.exists() && open.report.deleted == 0, "{op:?}: {:?}", open.report);
+        assert!(open.hdd.usage().occupied > 0, "{op:?}: it counts");
+        open.hdd.close().unwrap();
+        drop(open);
+        faults.heal();
+        let open = bench.open(&[]);
+        assert!(!path.exists() && open.report.deleted == 1, "it was ours: {:?}", open.report);
+        open.hdd.close().unwrap();
+    }
+}

@@ -226,3 +226,21 @@ fn a_scan_passes_over_what_cannot_be_read_and_gives_up_on_a_dead_device() {
     faults.fail(Fault::on(Op::Read));
     assert!(matches!(entry.container.list(), Err(Error::Io { .. })));
 }
+
+#[test]
+fn an_unknown_segment_that_cannot_be_read_is_nobodys_to_delete() {
+    for op in [Op::Open, Op::Read] {
+        let home = tempfile::tempdir().unwrap();
+        let (mut b, faults) = bench(vec![dir(0, home.path(), 2048 * KIB)]);
+        b.put(&items(5, 300));
+        b.ssd.close().unwrap();
+        let (path, before) = (b.files().remove(0), b.ssd.usage().occupied);
+        faults.fail(Fault::on(op).below(&path));
+        b.reopen_with(Vec::new(), Unknown::Delete);
+        assert!(path.exists() && b.report.deleted == 0, "{op:?}: {:?}", b.report);
+        assert_eq!(b.ssd.usage().occupied, before, "it counts");
+        faults.heal();
+        b.reopen_with(Vec::new(), Unknown::Delete);
+        assert!(!path.exists() && b.report.deleted == 1, "it was ours: {:?}", b.report);
+    }
+}
