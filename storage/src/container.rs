@@ -544,6 +544,8 @@ impl OpenReport {
 /// Why an unknown container that is older than a rebuilt catalog is left alone.
 pub(crate) const NOT_SEEN: &str =
     "it was not seen when the catalog was rebuilt: rebuild it again to take it in";
+/// Why a second container of one id is left alone.
+pub(crate) const SECOND: &str = "a copy of one that cannot be read now: it may be all that is left of it";
 /// Why what has the id of a container that is away is left alone.
 pub(crate) const AWAY: &str = "it belongs to a directory that is not here: put it back there";
 

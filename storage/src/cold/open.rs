@@ -3,7 +3,7 @@
 use super::README;
 use super::identity::{self, Identity};
 use super::pack::{self, Pack, identity_of};
-use crate::container::{Known, OpenReport, Purpose, TierContext, Unknown};
+use crate::container::{Known, OpenReport, Purpose, SECOND, TierContext, Unknown};
 use crate::error::{Error, IoContext, Result};
 use crate::openfiles::OpenFiles;
 use crate::tierdir::Dir;
@@ -144,6 +144,11 @@ fn settle(
     if is.store != ctx.store {
         // Somebody put it here; it is theirs.
         tracing::warn!(path = %path.display(), "cold: a pack of another store is left alone");
+        return Ok(());
+    }
+    // What the catalog knows is attached without a look at it.
+    if is.id == f.id && packs.get(&f.id).is_some_and(|pack| pack.is_unreachable()) {
+        report.leave(path, SECOND);
         return Ok(());
     }
     if is.id != f.id || packs.contains_key(&f.id) {

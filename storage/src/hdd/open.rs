@@ -11,12 +11,12 @@ use super::reader::Handle;
 use super::seal;
 use super::value::{self, Header};
 use super::writer::{generation_id, generation_name};
-use crate::container::{Containers, Known, OpenReport, Purpose, Unknown};
+use crate::container::{Containers, Known, OpenReport, Purpose, SECOND, Unknown};
 use crate::error::{Error, IoContext, Result};
 use crate::tierdir::Dir;
 use crate::types::Tier;
 use crate::vfs::{EntryKind, OpenMode, Vfs};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -27,6 +27,8 @@ pub(super) struct Opening<'a> {
     pub unknown: Unknown,
     /// Known and not yet found.
     pub known: HashMap<u64, Known>,
+    /// Entered, though not all of it could be read.
+    pub unread: HashSet<u64>,
     pub report: OpenReport,
     pub generations: HashMap<u64, Arc<Generation>>,
 }
@@ -159,6 +161,7 @@ impl Opening<'_> {
                 tracing::warn!(path = %f.path.display(), error = why, "an unknown generation cannot be read, and stays");
                 f.dir.change(0, self.bytes(&f.path, &files.values));
             }
+            (_, files) if self.unread.contains(&f.id) => self.leave(f, &files, SECOND),
             // A copy of one that is attached: two places would name one record.
             (_, files) if self.generations.contains_key(&f.id) => {
                 self.quarantine(f, &files.values, "a second directory with this generation's id".to_owned());
@@ -269,6 +272,9 @@ impl Opening<'_> {
             path.clone(),
             index_bytes,
         ));
+        if files.unreachable.is_some() {
+            self.unread.insert(known.id);
+        }
         if files.unlisted {
             generation.set_unlisted();
         }

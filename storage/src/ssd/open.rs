@@ -10,13 +10,15 @@
 use super::format::{self, Identity, Unfit};
 use super::segment::{Reading, Segment};
 use crate::appendlog::TMP;
-use crate::container::{Container, Known, Listed, OpenReport, Purpose, RawRecord, TierContext, Unknown};
+use crate::container::{
+    Container, Known, Listed, OpenReport, Purpose, RawRecord, SECOND, TierContext, Unknown,
+};
 use crate::error::{Error, IoContext, Result};
 use crate::item::{Head, Item};
 use crate::tierdir::{Dir, Lease, PROBE};
 use crate::types::Tier;
 use crate::vfs::{EntryKind, OpenMode, VfsFile};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -56,6 +58,8 @@ struct Opening<'a> {
     reading: &'a Arc<Reading>,
     /// Known and not yet found.
     known: HashMap<u64, Known>,
+    /// Attached, though they could not be read.
+    unread: HashSet<u64>,
     files: Files,
     report: OpenReport,
 }
@@ -70,6 +74,7 @@ pub(super) fn open(
         ctx,
         reading,
         known: ctx.known_here(),
+        unread: HashSet::new(),
         files: Files::default(),
         report: OpenReport::default(),
     };
@@ -142,10 +147,13 @@ impl Opening<'_> {
     fn known(&mut self, dir: &Arc<Dir>, path: PathBuf, known: Known, len: u64) -> Result<()> {
         let known = Known { dir: dir.no, ..known };
         match self.identify(&path, known.id, len) {
-            Found::Ours(file, _) | Found::Unreadable(Some(file), _) => {
+            Found::Ours(file, _) => self.attach(dir, path, known, file, len),
+            Found::Unreadable(Some(file), _) => {
+                self.unread.insert(known.id);
                 self.attach(dir, path, known, file, len);
             }
             Found::Unreadable(None, why) => {
+                self.unread.insert(known.id);
                 tracing::warn!(path = %path.display(), error = %why, "a segment cannot be opened");
                 let lease = dir.lease(len);
                 let file = OnDisk { path: path.clone(), lease: lease.clone(), segment: None };
@@ -183,6 +191,11 @@ impl Opening<'_> {
             }
             Found::Unfit(why) => {
                 self.quarantine(dir, path, why, len);
+                Ok(())
+            }
+            Found::Ours(..) if self.unread.contains(&id) => {
+                self.files.strays.push(dir.lease(len));
+                self.report.leave(path, SECOND);
                 Ok(())
             }
             // A copy of one that is attached: two places would name one record.
