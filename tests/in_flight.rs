@@ -1,4 +1,4 @@
-//! A flush, and a large value that its caller is writing.
+//! A large value that its caller is writing, and what it replaces.
 
 #![cfg(test)]
 
@@ -89,4 +89,44 @@ fn a_flush_does_not_pass_by_what_a_large_value_replaces() {
         let found = cache.get("k").unwrap().and_then(|v| parse(&v));
         assert!(matches!(found, Some((7, 1 | 2))), "{persistence:?}, early: {early}: {found:?}");
     }
+}
+
+/// A value is acknowledged, and seconds later a large one of the same key is still on its way to the disk, which may
+/// wait for room. A kill then loses neither: what is older than two seconds is written, whatever is to replace it.
+#[test]
+fn what_a_large_value_replaces_is_written_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let fs = FaultFs::default();
+    let cache = builder(dir.path(), &fs, Persistence::EverySecond).open().unwrap();
+    cache.put("other", value(1, 1, 100)).unwrap();
+    cache.flush().unwrap();
+    let (held, is_held) = mpsc::channel();
+    let go_on = Arc::new(AtomicBool::new(false));
+    let (may, once) = (go_on.clone(), AtomicBool::new(false));
+    fs.watch(move |call| {
+        let large = call.op == Op::Write && call.range.end - call.range.start > 200_000;
+        if large && !once.swap(true, Ordering::SeqCst) {
+            held.send(()).unwrap();
+            while !may.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    });
+    cache.put("k", value(7, 1, 100)).unwrap();
+    let large = {
+        let cache = cache.clone();
+        std::thread::spawn(move || cache.put("k", value(7, 2, 300_000)))
+    };
+    is_held.recv_timeout(LONG).unwrap();
+    std::thread::sleep(Duration::from_secs(3));
+    copy(&dir.path().join("s"), &dir.path().join("killed"));
+    go_on.store(true, Ordering::SeqCst);
+    large.join().unwrap().unwrap();
+    cache.close().unwrap();
+
+    std::fs::rename(dir.path().join("s"), dir.path().join("gone on")).unwrap();
+    std::fs::rename(dir.path().join("killed"), dir.path().join("s")).unwrap();
+    let cache = builder(dir.path(), &FaultFs::default(), Persistence::EverySecond).open().unwrap();
+    let found = cache.get("k").unwrap().and_then(|v| parse(&v));
+    assert!(matches!(found, Some((7, 1))), "{found:?}");
 }

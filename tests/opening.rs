@@ -164,3 +164,56 @@ fn the_catalog_stays_small_beside_a_small_tier() {
         stats.journal_bytes, stats.checkpoints
     );
 }
+
+/// A container of a directory that is not here may be all that is left of it, wherever it lies: it is not deleted.
+#[test]
+fn what_belongs_to_a_directory_that_is_away_is_not_deleted_elsewhere() {
+    for (tier, folder) in [(Tier::Ssd, "segments"), (Tier::Hdd, "generations"), (Tier::Cold, "packs")] {
+        let dir = common::scratch();
+        let at = |name: &str| dir.path().join(name);
+        let builder = |dirs: &[&str]| {
+            dirs.iter().fold(Cache::builder().memory(MIB), |b, name| match tier {
+                Tier::Ssd => b.ssd(at(name), 64 * MIB),
+                Tier::Hdd => b.hdd(at(name), 64 * MIB),
+                _ => b.cold(at(name)),
+            })
+        };
+        // The first one has the catalog.
+        let cache = builder(&["a", "b"]).open().unwrap();
+        let held = || std::fs::read_dir(at("b").join(folder)).unwrap().next().is_some();
+        let mut keys = 0;
+        while !held() {
+            cache.put(format!("key/{keys}"), common::value(keys, 1, 100_000)).unwrap();
+            keys += 1;
+            if keys % 10 == 0 {
+                cache.flush().unwrap();
+                assert!(keys < 400, "{tier}: the second directory is not used");
+            }
+        }
+        cache.flush().unwrap();
+        cache.close().unwrap();
+        drop(cache);
+        // Saved from a disk that fails.
+        let mut moved = Vec::new();
+        for entry in std::fs::read_dir(at("b").join(folder)).unwrap() {
+            let entry = entry.unwrap();
+            let to = at("a").join(folder).join(entry.file_name());
+            std::fs::rename(entry.path(), &to).unwrap();
+            moved.push(to);
+        }
+        std::fs::rename(at("b"), at("gone")).unwrap();
+        for _ in 0..2 {
+            let cache = builder(&["a"]).without_missing(true).open().unwrap();
+            assert!(moved.iter().all(|p| p.exists()), "{tier}: {:?}", cache.recovery());
+            let told = &cache.recovery().unseen;
+            assert!(moved.iter().all(|p| told.iter().any(|(path, _)| path == p)), "{tier}: {told:?}");
+            cache.close().unwrap();
+        }
+        std::fs::rename(at("gone"), at("b")).unwrap();
+        let cache = builder(&["a", "b"]).open().unwrap();
+        for no in 0..keys {
+            let found = cache.get(format!("key/{no}")).unwrap().and_then(|v| common::parse(&v));
+            assert_eq!(found, Some((no, 1)), "{tier}");
+        }
+    }
+}

@@ -63,7 +63,8 @@ pub struct Recovery {
     pub deleted: u64,
     /// Containers and directories that a rebuilding of the catalog, this one or an earlier one, did not see, and why.
     /// What they hold is absent, takes up space, and is kept: opening with
-    /// [`rebuild_catalog`](crate::Builder::rebuild_catalog) takes in what can be read by then.
+    /// [`rebuild_catalog`](crate::Builder::rebuild_catalog) takes in what can be read by then. Also containers of a
+    /// directory that is away which lie in another one: they are kept as well, and belong back there.
     pub unseen: Vec<(std::path::PathBuf, String)>,
 }
 
@@ -388,11 +389,11 @@ fn open_tiers(
                 older: older.filter(|_| !d.new),
             })
             .collect();
-        let here: HashSet<u16> = dirs.iter().map(|d| d.no).collect();
+        let ours: HashSet<u16> = dirs.iter().map(|d| d.no).chain(away.keys().copied()).collect();
         let known: Vec<Known> = recovered
             .containers
             .iter()
-            .filter(|k| k.tier == tier && here.contains(&k.dir))
+            .filter(|k| k.tier == tier && ours.contains(&k.dir))
             .copied()
             .collect();
         (!dirs.is_empty()).then(|| TierContext {

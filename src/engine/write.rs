@@ -202,7 +202,7 @@ impl Engine {
         let always = self.settings.persistence == Persistence::Always;
         let mut out = Vec::new();
         let (v, previous, outcome) = {
-            let mut guard = self.lock_settled(ident)?;
+            let mut guard = self.lock_written(ident)?;
             if !condition(&guard) {
                 return Ok(Put::Refused);
             }
@@ -270,6 +270,23 @@ impl Engine {
             let left = deadline.saturating_duration_since(Instant::now());
             if outcome.wait(left).is_none() && left.is_zero() {
                 return Err(self.busy("an earlier write of the same key is still under way"));
+            }
+        }
+    }
+
+    /// Locks a shard once what the identity has in the queue is written. A put that its caller writes takes that from
+    /// the queue, and may wait long for room: who was told that it is put would lose it by a kill meanwhile, however
+    /// long ago that was.
+    fn lock_written(&self, ident: Ident) -> Result<Guard<'_>> {
+        let deadline = Instant::now() + self.settings.write_stall;
+        loop {
+            let guard = self.lock_settled(ident)?;
+            if !guard.is_queued(ident) {
+                return Ok(guard);
+            }
+            drop(guard);
+            if self.commit_step()?.failed > 0 || Instant::now() >= deadline {
+                return Err(self.busy("the value before it is not written yet"));
             }
         }
     }

@@ -15,6 +15,7 @@ use crate::record;
 use crate::types::{Codec, ContainerNo, Place, Tier, Version};
 use crate::vfs::Vfs;
 use parking_lot::{Mutex, RwLock};
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -232,6 +233,21 @@ struct Numbers {
     resting: Vec<(ContainerNo, Weak<Entry>)>,
 }
 
+impl Numbers {
+    /// How many may be taken at once.
+    fn left(&self) -> usize {
+        self.free.len() + (MOST as usize).saturating_sub(self.high as usize)
+    }
+
+    /// Those whose entry nobody holds any more rest no longer.
+    fn wake(&mut self) {
+        let (rested, resting): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.resting).into_iter().partition(|(_, w)| w.strong_count() == 0);
+        self.resting = resting;
+        self.free.extend(rested.into_iter().map(|(no, _)| no));
+    }
+}
+
 impl fmt::Debug for Containers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Containers").field("count", &self.all().len()).finish_non_exhaustive()
@@ -266,14 +282,11 @@ impl Containers {
     pub fn reserve(&self, purpose: Purpose) -> Result<Reserved> {
         let spare = if purpose == Purpose::Reclaim { 0 } else { FOR_RECLAIM };
         let mut numbers = self.numbers.lock();
-        if numbers.free.is_empty() {
-            let (rested, resting): (Vec<_>, Vec<_>) =
-                std::mem::take(&mut numbers.resting).into_iter().partition(|(_, w)| w.strong_count() == 0);
-            numbers.resting = resting;
-            numbers.free.extend(rested.into_iter().map(|(no, _)| no));
+        // Some may be free and yet too few: those that rest are looked at before anybody is refused.
+        if numbers.free.is_empty() || numbers.left() <= spare {
+            numbers.wake();
         }
-        let left = numbers.free.len() + (MOST as usize).saturating_sub(numbers.high as usize);
-        if left <= spare {
+        if numbers.left() <= spare {
             return Err(Error::NoNumber { most: MOST });
         }
         let no = match numbers.free.pop() {
@@ -482,10 +495,27 @@ pub struct TierContext {
     pub containers: Arc<Containers>,
     /// The tier's directories that are present; at least one. They exist and are locked by this process.
     pub dirs: Vec<TierDir>,
-    /// The containers of this tier that the catalog knows, in the directories that are present.
+    /// The containers of this tier that the catalog knows. Of one whose directory is not among `dirs` the file is away;
+    /// what has its id here was put here by somebody, may be all that is left of it, and is left alone.
     pub known: Vec<Known>,
     /// What to do with others.
     pub unknown: Unknown,
+}
+
+impl TierContext {
+    /// The containers that the catalog knows in the directories that are present, by id.
+    pub(crate) fn known_here(&self) -> HashMap<u64, Known> {
+        self.known.iter().filter(|k| self.is_here(k)).map(|k| (k.id, *k)).collect()
+    }
+
+    /// The ids of those that are away.
+    pub(crate) fn known_away(&self) -> HashSet<u64> {
+        self.known.iter().filter(|k| !self.is_here(k)).map(|k| k.id).collect()
+    }
+
+    fn is_here(&self, known: &Known) -> bool {
+        self.dirs.iter().any(|d| d.no == known.dir)
+    }
 }
 
 /// What a tier found at opening.
@@ -497,7 +527,8 @@ pub struct OpenReport {
     pub quarantined: Vec<(PathBuf, String)>,
     /// Leftovers deleted.
     pub deleted: u64,
-    /// Unknown containers that were left alone, or could not be read when they were to be attached, and why.
+    /// Unknown containers, and copies of those of a directory that is away, that were left alone, or could not be read
+    /// when they were to be attached, and why.
     pub unseen: Vec<(PathBuf, String)>,
 }
 
@@ -505,7 +536,7 @@ impl OpenReport {
     /// Notes a container that is left where it is although it may hold items.
     pub(crate) fn leave(&mut self, path: PathBuf, why: impl Into<String>) {
         let why = why.into();
-        tracing::warn!(path = %path.display(), %why, "a container that the catalog does not know is left alone");
+        tracing::warn!(path = %path.display(), %why, "a container is left alone where it lies");
         self.unseen.push((path, why));
     }
 }
@@ -513,6 +544,10 @@ impl OpenReport {
 /// Why an unknown container that is older than a rebuilt catalog is left alone.
 pub(crate) const NOT_SEEN: &str =
     "it was not seen when the catalog was rebuilt: rebuild it again to take it in";
+/// Why a second container of one id is left alone.
+pub(crate) const SECOND: &str = "a copy of one that cannot be read now: it may be all that is left of it";
+/// Why what has the id of a container that is away is left alone.
+pub(crate) const AWAY: &str = "it belongs to a directory that is not here: put it back there";
 
 /// A tier on disk: the writing side. Reading goes through the [`Entry`] of a place's container.
 pub trait DiskTier: Send + Sync + fmt::Debug + 'static {
@@ -550,42 +585,4 @@ pub trait DiskTier: Send + Sync + fmt::Debug + 'static {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::Hollow;
-
-    #[test]
-    fn a_number_is_reused_only_when_nobody_holds_the_entry() {
-        let c = Containers::new(1);
-        let r = c.reserve(Purpose::Write).unwrap();
-        let held = c.publish(r, Tier::Ssd, 0, 0, Arc::new(Hollow(1000)));
-        let entry = c.remove(r.no).unwrap();
-        c.release(entry.no, Arc::downgrade(&entry));
-        drop(entry);
-        assert_ne!(c.reserve(Purpose::Write).unwrap().no, r.no, "a reader still holds it");
-        drop(held);
-        let again = c.reserve(Purpose::Write).unwrap();
-        assert_eq!(again.no, r.no);
-        assert_ne!(again.id, r.id, "ids are never reused");
-    }
-
-    #[test]
-    fn attached_numbers_are_not_handed_out() {
-        let c = Containers::new(2);
-        let known = Known {
-            no: 3,
-            id: 9,
-            tier: Tier::Hdd,
-            dir: 0,
-            created_ms: 0,
-            records: 4,
-            earliest_expiry: u64::MAX,
-        };
-        c.attach(known, Arc::new(Hollow(1000)));
-        let mut seen: Vec<_> = (0..4).map(|_| c.reserve(Purpose::Write).unwrap().no).collect();
-        seen.sort_unstable();
-        assert_eq!(seen, [0, 1, 2, 4]);
-        c.add_live(Place::new(3, 0).unwrap(), 2);
-        assert_eq!(c.get(3).unwrap().live_bytes(), 500);
-    }
-}
+mod tests;

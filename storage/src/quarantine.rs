@@ -3,7 +3,7 @@
 //! It is kept up to a cap (5 % of its tier); then the oldest goes. Nothing here is ever served. A crash in the
 //! middle leaves bytes without a report, which count and age like the rest.
 
-use crate::error::{IoContext, Result};
+use crate::error::{Error, IoContext, Result};
 use crate::vfs::{EntryKind, OpenMode, Vfs};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
@@ -115,6 +115,15 @@ impl Quarantine {
         Ok(())
     }
 
+    /// [`container`](Self::container) of what is not the store's. Larger than the cap it would go at once: then it is
+    /// refused, for it is not the store's to delete.
+    pub fn stranger(&self, source: &Path, size: u64, why: &str) -> Result<()> {
+        if size > self.cap {
+            return Err(Error::Busy("it is larger than the quarantine"));
+        }
+        self.container(source, why)
+    }
+
     fn name(&self, state: &mut State, tail: &str) -> Result<String> {
         self.vfs.create_dir_all(&self.folder).at("create", &self.folder)?;
         let n = state.next;
@@ -196,6 +205,18 @@ mod tests {
             q.record(Path::new("seg"), 64, &[7; 100], "checksum", None).unwrap();
         }
         assert_eq!(q.bytes(), 210);
+    }
+
+    #[test]
+    fn what_is_not_the_stores_is_refused_where_it_would_be_deleted() {
+        let dir = tempfile::tempdir().unwrap();
+        let q = Quarantine::open(Arc::new(RealFs), dir.path(), 1000).unwrap();
+        let path = dir.path().join("seg");
+        std::fs::write(&path, [1; 1001]).unwrap();
+        assert!(q.stranger(&path, 1001, "test").is_err() && path.exists());
+        std::fs::write(&path, [1; 1000]).unwrap();
+        q.stranger(&path, 1000, "test").unwrap();
+        assert_eq!((q.bytes(), path.exists()), (1000, false));
     }
 
     #[test]

@@ -24,6 +24,7 @@ mod index;
 mod journal;
 mod recovery;
 mod replay;
+mod settle;
 mod shard;
 
 pub use dirty::{DirtyValue, WriteBuffer};
@@ -170,7 +171,7 @@ pub struct Catalog {
     /// Containers that recovery found and that nobody attached (yet): their directory may be away.
     absent: Mutex<BTreeMap<ContainerNo, Known>>,
     /// Serialises checkpoints.
-    checkpointing: Mutex<checkpoint::Rest>,
+    checkpointing: Mutex<settle::Rest>,
     checkpoints: AtomicU64,
     /// Bytes of the catalog's files, when they were last looked at.
     on_disk: AtomicU64,
@@ -369,39 +370,6 @@ impl Catalog {
         b.next += 1;
         b.active.insert(no, tier);
         Batch { cat: self, no }
-    }
-
-    /// Makes everything queued durable. If a copy fails, a checkpoint replaces the pair before this returns `Ok`.
-    pub fn sync(&self) -> Result<()> {
-        let Some(journal) = &self.journal else { return Ok(()) };
-        match journal.sync(self.now()) {
-            Ok(durable) => {
-                self.release_dropped(durable);
-                Ok(())
-            }
-            Err(e) if journal.broken() => {
-                if !matches!(e, Error::Busy(_)) {
-                    warn_seldom!(error = %e, "the journal failed; a checkpoint replaces it");
-                }
-                self.mend(journal)
-            }
-            Err(e) => Err(e),
-        }
-    }
-
-    /// As [`sync`](Self::sync), at no cost where nothing is queued and the journal is whole.
-    pub fn settle(&self) -> Result<()> {
-        if self.journal.as_ref().is_none_or(|j| j.settled()) { Ok(()) } else { self.sync() }
-    }
-
-    fn release_dropped(&self, durable: u64) {
-        let mut dropping = self.dropping.lock();
-        let (done, rest): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut *dropping).into_iter().partition(|(frame, ..)| *frame <= durable);
-        *dropping = rest;
-        for (_, no, entry) in done {
-            self.containers.release(no, entry);
-        }
     }
 
     /// Whether a sealed container may be dropped: nothing points at it, and no batch that may have written to it

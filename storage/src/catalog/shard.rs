@@ -190,6 +190,15 @@ impl Guard<'_> {
         outcome
     }
 
+    /// Whether the newest value of an identity is still to be written by others than who put it: it stands in the
+    /// queue, or a batch carries it.
+    pub fn is_queued(&self, ident: Ident) -> bool {
+        self.shard.dirty.get(&ident).is_some_and(|d| {
+            let queued = |v: &Arc<DirtyValue>| d.queued && v.version != d.flying;
+            d.newest.as_ref().is_some_and(|v| queued(v) || v.in_batch.load(Ordering::Relaxed))
+        })
+    }
+
     /// What is on disk beneath anything dirty.
     pub fn durable(&self, ident: Ident) -> Option<Located> {
         self.shard.locate(self.cat, ident)

@@ -3,7 +3,7 @@
 use super::README;
 use super::identity::{self, Identity};
 use super::pack::{self, Pack, identity_of};
-use crate::container::{Known, NOT_SEEN, OpenReport, Purpose, TierContext, Unknown};
+use crate::container::{Known, OpenReport, Purpose, SECOND, TierContext, Unknown};
 use crate::error::{Error, IoContext, Result};
 use crate::openfiles::OpenFiles;
 use crate::tierdir::Dir;
@@ -38,7 +38,7 @@ pub(super) fn open(
         }
         list_folder(ctx, dir, &mut found, &mut report)?;
     }
-    let mut known: HashMap<u64, Known> = ctx.known.iter().map(|k| (k.id, *k)).collect();
+    let mut known = ctx.known_here();
     // A pack that lies in two directories, because somebody copied it, is taken where the catalog says.
     found.sort_by_key(|f| known.get(&f.id).is_none_or(|k| k.dir != f.dir.no));
     let mut unknown = Vec::new();
@@ -116,7 +116,7 @@ fn settle(
     match fate {
         Unknown::Ignore => return Ok(()),
         Unknown::Leave => {
-            report.leave(path, NOT_SEEN);
+            report.leave(path, f.dir.why_left(f.id));
             return Ok(());
         }
         Unknown::Delete | Unknown::Attach => {}
@@ -144,6 +144,11 @@ fn settle(
     if is.store != ctx.store {
         // Somebody put it here; it is theirs.
         tracing::warn!(path = %path.display(), "cold: a pack of another store is left alone");
+        return Ok(());
+    }
+    // What the catalog knows is attached without a look at it.
+    if is.id == f.id && packs.get(&f.id).is_some_and(|pack| pack.is_unreachable()) {
+        report.leave(path, SECOND);
         return Ok(());
     }
     if is.id != f.id || packs.contains_key(&f.id) {

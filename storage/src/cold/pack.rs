@@ -74,6 +74,11 @@ impl Pack {
         Pack { dir, files, no, id, seed, len, counted, dropped: AtomicBool::new(false) }
     }
 
+    /// Whether the disk does not say which pack the file is.
+    pub(super) fn is_unreachable(&self) -> bool {
+        self.file().is_err() || self.file().is_ok_and(|file| identity_of(&*file, self.len).is_err())
+    }
+
     pub(super) fn path(&self) -> PathBuf {
         path_in(&self.dir, self.id)
     }

@@ -57,7 +57,7 @@ use open::Opening;
 use parking_lot::{Mutex, RwLock};
 use reader::Handle;
 use sled_index::SledFactory;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -195,7 +195,8 @@ impl Hdd {
             core: &core,
             containers: &ctx.containers,
             unknown: ctx.unknown,
-            known: ctx.known.iter().map(|k| (k.id, *k)).collect(),
+            known: ctx.known_here(),
+            unread: HashSet::new(),
             report: OpenReport::default(),
             generations: HashMap::new(),
         };

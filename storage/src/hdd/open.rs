@@ -11,12 +11,12 @@ use super::reader::Handle;
 use super::seal;
 use super::value::{self, Header};
 use super::writer::{generation_id, generation_name};
-use crate::container::{Containers, Known, NOT_SEEN, OpenReport, Purpose, Unknown};
+use crate::container::{Containers, Known, OpenReport, Purpose, SECOND, Unknown};
 use crate::error::{Error, IoContext, Result};
 use crate::tierdir::Dir;
 use crate::types::Tier;
 use crate::vfs::{EntryKind, OpenMode, Vfs};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -27,6 +27,8 @@ pub(super) struct Opening<'a> {
     pub unknown: Unknown,
     /// Known and not yet found.
     pub known: HashMap<u64, Known>,
+    /// Entered, though not all of it could be read.
+    pub unread: HashSet<u64>,
     pub report: OpenReport,
     pub generations: HashMap<u64, Arc<Generation>>,
 }
@@ -37,6 +39,8 @@ enum Identity {
     Whole(u64),
     /// None could be reached.
     Unreachable,
+    /// Whole, of another store.
+    Foreign,
     /// None is whole, and why.
     Lost(String),
 }
@@ -47,6 +51,8 @@ struct Files {
     unlisted: bool,
     /// Why it, or one of the files, could not be reached.
     unreachable: Option<String>,
+    /// There is something in it that no generation has.
+    strange: bool,
     values: Vec<Value>,
 }
 
@@ -135,17 +141,27 @@ impl Opening<'_> {
         }
         let files = self.files(&f.path, f.id)?;
         match (fate, files) {
-            (Unknown::Leave, files) => self.leave(f, &files, NOT_SEEN),
-            // One that was not made, and whose removal a crash cut off: there is nothing in it.
-            (_, files @ Files { identity: Identity::Lost(_), .. }) if files.values.is_empty() => {
+            (Unknown::Leave, files) => self.leave(f, &files, f.dir.why_left(f.id)),
+            // One whose removal a crash cut off: there is nothing in it, of ours or anybody's.
+            (_, files @ Files { identity: Identity::Lost(_), strange: false, .. })
+                if files.values.is_empty() =>
+            {
                 self.delete(f, &files);
             }
             (_, Files { identity: Identity::Lost(why), values, .. }) => self.quarantine(f, &values, why),
+            (_, Files { identity: Identity::Foreign, values, .. }) => self.set_aside(f, &values),
             // Known in part, it would be dropped once that part is dead.
             (Unknown::Attach, files @ Files { unreachable: Some(_), .. }) => {
                 let why = format!("it cannot be read: {}", files.unreachable.as_deref().unwrap_or_default());
                 self.leave(f, &files, why);
             }
+            // Whose it is cannot be told, so it is nobody's to delete.
+            (_, files @ Files { identity: Identity::Unreachable, .. }) => {
+                let why = files.unreachable.as_deref().unwrap_or_default();
+                tracing::warn!(path = %f.path.display(), error = why, "an unknown generation cannot be read, and stays");
+                f.dir.change(0, self.bytes(&f.path, &files.values));
+            }
+            (_, files) if self.unread.contains(&f.id) => self.leave(f, &files, SECOND),
             // A copy of one that is attached: two places would name one record.
             (_, files) if self.generations.contains_key(&f.id) => {
                 self.quarantine(f, &files.values, "a second directory with this generation's id".to_owned());
@@ -188,15 +204,25 @@ impl Opening<'_> {
     /// Moves a generation to the quarantine. What cannot be moved stays where it is, and counted.
     fn quarantine(&mut self, f: &Found, values: &[Value], why: String) {
         tracing::warn!(path = %f.path.display(), %why, "HDD generation quarantined");
-        let bytes = self.bytes(&f.path, values);
-        let stays = match f.dir.quarantine.container(&f.path, &why) {
+        self.was_moved(f, self.bytes(&f.path, values), &why, f.dir.quarantine.container(&f.path, &why));
+    }
+
+    /// Moves a generation of another store to the quarantine, if it is not deleted there at once.
+    fn set_aside(&mut self, f: &Found, values: &[Value]) {
+        let (why, bytes) = ("it belongs to another generation or store", self.bytes(&f.path, values));
+        tracing::warn!(path = %f.path.display(), bytes, "an HDD generation of another store");
+        self.was_moved(f, bytes, why, f.dir.quarantine.stranger(&f.path, bytes, why));
+    }
+
+    fn was_moved(&mut self, f: &Found, bytes: u64, why: &str, moved: Result<()>) {
+        let stays = match moved {
             Ok(()) => String::new(),
             Err(e) => {
                 f.dir.change(0, bytes);
                 format!(" (left in its place: {e})")
             }
         };
-        self.report.quarantined.push((f.path.clone(), why + &stays));
+        self.report.quarantined.push((f.path.clone(), format!("{why}{stays}")));
     }
 
     /// Bytes on disk of a generation's value files and indexes.
@@ -209,6 +235,9 @@ impl Opening<'_> {
         match self.files(&f.path, f.id)? {
             Files { identity: Identity::Lost(why), values, .. } if self.unknown != Unknown::Ignore => {
                 self.quarantine(f, &values, why);
+            }
+            Files { identity: Identity::Foreign, values, .. } if self.unknown != Unknown::Ignore => {
+                self.set_aside(f, &values);
             }
             files => {
                 self.known.remove(&f.id);
@@ -243,6 +272,9 @@ impl Opening<'_> {
             path.clone(),
             index_bytes,
         ));
+        if files.unreachable.is_some() {
+            self.unread.insert(known.id);
+        }
         if files.unlisted {
             generation.set_unlisted();
         }
@@ -256,19 +288,20 @@ impl Opening<'_> {
     /// Reads the headers of the value files. `NewerFormat` if one says so.
     fn files(&self, path: &Path, id: u64) -> Result<Files> {
         let vfs = &*self.core.vfs;
-        let mut values = Vec::new();
-        let (mut whole, mut unreachable, mut lost) = (None, None, None);
+        let (mut values, mut strange) = (Vec::new(), false);
+        let (mut whole, mut unreachable, mut lost, mut foreign) = (None, None, None, false);
         let entries = match vfs.read_dir(path) {
             Ok(entries) => entries,
             Err(e) => {
                 tracing::warn!(path = %path.display(), error = %e, "cannot list a generation");
-                let unreachable = Some(e.to_string());
-                return Ok(Files { identity: Identity::Unreachable, unlisted: true, unreachable, values });
+                let (identity, unreachable) = (Identity::Unreachable, Some(e.to_string()));
+                return Ok(Files { identity, unlisted: true, unreachable, strange: false, values });
             }
         };
         for entry in entries {
             let file_path = path.join(&entry.name);
             let Some(no) = value::number(&entry.name).filter(|_| entry.kind == EntryKind::File) else {
+                strange |= !belongs(&entry.name);
                 continue;
             };
             let file = match vfs.open(&file_path, OpenMode::Read) {
@@ -283,7 +316,8 @@ impl Opening<'_> {
             };
             match Header::read(&*file, &file_path) {
                 Ok(h) if h.container == id && h.store == self.core.store => whole = Some(h.created_ms),
-                Ok(_) => lost = Some(format!("{} belongs to another generation or store", entry.name)),
+                Ok(h) if h.store != self.core.store => foreign = true,
+                Ok(_) => lost = Some(format!("{} belongs to another generation", entry.name)),
                 Err(e @ Error::NewerFormat { .. }) => return Err(e),
                 Err(e) if e.is_corrupt() => lost = Some(e.to_string()),
                 Err(e) => unreachable = Some(e.to_string()),
@@ -293,9 +327,10 @@ impl Opening<'_> {
         let identity = match (whole, &unreachable) {
             (Some(made), _) => Identity::Whole(made),
             (None, Some(_)) => Identity::Unreachable,
+            (None, None) if foreign => Identity::Foreign,
             (None, None) => Identity::Lost(lost.unwrap_or_else(|| "it has no value files".into())),
         };
-        Ok(Files { identity, unlisted: false, unreachable, values })
+        Ok(Files { identity, unlisted: false, unreachable, strange, values })
     }
 
     fn index_bytes(&self, path: &Path) -> u64 {
@@ -324,4 +359,10 @@ impl Opening<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether a generation without value files may have something of this name in it.
+fn belongs(name: &str) -> bool {
+    let index = name.strip_suffix(".abandoned").unwrap_or(name);
+    name == seal::NAME || name.ends_with(".tmp") || seal::index_number(index).is_some()
 }

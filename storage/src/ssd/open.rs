@@ -11,14 +11,14 @@ use super::format::{self, Identity, Unfit};
 use super::segment::{Reading, Segment};
 use crate::appendlog::TMP;
 use crate::container::{
-    Container, Known, Listed, NOT_SEEN, OpenReport, Purpose, RawRecord, TierContext, Unknown,
+    Container, Known, Listed, OpenReport, Purpose, RawRecord, SECOND, TierContext, Unknown,
 };
 use crate::error::{Error, IoContext, Result};
 use crate::item::{Head, Item};
 use crate::tierdir::{Dir, Lease, PROBE};
 use crate::types::Tier;
 use crate::vfs::{EntryKind, OpenMode, VfsFile};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -58,6 +58,8 @@ struct Opening<'a> {
     reading: &'a Arc<Reading>,
     /// Known and not yet found.
     known: HashMap<u64, Known>,
+    /// Attached, though they could not be read.
+    unread: HashSet<u64>,
     files: Files,
     report: OpenReport,
 }
@@ -68,8 +70,14 @@ pub(super) fn open(
     dirs: &[Arc<Dir>],
     reading: &Arc<Reading>,
 ) -> Result<(Files, OpenReport)> {
-    let known = ctx.known.iter().filter(|k| k.tier == Tier::Ssd).map(|k| (k.id, *k)).collect();
-    let mut o = Opening { ctx, reading, known, files: Files::default(), report: OpenReport::default() };
+    let mut o = Opening {
+        ctx,
+        reading,
+        known: ctx.known_here(),
+        unread: HashSet::new(),
+        files: Files::default(),
+        report: OpenReport::default(),
+    };
     let mut found = Vec::new();
     for dir in dirs {
         o.folder(dir, &mut found)?;
@@ -139,10 +147,13 @@ impl Opening<'_> {
     fn known(&mut self, dir: &Arc<Dir>, path: PathBuf, known: Known, len: u64) -> Result<()> {
         let known = Known { dir: dir.no, ..known };
         match self.identify(&path, known.id, len) {
-            Found::Ours(file, _) | Found::Unreadable(Some(file), _) => {
+            Found::Ours(file, _) => self.attach(dir, path, known, file, len),
+            Found::Unreadable(Some(file), _) => {
+                self.unread.insert(known.id);
                 self.attach(dir, path, known, file, len);
             }
             Found::Unreadable(None, why) => {
+                self.unread.insert(known.id);
                 tracing::warn!(path = %path.display(), error = %why, "a segment cannot be opened");
                 let lease = dir.lease(len);
                 let file = OnDisk { path: path.clone(), lease: lease.clone(), segment: None };
@@ -150,6 +161,10 @@ impl Opening<'_> {
                 self.ctx.containers.attach(known, Arc::new(Unreachable { path, why, lease }));
             }
             Found::Newer(found) => return Err(newer(path, found)),
+            Found::Foreign => {
+                self.set_aside(dir, path, len);
+                return Ok(());
+            }
             Found::Unfit(why) => {
                 self.quarantine(dir, path, why, len);
                 return Ok(());
@@ -164,14 +179,23 @@ impl Opening<'_> {
         if matches!(fate, Unknown::Ignore | Unknown::Leave) {
             self.files.strays.push(dir.lease(len));
             if fate == Unknown::Leave {
-                self.report.leave(path, NOT_SEEN);
+                self.report.leave(path, dir.why_left(id));
             }
             return Ok(());
         }
         match self.identify(&path, id, len) {
             Found::Newer(found) => Err(newer(path, found)),
+            Found::Foreign => {
+                self.set_aside(dir, path, len);
+                Ok(())
+            }
             Found::Unfit(why) => {
                 self.quarantine(dir, path, why, len);
+                Ok(())
+            }
+            Found::Ours(..) if self.unread.contains(&id) => {
+                self.files.strays.push(dir.lease(len));
+                self.report.leave(path, SECOND);
                 Ok(())
             }
             // A copy of one that is attached: two places would name one record.
@@ -200,7 +224,13 @@ impl Opening<'_> {
                 self.report.leave(path, format!("it cannot be read: {why}"));
                 Ok(())
             }
-            Found::Ours(..) | Found::Unreadable(..) => {
+            // Whose it is cannot be told, so it is nobody's to delete.
+            Found::Unreadable(_, why) => {
+                tracing::warn!(path = %path.display(), error = %why, "an unknown segment cannot be read, and stays");
+                self.files.strays.push(dir.lease(len));
+                Ok(())
+            }
+            Found::Ours(..) => {
                 if self.delete(dir, &path, len) {
                     self.ctx.vfs.sync_dir(&dir.folder).at("sync", &dir.folder)?;
                 }
@@ -227,16 +257,32 @@ impl Opening<'_> {
     /// Moves a segment to the quarantine.
     fn quarantine(&mut self, dir: &Arc<Dir>, path: PathBuf, why: String, len: u64) {
         tracing::warn!(path = %path.display(), %why, bytes = len, "a segment is damaged");
-        let stays = if self.ctx.unknown == Unknown::Ignore {
-            Some(" (left in its place)".to_owned())
-        } else {
-            let moved = dir.quarantine.container(&path, &why);
-            moved.err().map(|e| format!(" (left in its place: {e})"))
+        let moved = self.may_change().and_then(|()| dir.quarantine.container(&path, &why));
+        self.was_moved(dir, path, why, len, moved);
+    }
+
+    /// Moves a segment of another store to the quarantine, if it is not deleted there at once.
+    fn set_aside(&mut self, dir: &Arc<Dir>, path: PathBuf, len: u64) {
+        let why = "it belongs to another store";
+        tracing::warn!(path = %path.display(), bytes = len, "a segment of another store");
+        let moved = self.may_change().and_then(|()| dir.quarantine.stranger(&path, len, why));
+        self.was_moved(dir, path, why.to_owned(), len, moved);
+    }
+
+    fn may_change(&self) -> Result<()> {
+        if self.ctx.unknown == Unknown::Ignore { Err(Error::Busy("nothing is changed")) } else { Ok(()) }
+    }
+
+    /// Reports what was to be moved to the quarantine. What could not be stays where it is, and counted.
+    fn was_moved(&mut self, dir: &Arc<Dir>, path: PathBuf, why: String, len: u64, moved: Result<()>) {
+        let stays = match moved {
+            Ok(()) => String::new(),
+            Err(e) => {
+                self.files.strays.push(dir.lease(len));
+                format!(" (left in its place: {e})")
+            }
         };
-        if stays.is_some() {
-            self.files.strays.push(dir.lease(len));
-        }
-        self.report.quarantined.push((path, why + &stays.unwrap_or_default()));
+        self.report.quarantined.push((path, why + &stays));
     }
 
     /// Whose file this is, by its header, or else by its trailer.
@@ -260,7 +306,7 @@ impl Opening<'_> {
             },
         };
         if identity.store != self.ctx.store {
-            return Found::Unfit("it belongs to another store".to_owned());
+            return Found::Foreign;
         }
         if identity.id != id {
             return Found::Unfit(format!("its header says that it is {}", name_of(identity.id)));
@@ -276,6 +322,8 @@ enum Found {
     Ours(Arc<dyn VfsFile>, Identity),
     Unreadable(Option<Arc<dyn VfsFile>>, io::Error),
     Newer(u32),
+    /// Of another store.
+    Foreign,
     Unfit(String),
 }
 

@@ -20,12 +20,13 @@ mod tests;
 pub(crate) use lease::Lease;
 
 use crate::clock::Clock;
-use crate::container::{DirStatus, Purpose, RawRecord, TierContext, TierDir, Unknown, Usage};
+use crate::container::{AWAY, DirStatus, NOT_SEEN, Purpose, RawRecord, TierContext, TierDir, Unknown, Usage};
 use crate::error::{Error, IoContext, Result};
 use crate::quarantine::Quarantine;
 use crate::types::Tier;
 use crate::vfs::{OpenMode, Vfs};
 use parking_lot::Mutex;
+use std::collections::HashSet;
 use std::io;
 use std::ops::Deref;
 use std::path::PathBuf;
@@ -79,6 +80,8 @@ pub(crate) struct Dir {
     write_reserve: u64,
     unknown: Unknown,
     older: Option<(u64, Unknown)>,
+    /// Ids of the tier's containers in directories that are not here.
+    away: HashSet<u64>,
     occupied: AtomicU64,
     lingering: AtomicU64,
     space: Mutex<Known>,
@@ -129,6 +132,7 @@ impl Dir {
             write_reserve,
             unknown: ctx.unknown,
             older: dir.older,
+            away: ctx.known_away(),
             occupied: AtomicU64::new(0),
             lingering: AtomicU64::new(0),
             space: Mutex::default(),
@@ -138,12 +142,18 @@ impl Dir {
         })
     }
 
-    /// What to do with the container of this id, which the catalog does not know.
+    /// What to do with the container of this id, which the catalog does not know here.
     pub fn unknown(&self, id: u64) -> Unknown {
         match self.older {
+            _ if self.unknown == Unknown::Delete && self.away.contains(&id) => Unknown::Leave,
             Some((before, instead)) if id < before && self.unknown == Unknown::Delete => instead,
             _ => self.unknown,
         }
+    }
+
+    /// Why the container of this id is left alone.
+    pub fn why_left(&self, id: u64) -> &'static str {
+        if self.away.contains(&id) { AWAY } else { NOT_SEEN }
     }
 
     // Room.

@@ -390,3 +390,82 @@ fn replay_goes_through_a_chain_of_pairs_and_opening_shortens_it() {
     drop(cat);
     assert_eq!(durable(&open(Arc::new(mem), Path::new("/c"), 3).unwrap().0), end);
 }
+
+/// A catalog at rest with some places in it, with a reserve or without, and what it says.
+fn at_rest(reserve: bool) -> (SimFs, BTreeMap<Ident, At>) {
+    let mem = disk();
+    let (cat, _) = open(Arc::new(mem.clone()), Path::new("/c"), 1).unwrap();
+    let entry = container(&cat);
+    (1..5).for_each(|i| write(&cat, id(i), Place::new(entry.no, i.into()).unwrap()));
+    cat.sync().unwrap();
+    if reserve {
+        cat.maintain();
+    }
+    let all = durable(&cat);
+    cat.close();
+    (mem, all)
+}
+
+/// Of a closed store nothing can be removed to make room, but the reserve is there. Wherever such an opening is cut off,
+/// the next one finds everything.
+#[test]
+fn opening_on_a_full_disk_gives_up_the_reserve_and_a_power_cut_meanwhile_loses_nothing() {
+    let again = |mem: &SimFs, counter| open(Arc::new(mem.clone()), Path::new("/c"), counter);
+    let (mem, all) = at_rest(true);
+    full(&mem, 0);
+    let before = mem.changes();
+    assert_eq!(durable(&again(&mem, 2).unwrap().0), all);
+    assert!(!mem.files().contains(&Path::new("/c/reserve").to_path_buf()), "given up");
+    for n in 0..mem.changes() - before {
+        let (mem, all) = at_rest(true);
+        full(&mem, 0);
+        mem.stop_after(mem.changes() + n);
+        let _ = again(&mem, 2);
+        for seed in 0..5 {
+            let cut = mem.crash(&mut Dice::new(seed));
+            cut.set_room(Path::new("/"), None);
+            assert_eq!(durable(&again(&cut, 3).unwrap().0), all, "{n}, seed {seed}");
+        }
+    }
+}
+
+/// A pair that is not whole goes again: attempts on a full or failing disk leave no trail, and lose nothing, wherever
+/// the power is cut.
+#[test]
+fn an_opening_that_cannot_make_its_journal_takes_the_pair_back() {
+    let again = |mem: &SimFs, counter| open(Arc::new(mem.clone()), Path::new("/c"), counter);
+    let fault = |n| match n {
+        0 => None,
+        1 => Some(Fault::on(crate::sim::Op::Write).below("/c/b")),
+        _ => Some(Fault::on(crate::sim::Op::SyncDir).below("/c/b")),
+    };
+    for kind in 0..3 {
+        let ready = || {
+            let (mem, all) = at_rest(false);
+            match fault(kind) {
+                Some(fault) => mem.fail(fault),
+                None => full(&mem, 0),
+            }
+            (mem, all)
+        };
+        let (mem, all) = ready();
+        let (files, before) = (mem.files(), mem.changes());
+        let mut calls = 0;
+        for attempt in 0..3 {
+            assert!(again(&mem, 2 + attempt).is_err(), "{kind}");
+            assert_eq!(mem.files(), files, "{kind}: a trail");
+            calls = mem.changes() - before;
+        }
+        for n in 0..calls {
+            let (mem, _) = ready();
+            mem.stop_after(mem.changes() + n);
+            (0..3).for_each(|attempt| assert!(again(&mem, 2 + attempt).is_err()));
+            for seed in 0..5 {
+                let cut = mem.crash(&mut Dice::new(seed));
+                cut.heal();
+                cut.set_room(Path::new("/"), None);
+                assert_eq!(durable(&again(&cut, 5).unwrap().0), all, "{kind}, {n}, seed {seed}");
+            }
+        }
+    }
+}

@@ -256,3 +256,23 @@ fn packs_go_where_there_is_most_room() {
     assert!(report.missing.is_empty());
     assert_eq!(again.usage(), Usage { written: 0, ..cold.usage() });
 }
+
+#[test]
+fn a_copy_of_a_pack_that_cannot_be_read_is_kept() {
+    for op in [Op::Open, Op::Read] {
+        let mut t = faulted(2);
+        t.write().unwrap();
+        let known: Vec<Known> = t.containers.all().iter().map(|e| e.known()).collect();
+        let dir = usize::from(known[0].dir);
+        let name = t.bench.files(dir).remove(0);
+        let (path, copy) = (t.bench.folder(dir).join(&name), t.bench.folder(1 - dir).join(&name));
+        std::fs::copy(&path, &copy).unwrap();
+        t.faults.fail(Fault::on(op).below(&path));
+        let (_, report, _) = t.bench.try_open(known.clone(), Unknown::Delete).unwrap();
+        assert!(copy.exists() && report.quarantined.is_empty(), "{op:?}: {report:?}");
+        assert_eq!(report.unseen[0].0, copy);
+        t.faults.heal();
+        let (_, report, _) = t.bench.try_open(known, Unknown::Delete).unwrap();
+        assert!(path.exists() && report.quarantined.len() == 1, "{op:?}: {report:?}");
+    }
+}

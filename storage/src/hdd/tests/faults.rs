@@ -220,3 +220,53 @@ fn what_cannot_be_reached_is_not_called_damaged() {
         assert!(matches!(error, Error::Io { .. }), "{error}");
     }
 }
+
+#[test]
+fn an_unknown_generation_that_cannot_be_read_is_nobodys_to_delete() {
+    for op in [Op::Open, Op::Read] {
+        let (mut bench, faults) = bad(&[Some(64 << 20)]);
+        let open = bench.open(&[]);
+        open.write(&items(0, 60));
+        open.hdd.close().unwrap();
+        drop(open);
+        let path = bench.generations(0).remove(0);
+        faults.fail(Fault::on(op).below(&path));
+        let open = bench.open(&[]);
+        assert!(path.exists() && open.report.deleted == 0, "{op:?}: {:?}", open.report);
+        assert!(open.hdd.usage().occupied > 0, "{op:?}: it counts");
+        open.hdd.close().unwrap();
+        drop(open);
+        faults.heal();
+        let open = bench.open(&[]);
+        assert!(!path.exists() && open.report.deleted == 1, "it was ours: {:?}", open.report);
+        open.hdd.close().unwrap();
+    }
+}
+
+#[test]
+fn a_copy_of_a_generation_that_cannot_be_read_is_kept() {
+    for op in [Op::Open, Op::Read] {
+        let (mut bench, faults) = bad(&[Some(64 << 20), Some(64 << 20)]);
+        let open = bench.open(&[]);
+        let (all, written) = (items(0, 60), open.write(&items(0, 60)));
+        let known = open.known();
+        let dir = usize::from(known[0].dir);
+        open.hdd.close().unwrap();
+        drop(open);
+        let path = bench.generations(dir).remove(0);
+        let copy = bench.dir(1 - dir).join("generations").join(path.file_name().unwrap());
+        std::fs::create_dir(&copy).unwrap();
+        std::fs::copy(path.join("values-0000"), copy.join("values-0000")).unwrap();
+        faults.fail(Fault::on(op).below(&path));
+        let open = bench.open(&known);
+        assert!(copy.exists() && open.report.quarantined.is_empty(), "{op:?}: {:?}", open.report);
+        assert_eq!(open.report.unseen[0].0, copy);
+        open.hdd.close().unwrap();
+        drop(open);
+        faults.heal();
+        let open = bench.open(&known);
+        assert!(path.exists() && open.report.quarantined.len() == 1, "{op:?}: {:?}", open.report);
+        assert_eq!(open.check(&all, &written), all.len());
+        open.hdd.close().unwrap();
+    }
+}

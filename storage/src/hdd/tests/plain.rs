@@ -321,6 +321,43 @@ fn a_generation_of_another_store_is_set_aside_and_not_deleted() {
     assert_eq!((open.report.deleted, open.report.quarantined.len()), (0, 1), "{:?}", open.report);
 }
 
+#[test]
+fn a_generation_of_another_store_that_the_quarantine_cannot_keep_stays() {
+    // The quarantine keeps a twentieth: 205 KiB.
+    let mut bench = Bench::new(&[Some(4 << 20)]);
+    let open = bench.open(&[]);
+    open.write(&items(0, 60, 4000));
+    let known = open.known();
+    open.hdd.close().unwrap();
+    drop(open);
+    let path = bench.generations(0).remove(0);
+    bench.store = [6; 16];
+    for known in [known, Vec::new()] {
+        let open = bench.open(&known);
+        assert_eq!((open.report.deleted, open.report.quarantined.len()), (0, 1), "{:?}", open.report);
+        assert!(path.exists() && open.hdd.usage().occupied > 205 << 10, "{:?}", open.report);
+        open.hdd.close().unwrap();
+    }
+}
+
+#[test]
+fn a_generation_without_values_goes_unless_somebody_has_put_something_into_it() {
+    for name in ["index-0000", "notes.txt"] {
+        let mut bench = Bench::new(&[Some(64 << 20)]);
+        let open = bench.open(&[]);
+        let path = bench.dir(0).join("generations/gen-00000000000000ff");
+        open.hdd.close().unwrap();
+        drop(open);
+        std::fs::create_dir(&path).unwrap();
+        std::fs::write(path.join(name), b"kept").unwrap();
+        let open = bench.open(&[]);
+        let ours = name != "notes.txt";
+        let found = (open.report.deleted, open.report.quarantined.len());
+        assert_eq!(found, if ours { (1, 0) } else { (0, 1) }, "{:?}", open.report);
+        open.hdd.close().unwrap();
+    }
+}
+
 /// A database costs memory beyond its cache: with a small cache few are open, and every record comes back.
 #[test]
 fn a_small_cache_keeps_few_databases_open() {

@@ -244,3 +244,24 @@ fn a_forged_length_allocates_nothing() {
         assert!(e.to_string().contains(what), "{e}");
     }
 }
+
+#[test]
+fn a_segment_of_another_store_that_the_quarantine_cannot_keep_stays() {
+    let home = tempfile::tempdir().unwrap();
+    // The quarantine keeps 51 KiB.
+    let mut b = Bench::one(home.path(), 1024 * KIB, config(64 * KIB));
+    b.put(&items(5, 300));
+    b.ssd.close().unwrap();
+    let (path, before) = (b.files().remove(0), b.ssd.usage().occupied);
+    let foreign = Identity { store: [1; 16], id: b.known()[0].id, dir: 0, created_ms: 0, size: 64 * KIB };
+    let mut bytes = format::encode_header(&foreign);
+    bytes.resize(64 << 10, 0);
+    fs::write(&path, &bytes).unwrap();
+    for known in [b.known(), Vec::new()] {
+        b.reopen_with(known, Unknown::Delete);
+        assert_eq!((b.report.quarantined.len(), b.report.deleted), (1, 0), "{:?}", b.report);
+        assert_eq!(fs::read(&path).unwrap(), bytes);
+        assert_eq!(b.ssd.usage().occupied, before, "it counts");
+        assert!(b.containers.all().is_empty());
+    }
+}

@@ -226,3 +226,45 @@ fn a_scan_passes_over_what_cannot_be_read_and_gives_up_on_a_dead_device() {
     faults.fail(Fault::on(Op::Read));
     assert!(matches!(entry.container.list(), Err(Error::Io { .. })));
 }
+
+#[test]
+fn an_unknown_segment_that_cannot_be_read_is_nobodys_to_delete() {
+    for op in [Op::Open, Op::Read] {
+        let home = tempfile::tempdir().unwrap();
+        let (mut b, faults) = bench(vec![dir(0, home.path(), 2048 * KIB)]);
+        b.put(&items(5, 300));
+        b.ssd.close().unwrap();
+        let (path, before) = (b.files().remove(0), b.ssd.usage().occupied);
+        faults.fail(Fault::on(op).below(&path));
+        b.reopen_with(Vec::new(), Unknown::Delete);
+        assert!(path.exists() && b.report.deleted == 0, "{op:?}: {:?}", b.report);
+        assert_eq!(b.ssd.usage().occupied, before, "it counts");
+        faults.heal();
+        b.reopen_with(Vec::new(), Unknown::Delete);
+        assert!(!path.exists() && b.report.deleted == 1, "it was ours: {:?}", b.report);
+    }
+}
+
+#[test]
+fn a_copy_of_a_segment_that_cannot_be_read_is_kept() {
+    for op in [Op::Open, Op::Read] {
+        let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (mut b, faults) = bench(vec![dir(0, one.path(), 2048 * KIB), dir(1, two.path(), 2048 * KIB)]);
+        let (all, w) = (items(5, 300), b.put(&items(5, 300)));
+        b.ssd.close().unwrap();
+        let path = b.files().remove(0);
+        let other = if path.starts_with(one.path()) { two.path() } else { one.path() };
+        let copy = other.join(FOLDER).join(path.file_name().unwrap());
+        std::fs::copy(&path, &copy).unwrap();
+        let known = b.known();
+        faults.fail(Fault::on(op).below(&path));
+        b.reopen_with(known.clone(), Unknown::Delete);
+        assert!(copy.exists() && b.report.quarantined.is_empty(), "{op:?}: {:?}", b.report);
+        assert_eq!(b.report.unseen[0].0, copy);
+        assert!(b.read(w[0].place).is_err());
+        faults.heal();
+        b.reopen_with(known, Unknown::Delete);
+        assert!(path.exists() && b.report.quarantined.len() == 1, "{op:?}: {:?}", b.report);
+        check(&b, &all.into_iter().zip(w.iter().map(|w| w.place)).collect::<Vec<_>>());
+    }
+}
