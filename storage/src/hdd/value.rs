@@ -41,8 +41,9 @@ pub(super) fn name(no: u16) -> String {
 
 /// The number in the name of a value file.
 pub(super) fn number(name: &str) -> Option<u16> {
-    let digits = name.strip_prefix("values-")?;
-    (digits.len() >= 4 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok())?
+    // Nothing but what `name` gives: two names of one number would be one file that counts twice.
+    let number = name.strip_prefix("values-")?.parse().ok()?;
+    (self::name(number) == name).then_some(number)
 }
 
 /// What the header says.
@@ -162,6 +163,17 @@ mod tests {
                 }
             }
             std::fs::write(&path, &whole).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_number_has_one_name() {
+        for no in [0, 7, 9_999, 10_000, u16::MAX] {
+            assert_eq!(number(&name(no)), Some(no));
+        }
+        for other in ["values-00000", "values-7", "values-+007", "values-65536", "values-", "values-0000.tmp"]
+        {
+            assert_eq!(number(other), None, "{other}");
         }
     }
 
