@@ -217,3 +217,31 @@ fn what_belongs_to_a_directory_that_is_away_is_not_deleted_elsewhere() {
         }
     }
 }
+
+/// Links inside a store lead out of it.
+#[test]
+fn a_link_in_place_of_a_folder_is_not_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = || builder(dir.path()).hdd(dir.path().join("h"), 16 * MIB).open();
+    fill(&opened().unwrap(), 10);
+    let elsewhere = dir.path().join("elsewhere");
+    let mut folders = vec![];
+    for tier in ["s", "h", "c"] {
+        let all = std::fs::read_dir(dir.path().join(tier)).unwrap().map(|e| e.unwrap().path());
+        folders.extend(all.filter(|path| path.is_dir()));
+    }
+    let catalog = folders.iter().find(|f| f.ends_with("catalog")).unwrap().clone();
+    folders.extend([catalog.join("a"), catalog.join("b")]);
+    assert_eq!(folders.len(), 6, "{folders:?}");
+    for folder in folders {
+        std::fs::rename(&folder, &elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &folder).unwrap();
+        let before = files(&elsewhere);
+        let why = opened().map(|_| ()).unwrap_err().to_string();
+        assert!(why.contains(folder.to_str().unwrap()) && why.contains("symbolic link"), "{folder:?}: {why}");
+        assert_eq!(files(&elsewhere), before, "{folder:?}");
+        std::fs::remove_file(&folder).unwrap();
+        std::fs::rename(&elsewhere, &folder).unwrap();
+    }
+    assert_eq!(opened().unwrap().get("key/0").unwrap().as_deref(), Some(&common::value(0, 1, 100_000)[..]));
+}

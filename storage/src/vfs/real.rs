@@ -32,6 +32,19 @@ fn kind_of(meta: &fs::Metadata) -> EntryKind {
     }
 }
 
+/// A link that stands where a folder of a store belongs leads out of the store. (Who swaps a folder for a link between
+/// this look and the use of the folder can write to the directory above it, and the files in it as well.)
+fn no_link(folder: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(folder)?.is_symlink() {
+        return Err(io::Error::new(
+            io::ErrorKind::NotADirectory,
+            "it is a symbolic link, and none is followed inside a store: put the directory itself here, or name the \
+             one that the link leads to as a directory of the store",
+        ));
+    }
+    Ok(())
+}
+
 impl Vfs for RealFs {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn VfsFile>> {
         let mut options = OpenOptions::new();
@@ -49,10 +62,12 @@ impl Vfs for RealFs {
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        no_link(path)
     }
 
     fn read_dir(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
+        no_link(path)?;
         let mut entries = Vec::new();
         for entry in fs::read_dir(path)? {
             let entry = entry?;
@@ -89,7 +104,7 @@ impl Vfs for RealFs {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        File::open(path)?.sync_all()
+        OpenOptions::new().read(true).custom_flags(NOFOLLOW).open(path)?.sync_all()
     }
 
     fn try_lock(&self, path: &Path) -> io::Result<Option<Box<dyn VfsLock>>> {
