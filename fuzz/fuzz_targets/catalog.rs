@@ -56,13 +56,13 @@ struct Says {
     indexed: u64,
 }
 
-fn open(setup: Setup) -> Option<(Catalog, Says)> {
+fn open(setup: Setup) -> Result<(Catalog, Says), String> {
     let (catalog, recovered) = match Catalog::open(setup) {
         Ok(opened) => opened,
         Err(e) => {
             let why = e.to_string();
             assert!(why.contains("catalog") || why.contains("newer"), "{why}");
-            return None;
+            return Err(why);
         }
     };
     for k in &recovered.containers {
@@ -70,7 +70,7 @@ fn open(setup: Setup) -> Option<(Catalog, Says)> {
     }
     catalog.count_live();
     let says = says(&catalog, recovered.containers);
-    Some((catalog, says))
+    Ok((catalog, says))
 }
 
 fn says(catalog: &Catalog, containers: Vec<Known>) -> Says {
@@ -129,7 +129,7 @@ fuzz_target!(init: thermocline_fuzz::begin(), |input: Input<'_>| {
     let opened = bounded(MEMORY, || open(setup(&disk, image, &input, 100)));
     let again = open(setup(&copy, image, &input, 100));
     assert_eq!(opened.as_ref().map(|o| &o.1), again.as_ref().map(|o| &o.1), "opening twice gives the same");
-    let Some((catalog, mut says)) = opened else { return };
+    let Ok((catalog, mut says)) = opened else { return };
     if input.read_only {
         assert_eq!(disk.changes(), before, "something was changed");
         return;

@@ -9,7 +9,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use thermocline::testing::ManualClock;
-use thermocline::{Builder, Cache, Event, MemoryPolicy, Persistence, PutOptions, Received, Subscription, Tier};
+use thermocline::{
+    Builder, Cache, Event, MemoryPolicy, Persistence, PutOptions, Received, Subscription, Tier,
+};
 use thermocline_fuzz::image::START;
 use thermocline_fuzz::value;
 use thermocline_storage::sim::{Dice, EIO, ENOSPC, Fault, Op, SimFs, Trouble};
@@ -30,12 +32,23 @@ struct Input {
 
 #[derive(Debug, Clone, Copy, Arbitrary)]
 enum Do {
-    Put { key: u8, len: u16, ttl: Option<u8> },
+    Put {
+        key: u8,
+        len: u16,
+        ttl: Option<u8>,
+    },
     Get(u8),
     Remove(u8),
     RemovePrefix(u8),
-    Shift { key: u8, tier: u8, up: bool },
-    Expire { key: u8, seconds: Option<u8> },
+    Shift {
+        key: u8,
+        tier: u8,
+        up: bool,
+    },
+    Expire {
+        key: u8,
+        seconds: Option<u8>,
+    },
     Flush,
     Step(u8),
     Advance(u16),
@@ -46,19 +59,30 @@ enum Do {
     /// A power cut.
     Crash(u8),
     Close,
-    Fault { what: u8, after: u8, times: u8, dir: u8 },
+    Fault {
+        what: u8,
+        after: u8,
+        times: u8,
+        dir: u8,
+    },
     Heal,
 }
 
 fn dirs(input: &Input) -> Vec<&'static str> {
     let tiers = if input.tiers % 8 == 0 { 7 } else { input.tiers % 8 };
-    ["/s", "/h", "/c"].into_iter().enumerate().filter(|(n, _)| tiers & 1 << n != 0).map(|(_, dir)| dir).collect()
+    ["/s", "/h", "/c"]
+        .into_iter()
+        .enumerate()
+        .filter(|(n, _)| tiers & 1 << n != 0)
+        .map(|(_, dir)| dir)
+        .collect()
 }
 
 fn builder(input: &Input) -> Builder {
     let persistence = [Persistence::Always, Persistence::EverySecond, Persistence::OnEviction];
     let policy = if input.shape & 4 == 0 { MemoryPolicy::Adaptive } else { MemoryPolicy::Lru };
-    let mut b = Cache::builder().memory(24 * KIB).memory_policy(policy).persistence(promised(input, persistence));
+    let mut b =
+        Cache::builder().memory(24 * KIB).memory_policy(policy).persistence(promised(input, persistence));
     let size = 64 * KIB;
     for dir in dirs(input) {
         b = match dir {
@@ -145,7 +169,10 @@ impl Run<'_> {
 
     fn judge(&self, key: &str, bytes: Option<&[u8]>) -> Option<u64> {
         let n = value::number(key, bytes?).unwrap_or_else(|| panic!("{key}: a value that nobody put"));
-        assert!(self.expires.get(&n).is_none_or(|at| *at > self.now), "{key}: {n} was read after it had expired");
+        assert!(
+            self.expires.get(&n).is_none_or(|at| *at > self.now),
+            "{key}: {n} was read after it had expired"
+        );
         Some(n)
     }
 
@@ -266,7 +293,11 @@ impl Run<'_> {
             4 => Fault::on(Op::Read).errno(EIO),
             _ => Fault::on_any(&[Op::Write, Op::Sync]).errno(EIO),
         };
-        let fault = fault.after(u64::from(after % 16)).times(if times == 0 { u64::MAX } else { u64::from(times % 4) });
+        let fault = fault.after(u64::from(after % 16)).times(if times == 0 {
+            u64::MAX
+        } else {
+            u64::from(times % 4)
+        });
         let dirs = dirs(self.input);
         self.fs.fail(match dirs.get(usize::from(dir) % (dirs.len() + 1)) {
             Some(dir) => fault.below(*dir),
@@ -335,7 +366,9 @@ impl Run<'_> {
         let mut gone = BTreeSet::new();
         while let Ok(Received::Event(e)) = self.events.try_recv() {
             match e {
-                Event::Evicted { key: Some(key), .. } => _ = gone.insert(String::from_utf8_lossy(&key).into_owned()),
+                Event::Evicted { key: Some(key), .. } => {
+                    _ = gone.insert(String::from_utf8_lossy(&key).into_owned())
+                }
                 Event::Quarantined { .. } | Event::Lost { .. } => panic!("damage that nobody did: {e:?}"),
                 _ => {}
             }

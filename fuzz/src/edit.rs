@@ -10,8 +10,22 @@ const LONGEST: usize = 1 << 20;
 
 /// What structures begin with.
 const MARKS: [&[u8]; 16] = [
-    b"TCR1", b"TCSEGMNT", b"TCSEGEND", b"TCJF", b"TCJB", b"TCCP", b"TCCB", b"TCB1", b"TCV1", b"TCE1", b"PK\x01\x02",
-    b"PK\x03\x04", b"PK\x05\x06", b"PK\x06\x06", b"thermocline-", b"\n",
+    b"TCR1",
+    b"TCSEGMNT",
+    b"TCSEGEND",
+    b"TCJF",
+    b"TCJB",
+    b"TCCP",
+    b"TCCB",
+    b"TCB1",
+    b"TCV1",
+    b"TCE1",
+    b"PK\x01\x02",
+    b"PK\x03\x04",
+    b"PK\x05\x06",
+    b"PK\x06\x06",
+    b"thermocline-",
+    b"\n",
 ];
 
 /// Where in a file.

@@ -43,7 +43,12 @@ impl Meet {
 fn open(ctx: TierContext, tier: Tier) -> Result<(Arc<dyn DiskTier>, OpenReport)> {
     Ok(match tier {
         Tier::Ssd => {
-            let config = SsdConfig { segment_size: 8 << 10, read_mode: ReadMode::Map, borrow: false, smallest_read: 512 };
+            let config = SsdConfig {
+                segment_size: 8 << 10,
+                read_mode: ReadMode::Map,
+                borrow: false,
+                smallest_read: 512,
+            };
             let (tier, report) = Ssd::open(ctx, config)?;
             (tier, report)
         }
@@ -61,7 +66,8 @@ fn open(ctx: TierContext, tier: Tier) -> Result<(Arc<dyn DiskTier>, OpenReport)>
             (tier, report)
         }
         _ => {
-            let (tier, report) = Cold::open(ctx, ColdConfig { pack_size: 64 << 10, ..ColdConfig::default() })?;
+            let (tier, report) =
+                Cold::open(ctx, ColdConfig { pack_size: 64 << 10, ..ColdConfig::default() })?;
             (tier, report)
         }
     })
@@ -71,7 +77,14 @@ fn open(ctx: TierContext, tier: Tier) -> Result<(Arc<dyn DiskTier>, OpenReport)>
 ///
 /// What must hold: it opens, or says that it is of a newer format; each record that is read is whole, and listed where
 /// it is read; reading again gives the same; what is written to the tier then is read back; the end comes.
-pub fn look(disk: &SimFs, tier: Tier, dir: &str, store: [u8; 16], ids: &[u64], meet: Meet) -> Option<Contents> {
+pub fn look(
+    disk: &SimFs,
+    tier: Tier,
+    dir: &str,
+    store: [u8; 16],
+    ids: &[u64],
+    meet: Meet,
+) -> Option<Contents> {
     let containers = Arc::new(Containers::new(1_000));
     let known = |(no, id): (usize, &u64)| Known {
         no: no as u16,
@@ -129,7 +142,8 @@ pub fn look(disk: &SimFs, tier: Tier, dir: &str, store: [u8; 16], ids: &[u64], m
             if let Some(raw) = entry.container.raw(position) {
                 let file = disk.read(&raw.path);
                 let at = usize::try_from(raw.offset).unwrap();
-                assert_eq!(file.get(at..at + raw.bytes.len()), Some(&raw.bytes[..]), "raw bytes are the file's");
+                let there = file.get(at..at + raw.bytes.len()).unwrap_or_default();
+                assert_eq!(there, &raw.bytes[..], "raw bytes are the file's");
                 if let Some(item) = item.as_ref().filter(|_| tier != Tier::Cold) {
                     encodes_again(item, &raw.bytes, entry.id);
                 }
