@@ -17,7 +17,7 @@ use thermocline_storage::container::{
 use thermocline_storage::hdd::{Hdd, HddConfig, IndexKind};
 use thermocline_storage::sim::SimFs;
 use thermocline_storage::ssd::{ReadMode, Ssd, SsdConfig};
-use thermocline_storage::{Item, Result, Tier, codec, record};
+use thermocline_storage::{Error, Item, Result, Tier, codec, record};
 
 /// What was found in a tier: file, position and item of each record that could be read.
 pub type Contents = Vec<(u64, u32, Option<Item>)>;
@@ -112,7 +112,7 @@ pub fn look(
     let (opened, report) = match open(ctx, tier) {
         Ok(opened) => opened,
         Err(e) => {
-            assert!(e.to_string().contains("newer"), "only a newer format is refused: {e}");
+            assert!(matches!(e, Error::NewerFormat { .. }), "only a newer format is refused: {e}");
             return None;
         }
     };
