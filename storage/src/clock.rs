@@ -55,6 +55,9 @@ impl Clock for ManualClock {
     }
 }
 
+/// The year 37,648, in milliseconds since the epoch.
+const NEVER: u64 = 1 << 50;
+
 /// The engine's clock: it never goes back, across restarts included. It starts at the later of the wall clock and
 /// the newest time in the journal, and runs on boot time from there.
 #[derive(Debug)]
@@ -71,14 +74,33 @@ impl EngineClock {
         EngineClock { source, base, boot }
     }
 
-    /// Sees to it that the clock shows at least this from now on: the newest time of the journal.
+    /// Sees to it that the clock shows at least this from now on: the newest time of the journal. A time that no
+    /// journal reaches does not count, because the clock could not go back from it.
     pub fn at_least(&self, ms: u64) {
-        self.base.fetch_max(ms, Ordering::Relaxed);
+        if ms < NEVER {
+            self.base.fetch_max(ms, Ordering::Relaxed);
+        }
     }
 
     /// Milliseconds since the epoch.
     pub fn now(&self) -> u64 {
         let passed = self.source.boot_ms().saturating_sub(self.boot);
         self.base.load(Ordering::Relaxed).saturating_add(passed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_that_no_journal_reaches_does_not_move_the_clock() {
+        let clock = EngineClock::new(std::sync::Arc::new(ManualClock::new(1000)));
+        for impossible in [u64::MAX, u64::MAX - 1, NEVER] {
+            clock.at_least(impossible);
+            assert_eq!(clock.now(), 1000);
+        }
+        clock.at_least(2000);
+        assert_eq!(clock.now(), 2000);
     }
 }

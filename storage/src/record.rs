@@ -8,7 +8,7 @@
 //! 24  u64  identity (48 bits)
 //! 32  u32  original length  36 u32 stored length
 //! 40  u64  payload checksum: xxh3-64 of the payload, seeded with the version
-//! 48  u32  ordinal: the record's number in its container
+//! 48  u32  ordinal: in a segment its position, in a generation its number
 //! 52  u32  zero
 //! 56  u64  header checksum: xxh3-64 of bytes 0..56 and the key, seeded with the container's id
 //! 64  key, payload, zeros up to a multiple of 32
@@ -102,7 +102,7 @@ pub(crate) fn verify_payload(head: &Head, sum: u64, payload: &[u8]) -> Result<()
 pub struct Header {
     /// What the record says of itself.
     pub head: Head,
-    /// The record's number in its container.
+    /// In a segment the record's position, in a generation its number.
     pub ordinal: u32,
     payload_sum: u64,
 }

@@ -320,6 +320,10 @@ pub(crate) fn load(vfs: &dyn Vfs, dir: &Path, store: &[u8; 16], seq: u64) -> Res
             HEAT => loaded.heat = b.payload,
             END if b.number == blocks => {
                 loaded.newest = b.last_frame;
+                // The frames of such a shard would be passed over, those of the future too.
+                if loaded.shards.iter().any(|s| s.last_frame > loaded.newest) {
+                    return Err(lost(format!("checkpoint {seq} has frames beyond its newest")));
+                }
                 return Ok(loaded);
             }
             _ => return Err(lost(format!("checkpoint {seq} has an unknown block before byte {at}"))),

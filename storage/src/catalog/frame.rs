@@ -33,6 +33,9 @@ pub(crate) const FORMAT: u32 = 1;
 /// Most frames in one batch: 2 MiB.
 pub(crate) const MAX_BATCH: usize = 65_536;
 
+/// Numbers of frames stay below this.
+const MAX_NUMBER: u64 = 1 << 62;
+
 const FILE_MAGIC: u32 = u32::from_le_bytes(*b"TCJF");
 const BATCH_MAGIC: u32 = u32::from_le_bytes(*b"TCJB");
 
@@ -149,7 +152,10 @@ impl FileHead {
         if format > FORMAT {
             return Err(Error::NewerFormat { path: path.to_path_buf(), found: format, supported: FORMAT });
         }
-        Ok(Some(FileHead { store: *store, seq, open: le64(b, 32), first: le64(b, 40) }))
+        let first = le64(b, 40);
+        // Numbers are counted on from here, and back by one: no store gets near the end of them.
+        let sound = (1..MAX_NUMBER).contains(&first);
+        Ok(sound.then(|| FileHead { store: *store, seq, open: le64(b, 32), first }))
     }
 }
 

@@ -313,7 +313,7 @@ impl Replay {
         if let Frame::Put { place, expires_at, .. } = frame
             && let Some(k) = self.containers.get_mut(&place.container())
         {
-            k.records += 1;
+            k.records = k.records.saturating_add(1);
             if expires_at != 0 {
                 k.earliest_expiry = k.earliest_expiry.min(expires_at);
             }

@@ -125,6 +125,12 @@ impl HddConfig {
     }
 }
 
+/// For [`doors`](crate::testing::doors).
+#[cfg(any(test, feature = "testing"))]
+pub(crate) fn read_and_write_seal(bytes: &[u8], container: u64) -> Option<Vec<u8>> {
+    seal::Seal::parse(bytes, container).ok().map(|seal| seal.encode())
+}
+
 /// The state of what the tier depends on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]

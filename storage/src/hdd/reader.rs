@@ -81,8 +81,10 @@ impl Generation {
         Ok(Fetched { path, offset, buffer, start: 0, end })
     }
 
+    /// Bytes of a value file, as far as it can be read: a block's header may claim any length.
     fn pread(&self, no: u16, path: &Path, offset: u64, len: u64) -> Result<Vec<u8>> {
         let file = self.file(no)?;
+        let len = len.min(self.end(no).saturating_sub(offset));
         let mut buffer = vec![0; usize::try_from(len).unwrap_or(0)];
         let n = file.read_at(&mut buffer, offset).at("read", path)?;
         buffer.truncate(n);

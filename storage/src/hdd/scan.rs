@@ -86,7 +86,10 @@ impl Scan {
 
     /// The next thing found.
     pub fn next(&mut self) -> Option<Found> {
-        while self.at + record::HEADER as u64 <= self.end && self.refused < MAX_REFUSED {
+        // A length that a block claims may lead anywhere, but not back.
+        while self.at.checked_add(record::HEADER as u64).is_some_and(|end| end <= self.end)
+            && self.refused < MAX_REFUSED
+        {
             let at = self.at;
             let refused = self.refused;
             let spot = Spot { container: self.container, file: self.no, offset: at };

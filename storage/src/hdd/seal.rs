@@ -71,7 +71,7 @@ pub(super) struct Seal {
 }
 
 impl Seal {
-    fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&FORMAT.to_le_bytes());
@@ -95,7 +95,7 @@ impl Seal {
         out
     }
 
-    fn parse(bytes: &[u8], container: u64) -> Result<Seal, &'static str> {
+    pub(super) fn parse(bytes: &[u8], container: u64) -> Result<Seal, &'static str> {
         let (body, sum) = bytes.split_at_checked(bytes.len().saturating_sub(8)).ok_or("it is cut short")?;
         if !body.starts_with(&MAGIC) || body.len() < 56 {
             return Err("it is no seal");

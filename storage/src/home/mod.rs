@@ -360,6 +360,12 @@ pub fn random_id(vfs: &dyn Vfs) -> Result<[u8; 16]> {
     vfs.random().map_err(|e| Error::Dependency { what, why: e.to_string() })
 }
 
+/// For [`doors`](crate::testing::doors).
+#[cfg(any(test, feature = "testing"))]
+pub(crate) fn read_and_write(bytes: &[u8]) -> Option<Vec<u8>> {
+    Record::decode(bytes).ok()?.ok().map(|record| record.encode())
+}
+
 fn check_counter(path: &Path, counter: u64) -> Result<()> {
     if counter <= Version::MAX_OPEN {
         return Ok(());

@@ -1,8 +1,9 @@
 //! Finding the records of a segment that has no footer, or a damaged one.
 //!
 //! Records follow each other, so the scan goes from header to header. Where no header verifies it takes steps of
-//! 32 bytes, the alignment of records, until one does. A header verifies only with the container's id, so what
-//! is left of another file, or a record inside a value that was copied from another container, is passed over.
+//! 32 bytes, the alignment of records, until one does. A header verifies only with the container's id, and only where it
+//! was written, so what is left of another file, or a record inside a value that was copied from a container, is passed
+//! over.
 //! Memory is bounded by one window, time by the length of the file.
 
 use super::format::HEADER_BLOCK;
@@ -70,7 +71,8 @@ impl Window<'_> {
             return Ok(None);
         }
         let front = self.get(offset, HEADER + key)?;
-        Ok(front.and_then(|bytes| record::parse_header(bytes, id).ok()))
+        let header = front.and_then(|bytes| record::parse_header(bytes, id).ok());
+        Ok(header.filter(|h| u64::from(h.ordinal) * Place::UNIT == offset))
     }
 }
 

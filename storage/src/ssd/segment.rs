@@ -4,7 +4,8 @@
 //! - nothing beyond `readable` is ever looked at; `readable` only grows, and only over bytes that are on stable
 //!   storage and never written again;
 //! - an item is returned only if the header's checksum (seeded with the container's id) covers header and key,
-//!   and the payload's checksum the bytes that are returned;
+//!   and the payload's checksum the bytes that are returned, and if its ordinal is the position asked for: what a
+//!   disk returns from elsewhere in the segment may be an older value of the same key;
 //! - a length found in a record is believed only for how much to read, and only within `readable`, until its
 //!   header has verified; only then is memory of that size allocated;
 //! - no read takes a lock that a writer holds while it waits for the disk;
@@ -243,7 +244,11 @@ impl Segment {
     }
 
     fn parse(&self, bytes: &[u8], offset: u64) -> Result<Header> {
-        record::parse_header(bytes, self.id).map_err(|what| self.damaged(offset, what))
+        let header = record::parse_header(bytes, self.id).map_err(|what| self.damaged(offset, what))?;
+        if u64::from(header.ordinal) * Place::UNIT != offset {
+            return Err(self.damaged(offset, "another record stands here"));
+        }
+        Ok(header)
     }
 
     /// The item through the map; `None` if not all of it is likely in the page cache.

@@ -331,7 +331,7 @@ impl Writer {
         let place = Place::new(active.entry.no, position).ok_or_else(unaddressable)?;
         if item.payload.len() >= DIRECT {
             let start = self.buffer.len();
-            record::encode_head(item, id, active.records, &mut self.buffer);
+            record::encode_head(item, id, position, &mut self.buffer);
             let padding = size - (self.buffer.len() - start + item.payload.len()) as u64;
             active.log.append(&self.buffer)?;
             active.log.append(&item.payload)?;
@@ -342,7 +342,7 @@ impl Writer {
                 active.log.append(&self.buffer)?;
                 self.buffer.clear();
             }
-            record::encode(item, id, active.records, &mut self.buffer);
+            record::encode(item, id, position, &mut self.buffer);
         }
         if let Some(entries) = &mut run.entries {
             format::encode_entry(item, position, entries);

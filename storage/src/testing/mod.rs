@@ -1,5 +1,5 @@
 //! What tests share, those of this crate and, with the feature `testing`, those of others: a file system that fails on
-//! purpose, a container without records, and bytes to store.
+//! purpose, a container without records, bytes to store, and doors to parsers.
 
 #![allow(
     clippy::expect_used,
@@ -7,6 +7,7 @@
     reason = "tests alone call it, and are to fail loudly"
 )]
 
+pub mod doors;
 mod faultfs;
 mod hollow;
 mod noise;

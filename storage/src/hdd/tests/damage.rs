@@ -316,3 +316,41 @@ fn a_record_in_the_place_of_another_is_damage_not_a_value() {
         }
     }
 }
+
+#[test]
+fn a_block_that_claims_any_length_costs_neither_memory_nor_the_end_of_the_scan() {
+    // The checksum is right, so only a forger, or a mistake of the engine's own, writes such a block.
+    for claimed in [u64::MAX, u64::MAX - 31, u64::MAX - 8192, 1 << 63] {
+        let mut bench = Bench::new(&[Some(64 << 20)]);
+        let open = bench.open(&[]);
+        let all: Vec<_> = (100..120).map(|i| item(i, 600)).collect();
+        let written = open.write(&all);
+        let known = open.known();
+        open.hdd.close().unwrap();
+        drop(open);
+        let generation = bench.generations(0)[0].clone();
+        let victim = generation.join("values-0000");
+        let mut bytes = fs::read(&victim).unwrap();
+        let last = bytes.windows(4).rposition(|w| w == block::MAGIC).unwrap();
+        let head = block::peek_header_len(&bytes[last..]).unwrap();
+        bytes[last + 40..last + 48].copy_from_slice(&claimed.to_le_bytes());
+        let fixed = record::checksum(known[0].id, &bytes[last..last + 56]);
+        let sum = record::checksum(fixed, &bytes[last + 64..last + head]);
+        bytes[last + 56..last + 64].copy_from_slice(&sum.to_le_bytes());
+        fs::write(&victim, &bytes).unwrap();
+        // So that the index is made by a scan.
+        let _ = fs::remove_file(generation.join(seal::NAME));
+        bench.config.open_wait = Duration::from_secs(10);
+        let open = bench.open(&known);
+        // The second time the block's header is known.
+        for _ in 0..2 {
+            for (item, w) in all.iter().zip(&written) {
+                assert_eq!(open.read(w).unwrap(), *item, "{claimed:x}");
+            }
+        }
+        let entry = open.containers.get(known[0].no).unwrap();
+        assert_eq!(entry.container.list().unwrap().len(), all.len(), "{claimed:x}");
+        let raw = entry.container.raw(written[19].place.position()).unwrap();
+        assert!(raw.bytes.len() <= bytes.len(), "{claimed:x}");
+    }
+}

@@ -265,3 +265,35 @@ fn a_segment_of_another_store_that_the_quarantine_cannot_keep_stays() {
         assert!(b.containers.all().is_empty());
     }
 }
+
+#[test]
+fn a_record_in_the_place_of_another_is_damage_not_an_older_value() {
+    let home = tempfile::tempdir().unwrap();
+    let mut b = Bench::one(home.path(), 1 << 20, config(64 * KIB));
+    let both = [item("key", 1, 700), item("key", 2, 700)];
+    let written = b.put(&both);
+    let known = b.known();
+    let path = b.files()[0].clone();
+    b.ssd.close().unwrap();
+    // The disk returns the first where the second was written.
+    let mut bytes = fs::read(&path).unwrap();
+    let [old, new] = [0, 1].map(|i: usize| written[i].place.position() as usize * 32);
+    bytes.copy_within(old..old + written[0].bytes as usize, new);
+    fs::write(&path, &bytes).unwrap();
+    b.reopen_with(known, Unknown::Delete);
+    assert_eq!(b.read(written[0].place).unwrap(), both[0]);
+    // From the disk, then where it may be mapped.
+    for _ in 0..2 {
+        assert!(b.read(written[1].place).is_err_and(|e| e.is_corrupt()));
+        let entry = b.containers.get(written[1].place.container()).unwrap();
+        assert!(entry.container.head(written[1].place.position()).is_err_and(|e| e.is_corrupt()));
+    }
+    // Nor does a scan take it for one.
+    let end = bytes.len();
+    bytes[end - 128..].fill(0);
+    fs::write(&path, &bytes).unwrap();
+    let known = b.known();
+    b.reopen_with(known, Unknown::Delete);
+    let listed = b.containers.all()[0].container.list().unwrap();
+    assert_eq!(listed.iter().map(|l| l.position).collect::<Vec<_>>(), [written[0].place.position()]);
+}
