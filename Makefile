@@ -97,6 +97,10 @@ show-memory: ## the most memory that a process takes under several loads, agains
 fuzz-check: ## the fuzz targets compile (running them: fuzz/README.md)
 	CUSTOM_LIBFUZZER_PATH=/dev/null $(CARGO) check --locked --manifest-path fuzz/Cargo.toml --target-dir target/fuzz
 
+.PHONY: deny
+deny: ## licences, duplicate versions, sources and advisories of the dependencies (cargo-deny)
+	scripts/deny
+
 .PHONY: mutants
 mutants: ## break the engine in the ways that mutants/ lists, and see that a test fails for each
 	scripts/mutants
