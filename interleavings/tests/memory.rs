@@ -14,6 +14,8 @@ use thermocline_storage::pair::Pair;
 use thermocline_storage::{ContentType, Ident, Version};
 
 const VALUE: usize = 64;
+/// With this an entry weighs twice as much.
+const TWICE: usize = 2 * VALUE + 8 + ENTRY_OVERHEAD as usize;
 
 fn key(n: u64) -> [u8; 8] {
     n.to_le_bytes()
@@ -25,9 +27,13 @@ fn ident(n: u64) -> Ident {
 }
 
 fn entry(n: u64, version: u64) -> NewEntry {
+    sized(n, version, VALUE)
+}
+
+fn sized(n: u64, version: u64, len: usize) -> NewEntry {
     NewEntry {
         ident: ident(n),
-        pair: Pair::new(&key(n), &Bytes::from(vec![version as u8; VALUE])),
+        pair: Pair::new(&key(n), &Bytes::from(vec![version as u8; len])),
         version: Version(version),
         content_type: ContentType::Binary,
         expires_at: 0,
@@ -60,7 +66,8 @@ fn is_within_limits(tier: &MemoryTier) {
     assert!(s.weight <= s.max_bytes && s.items <= s.max_items, "{s:?}");
 }
 
-/// Room for three, and more than that on its way in: the limits hold, and what came is there or in somebody's hands.
+/// Room for three, and more than that on its way in, some of twice the size: what came is there or in somebody's hands,
+/// and no room is lost by who had made some and got too little.
 fn crowded(policy: MemoryPolicy) {
     let tier = Arc::new(tier(policy, 3));
     let put = Arc::new(AtomicU64::new(0));
@@ -71,7 +78,8 @@ fn crowded(policy: MemoryPolicy) {
                 let mut out: Vec<Evicted> = Vec::new();
                 let mut removed = 0;
                 for n in 0..3 {
-                    tier.insert(entry(no * 10 + n, 1), 0, &mut out);
+                    let len = if n == 1 { TWICE } else { VALUE };
+                    tier.insert(sized(no * 10 + n, 1, len), 0, &mut out);
                     put.fetch_add(1, SeqCst);
                     find(&tier, n * 10);
                 }
