@@ -101,6 +101,26 @@ fuzz-check: ## the fuzz targets compile (running them: fuzz/README.md)
 fuzz: ## the fuzz targets, FUZZ_SECONDS (60) each, from their seeds (needs nightly and cargo-fuzz)
 	scripts/fuzz
 
+.PHONY: deny
+deny: ## licences, duplicate versions, sources and advisories of the dependencies (cargo-deny)
+	scripts/deny
+
+.PHONY: asan
+asan: ## tests of all that lends memory, under AddressSanitizer (nightly)
+	scripts/sanitize asan
+
+.PHONY: tsan
+tsan: ## tests with many threads, under ThreadSanitizer (nightly)
+	scripts/sanitize tsan
+
+.PHONY: miri
+miri: ## what Miri can run of the tests (nightly with miri and rust-src)
+	scripts/sanitize miri
+
+.PHONY: interleavings
+interleavings: ## threads of the engine in many orders, for SECONDS (600) each; a failure prints what runs it again
+	THERMOCLINE_SECONDS="$(SECONDS)" scripts/interleavings
+
 .PHONY: mutants
 mutants: ## break the engine in the ways that mutants/ lists, and see that a test fails for each
 	scripts/mutants
