@@ -16,7 +16,10 @@
 //! | `placement` | what belongs on which tier, and what may be spent for it |
 //! | `reap` | expiry |
 //! | `walk` | keys, prefix removal, clear, verify |
+//! | `check` | a closed store read, and nothing of it changed |
+//! | `repair` | what a check found, mended |
 
+mod check;
 mod claim;
 mod commit;
 mod moves;
@@ -27,14 +30,19 @@ mod read;
 mod reap;
 mod rebuild;
 mod reclaim;
+mod repair;
 mod rewrite;
 mod stats;
 mod threads;
 mod walk;
 mod write;
 
+pub(crate) use check::check;
+pub use check::{CheckReport, Cost, Finding, Progress, Step};
 pub use open::Recovery;
 pub(crate) use open::World;
+pub use repair::RepairReport;
+pub(crate) use repair::repair;
 pub(crate) use walk::Walk;
 pub use walk::{Damage, VerifyReport};
 pub(crate) use write::{Put, What};

@@ -211,6 +211,12 @@ impl Opening<'_> {
                 self.quarantine(f, &values, why);
             }
             files => {
+                // Who only looks says so, and can still say whose items are lost with it.
+                if let Identity::Lost(why) = &files.identity {
+                    let why = format!("{why} (left in its place)");
+                    self.report.quarantined.push((f.path.clone(), why));
+                    self.report.given_up.push(f.id);
+                }
                 self.known.remove(&f.id);
                 self.enter(f, known, files);
             }
