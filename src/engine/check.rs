@@ -289,6 +289,12 @@ impl Checker<'_> {
                 }
             }
             Err(e) if e.is_corrupt() => {
+                // What has expired is absent anyhow, as far as that can still be read.
+                let head = || entry.container.head(place.position()).ok().map(|head| head.expires_at);
+                let expires_at = self.catalog.changed_expiry(ident, place).or_else(head);
+                if expires_at.is_some_and(|at| expired(at, self.catalog.now())) {
+                    return;
+                }
                 let key = entry.container.key(place.position());
                 self.lost(entry, at, key, told(&e), Cost::Lost(1));
             }
