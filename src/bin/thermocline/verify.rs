@@ -8,7 +8,6 @@ use clap::Args;
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
-use std::path::Path;
 use thermocline::{CheckReport, Cost, Finding, Part, Progress, Recovery, RepairReport, Step};
 
 /// The options of `verify`.
@@ -115,23 +114,18 @@ fn list(out: &mut String, findings: &[Finding]) {
 /// One finding as a line: what, whose, where, why, and what it costs.
 fn line(f: &Finding) -> String {
     let tier = f.tier.map_or(String::new(), |t| format!("{t} "));
-    let what = match (f.part, f.cost) {
-        (Part::Record, Cost::OutOfReach(_)) => "out of reach".to_owned(),
-        (Part::Record, _) => format!("lost: {}", key(f)),
-        (part, _) => format!("damaged {part}"),
-    };
-    let path = if f.path == Path::new("") { String::new() } else { format!(" in {}", f.path.display()) };
-    let cost = match f.cost {
-        Cost::Lost(n) if f.part != Part::Record => format!("; {} lost with it", show::things(n, "item")),
-        Cost::OutOfReach(n) if f.part != Part::Record && n > 0 => {
-            format!("; {} out of reach", show::things(n, "item"))
+    let (path, why) = (f.path.display(), &f.why);
+    match (f.part, f.cost) {
+        (Part::Record, Cost::OutOfReach(_)) => {
+            format!("out of reach: an item ({tier}record in {path}): {why}")
         }
-        Cost::Nothing if f.part != Part::Container => "; nothing is lost by it".to_owned(),
-        _ => String::new(),
-    };
-    match f.part {
-        Part::Record => format!("{what} ({tier}record{path}): {}{cost}", f.why),
-        _ => format!("{what} ({tier}{}): {}{cost}", f.path.display(), f.why),
+        (Part::Record, _) => format!("lost: {} ({tier}record in {path}): {why}", key(f)),
+        (_, Cost::OutOfReach(0)) => format!("not in the catalog: {path}: {why}"),
+        (_, Cost::OutOfReach(n)) => format!("out of reach: {} in {path}: {why}", show::things(n, "item")),
+        (part, Cost::Lost(n)) => format!("lost: {} ({tier}{part} in {path}): {why}", show::things(n, "item")),
+        // Of a container that is given up each item has a line of its own.
+        (Part::Container, _) => format!("damaged: {tier}container {path}: {why}"),
+        (part, _) => format!("damaged: {tier}{part} {path}: {why}; nothing is lost by it"),
     }
 }
 
