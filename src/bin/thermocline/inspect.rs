@@ -48,6 +48,11 @@ fn stats_text(stats: &Stats, store: &OpenArgs) -> String {
         ]);
     }
     let mut out = show::table(1, &["tier", "items", "occupied", "limit", "full", "containers"], rows);
+    for tier in Tier::DISK {
+        for (path, why) in stats.tier(tier).map(|t| t.out_of_service.as_slice()).unwrap_or_default() {
+            let _ = writeln!(out, "\n  out of service: {} ({tier}): {why}", path.display());
+        }
+    }
     let _ = writeln!(
         out,
         "\n  {} in all; the catalog takes {} of RAM, {} on disk",
@@ -67,7 +72,11 @@ fn stats_json(stats: &Stats, store: &OpenArgs) -> Value {
         .into_iter()
         .filter_map(|tier| {
             let t = stats.tier(tier)?;
+            let out = t.out_of_service.iter();
+            let out: Vec<Value> =
+                out.map(|(path, why)| json!({ "path": path.to_string_lossy(), "why": why })).collect();
             let value = json!({
+                "out_of_service": out,
                 "items": t.items, "bytes": t.bytes, "limit": t.limit.filter(|_| store.says_limit(tier)), "containers": t.containers,
             });
             Some((tier.name().to_owned(), value))
