@@ -321,7 +321,7 @@ impl Opening<'_> {
             if let Some(index) = index {
                 let folder = path.join(index);
                 if vfs.kind(&folder).at("look at", &folder)?.is_some() {
-                    dir.quarantine.container(&folder, "sled failed in this index; it was rebuilt")?;
+                    dir.quarantine.index(&folder, "sled failed in it while the store was used")?;
                 }
             }
             if index.is_some() || stale {

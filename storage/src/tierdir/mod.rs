@@ -125,7 +125,7 @@ impl Dir {
             path: dir.path.clone(),
             folder,
             limit: dir.limit,
-            quarantine: Quarantine::open(vfs.clone(), &dir.path, cap)?,
+            quarantine: Quarantine::open(vfs.clone(), ctx.clock.clone(), &dir.path, cap)?,
             vfs: vfs.clone(),
             clock: ctx.clock.clone(),
             rules,
