@@ -310,6 +310,8 @@ impl Checker<'_> {
         (path, why): (Option<PathBuf>, String),
         cost: Cost,
     ) {
+        // What stands there may be another item's, which is not to be called lost.
+        let key = key.filter(|key| self.hasher.ident(key) == at.0);
         let (tier, part, path) = (Some(entry.tier), Part::Record, path.unwrap_or_default());
         self.report.findings.push(Finding {
             tier,

@@ -252,6 +252,9 @@ impl Engine {
                 self.memory.remove(ident);
             }
         }
+        // What stands there may be another item's by now, which is not to be called dead.
+        let whose = || entry.container.key(place.position()).filter(|key| self.hasher.ident(key) == ident);
+        let key = key.or_else(whose);
         Counters::bump(&self.counters.damaged);
         self.log.warn("damage", || format!("a record of the {} tier is damaged and dead: {why}", entry.tier));
         if let Some(tier) = self.tier(entry.tier) {

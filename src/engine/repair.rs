@@ -90,7 +90,10 @@ pub(crate) fn repair(
     let costs = |f: &&Finding| matches!(f.cost, Cost::Lost(_));
     let found = &report.found.findings;
     report.lost = found.iter().filter(costs).cloned().collect();
-    report.mended = found.iter().filter(|f| f.cost == Cost::Nothing && !is_left(f)).cloned().collect();
+    // What went to the quarantine as a whole is no longer there either, and is told of by the opening.
+    let given_up = |f: &Finding| f.part == Part::Container && f.at.is_none();
+    let mended = |f: &&Finding| f.cost == Cost::Nothing && !given_up(f) && !is_left(f);
+    report.mended = found.iter().filter(mended).cloned().collect();
     report.left = after.findings;
     Ok(report)
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use thermocline::{CheckReport, Cost, Part};
-use thermocline_storage::sim::SimFs;
+use thermocline_storage::sim::{Dice, SimFs};
 
 /// Seconds after which no more cases are begun.
 const BUDGET: u64 = 30;
@@ -158,4 +158,63 @@ fn one_damaged_place_is_found_and_mended() {
     assert!(all.ran > 300, "the machine is too slow to say anything");
     assert!(all.lost > 0 && all.named > all.lost / 2, "hardly anything happened: {all:?}");
     assert!(all.parts.len() >= 8, "few kinds of damage: {all:?}");
+}
+
+/// The places that a repair writes something anew for: a part of the path, where, and so far behind it.
+const PLACES: [(&str, &[u8], usize); 8] = [
+    ("/segments/", b"TCSEGEND", 33),
+    ("/segments/", b"TCSEGMNT", 33),
+    ("/segments/", b"TCR1", 41),
+    ("/values-", b"TCV1", 9),
+    ("/values-", b"TCB1", 33),
+    ("/packs/", b"PK\x01\x02", 47),
+    ("/catalog/a/manifest", b"state", 7),
+    ("/catalog/b/checkpoint-", b"TCCB", 9),
+];
+
+/// Changes of one repair after which it is cut off.
+const CUTS: u64 = 40;
+
+#[test]
+fn a_repair_that_is_cut_off_costs_nothing_and_can_be_begun_again() {
+    let rest = Rest::build(End::Killed);
+    let mut dice = Dice::new(seed());
+    let mut cuts = 0;
+    for (part, near, behind) in PLACES {
+        let at = |path: &PathBuf| rest.read(path).windows(near.len()).position(|w| w == near);
+        let paths = rest.files().into_iter().filter(|p| p.to_string_lossy().contains(part));
+        // One that costs something where that can be: a place that is read.
+        let harmed = paths.filter_map(|path| {
+            let disk = rest.disk();
+            let place = at(&path)? + behind;
+            disk.edit(&path, |bytes| bytes[place] ^= 1);
+            (!looked_at(&disk).unwrap().is_clean()).then_some(disk)
+        });
+        let harmed = harmed.into_iter().next().unwrap_or_else(|| panic!("{part}: nothing is found"));
+        let opened = builder(Arc::new(harmed.kill()), Rest::clock()).open().unwrap();
+        let absent = read(&opened, &rest.expected).unwrap();
+        opened.crash();
+        let whole = harmed.kill();
+        let before = whole.changes();
+        builder(Arc::new(whole.clone()), Rest::clock()).repair(|_| {}).unwrap();
+        let changes = whole.changes() - before;
+        assert!(changes > 20, "{part}: {changes} changes");
+        for cut in 0..CUTS.min(changes) {
+            let ahead = 1 + cut * changes / CUTS.min(changes);
+            let disk = harmed.kill();
+            disk.stop_after(disk.changes() + ahead);
+            let _ = builder(Arc::new(disk.clone()), Rest::clock()).repair(|_| {});
+            let disk = if cut % 2 == 0 { disk.crash(&mut dice) } else { disk.kill() };
+            let what = format!("{part} {}, cut after {ahead} of {changes}", near.escape_ascii());
+            let again = builder(Arc::new(disk.clone()), Rest::clock()).repair(|_| {});
+            let again = again.unwrap_or_else(|e| panic!("{what}: {e}"));
+            assert!(again.left.is_empty() && again.failed.is_empty(), "{what}: {again:?}");
+            assert!(looked_at(&disk).unwrap().is_clean(), "{what}");
+            let cache = builder(Arc::new(disk.clone()), Rest::clock()).open().unwrap();
+            assert_eq!(read(&cache, &rest.expected), Ok(absent.clone()), "{what}");
+            cache.crash();
+            cuts += 1;
+        }
+    }
+    println!("{cuts} repairs were cut off");
 }
