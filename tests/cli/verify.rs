@@ -76,16 +76,16 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// Turns a bit where these bytes are found in the file, so far behind their beginning.
-fn flip(path: &Path, near: &[u8], behind: usize) {
+fn flip(path: &Path, near: &[u8], behind: isize) {
     let mut bytes = fs::read(path).unwrap();
     let at = bytes.windows(near.len().max(1)).position(|w| w.starts_with(near));
     let at = at.unwrap_or_else(|| panic!("{}: {near:?} is not in it", path.display()));
-    bytes[at + behind] ^= 1;
+    bytes[at.checked_add_signed(behind).unwrap()] ^= 1;
     fs::write(path, bytes).unwrap();
 }
 
 /// Of each kind of file: a part of its path, what is flipped, what `verify` calls it, and whether an item is lost.
-const KINDS: &[(&str, &[u8], usize, &str, bool)] = &[
+const KINDS: &[(&str, &[u8], isize, &str, bool)] = &[
     ("ssd/store.a", b"counter", 9, "identity", false),
     ("cold/store.b", b"store", 9, "identity", false),
     ("catalog/a/manifest", b"state", 7, "manifest", false),
@@ -95,6 +95,7 @@ const KINDS: &[(&str, &[u8], usize, &str, bool)] = &[
     ("segments/seg-", b"TCSEGMNT", 33, "header", false),
     ("segments/seg-", b"TCSEGEND", 33, "footer", false),
     ("segments/seg-", b"TCSEGEND", 0, "footer", false),
+    ("segments/seg-", b"TCSEGEND", -1, "footer", false),
     ("segments/seg-", b"value 30 value 30", 8, "record", true),
     ("segments/seg-", b"key-30", 5, "record", true),
     ("/values-0000", b"TCV1", 9, "header", false),
