@@ -95,6 +95,8 @@ impl Quarantine {
             Some(key) => key.escape_ascii().to_string(),
             None => "not known: nothing that can still be read says it".to_owned(),
         };
+        // Errors name the file, which the report does already.
+        let why = why.strip_prefix(&format!("{}: ", source.display())).unwrap_or(why);
         let report = Report {
             what: format!("the record of one item, {} bytes, copied as they stand", bytes.len()),
             from: format!("{} at byte {offset}", source.display()),
@@ -282,8 +284,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("index-0000")).unwrap();
         let q = open(dir.path(), 1000);
-        q.record(Path::new("/s/seg"), 64, &[7; 100], "the payload's checksum does not match", Some(b"k\xff"))
-            .unwrap();
+        q.record(
+            Path::new("/s/seg"),
+            64,
+            &[7; 100],
+            "/s/seg: the payload's checksum does not match",
+            Some(b"k\xff"),
+        )
+        .unwrap();
         q.record(Path::new("/s/seg"), 64, &[7; 100], "cut short", None).unwrap();
         q.index(&dir.path().join("index-0000"), "sled failed in it").unwrap();
         let read = |name: &str| std::fs::read_to_string(dir.path().join("quarantine").join(name)).unwrap();

@@ -170,7 +170,8 @@ fn repair_text(report: &RepairReport) -> String {
         }
     }
     for f in &report.mended {
-        let _ = writeln!(out, "mended: {}", line(f));
+        let line = line(f);
+        let _ = writeln!(out, "mended: {}", line.strip_prefix("damaged: ").unwrap_or(&line));
     }
     list(&mut out, &report.lost);
     for f in &report.left {
