@@ -2,7 +2,7 @@
 
 use crate::cache::Cache;
 use crate::config::{Config, MemoryPolicy, Persistence};
-use crate::engine::{Engine, World};
+use crate::engine::{self, CheckReport, Engine, Progress, RepairReport, World};
 use crate::error::Result;
 use crate::events::{Events, Subscription};
 use std::path::PathBuf;
@@ -186,6 +186,46 @@ impl Builder {
     /// As [`open`](Self::open).
     pub fn open_with_events(self, capacity: usize) -> Result<(Cache, Subscription)> {
         self.open_engine(|events| events.subscribe_with(capacity))
+    }
+
+    /// Reads and checks everything of a store that nobody has open, and changes nothing: every live item, from key to
+    /// decoded value, and what is there for the day on which something is lost: second copies, footers, indexes. No
+    /// byte, name, mode or time of any file is different afterwards, so it works on a file system that is mounted for
+    /// reading, and on a copy that may not be touched. `progress` is told how far it is, after each container.
+    ///
+    /// Memory: the catalog's, as in an open store, and that of one value. A store in use is `Locked`, and one that is
+    /// being checked is for who would open it; several may check it at once. Memory alone: there is nothing to check.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), thermocline::Error> {
+    /// let report = thermocline::Cache::builder().root("/mnt/cache").check(|_| {})?;
+    /// for finding in &report.findings {
+    ///     println!("{}: {}: {}", finding.path.display(), finding.part, finding.why);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and `BadDirectory` where there is no store: none is made. Damage is no error, but for
+    /// `CatalogLost`: without a catalog nobody knows what there is to check.
+    pub fn check(self, mut progress: impl FnMut(Progress)) -> Result<CheckReport> {
+        engine::check(&self.config, self.flags, &self.world, engine::Step::Check, &mut progress)
+    }
+
+    /// [`check`](Self::check), and mends what it finds: copies, headers, footers and indexes are made anew, damaged
+    /// records go to the quarantine and are dead. Then everything is checked again, and what is left is said. A store
+    /// that is whole is not touched. With [`rebuild_catalog`](Self::rebuild_catalog) a catalog that is lost is rebuilt
+    /// first.
+    ///
+    /// To write a container anew needs room for its live records within the limit of its tier. A crash in the middle
+    /// leaves what a crash of an open store leaves; the repair can be begun again.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); what cannot be mended is no error, and is in [`RepairReport::left`].
+    pub fn repair(self, mut progress: impl FnMut(Progress)) -> Result<RepairReport> {
+        let events = Arc::new(Events::new());
+        engine::repair(&self.config, self.flags, &self.world, &events, &mut progress)
     }
 
     fn open_engine<T>(self, before: impl FnOnce(&Events) -> T) -> Result<(Cache, T)> {

@@ -487,8 +487,23 @@ impl Cache {
         self.engine().flush()
     }
 
+    /// Tries the directories of a tier that are out of service now, and puts those back that work; says whether the
+    /// whole tier is in service. By itself each is tried every 30 s.
+    ///
+    /// A directory goes out of service when writing fails in it, or when a read failed and it turns out that writing
+    /// does, too: it takes no writes then, and what it holds is read as far as it can be, while reads and writes go on
+    /// in the others. Events tell of it ([`TierOutOfService`](crate::Event::TierOutOfService),
+    /// [`TierBack`](crate::Event::TierBack)), and [`TierStats::out_of_service`](crate::TierStats::out_of_service).
+    ///
+    /// # Errors
+    /// `NoSuchTier` for memory and for a tier that the store does not have; `Closed`.
+    pub fn put_back(&self, tier: Tier) -> Result<bool> {
+        self.engine().put_back(tier)
+    }
+
     /// Reads and checks every live item, from key to decoded value. What fails is dead afterwards, as with any read,
-    /// its bytes in the quarantine.
+    /// its bytes in the quarantine. This is of a store that goes on being used;
+    /// [`Builder::check`](crate::Builder::check) changes nothing, and looks at more.
     ///
     /// # Errors
     /// As [`flush`](Self::flush), which comes first.

@@ -42,11 +42,12 @@ mod stats;
 pub use builder::Builder;
 pub use cache::{Cache, Entry, Info, Keys, PutOptions};
 pub use config::{Config, ConfigError, MemoryPolicy, Persistence};
-pub use engine::{Damage, Recovery, VerifyReport};
+pub use engine::{CheckReport, Cost, Damage, Finding, Progress, Recovery, RepairReport, Step, VerifyReport};
 pub use error::{Error, Result};
 pub use events::{Event, EvictReason, Received, RecvError, Subscription};
 pub use stats::{Counts, Stats, TierStats, TypeStats};
 pub use thermocline_storage::Error as StorageError;
+pub use thermocline_storage::flaw::Part;
 pub use thermocline_storage::{ContentType, Tier};
 
 #[doc(hidden)]

@@ -1,6 +1,7 @@
 //! Counters, and what `stats()` gives of them.
 
 use crossbeam::utils::CachePadded;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use thermocline_storage::{ContentType, Tier};
 
@@ -152,6 +153,9 @@ pub struct TierStats {
     pub demoted: u64,
     /// Items evicted from it for good.
     pub evicted: u64,
+    /// Directories that failed and take no writes for now, and how they failed: see
+    /// [`Cache::put_back`](crate::Cache::put_back).
+    pub out_of_service: Vec<(PathBuf, String)>,
 }
 
 /// What compression did to one content type since the store was opened.

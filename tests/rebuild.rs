@@ -220,9 +220,10 @@ fn the_command_says_that_something_was_not_seen() {
         let told = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
         (out.status.code(), told)
     };
-    for more in [&["--rebuild-catalog", "--without-missing"][..], &["--without-missing"]] {
+    let rebuilding = ["--repair", "--rebuild-catalog", "--without-missing"];
+    for (more, expected) in [(&rebuilding[..], 4), (&["--without-missing"], 1)] {
         let (code, told) = verify(more);
-        assert!(code == Some(1) && told.contains("not in the catalog: "), "{code:?}: {told}");
+        assert!(code == Some(expected) && told.contains("not in the catalog: "), "{code:?}: {told}");
     }
     fs::rename(dir.join("away"), dir.join("h")).unwrap();
     let (code, told) = verify(&[]);
@@ -230,7 +231,7 @@ fn the_command_says_that_something_was_not_seen() {
         code == Some(1) && told.contains("gen-") && told.contains("rebuild it again"),
         "{code:?}: {told}"
     );
-    let (code, told) = verify(&["--rebuild-catalog"]);
+    let (code, told) = verify(&["--repair", "--rebuild-catalog"]);
     assert!(code == Some(0) && told.contains("90 items"), "{code:?}: {told}");
 }
 

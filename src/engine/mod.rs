@@ -16,7 +16,10 @@
 //! | `placement` | what belongs on which tier, and what may be spent for it |
 //! | `reap` | expiry |
 //! | `walk` | keys, prefix removal, clear, verify |
+//! | `check` | a closed store read, and nothing of it changed |
+//! | `repair` | what a check found, mended |
 
+mod check;
 mod claim;
 mod commit;
 mod moves;
@@ -27,14 +30,19 @@ mod read;
 mod reap;
 mod rebuild;
 mod reclaim;
+mod repair;
 mod rewrite;
 mod stats;
 mod threads;
 mod walk;
 mod write;
 
+pub(crate) use check::check;
+pub use check::{CheckReport, Cost, Finding, Progress, Step};
 pub use open::Recovery;
 pub(crate) use open::World;
+pub use repair::RepairReport;
+pub(crate) use repair::repair;
 pub(crate) use walk::Walk;
 pub use walk::{Damage, VerifyReport};
 pub(crate) use write::{Put, What};
@@ -244,6 +252,9 @@ impl Engine {
                 self.memory.remove(ident);
             }
         }
+        // What stands there may be another item's by now, which is not to be called dead.
+        let whose = || entry.container.key(place.position()).filter(|key| self.hasher.ident(key) == ident);
+        let key = key.or_else(whose);
         Counters::bump(&self.counters.damaged);
         self.log.warn("damage", || format!("a record of the {} tier is damaged and dead: {why}", entry.tier));
         if let Some(tier) = self.tier(entry.tier) {

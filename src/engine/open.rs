@@ -172,7 +172,8 @@ impl Engine {
         let (catalog, recovered, rebuilt) = open_catalog(&mut home, flags, world, clock)?;
         let take_in = flags.rebuild_catalog && !rebuilt && home.rebuilt_in_part().is_some();
         let older = rebuild::older(&home, take_in);
-        let opened = open_tiers(config, &home, world, &catalog, &recovered, (rebuilt, older))?;
+        let unknown = if rebuilt { Unknown::Attach } else { Unknown::Delete };
+        let opened = open_tiers(config, &home, world, &catalog, &recovered, (unknown, older))?;
         let mut recovery = Recovery {
             rebuilt,
             mended: recovered.mended,
@@ -314,7 +315,7 @@ fn random_secret(vfs: &dyn Vfs) -> Result<[u8; 16]> {
     thermocline_storage::home::random_id(vfs).map_err(Error::from)
 }
 
-fn request(config: &Config, flags: OpenFlags) -> HomeRequest {
+pub(super) fn request(config: &Config, flags: OpenFlags) -> HomeRequest {
     let of = |tier, dirs: &[config::DirConfig]| {
         dirs.iter().map(|d| WantedDir { tier, path: d.path.clone() }).collect::<Vec<_>>()
     };
@@ -324,23 +325,28 @@ fn request(config: &Config, flags: OpenFlags) -> HomeRequest {
     HomeRequest { dirs, catalog: config.storage.catalog.clone(), flags }
 }
 
+/// What a catalog is opened with.
+pub(super) fn setup(home: &Home, world: &World, clock: Arc<EngineClock>, read_only: bool) -> Setup {
+    let has_containers = home.dirs().iter().any(|d| d.present && holds_containers(&*world.vfs, &d.path));
+    Setup {
+        vfs: world.vfs.clone(),
+        dir: home.catalog_dir().to_path_buf(),
+        store: home.store(),
+        open: home.open_counter(),
+        clock,
+        read_only,
+        has_containers,
+        journal_step: if world.simulated { SIMULATED_STEP } else { JOURNAL_STEP },
+    }
+}
+
 fn open_catalog(
     home: &mut Home,
     flags: OpenFlags,
     world: &World,
     clock: Arc<EngineClock>,
 ) -> Result<(Catalog, Recovered, bool)> {
-    let has_containers = home.dirs().iter().any(|d| d.present && holds_containers(&*world.vfs, &d.path));
-    let setup = Setup {
-        vfs: world.vfs.clone(),
-        dir: home.catalog_dir().to_path_buf(),
-        store: home.store(),
-        open: home.open_counter(),
-        clock,
-        read_only: false,
-        has_containers,
-        journal_step: if world.simulated { SIMULATED_STEP } else { JOURNAL_STEP },
-    };
+    let setup = setup(home, world, clock, false);
     if home.catalog_must_rebuild() {
         return Ok((Catalog::rebuild(setup)?, Recovered::default(), true));
     }
@@ -363,13 +369,13 @@ fn holds_containers(vfs: &dyn Vfs, dir: &std::path::Path) -> bool {
     })
 }
 
-fn open_tiers(
+pub(super) fn open_tiers(
     config: &Config,
     home: &Home,
     world: &World,
     catalog: &Catalog,
     recovered: &Recovered,
-    (rebuilt, older): (bool, Option<(u64, Unknown)>),
+    (unknown, older): (Unknown, Option<(u64, Unknown)>),
 ) -> Result<Vec<(Arc<dyn DiskTier>, OpenReport)>> {
     let away: HashMap<u16, std::path::PathBuf> =
         home.dirs().iter().filter(|d| !d.present).map(|d| (d.no, d.path.clone())).collect();
@@ -403,7 +409,7 @@ fn open_tiers(
             containers: catalog.containers.clone(),
             dirs,
             known,
-            unknown: if rebuilt { Unknown::Attach } else { Unknown::Delete },
+            unknown,
         })
     };
     let mut tiers: Vec<(Arc<dyn DiskTier>, OpenReport)> = Vec::new();

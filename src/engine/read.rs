@@ -238,6 +238,9 @@ impl Engine {
             _ => {
                 Counters::bump(&self.counters.unreachable);
                 let tier = at.entry.tier;
+                if let Some(disk) = self.tier(tier) {
+                    disk.suspect(&at.entry);
+                }
                 self.log.warn("unreachable", || format!("an item of the {tier} tier cannot be reached: {e}"));
                 Ok(Step::Done(None))
             }

@@ -62,7 +62,7 @@ pub(super) enum Freed {
 
 /// What became of the empty containers of a tier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Dropped {
+pub(super) enum Dropped {
     /// One at least is gone.
     Some,
     /// One at least goes when the batches under way have ended.
@@ -192,7 +192,7 @@ impl Engine {
     }
 
     /// Drops every empty container of a tier. One that cannot be deleted stays, and does not keep the others' space.
-    fn drop_empty(&self, tier: &Arc<dyn DiskTier>, urgent: bool) -> Dropped {
+    pub(super) fn drop_empty(&self, tier: &Arc<dyn DiskTier>, urgent: bool) -> Dropped {
         let (mut some, mut soon) = (false, false);
         for claim in self.claims(tier.tier()).empty(|| self.of_tier(tier)) {
             match self.drop_container(tier, &claim.entry, urgent) {

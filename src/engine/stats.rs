@@ -39,6 +39,8 @@ impl Engine {
                 let usage = disk.usage();
                 t.bytes = usage.occupied;
                 t.limit = usage.limit;
+                let out = disk.directories().into_iter().filter_map(|d| Some((d.path, d.out_of_service?)));
+                t.out_of_service = out.collect();
                 let containers = self.catalog.containers.of_tier(tier);
                 t.containers = containers.len() as u64;
                 t.items = containers.iter().map(|e| e.live()).sum();

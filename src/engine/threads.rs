@@ -268,6 +268,17 @@ impl Engine {
         }
     }
 
+    /// Tries the directories of a tier that are out of service; says whether all of it is in service now.
+    pub(crate) fn put_back(&self, tier: Tier) -> Result<bool, Error> {
+        let _open = self.using()?;
+        let disk = self.tier(tier).ok_or(Error::NoSuchTier(tier))?;
+        disk.put_back();
+        self.watch_directories(disk);
+        // What waited to be written there need not wait for the next try.
+        self.signals.iter().for_each(Signal::wake_soon);
+        Ok(disk.directories().iter().all(|d| d.out_of_service.is_none()))
+    }
+
     /// Tells of directories that went out of service, came back, or lost part of their quarantine.
     fn watch_directories(&self, tier: &Arc<dyn DiskTier>) {
         let kind = tier.tier();

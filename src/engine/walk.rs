@@ -297,7 +297,7 @@ impl Engine {
                 }
                 Err(thermocline_storage::Error::Gone(_)) => found = self.catalog.find(ident),
                 Err(e) if e.is_corrupt() => {
-                    let key = at.entry.container.head(at.place.position()).ok().map(|h| h.key);
+                    let key = at.entry.container.key(at.place.position());
                     report.damaged.push(damage(key.clone(), e.to_string()));
                     self.condemn(ident, at.place, &at.entry, &e.to_string(), key);
                     return Ok(());

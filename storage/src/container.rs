@@ -9,11 +9,13 @@
 
 use crate::clock::Clock;
 use crate::error::{Error, Result};
+use crate::flaw::Flaw;
 use crate::ident::Ident;
 use crate::item::{Head, Item};
 use crate::record;
 use crate::types::{Codec, ContainerNo, Place, Tier, Version};
 use crate::vfs::Vfs;
+use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -21,6 +23,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
 /// A record as a container lists it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,6 +114,17 @@ pub trait Container: Send + Sync + fmt::Debug + 'static {
     fn raw(&self, position: u32) -> Option<RawRecord>;
     /// Bytes that the container occupies on disk, preallocation, dead records and indexes included.
     fn occupied(&self) -> u64;
+    /// The key of the record at a position, from whatever still says it, if anything does: for who reports that the
+    /// record is lost. What names it is verified by itself; that the record is this key's is not.
+    fn key(&self, position: u32) -> Option<Bytes> {
+        self.head(position).ok().map(|head| head.key)
+    }
+    /// Reads the records at these positions, which rise, tells `each` what came of every one, and gives what else is
+    /// wrong with the container. Changes nothing, and keeps nothing in memory beyond the call.
+    fn examine(&self, live: &[u32], each: &mut dyn FnMut(u32, Result<Item>)) -> Vec<Flaw> {
+        live.iter().for_each(|position| each(*position, self.read(*position)));
+        Vec::new()
+    }
 }
 
 /// One container in the table.
@@ -527,6 +541,9 @@ pub struct OpenReport {
     pub quarantined: Vec<(PathBuf, String)>,
     /// Leftovers deleted.
     pub deleted: u64,
+    /// Of a tier that is only looked at: the ids of those known containers among `quarantined` that are attached all
+    /// the same, so that their items can be named. An opening that may change things gives them up.
+    pub given_up: Vec<u64>,
     /// Unknown containers, and copies of those of a directory that is away, that were left alone, or could not be read
     /// when they were to be attached, and why.
     pub unseen: Vec<(PathBuf, String)>,
@@ -580,6 +597,14 @@ pub trait DiskTier: Send + Sync + fmt::Debug + 'static {
     fn quarantine_record(&self, entry: &Entry, position: u32, why: &str);
     /// Housekeeping, about once a second: ageing of residency bits, health of dependencies, quarantine cap.
     fn maintain(&self) {}
+    /// Waits, at most so long, until indexes that are being made are made; false if they are not.
+    fn settle(&self, _limit: Duration) -> bool {
+        true
+    }
+    /// Reading in the directory of a container failed: it is looked at when [`maintain`](Self::maintain) comes by.
+    fn suspect(&self, entry: &Entry);
+    /// Tries the directories that are out of service now, instead of when their time comes.
+    fn put_back(&self);
     /// Seals, syncs and lets go of everything.
     fn close(&self) -> Result<()>;
 }

@@ -23,6 +23,7 @@ pub mod codec;
 pub mod cold;
 pub mod container;
 pub mod error;
+pub mod flaw;
 pub mod hdd;
 pub mod home;
 pub mod ident;

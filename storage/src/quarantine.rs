@@ -2,7 +2,11 @@
 //!
 //! It is kept up to a cap (5 % of its tier); then the oldest goes. Nothing here is ever served. A crash in the
 //! middle leaves bytes without a report, which count and age like the rest.
+//!
+//! The reports are for people, and no program reads them: lines of a word and what it says, in plain words. Their form
+//! is shown in `docs/operations.md`.
 
+use crate::clock::Clock;
 use crate::error::{Error, IoContext, Result};
 use crate::vfs::{EntryKind, OpenMode, Vfs};
 use parking_lot::Mutex;
@@ -18,6 +22,7 @@ pub const FOLDER: &str = "quarantine";
 #[derive(Debug)]
 pub struct Quarantine {
     vfs: Arc<dyn Vfs>,
+    clock: Arc<dyn Clock>,
     folder: PathBuf,
     cap: u64,
     state: Mutex<State>,
@@ -42,7 +47,7 @@ impl State {
 
 impl Quarantine {
     /// The quarantine below `dir`, with what is there already. The folder is made when it is first needed.
-    pub fn open(vfs: Arc<dyn Vfs>, dir: &Path, cap: u64) -> Result<Quarantine> {
+    pub fn open(vfs: Arc<dyn Vfs>, clock: Arc<dyn Clock>, dir: &Path, cap: u64) -> Result<Quarantine> {
         let folder = dir.join(FOLDER);
         let mut state = State::default();
         if vfs.kind(&folder).at("look at", &folder)? == Some(EntryKind::Dir) {
@@ -59,7 +64,7 @@ impl Quarantine {
                 }
             }
         }
-        Ok(Quarantine { vfs, folder, cap, state: Mutex::new(state) })
+        Ok(Quarantine { vfs, clock, folder, cap, state: Mutex::new(state) })
     }
 
     /// Bytes kept.
@@ -86,30 +91,47 @@ impl Quarantine {
         let path = self.folder.join(&name);
         let file = self.vfs.open(&path, OpenMode::CreateNew).at("create", &path)?;
         file.write_all_at(bytes, 0).at("write", &path)?;
-        let mut report = format!("what   one damaged record, {} bytes, copied\n", bytes.len());
-        let _ = writeln!(report, "from   {} at byte {offset}", source.display());
-        if let Some(key) = key {
-            let _ = writeln!(report, "key    {}", key.escape_ascii());
-        }
-        self.report(&name, report, why);
+        let key = match key {
+            Some(key) => key.escape_ascii().to_string(),
+            None => "not known: nothing that can still be read says it".to_owned(),
+        };
+        // Errors name the file, which the report does already.
+        let why = why.strip_prefix(&format!("{}: ", source.display())).unwrap_or(why);
+        let report = Report {
+            what: format!("the record of one item, {} bytes, copied as they stand", bytes.len()),
+            from: format!("{} at byte {offset}", source.display()),
+            key: Some(key),
+            why,
+            means: "the item is absent; put it again. Nothing else is lost with it",
+        };
+        self.report(&name, &report);
         state.keep(name, bytes.len() as u64);
         self.trim(&mut state);
         Ok(())
     }
 
-    /// Moves a file or directory here, with a report.
+    /// Moves a container, a file or a directory, here, with a report.
     pub fn container(&self, source: &Path, why: &str) -> Result<()> {
+        let means = "the items in it are absent; put them again. The rest of the store is as it was";
+        self.take(source, "a container, which held items", why, means)
+    }
+
+    /// Moves the index of a container here, with a report.
+    pub fn index(&self, source: &Path, why: &str) -> Result<()> {
+        let means = "nothing is lost: the index was made anew from the items themselves";
+        self.take(source, "an index, which holds no items", why, means)
+    }
+
+    fn take(&self, source: &Path, what: &str, why: &str, means: &'static str) -> Result<()> {
         let mut state = self.state.lock();
         let tail = source.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         let name = self.name(&mut state, &tail)?;
         let path = self.folder.join(&name);
         self.vfs.rename(source, &path).at("quarantine", source)?;
         let size = size_of(&*self.vfs, &path, 0);
-        self.report(
-            &name,
-            format!("what   a container, {size} bytes, moved whole\nfrom   {}\n", source.display()),
-            why,
-        );
+        let what = format!("{what}, {size} bytes, moved whole");
+        let report = Report { what, from: source.display().to_string(), key: None, why, means };
+        self.report(&name, &report);
         state.keep(name, size);
         self.trim(&mut state);
         Ok(())
@@ -132,11 +154,10 @@ impl Quarantine {
     }
 
     /// The report is for people; failing to write it loses nothing that is served.
-    fn report(&self, name: &str, mut text: String, why: &str) {
-        let _ = writeln!(text, "why    {why}");
+    fn report(&self, name: &str, report: &Report<'_>) {
         let path = self.folder.join(format!("{name}.txt"));
         if let Ok(file) = self.vfs.open(&path, OpenMode::CreateNew) {
-            let _ = file.write_all_at(text.as_bytes(), 0);
+            let _ = file.write_all_at(report.text(name, self.clock.wall_ms()).as_bytes(), 0);
         }
     }
 
@@ -162,6 +183,50 @@ impl Quarantine {
     }
 }
 
+/// What stands in a report.
+struct Report<'a> {
+    what: String,
+    from: String,
+    /// Of a record: whose it was, in words.
+    key: Option<String>,
+    why: &'a str,
+    means: &'static str,
+}
+
+impl Report<'_> {
+    fn text(&self, name: &str, now: u64) -> String {
+        let mut text =
+            "Bytes that could not be trusted, kept for you to look at. They are never served.\n\n".to_owned();
+        let mut line = |word: &str, says: &str| _ = writeln!(text, "{word:<6} {says}");
+        line("what", &self.what);
+        line("when", &utc(now));
+        line("from", &self.from);
+        if let Some(key) = &self.key {
+            line("key", key);
+        }
+        line("why", self.why);
+        line("means", self.means);
+        line("look", &format!("at {name}, beside this report"));
+        line("delete", "both whenever you like, with the store closed; the oldest go by themselves");
+        text
+    }
+}
+
+/// A time by the wall clock as people write it: `2026-01-31 23:59:59 UTC`. The calendar is counted from March, so that
+/// a leap day ends a year (Hinnant, "chrono-Compatible Low-Level Date Algorithms", 2013).
+fn utc(ms: u64) -> String {
+    let (days, second) = (ms / 86_400_000 + 719_468, ms / 1000 % 86_400);
+    let (era, of_era) = (days / 146_097, days % 146_097);
+    let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month + 2) / 5 + 1;
+    let (month, next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    let year = era * 400 + year + next;
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+}
+
 /// Bytes of a file, or of all files below a directory (two levels are as deep as containers go).
 fn size_of(vfs: &dyn Vfs, path: &Path, known: u64) -> u64 {
     match vfs.kind(path) {
@@ -178,17 +243,22 @@ fn size_of(vfs: &dyn Vfs, path: &Path, known: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::ManualClock;
     use crate::vfs::RealFs;
+
+    fn open(dir: &Path, cap: u64) -> Quarantine {
+        Quarantine::open(Arc::new(RealFs), Arc::new(ManualClock::new(1_709_251_199_999)), dir, cap).unwrap()
+    }
 
     #[test]
     fn the_cap_holds_and_the_oldest_goes_first() {
         let dir = tempfile::tempdir().unwrap();
-        let q = Quarantine::open(Arc::new(RealFs), dir.path(), 250).unwrap();
+        let q = open(dir.path(), 250);
         for _ in 0..3 {
             q.record(Path::new("seg"), 64, &[7; 100], "checksum", Some(b"key\n")).unwrap();
         }
         assert_eq!((q.bytes(), q.removed()), (200, 1));
-        let again = Quarantine::open(Arc::new(RealFs), dir.path(), 250).unwrap();
+        let again = open(dir.path(), 250);
         assert_eq!(again.bytes(), 200);
         let text = std::fs::read_to_string(dir.path().join("quarantine/0000000001-record.txt")).unwrap();
         assert!(text.contains("seg at byte 64") && text.contains("key\\n"), "{text}");
@@ -200,7 +270,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("quarantine")).unwrap();
         std::fs::write(dir.path().join(format!("quarantine/{}-x", u64::MAX)), [1; 10]).unwrap();
-        let q = Quarantine::open(Arc::new(RealFs), dir.path(), 1000).unwrap();
+        let q = open(dir.path(), 1000);
         for _ in 0..2 {
             q.record(Path::new("seg"), 64, &[7; 100], "checksum", None).unwrap();
         }
@@ -210,7 +280,7 @@ mod tests {
     #[test]
     fn what_is_not_the_stores_is_refused_where_it_would_be_deleted() {
         let dir = tempfile::tempdir().unwrap();
-        let q = Quarantine::open(Arc::new(RealFs), dir.path(), 1000).unwrap();
+        let q = open(dir.path(), 1000);
         let path = dir.path().join("seg");
         std::fs::write(&path, [1; 1001]).unwrap();
         assert!(q.stranger(&path, 1001, "test").is_err() && path.exists());
@@ -224,9 +294,55 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("gen")).unwrap();
         std::fs::write(dir.path().join("gen/f"), [1; 10]).unwrap();
-        let q = Quarantine::open(Arc::new(RealFs), dir.path(), 1000).unwrap();
+        let q = open(dir.path(), 1000);
         q.container(&dir.path().join("gen"), "header unreadable").unwrap();
         assert_eq!(q.bytes(), 10);
         assert!(!dir.path().join("gen").exists());
+    }
+
+    #[test]
+    fn a_report_says_what_a_person_needs() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("index-0000")).unwrap();
+        let q = open(dir.path(), 1000);
+        q.record(
+            Path::new("/s/seg"),
+            64,
+            &[7; 100],
+            "/s/seg: the payload's checksum does not match",
+            Some(b"k\xff"),
+        )
+        .unwrap();
+        q.record(Path::new("/s/seg"), 64, &[7; 100], "cut short", None).unwrap();
+        q.index(&dir.path().join("index-0000"), "sled failed in it").unwrap();
+        let read = |name: &str| std::fs::read_to_string(dir.path().join("quarantine").join(name)).unwrap();
+        let expected = "Bytes that could not be trusted, kept for you to look at. They are never served.\n\n\
+            what   the record of one item, 100 bytes, copied as they stand\n\
+            when   2024-02-29 23:59:59 UTC\n\
+            from   /s/seg at byte 64\n\
+            key    k\\xff\n\
+            why    the payload's checksum does not match\n\
+            means  the item is absent; put it again. Nothing else is lost with it\n\
+            look   at 0000000000-record, beside this report\n\
+            delete both whenever you like, with the store closed; the oldest go by themselves\n";
+        assert_eq!(read("0000000000-record.txt"), expected);
+        assert!(read("0000000001-record.txt").contains("key    not known"));
+        assert!(read("0000000002-index-0000.txt").contains("nothing is lost"));
+    }
+
+    #[test]
+    fn the_calendar() {
+        let known: [(u64, &str); 6] = [
+            (0, "1970-01-01 00:00:00"),
+            (951_782_400, "2000-02-29 00:00:00"),
+            (951_868_799, "2000-02-29 23:59:59"),
+            (951_868_800, "2000-03-01 00:00:00"),
+            (4_107_542_400, "2100-03-01 00:00:00"),
+            (1_798_761_599, "2026-12-31 23:59:59"),
+        ];
+        for (seconds, date) in known {
+            assert_eq!(utc(seconds * 1000 + 999), format!("{date} UTC"));
+        }
+        assert!(utc(u64::MAX).ends_with("UTC"));
     }
 }

@@ -323,7 +323,7 @@ fn a_store_that_is_open_elsewhere_is_locked() -> Try {
     let place = Place::new();
     let cache = Cache::builder().root(&place.root).open()?;
     cache.put("k", "v")?;
-    for args in [&["get", "k"][..], &["stat"], &["verify"]] {
+    for args in [&["get", "k"][..], &["stat"], &["ls"], &["verify"], &["verify", "--repair"]] {
         let ran = place.run(args).with(3);
         assert!(ran.err.contains("in use by another process"), "{}", ran.err);
     }
@@ -369,9 +369,20 @@ fn stat_and_verify() -> Try {
     let at = find(&bytes, b"k43").ok_or("k43")?;
     bytes[at + 10] ^= 1;
     std::fs::write(&segment, bytes)?;
-    let ran = place.run(&["verify"]).with(1);
-    assert!(ran.text().contains("1 damaged") && ran.text().contains("198 items"), "{}", ran.text());
+    for _ in 0..2 {
+        let ran = place.run(&["verify"]).with(1);
+        assert!(ran.text().contains("1 lost") && ran.text().contains("198 items"), "{}", ran.text());
+        assert!(ran.text().contains("lost: k43 (ssd record in "), "{}", ran.text());
+    }
+    let json = place.run(&["verify", "--json"]).with(1).json();
+    let finding = &json["findings"][0];
+    assert_eq!((&finding["key"], &finding["part"]), (&"k43".into(), &"record".into()), "{json:#}");
+    assert_eq!((&finding["items_lost"], &finding["tier"]), (&1.into(), &"ssd".into()));
+    let ran = place.run(&["verify", "--repair"]).with(1);
+    assert!(ran.text().contains("lost: k43 ") && ran.text().contains("1 item lost"), "{}", ran.text());
     place.run(&["verify"]).with(0);
+    let ran = place.run(&["verify", "--repair"]).with(0);
+    assert!(ran.text().contains("nothing was changed"), "{}", ran.text());
     place.run(&["rm", "--prefix", ""]).with(0);
     place.put("k", b"v", &[]).with(0);
     assert!(place.run(&["stat"]).with(0).text().contains("1 item in all"));

@@ -7,6 +7,7 @@ mod items;
 mod progress;
 mod replay;
 mod settings;
+mod verify;
 
 use serde_json::Value;
 use std::io::{Read, Write};

@@ -17,6 +17,7 @@ mod check;
 mod common;
 mod disks;
 mod harm;
+mod repair;
 mod store;
 
 use check::Told;

@@ -1,6 +1,6 @@
-//! `stat`, `verify`, `config`, `completions`: what a store is, and whether it is whole.
+//! `stat` and `config`: what a store holds, and how it is set up.
 
-use crate::failure::{Failure, NOT_FOUND, OK, Outcome};
+use crate::failure::{Failure, OK, Outcome};
 use crate::options::{OpenArgs, StoreArgs, tier_dirs};
 use crate::show;
 use clap::{Args, Subcommand};
@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::path::PathBuf;
-use thermocline::{ContentType, Damage, Stats, Tier, VerifyReport};
+use thermocline::{ContentType, Stats, Tier};
 
 /// The options of `stat`.
 #[derive(Debug, Args)]
@@ -48,6 +48,11 @@ fn stats_text(stats: &Stats, store: &OpenArgs) -> String {
         ]);
     }
     let mut out = show::table(1, &["tier", "items", "occupied", "limit", "full", "containers"], rows);
+    for tier in Tier::DISK {
+        for (path, why) in stats.tier(tier).map(|t| t.out_of_service.as_slice()).unwrap_or_default() {
+            let _ = writeln!(out, "\n  out of service: {} ({tier}): {why}", path.display());
+        }
+    }
     let _ = writeln!(
         out,
         "\n  {} in all; the catalog takes {} of RAM, {} on disk",
@@ -67,7 +72,11 @@ fn stats_json(stats: &Stats, store: &OpenArgs) -> Value {
         .into_iter()
         .filter_map(|tier| {
             let t = stats.tier(tier)?;
+            let out = t.out_of_service.iter();
+            let out: Vec<Value> =
+                out.map(|(path, why)| json!({ "path": path.to_string_lossy(), "why": why })).collect();
             let value = json!({
+                "out_of_service": out,
                 "items": t.items, "bytes": t.bytes, "limit": t.limit.filter(|_| store.says_limit(tier)), "containers": t.containers,
             });
             Some((tier.name().to_owned(), value))
@@ -78,132 +87,6 @@ fn stats_json(stats: &Stats, store: &OpenArgs) -> Value {
         "catalog_bytes": stats.catalog_bytes,
         "catalog_disk_bytes": stats.catalog_disk_bytes,
         "tiers": tiers,
-    })
-}
-
-/// The options of `verify`.
-#[derive(Debug, Args)]
-pub struct VerifyArgs {
-    /// If the catalog is lost in both copies, build one from what the tiers hold: of each key the newest version
-    /// found. Items that had been removed or overwritten may be among them
-    #[arg(long)]
-    rebuild_catalog: bool,
-    #[command(flatten)]
-    store: OpenArgs,
-}
-
-/// Reads and checks every live item.
-pub fn verify(args: &VerifyArgs, json: bool) -> Outcome {
-    let spinner =
-        args.rebuild_catalog.then(|| show::spinner("opening, and rebuilding the catalog if it is lost"));
-    let opened = args.store.open_rebuilding(args.rebuild_catalog);
-    if let Some(spinner) = spinner {
-        spinner.finish_and_clear();
-    }
-    let cache = opened?;
-    let recovery = cache.recovery().clone();
-    let bar = counting_bar(cache.stats().items, "checking");
-    let report = cache.verify_with(|n| bar.inc(n))?;
-    bar.finish_and_clear();
-    cache.close()?;
-    let clean = report.is_clean()
-        && recovery.lost == 0
-        && recovery.quarantined.is_empty()
-        && recovery.unseen.is_empty();
-    if json {
-        let quarantined: Vec<Value> = recovery
-            .quarantined
-            .iter()
-            .map(|(path, why)| json!({ "path": path.to_string_lossy(), "why": why }))
-            .collect();
-        show::json(&json!({
-            "clean": clean,
-            "items": report.items,
-            "bytes": report.bytes,
-            "containers": report.containers,
-            "damaged": report.damaged.iter().map(damage_json).collect::<Vec<_>>(),
-            "unreachable": report.unreachable.iter().map(damage_json).collect::<Vec<_>>(),
-            "mended": report.mended.iter().map(|p| p.to_string_lossy()).collect::<Vec<_>>(),
-            "opening": {
-                "catalog_rebuilt": recovery.rebuilt,
-                "mended": recovery.mended,
-                "frames_replayed": recovery.frames,
-                "torn": recovery.torn,
-                "items_lost": recovery.lost,
-                "quarantined": quarantined,
-                "unseen": recovery.unseen.iter().map(|(path, why)| json!({ "path": path.to_string_lossy(), "why": why })).collect::<Vec<_>>(),
-                "leftovers_deleted": recovery.deleted,
-            },
-        }))?;
-    } else {
-        show::text(&verify_text(&report, &recovery))?;
-    }
-    Ok(if clean { OK } else { NOT_FOUND })
-}
-
-fn verify_text(report: &VerifyReport, recovery: &thermocline::Recovery) -> String {
-    let mut out = String::new();
-    if recovery.rebuilt {
-        out.push_str(
-            "The catalog was rebuilt from the containers: removed and overwritten items may be among the live ones.\n",
-        );
-    }
-    if recovery.mended > 0 {
-        let _ = writeln!(
-            out,
-            "{} pieces of the catalog were damaged and taken from its other copy.",
-            recovery.mended
-        );
-    }
-    if recovery.lost > 0 {
-        let _ = writeln!(
-            out,
-            "{} items were lost: their container or their record is damaged.",
-            show::count(recovery.lost)
-        );
-    }
-    for (path, why) in &recovery.quarantined {
-        let _ = writeln!(out, "quarantined: {}: {why}", path.display());
-    }
-    for (path, why) in &recovery.unseen {
-        let _ = writeln!(out, "not in the catalog: {}: {why}", path.display());
-    }
-    for (what, list) in [("damaged", &report.damaged), ("unreachable", &report.unreachable)] {
-        for d in list {
-            let key = d.key.as_ref().map_or("a key that cannot be read".into(), |k| show::key(k));
-            let path = d.path.as_ref().map_or(String::new(), |p| format!(" in {}", p.display()));
-            let _ = writeln!(out, "{what}: {key} ({}{path}): {}", d.tier, d.why);
-        }
-    }
-    for path in &report.mended {
-        let _ = writeln!(out, "mended from the other copy: {}", path.display());
-    }
-    let _ = writeln!(
-        out,
-        "{}, {}, in {}: {}",
-        show::things(report.items, "item"),
-        show::bytes(report.bytes),
-        show::things(report.containers, "container"),
-        if report.is_clean() {
-            "all right".into()
-        } else {
-            format!(
-                "{} damaged, {} unreachable, {} of the catalog mended",
-                report.damaged.len(),
-                report.unreachable.len(),
-                report.mended.len()
-            )
-        }
-    );
-    out
-}
-
-fn damage_json(d: &Damage) -> Value {
-    json!({
-        "tier": d.tier.name(),
-        "path": d.path.as_ref().map(|p| p.to_string_lossy()),
-        "key": d.key.as_ref().map(|k| show::key(k)),
-        "why": d.why,
     })
 }
 

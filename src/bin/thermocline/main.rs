@@ -5,7 +5,8 @@
 //! |---|---|
 //! | `options` | which store: options and file to a configuration |
 //! | `items` | get, put, rm, ls |
-//! | `inspect` | stat, verify, config |
+//! | `inspect` | stat, config |
+//! | `verify` | verify |
 //! | `bench` | the benchmark |
 //! | `replay` | the replay of traces |
 //! | `stack` | LRU at every size at once |
@@ -26,6 +27,7 @@ mod replay;
 mod show;
 mod stack;
 mod values;
+mod verify;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use failure::{EXIT_CODES, OK, Outcome};
@@ -82,11 +84,12 @@ enum Command {
     /// Show what each tier holds
     #[command(after_help = EXIT_CODES)]
     Stat(inspect::StatArgs),
-    /// Read and check every item
+    /// Read and check everything, and change nothing
     ///
-    /// Items that fail are dead afterwards, their bytes in the quarantine.
-    #[command(after_help = EXIT_CODES)]
-    Verify(inspect::VerifyArgs),
+    /// Names each damaged file, what of it is damaged, and which items are lost. With --repair what can be mended is
+    /// mended, and the rest goes to the quarantine.
+    #[command(after_help = verify::EXIT_CODES)]
+    Verify(verify::VerifyArgs),
     /// Show or check a configuration
     #[command(subcommand)]
     Config(inspect::ConfigCommand),
@@ -116,7 +119,7 @@ fn run(command: Command, json: bool) -> Outcome {
         Command::Rm(args) => items::rm(args, json),
         Command::Ls(args) => items::ls(args, json),
         Command::Stat(args) => inspect::stat(&args, json),
-        Command::Verify(args) => inspect::verify(&args, json),
+        Command::Verify(args) => verify::verify(&args, json),
         Command::Config(command) => inspect::config(&command, json),
         Command::Completions { shell } => {
             // Into memory first: the generator panics if it cannot write.

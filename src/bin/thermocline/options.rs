@@ -180,11 +180,11 @@ impl OpenArgs {
     /// Opens a store that is there. A directory that is not one of a store is refused, so that a slip of the pen
     /// makes none.
     pub fn open(&self) -> Result<Cache, Failure> {
-        self.open_rebuilding(false)
+        self.builder(false)?.open().map_err(|e| self.refused(e))
     }
 
-    /// As [`open`](Self::open); if the catalog is lost in both copies it may be built anew.
-    pub fn open_rebuilding(&self, rebuild_catalog: bool) -> Result<Cache, Failure> {
+    /// What opens, checks or repairs a store that is there; if its catalog is lost in both copies it may be built anew.
+    pub fn builder(&self, rebuild_catalog: bool) -> Result<Builder, Failure> {
         let config = self.which.of_store()?;
         let flags = OpenFlags {
             without_missing: self.missing.without_missing,
@@ -193,8 +193,15 @@ impl OpenArgs {
             read_only: true,
         };
         check_is_store(&config, flags)?;
-        let builder = self.missing.apply(Builder::from_config(config.clone()));
-        builder.rebuild_catalog(rebuild_catalog).open().map_err(|e| refused(&config, e))
+        Ok(self.missing.apply(Builder::from_config(config)).rebuild_catalog(rebuild_catalog))
+    }
+
+    /// What to say of a store that did not open.
+    pub fn refused(&self, e: thermocline::Error) -> Failure {
+        match self.which.config() {
+            Ok(config) => refused(&config, e),
+            Err(_) => e.into(),
+        }
     }
 
     /// Opens a store, making what is missing of it.

@@ -333,7 +333,7 @@ pub(crate) fn load(vfs: &dyn Vfs, dir: &Path, store: &[u8; 16], seq: u64) -> Res
 }
 
 /// Whether every block of one copy verifies, to the last.
-fn is_whole(vfs: &dyn Vfs, path: &Path, seed: u64) -> bool {
+pub(super) fn is_whole(vfs: &dyn Vfs, path: &Path, seed: u64) -> bool {
     let Ok(copies) = open_twins(vfs, &[path.to_path_buf()]) else { return false };
     let Some(copy) = copies.first().filter(|c| matches!(read_head(c, seed), Ok(Some(_)))) else {
         return false;

@@ -19,6 +19,7 @@
 
 mod checkpoint;
 mod dirty;
+mod examine;
 mod frame;
 mod index;
 mod journal;
@@ -495,9 +496,14 @@ impl Catalog {
 
     /// Everything that points into a container: what reclaim looks at when a listing lacks something.
     pub fn pointing_at(&self, no: ContainerNo) -> Vec<(Ident, Place)> {
+        self.pointing_into(|into| into == no)
+    }
+
+    /// Everything that points into any of these containers.
+    pub fn pointing_into(&self, wanted: impl Fn(ContainerNo) -> bool) -> Vec<(Ident, Place)> {
         let mut out = Vec::new();
         for shard in &self.shards {
-            out.extend(shard.read().index.iter().filter(|(_, p)| p.container() == no));
+            out.extend(shard.read().index.iter().filter(|(_, p)| wanted(p.container())));
         }
         out
     }

@@ -18,6 +18,7 @@ use super::{Catalog, SHARDS};
 use crate::clock::EngineClock;
 use crate::container::{Known, Listed};
 use crate::error::{Error, IoContext, Result};
+use crate::flaw::Flaw;
 use crate::ident::Ident;
 use crate::types::{Place, Version};
 use crate::vfs::{OpenMode, Vfs, VfsFile};
@@ -69,6 +70,9 @@ pub struct Recovered {
     pub frames: u64,
     /// Frames cut off at a torn tail are not known; this says whether there was one.
     pub torn: bool,
+    /// Of an opening that changes nothing: the copies of files that are damaged or missing, as no crash leaves them.
+    /// Nothing is lost by them.
+    pub flaws: Vec<Flaw>,
 }
 
 /// One copy of a file of the catalog.
@@ -130,6 +134,9 @@ impl Catalog {
         make_folders(&setup)?;
         let mut replay = Replay::new(&setup)?;
         replay.run(&setup)?;
+        if setup.read_only {
+            replay.note_flaws(&setup);
+        }
         replay.into_catalog(setup)
     }
 

@@ -3,6 +3,7 @@
 //! See [`recovery`](super::recovery) for the invariants. One pair of journals is in memory at a time.
 
 use super::checkpoint::{self, checkpoint_path};
+use super::examine::{self, Differs};
 use super::frame::{FRAME, FileHead, Frame, HEAD, decode_batch, seed};
 use super::journal::{COPIES, Journal, journal_path};
 use super::recovery::{Copy, Recovered, Setup, both, open_twins, sync_all};
@@ -10,11 +11,12 @@ use super::shard::Shard;
 use super::{Catalog, SHARDS};
 use crate::container::{Containers, Known};
 use crate::error::{Error, Result};
+use crate::flaw::{Flaw, Part};
 use crate::ident::Ident;
 use crate::types::Place;
 use crate::vfs::OpenMode;
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// No journal file is read further; the writer begins another long before.
@@ -68,6 +70,8 @@ pub(crate) struct Replay {
     pub(crate) last_seq: u64,
     pairs: usize,
     tail: HashMap<Ident, (u64, Place)>,
+    /// In what the copies of journals differ, or do not verify.
+    differs: Vec<Differs>,
 }
 
 impl Replay {
@@ -83,6 +87,7 @@ impl Replay {
             last_seq: 0,
             pairs: 0,
             tail: HashMap::new(),
+            differs: Vec::new(),
         }
     }
 
@@ -170,6 +175,7 @@ impl Replay {
             match head {
                 Some(head) => {
                     self.out.mended += (COPIES.len() - files.len()) as u64;
+                    self.note_missing(setup, seq, &head, &files);
                     pairs.push(Pair { seq, head, files });
                 }
                 // It was being made when the crash came: headers are synced in both copies before anything else
@@ -200,6 +206,9 @@ impl Replay {
             bytes.truncate(n);
             if FileHead::decode(&bytes, &setup.store, pair.seq, &copy.path)?.is_none() {
                 self.out.mended += 1;
+                let blank = self.may_be_half_made(pair.seq) && bytes.iter().all(|b| *b == 0);
+                let blank = blank.then_some(pair.head.first);
+                self.differ(&copy.path, "its header is damaged", blank);
             }
             copies.push((copy.path.clone(), bytes));
         }
@@ -223,7 +232,7 @@ impl Replay {
             });
             let found = found.filter(|(head, _)| follows && head.first < limit);
             let Some((head, whole)) = found else { break };
-            self.mend_copies(setup, &mut copies, at, &whole);
+            self.mend_copies(setup, &mut copies, (at, head.first), &whole);
             self.durable = self.durable.max(head.durable);
             self.time = self.time.max(head.time);
             if self.tail.len() > MANY_IN_TAIL {
@@ -267,14 +276,42 @@ impl Replay {
         }
     }
 
+    fn differ(&mut self, path: &Path, why: &str, blank: Option<u64>) {
+        self.differs.push(Differs { flaw: Flaw::new(path, Part::Journal, why), blank });
+    }
+
+    fn note_missing(&mut self, setup: &Setup, seq: u64, head: &FileHead, files: &[Copy]) {
+        for path in COPIES.map(|c| journal_path(&setup.dir, c, seq)) {
+            if !files.iter().any(|f| f.path == path) {
+                let blank = self.may_be_half_made(seq).then_some(head.first);
+                self.differ(&path, "it is missing", blank);
+            }
+        }
+    }
+
+    /// The pair that was made with the checkpoint was whole before that was published.
+    fn may_be_half_made(&self, seq: u64) -> bool {
+        seq != self.first_seq
+    }
+
+    /// Notes which copies of the catalog's files are damaged.
+    pub(crate) fn note_flaws(&mut self, setup: &Setup) {
+        self.out.flaws = examine::checkpoints(setup);
+        self.out.flaws.extend(examine::journals(&mut self.differs, self.durable));
+    }
+
     /// Writes a batch to the copies that lack it.
-    fn mend_copies(&mut self, setup: &Setup, copies: &mut [Bytes], at: usize, whole: &[u8]) {
+    fn mend_copies(&mut self, setup: &Setup, copies: &mut [Bytes], (at, first): (usize, u64), whole: &[u8]) {
         for (path, bytes) in copies {
             let end = at + whole.len();
             if bytes.get(at..end) == Some(whole) {
                 continue;
             }
             self.out.mended += 1;
+            let stands = bytes.get(at..end.min(bytes.len())).unwrap_or_default();
+            let blank = stands.iter().all(|b| *b == 0).then_some(first);
+            let why = format!("a batch at byte {at} is damaged, or not there; the other copy has it");
+            self.differs.push(Differs { flaw: Flaw::new(&path, Part::Journal, why), blank });
             if bytes.len() < end {
                 bytes.resize(end, 0);
             }

@@ -25,10 +25,7 @@ const SEARCH: u64 = 64 << 10;
 /// Of reading only; damage makes the list shorter.
 pub(super) fn list(file: &dyn VfsFile, len: u64, seed: u64) -> io::Result<Vec<Listed>> {
     let mut found = BTreeMap::new();
-    // Nothing that stands in a file may bring the process down, whatever arithmetic the ZIP reader does with it.
-    let whole = catch_unwind(AssertUnwindSafe(|| from_directory(file, len, seed, &mut found)))
-        .unwrap_or(Ok(false))?;
-    if !whole {
+    if !from_directory(file, len, seed, &mut |meta| enter(&mut found, meta))? {
         from_headers(file, len, seed, &mut found)?;
     }
     Ok(found.into_values().collect())
@@ -45,12 +42,26 @@ fn enter(found: &mut BTreeMap<u32, Listed>, meta: &entry::Meta) {
     found.insert(meta.position, listed);
 }
 
-/// Lists from the central directory; `false` if anything about it is wrong.
-fn from_directory(
+/// Gives every entry of the central directory that verifies; `false` if anything about it is wrong.
+///
+/// # Errors
+///
+/// Of reading.
+pub(super) fn from_directory(
     file: &dyn VfsFile,
     len: u64,
     seed: u64,
-    found: &mut BTreeMap<u32, Listed>,
+    found: &mut dyn FnMut(&entry::Meta),
+) -> io::Result<bool> {
+    // Nothing that stands in a file may bring the process down, whatever arithmetic the ZIP reader does with it.
+    catch_unwind(AssertUnwindSafe(|| directory(file, len, seed, found))).unwrap_or(Ok(false))
+}
+
+fn directory(
+    file: &dyn VfsFile,
+    len: u64,
+    seed: u64,
+    found: &mut dyn FnMut(&entry::Meta),
 ) -> io::Result<bool> {
     let reader = Reader { file, len, trouble: RefCell::default() };
     let mut buffer = vec![0; DIRECTORY_BUFFER];
@@ -69,7 +80,7 @@ fn from_directory(
                 let name = e.file_path();
                 match entry::parse(e.extra_fields().remaining_bytes(), name.as_bytes(), seed) {
                     Ok(meta) if u64::from(meta.position) * Place::UNIT == e.local_header_offset() => {
-                        enter(found, &meta);
+                        found(&meta);
                     }
                     _ => whole = false,
                 }

@@ -15,6 +15,7 @@
 //! Nothing is kept in memory for an item, and about 200 bytes for a pack; files are opened when they are read.
 
 mod entry;
+mod examine;
 mod identity;
 mod listing;
 mod names;
@@ -334,12 +335,20 @@ impl DiskTier for Cold {
     fn quarantine_record(&self, entry: &Entry, position: u32, why: &str) {
         let Some(pack) = self.pack_of(entry) else { return };
         let Some(raw) = entry.container.raw(position) else { return };
-        let key = entry.container.head(position).ok().map(|h| h.key);
+        let key = entry.container.key(position);
         pack.dir.keep_damaged(&raw, why, key.as_deref());
     }
 
     fn maintain(&self) {
         self.dirs.retry();
+    }
+
+    fn suspect(&self, entry: &Entry) {
+        self.dirs.suspect(entry.dir);
+    }
+
+    fn put_back(&self) {
+        self.dirs.put_back();
     }
 
     fn close(&self) -> Result<()> {

@@ -5,10 +5,12 @@
 //! matched, and never beyond the end of the file, so damage cannot make the reader allocate.
 
 use super::entry::{self, LARGEST_HEADER, Local, Meta};
+use super::examine;
 use super::identity::{self, Identity};
 use super::listing;
 use crate::container::{Container, Listed, RawRecord};
 use crate::error::{Error, IoContext, Result};
+use crate::flaw::Flaw;
 use crate::item::{Head, Item};
 use crate::openfiles::OpenFiles;
 use crate::tierdir::Dir;
@@ -25,7 +27,7 @@ pub(super) const SMALLEST_READ: usize = 8 << 10;
 /// Most that [`Container::raw`] returns.
 const MOST_RAW: u64 = 64 << 20;
 /// Both copies of the identity lie this near to the ends of the file.
-const IDENTITY_WITHIN: u64 = 4 << 10;
+pub(super) const IDENTITY_WITHIN: u64 = 4 << 10;
 
 /// The name of a pack's file.
 pub(super) fn name_of(id: u64) -> String {
@@ -236,5 +238,28 @@ impl Container for Pack {
 
     fn occupied(&self) -> u64 {
         self.counted.load(Ordering::Acquire)
+    }
+
+    fn key(&self, position: u32) -> Option<Bytes> {
+        if let Ok(head) = self.head(position) {
+            return Some(head.key);
+        }
+        let mut key = None;
+        // Whatever comes of the rest of the directory, the entry verified by itself.
+        let _ = listing::from_directory(&*self.file().ok()?, self.len, self.seed, &mut |meta| {
+            if meta.position == position {
+                key = Some(meta.head.key.clone());
+            }
+        });
+        key
+    }
+
+    fn examine(&self, live: &[u32], each: &mut dyn FnMut(u32, Result<Item>)) -> Vec<Flaw> {
+        live.iter().for_each(|position| each(*position, self.read(*position)));
+        match self.file() {
+            Ok(file) => examine::flaws(&*file, &self.path(), self.len, (self.id, self.seed), live),
+            // Each of its records was told of.
+            Err(_) => Vec::new(),
+        }
     }
 }

@@ -12,7 +12,7 @@
 use super::core::{Core, Job};
 use super::fence::{Fault, Fence};
 use super::index::{self, Extent};
-use super::scan::{self, Scan};
+use super::scan::{self, Found, Scan};
 use super::seal::{self, Seal};
 use super::value;
 use crate::container::Purpose;
@@ -406,6 +406,14 @@ impl Generation {
 
     /// Builds an index from the value files.
     pub fn rebuild(&self) -> Result<RamIndex> {
+        let ram = self.rebuild_watched(&mut |_, _| ())?;
+        self.core.rebuilt.fetch_add(1, Ordering::Relaxed);
+        tracing::info!(path = %self.path.display(), extents = ram.extents.len(), "HDD index rebuilt");
+        Ok(ram)
+    }
+
+    /// An index from the value files; `watch` is shown what was found, with the number of the file.
+    pub fn rebuild_watched(&self, watch: &mut dyn FnMut(u16, &Found)) -> Result<RamIndex> {
         let mut ram = RamIndex::default();
         let values = self.values();
         let mut opened = values.is_empty();
@@ -422,7 +430,10 @@ impl Generation {
             opened = true;
             let mut scan = Scan::new(file, self.id, no, end);
             let keep_on = || !self.core.jobs.stopping() && !self.dropped();
-            let whole = scan::extents(&mut scan, self.core.extent_max(), &mut ram.extents, &keep_on);
+            let whole = scan::extents(&mut scan, self.core.extent_max(), &mut ram.extents, &mut |found| {
+                watch(no, found);
+                keep_on()
+            });
             if !keep_on() {
                 return Err(Error::Busy("the HDD tier is closing"));
             }
@@ -433,8 +444,6 @@ impl Generation {
         }
         ram.extents.sort_by_key(|e| e.first);
         ram.extents.dedup_by_key(|e| e.first);
-        self.core.rebuilt.fetch_add(1, Ordering::Relaxed);
-        tracing::info!(path = %self.path.display(), extents = ram.extents.len(), "HDD index rebuilt");
         Ok(ram)
     }
 

@@ -7,6 +7,8 @@
 //! DIR/quarantine/                                       what could not be read
 //! ```
 //!
+//! What a check looks at, which changes nothing, is in `examine.rs`.
+//!
 //! A disk that seeks reads 64 KiB for the price of one byte, so items lie in blocks of that size, or have one to
 //! themselves. A place is (generation, record number). While a generation is appended to, the index that leads
 //! from a record number to a block is in RAM; once it is sealed the index is written, in rising order and in one
@@ -27,6 +29,7 @@
 
 mod block;
 mod core;
+mod examine;
 mod fence;
 mod generation;
 mod index;
@@ -246,12 +249,6 @@ impl Hdd {
         Health { open, out_of_service: self.dirs.iter().filter_map(out).collect(), ..self.core.health() }
     }
 
-    /// Waits until the background work that is queued now is done: indexes opened, checked, rebuilt, written.
-    /// False if it is not within `limit`.
-    pub fn settle(&self, limit: Duration) -> bool {
-        self.core.jobs.wait_idle(limit)
-    }
-
     fn generation(&self, entry: &Entry) -> Result<Arc<Generation>> {
         self.generations.read().get(&entry.id).cloned().ok_or(Error::Gone(entry.no))
     }
@@ -368,6 +365,19 @@ impl DiskTier for Hdd {
         self.dirs.retry();
         let dead = std::mem::take(&mut *self.dead.lock());
         dead.into_iter().for_each(|(dir, path, bytes)| self.remove_dead(&dir, path, bytes));
+    }
+
+    fn suspect(&self, entry: &Entry) {
+        self.dirs.suspect(entry.dir);
+    }
+
+    fn put_back(&self) {
+        self.dirs.put_back();
+    }
+
+    /// What is queued now: indexes opened, checked, rebuilt, written.
+    fn settle(&self, limit: Duration) -> bool {
+        self.core.jobs.wait_idle(limit)
     }
 
     fn close(&self) -> Result<()> {

@@ -240,6 +240,12 @@ impl Opening<'_> {
                 self.set_aside(f, &values);
             }
             files => {
+                // Who only looks says so, and can still say whose items are lost with it.
+                if let Identity::Lost(why) = &files.identity {
+                    let why = format!("{why} (left in its place)");
+                    self.report.quarantined.push((f.path.clone(), why));
+                    self.report.given_up.push(f.id);
+                }
                 self.known.remove(&f.id);
                 self.enter(f, known, files);
             }
@@ -350,7 +356,7 @@ impl Opening<'_> {
             if let Some(index) = index {
                 let folder = path.join(index);
                 if vfs.kind(&folder).at("look at", &folder)?.is_some() {
-                    dir.quarantine.container(&folder, "sled failed in this index; it was rebuilt")?;
+                    dir.quarantine.index(&folder, "sled failed in it while the store was used")?;
                 }
             }
             if index.is_some() || stale {

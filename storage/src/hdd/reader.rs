@@ -6,12 +6,14 @@
 //! asked for.
 
 use super::block::{self, Block, Spot};
+use super::examine;
 use super::generation::Generation;
 use super::index::Extent;
 use super::scan::{self, Scan};
 use super::value;
 use crate::container::{Container, Listed, RawRecord};
 use crate::error::{Error, IoContext, Result};
+use crate::flaw::Flaw;
 use crate::item::{Head, Item};
 use crate::record::{self, Header};
 use bytes::Bytes;
@@ -239,5 +241,9 @@ impl Container for Handle {
 
     fn occupied(&self) -> u64 {
         self.0.occupied()
+    }
+
+    fn examine(&self, live: &[u32], each: &mut dyn FnMut(u32, Result<Item>)) -> Vec<Flaw> {
+        examine::examine(&self.0, self, live, each)
     }
 }

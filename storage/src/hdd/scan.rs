@@ -130,16 +130,17 @@ impl Scan {
     }
 }
 
-/// The extents of a value file, appended to `extents`. `keep_on` is asked now and then; false ends the scan.
+/// The extents of a value file, appended to `extents`. `watch` is shown all that is found; false ends the scan.
 /// Returns whether all of the file could be read.
 pub(super) fn extents(
     scan: &mut Scan,
     max: u64,
     extents: &mut Vec<Extent>,
-    keep_on: &dyn Fn() -> bool,
+    watch: &mut dyn FnMut(&Found) -> bool,
 ) -> bool {
     while let Some(found) = scan.next() {
         let file = scan.no;
+        let go_on = watch(&found);
         let new = match found {
             Found::Block(b) => {
                 let len = b.len.min(scan.end.saturating_sub(b.spot.offset));
@@ -151,7 +152,7 @@ pub(super) fn extents(
             }
         };
         index::push(extents, new, max);
-        if !keep_on() {
+        if !go_on {
             return false;
         }
     }

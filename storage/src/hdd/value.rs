@@ -93,24 +93,26 @@ impl Header {
         Ok(Header { store, container: le64(bytes, 24), file, created_ms: le64(bytes, 40) })
     }
 
-    /// Reads the header from whichever copy is whole. `Corrupt` if neither is; `NewerFormat`.
-    pub fn read(file: &dyn VfsFile, path: &Path) -> Result<Header> {
-        let copy = |at: u64| {
+    /// Both copies of the header, as they are.
+    pub fn copies(file: &dyn VfsFile, path: &Path) -> [Result<Header>; 2] {
+        [0, COPY].map(|at| {
             let mut bytes = [0; HEADER];
             match file.read_at(&mut bytes, at) {
                 Ok(HEADER) => Header::parse(&bytes, path, at),
                 Ok(_) => Err(Error::corrupt(path, at, "the header is cut short")),
                 Err(e) => Err(Error::io("read", path, e)),
             }
-        };
-        match copy(0) {
-            Ok(header) => Ok(header),
-            Err(e @ Error::NewerFormat { .. }) => Err(e),
-            Err(e) => match copy(COPY) {
-                // Unreachable is not the same as damaged: the first copy may be whole.
-                Err(Error::Corrupt { .. }) if !e.is_corrupt() => Err(e),
-                other => other,
-            },
+        })
+    }
+
+    /// Reads the header from whichever copy is whole. `Corrupt` if neither is; `NewerFormat`.
+    pub fn read(file: &dyn VfsFile, path: &Path) -> Result<Header> {
+        match Header::copies(file, path) {
+            [Ok(header), _] => Ok(header),
+            [Err(e @ Error::NewerFormat { .. }), _] => Err(e),
+            // Unreachable is not the same as damaged: the first copy may be whole.
+            [Err(e), Err(Error::Corrupt { .. })] if !e.is_corrupt() => Err(e),
+            [Err(_), second] => second,
         }
     }
 }

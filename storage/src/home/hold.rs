@@ -30,16 +30,21 @@ impl Holdings {
     }
 
     /// Locks a directory that exists; whether its lock file was there. `Locked` at once if somebody else has it.
+    /// Read-only, a lock file that is not there is not made, and the lock is shared with others who read.
     pub fn lock(&mut self, dir: &Path) -> Result<bool> {
         let file = dir.join(LOCK);
         let there = self.vfs.kind(&file).map_err(|e| refused("look at", &file, e))?.is_some();
         if !there && self.read_only {
-            let why = "it has no lock file, and a read-only opening makes none: make an empty file named \
-                       `lock` in it, or open the store for writing once";
-            return Err(Error::BadDirectory { path: dir.to_path_buf(), why: why.to_owned() });
+            // Who writes makes one first, so nobody does. That somebody begins to while this reads is no worse than
+            // any change behind the back of who reads, and a lock of the store's other directories keeps them out.
+            return Ok(false);
         }
         let locked = || Error::Locked { path: dir.to_path_buf() };
-        let lock = self.vfs.try_lock(&file).map_err(|e| refused("lock", &file, e))?.ok_or_else(locked)?;
+        let lock = match self.read_only {
+            true => self.vfs.try_lock_shared(&file),
+            false => self.vfs.try_lock(&file),
+        };
+        let lock = lock.map_err(|e| refused("lock", &file, e))?.ok_or_else(locked)?;
         if !there {
             self.made_files.push(file.clone());
         }

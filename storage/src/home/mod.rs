@@ -23,6 +23,7 @@
 //! the roster still says the epochs before, which is less than the truth and thus harmless; a new store is
 //! still called new, a rebuilding still unfinished.
 
+mod examine;
 mod hold;
 mod judge;
 mod record;

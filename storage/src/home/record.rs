@@ -29,7 +29,7 @@ const CHECKSUM: &str = "checksum ";
 /// A copy is padded to a multiple of this many bytes.
 const BLOCK: usize = 4096;
 /// Longest file that is read as a record: 1000 directories with the longest paths there are.
-const MAX_BYTES: u64 = 16 << 20;
+pub(super) const MAX_BYTES: u64 = 16 << 20;
 
 /// Whether the catalog beside a manifest can be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

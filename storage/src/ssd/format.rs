@@ -149,15 +149,20 @@ pub(super) fn encode_header(identity: &Identity) -> Vec<u8> {
 
 /// The identity in a header block (which may be cut short), from whichever copy verifies.
 pub(super) fn parse_header_block(block: &[u8]) -> Result<Identity, Unfit> {
-    let copy = |at: usize| open_block(block.get(at..).unwrap_or_default(), HEADER_MAGIC, at as u64);
+    let copy = |at: usize| parse_header_copy(block.get(at..).unwrap_or_default(), at);
     match copy(0) {
-        Ok((identity, _)) => Ok(identity),
+        Ok(identity) => Ok(identity),
         Err(first) => match (copy(SECOND_COPY), first) {
-            (Ok((identity, _)), Unfit::Damaged(_)) => Ok(identity),
+            (Ok(identity), Unfit::Damaged(_)) => Ok(identity),
             (Err(Unfit::Newer(n)), _) | (_, Unfit::Newer(n)) => Err(Unfit::Newer(n)),
             (Err(second), _) => Err(second),
         },
     }
+}
+
+/// The identity in the copy of the header that stands at `at` in the header block.
+pub(super) fn parse_header_copy(copy: &[u8], at: usize) -> Result<Identity, Unfit> {
+    open_block(copy, HEADER_MAGIC, at as u64).map(|(identity, _)| identity)
 }
 
 /// The trailer's bytes, to stand `TRAILER` before the end of the file.
@@ -234,4 +239,17 @@ pub(super) fn parse_entries(mut bytes: &[u8], data_end: u64) -> Option<Vec<Liste
         bytes = bytes.get(ENTRY_FIXED + key_len..)?;
     }
     Some(out)
+}
+
+/// The key that footer entries have for a position.
+pub(super) fn key_in(mut bytes: &[u8], position: u32) -> Option<&[u8]> {
+    loop {
+        let fixed: &[u8; ENTRY_FIXED] = bytes.first_chunk()?;
+        let key_len = usize::try_from(le64(fixed, 0) >> Ident::BITS).ok()?;
+        let rest = bytes.get(ENTRY_FIXED..)?;
+        if le32(fixed, 24) == position {
+            return rest.get(..key_len);
+        }
+        bytes = rest.get(key_len..)?;
+    }
 }

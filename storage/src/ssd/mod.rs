@@ -4,7 +4,7 @@
 //!   them, a trailer (`format.rs`);
 //! - `segment.rs`, `residency.rs`, `pin.rs`: reading; `scan.rs`: finding records without a footer;
 //! - `writer.rs`: group commit into the segments that are being written; `room.rs`: room for segments;
-//! - `open.rs`: what is found on disk.
+//! - `open.rs`: what is found on disk; `examine.rs`: what a check looks at besides the records.
 //!
 //! Invariants:
 //! - a segment is made whole (reserved, header written, synced, renamed, directory synced) and announced before
@@ -21,6 +21,7 @@
 //! whose footer does not verify, which is scanned when it must be listed; while a segment is removed, the
 //! segment or nothing.
 
+mod examine;
 mod format;
 mod open;
 mod pin;
@@ -262,7 +263,7 @@ impl DiskTier for Ssd {
     fn quarantine_record(&self, entry: &Entry, position: u32, why: &str) {
         let Some(raw) = entry.container.raw(position) else { return };
         let Some(dir) = self.room.dirs.get(entry.dir) else { return };
-        let key = entry.container.head(position).ok().map(|h| h.key);
+        let key = entry.container.key(position);
         dir.keep_damaged(&raw, why, key.as_deref());
     }
 
@@ -275,6 +276,14 @@ impl DiskTier for Ssd {
             }
         }
         self.room.dirs.retry();
+    }
+
+    fn suspect(&self, entry: &Entry) {
+        self.room.dirs.suspect(entry.dir);
+    }
+
+    fn put_back(&self) {
+        self.room.dirs.put_back();
     }
 
     fn close(&self) -> Result<()> {

@@ -166,7 +166,15 @@ impl Opening<'_> {
                 return Ok(());
             }
             Found::Unfit(why) => {
-                self.quarantine(dir, path, why, len);
+                self.quarantine(dir, path.clone(), why, len);
+                // Who only looks can still say whose items are lost with it.
+                if self.ctx.unknown == Unknown::Ignore
+                    && let Ok(file) = self.ctx.vfs.open(&path, OpenMode::Read)
+                {
+                    self.attach(dir, path, known, file, len);
+                    self.known.remove(&known.id);
+                    self.report.given_up.push(known.id);
+                }
                 return Ok(());
             }
         }

@@ -15,9 +15,10 @@
 use super::format::{self, HEADER_BLOCK, TRAILER};
 use super::pin::{Mapped, Pins};
 use super::residency::Residency;
-use super::{ReadMode, scan};
+use super::{ReadMode, examine, scan};
 use crate::container::{Container, Listed, RawRecord};
 use crate::error::{Error, IoContext, Result};
+use crate::flaw::Flaw;
 use crate::item::{Head, Item};
 use crate::openfiles::OpenFiles;
 use crate::record::{self, HEADER, Header};
@@ -326,24 +327,21 @@ impl Segment {
         Ok(header.into_item(payload))
     }
 
-    /// The footer's entries; `None` if there is no footer or it does not verify.
-    fn list_footer(&self) -> Option<Vec<Listed>> {
+    /// The footer's bytes and the end of the records; `None` if there is no footer or it does not verify.
+    fn footer(&self) -> Option<(Vec<u8>, u64)> {
         let file = self.file().ok()?;
-        let len = file.len().ok()?;
-        let at = len.checked_sub(TRAILER)?;
+        let at = file.len().ok()?.checked_sub(TRAILER)?;
         let mut block = [0; format::BLOCK];
         file.read_exact_at(&mut block, at).ok()?;
-        let t = format::parse_trailer(&block, at).ok()?;
-        // A footer is at most an eighth of its segment, so the file bounds what is allocated here.
-        if t.identity.id != self.id || !t.has_footer || t.footer_at.checked_add(t.footer_len)? != at {
-            return None;
-        }
-        let mut entries = vec![0; usize::try_from(t.footer_len).ok()?];
-        file.read_exact_at(&mut entries, t.footer_at).ok()?;
-        if record::checksum(self.id, &entries) != t.footer_sum {
-            return None;
-        }
-        format::parse_entries(&entries, t.data_end)
+        let trailer = format::parse_trailer(&block, at).ok().filter(|t| t.identity.id == self.id)?;
+        let entries = examine::read_footer(&*file, &trailer, at, self.id)?;
+        Some((entries, trailer.data_end))
+    }
+
+    /// The footer's entries; `None` if there is no footer or it does not verify.
+    fn list_footer(&self) -> Option<Vec<Listed>> {
+        let (entries, data_end) = self.footer()?;
+        format::parse_entries(&entries, data_end)
     }
 }
 
@@ -411,6 +409,23 @@ impl Container for Segment {
 
     fn occupied(&self) -> u64 {
         self.lease.size()
+    }
+
+    fn key(&self, position: u32) -> Option<Bytes> {
+        if let Ok(head) = self.head(position) {
+            return Some(head.key);
+        }
+        let (entries, _) = self.footer()?;
+        format::key_in(&entries, position).map(Bytes::copy_from_slice)
+    }
+
+    fn examine(&self, live: &[u32], each: &mut dyn FnMut(u32, Result<Item>)) -> Vec<Flaw> {
+        live.iter().for_each(|position| each(*position, self.read(*position)));
+        match self.file() {
+            Ok(file) => examine::flaws(&*file, &self.path, self.id),
+            // Each of its records was told of.
+            Err(_) => Vec::new(),
+        }
     }
 }
 

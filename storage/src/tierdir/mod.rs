@@ -8,8 +8,9 @@
 //!   [`Dirs::usage`] does not tell of it, because dropping further containers would not free it;
 //! - callers' writes leave the write reserve to reclaim;
 //! - where a free-space reserve is kept, nothing is claimed that would leave the file system less;
-//! - a directory out of service takes no new container until, [`RETRY_MS`] later, a probe succeeded; what it holds
-//!   is read as before. Lack of room is never a failure of the directory.
+//! - a directory out of service takes no new container until, [`RETRY_MS`] later or when it is asked for, a probe
+//!   succeeded; what it holds is read as before. It goes out of service when a write fails, and when a read failed and
+//!   a probe fails too: one bad sector is no reason, a disk that is gone is one. Lack of room is never a failure of the directory.
 //!
 //! What a crash leaves: an empty folder, or [`PROBE`] in it, which the next opening or the next probe removes.
 
@@ -31,7 +32,7 @@ use std::io;
 use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// How long a directory that failed takes no new containers, in milliseconds.
 pub(crate) const RETRY_MS: u64 = 30_000;
@@ -89,6 +90,8 @@ pub(crate) struct Dir {
     failures: AtomicU32,
     /// Since when (boot time in milliseconds) and why it takes no new containers.
     out: Mutex<Option<(u64, String)>>,
+    /// A read failed, and nobody has looked since whether the directory works.
+    suspect: AtomicBool,
     speed: Mutex<Speed>,
 }
 
@@ -125,7 +128,7 @@ impl Dir {
             path: dir.path.clone(),
             folder,
             limit: dir.limit,
-            quarantine: Quarantine::open(vfs.clone(), &dir.path, cap)?,
+            quarantine: Quarantine::open(vfs.clone(), ctx.clock.clone(), &dir.path, cap)?,
             vfs: vfs.clone(),
             clock: ctx.clock.clone(),
             rules,
@@ -138,6 +141,7 @@ impl Dir {
             space: Mutex::default(),
             failures: AtomicU32::new(0),
             out: Mutex::default(),
+            suspect: AtomicBool::new(false),
             speed: Mutex::default(),
         })
     }
@@ -145,8 +149,8 @@ impl Dir {
     /// What to do with the container of this id, which the catalog does not know here.
     pub fn unknown(&self, id: u64) -> Unknown {
         match self.older {
-            _ if self.unknown == Unknown::Delete && self.away.contains(&id) => Unknown::Leave,
-            Some((before, instead)) if id < before && self.unknown == Unknown::Delete => instead,
+            _ if self.unknown != Unknown::Attach && self.away.contains(&id) => Unknown::Leave,
+            Some((before, instead)) if id < before && self.unknown != Unknown::Attach => instead,
             _ => self.unknown,
         }
     }
@@ -312,20 +316,28 @@ impl Dir {
         *self.out.lock() = Some((self.clock.boot_ms(), why.to_string()));
     }
 
-    /// Tries a directory that has been out of service for [`RETRY_MS`], and puts it back if it works.
-    fn retry(&self) {
+    /// Tries a directory that has been out of service for [`RETRY_MS`], or at once if it is said so, and puts it back
+    /// if it works. One in which a read failed is tried too, and goes out of service if it does not work.
+    fn retry(&self, now_is_due: bool) {
         let now = self.clock.boot_ms();
-        let due = self.out.lock().as_ref().is_some_and(|(at, _)| now.saturating_sub(*at) >= RETRY_MS);
-        if !due {
-            return;
-        }
-        match self.probe() {
-            Ok(()) => {
-                tracing::info!(tier = %self.rules.tier, dir = %self.path.display(), "back in service");
-                self.failures.store(0, Ordering::Relaxed);
-                *self.out.lock() = None;
+        let since = self.out.lock().as_ref().map(|(at, _)| *at);
+        let suspect = self.suspect.swap(false, Ordering::Relaxed);
+        match since {
+            Some(at) if now_is_due || now.saturating_sub(at) >= RETRY_MS => match self.probe() {
+                Ok(()) => {
+                    tracing::info!(tier = %self.rules.tier, dir = %self.path.display(), "back in service");
+                    self.failures.store(0, Ordering::Relaxed);
+                    *self.out.lock() = None;
+                }
+                Err(e) => *self.out.lock() = Some((now, e.to_string())),
+            },
+            // That a disk is full is no failure of it, and a probe needs room.
+            None if suspect => {
+                if let Some(e) = self.probe().err().filter(|e| !e.is_no_space()) {
+                    self.put_out(&e);
+                }
             }
-            Err(e) => *self.out.lock() = Some((now, e.to_string())),
+            _ => {}
         }
     }
 
@@ -446,9 +458,21 @@ impl Dirs {
         }
     }
 
-    /// Tries again what has been out of service long enough.
+    /// Tries again what has been out of service long enough, and what a read failed in.
     pub fn retry(&self) {
-        self.all.iter().for_each(|d| d.retry());
+        self.all.iter().for_each(|d| d.retry(false));
+    }
+
+    /// Tries everything that is out of service now.
+    pub fn put_back(&self) {
+        self.all.iter().for_each(|d| d.retry(true));
+    }
+
+    /// A read failed in the directory with this number.
+    pub fn suspect(&self, no: u16) {
+        if let Some(dir) = self.get(no) {
+            dir.suspect.store(true, Ordering::Relaxed);
+        }
     }
 
     /// That there is no room for so many bytes.

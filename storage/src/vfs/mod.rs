@@ -10,9 +10,11 @@
 //! - nothing is durable before `sync` of the file *and* `sync_dir` of the directory that names it.
 
 mod map;
+mod readonly;
 mod real;
 
 pub use map::Map;
+pub use readonly::ReadOnly;
 pub use real::RealFs;
 
 use std::fmt;
@@ -85,6 +87,14 @@ pub trait Vfs: Send + Sync + fmt::Debug + 'static {
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
     /// Takes an exclusive lock on a file, made if missing; `None` if somebody else holds it.
     fn try_lock(&self, path: &Path) -> io::Result<Option<Box<dyn VfsLock>>>;
+    /// Takes a lock on a file that is there, opened to read alone; others may have it too, but nobody at the same time
+    /// with [`try_lock`](Self::try_lock). `None` if somebody has that. Where locks are all alike, one of those.
+    fn try_lock_shared(&self, path: &Path) -> io::Result<Option<Box<dyn VfsLock>>> {
+        match self.kind(path)? {
+            Some(_) => self.try_lock(path),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
     /// The path without links and dots, of something that exists: two paths of one directory come out equal.
     /// Where there are no links, the path itself.
     fn canonical(&self, path: &Path) -> io::Result<PathBuf> {

@@ -22,6 +22,14 @@ impl VfsLock for RealLock {}
 /// `O_NOFOLLOW`: the last component must not be a link.
 const NOFOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
 
+fn held(locked: Result<(), TryLockError>, file: File) -> io::Result<Option<Box<dyn VfsLock>>> {
+    match locked {
+        Ok(()) => Ok(Some(Box::new(RealLock(file)))),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(e)) => Err(e),
+    }
+}
+
 fn kind_of(meta: &fs::Metadata) -> EntryKind {
     if meta.is_file() {
         EntryKind::File
@@ -116,11 +124,12 @@ impl Vfs for RealFs {
             .custom_flags(NOFOLLOW)
             .mode(0o600)
             .open(path)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Box::new(RealLock(file)))),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(e)) => Err(e),
-        }
+        held(file.try_lock(), file)
+    }
+
+    fn try_lock_shared(&self, path: &Path) -> io::Result<Option<Box<dyn VfsLock>>> {
+        let file = OpenOptions::new().read(true).custom_flags(NOFOLLOW).open(path)?;
+        held(file.try_lock_shared(), file)
     }
 
     fn canonical(&self, path: &Path) -> io::Result<PathBuf> {

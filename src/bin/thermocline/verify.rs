@@ -1,0 +1,261 @@
+//! `verify`: whether a store is whole, and, if asked for, what can be made whole again.
+
+use crate::failure::{FAILED, NOT_FOUND, OK, Outcome};
+use crate::inspect::counting_bar;
+use crate::options::OpenArgs;
+use crate::show;
+use clap::Args;
+use indicatif::ProgressBar;
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+use thermocline::{CheckReport, Cost, Finding, Part, Progress, Recovery, RepairReport, Step};
+
+/// The options of `verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Mend what is damaged: copies, footers and indexes are made anew, damaged records and containers go to the
+    /// quarantine. Says which items are lost
+    #[arg(long)]
+    repair: bool,
+    /// If the catalog is lost in both copies, build one from what the tiers hold: of each key the newest version
+    /// found. Items that had been removed or overwritten may be among them
+    #[arg(long, requires = "repair")]
+    rebuild_catalog: bool,
+    #[command(flatten)]
+    store: OpenArgs,
+}
+
+/// The codes, as its `--help` tells them.
+pub const EXIT_CODES: &str = "\
+Exit codes:
+    0  everything was read and is right
+    1  damage was found; with --repair: none of it is left, though items may be lost
+    2  the command line or the configuration is wrong
+    3  the store is open in another process
+    4  the disk or the store failed, or --repair could not mend everything
+  130  interrupted";
+
+/// Reads and checks everything; changes nothing, unless it is to repair.
+pub fn verify(args: &VerifyArgs, json: bool) -> Outcome {
+    let builder = args.store.builder(args.rebuild_catalog)?;
+    let mut bars = Bars::default();
+    if !args.repair {
+        let checked = builder.check(|p| bars.show(p));
+        bars.end();
+        let report = checked.map_err(|e| args.store.refused(e))?;
+        if json {
+            show::json(&check_json(&report))?;
+        } else {
+            show::text(&check_text(&report))?;
+        }
+        return Ok(if report.is_clean() { OK } else { NOT_FOUND });
+    }
+    let repaired = builder.repair(|p| bars.show(p));
+    bars.end();
+    let report = repaired.map_err(|e| args.store.refused(e))?;
+    if json {
+        show::json(&repair_json(&report))?;
+    } else {
+        show::text(&repair_text(&report))?;
+    }
+    Ok(match (report.is_clean(), report.left.is_empty()) {
+        (true, _) => OK,
+        (false, true) => NOT_FOUND,
+        (false, false) => FAILED,
+    })
+}
+
+/// How far it is, on stderr; nothing where that is no terminal.
+#[derive(Default)]
+struct Bars {
+    now: Option<(Step, ProgressBar)>,
+}
+
+impl Bars {
+    fn show(&mut self, p: Progress) {
+        if self.now.as_ref().is_none_or(|(step, _)| *step != p.step) {
+            self.end();
+            let bar = match p.step {
+                Step::Open => show::spinner("opening, and rebuilding the catalog if it is lost"),
+                Step::Mend => counting_bar(p.of, "mending"),
+                Step::CheckAgain => counting_bar(p.of, "again"),
+                _ => counting_bar(p.of, "checking"),
+            };
+            self.now = Some((p.step, bar));
+        }
+        if let Some((_, bar)) = self.now.as_ref().filter(|_| p.of > 0) {
+            bar.set_position(p.done);
+        }
+    }
+
+    fn end(&mut self) {
+        if let Some((_, bar)) = self.now.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn check_text(report: &CheckReport) -> String {
+    let mut out = String::new();
+    list(&mut out, &report.findings);
+    let _ = writeln!(out, "{}", sum(report));
+    if !report.is_clean() {
+        out.push_str("Nothing was changed. `thermocline verify --repair` mends what can be mended.\n");
+    }
+    out
+}
+
+fn list(out: &mut String, findings: &[Finding]) {
+    for f in findings {
+        let _ = writeln!(out, "{}", line(f));
+    }
+}
+
+/// One finding as a line: what, whose, where, why, and what it costs.
+fn line(f: &Finding) -> String {
+    let tier = f.tier.map_or(String::new(), |t| format!("{t} "));
+    let (path, why) = (f.path.display(), &f.why);
+    match (f.part, f.cost) {
+        (Part::Record, Cost::OutOfReach(_)) => {
+            format!("out of reach: an item ({tier}record in {path}): {why}")
+        }
+        (Part::Record, _) => format!("lost: {} ({tier}record in {path}): {why}", key(f)),
+        (_, Cost::OutOfReach(0)) => format!("not in the catalog: {path}: {why}"),
+        (_, Cost::OutOfReach(n)) => format!("out of reach: {} in {path}: {why}", show::things(n, "item")),
+        (part, Cost::Lost(n)) => format!("lost: {} ({tier}{part} in {path}): {why}", show::things(n, "item")),
+        // Of a container that is given up each item has a line of its own.
+        (Part::Container, _) => format!("damaged: {tier}container {path}: {why}"),
+        (part, _) => format!("damaged: {tier}{part} {path}: {why}; nothing is lost by it"),
+    }
+}
+
+fn key(f: &Finding) -> String {
+    f.key.as_ref().map_or("an item whose key cannot be read".into(), |k| show::key(k))
+}
+
+/// Items lost, items out of reach, and how many things are wrong that cost nothing.
+fn costs(findings: &[Finding]) -> (u64, u64, u64) {
+    findings.iter().fold((0, 0, 0), |(lost, away, free), f| match f.cost {
+        Cost::Lost(n) => (lost + n, away, free),
+        Cost::OutOfReach(n) => (lost, away + n, free),
+        _ => (lost, away, free + 1),
+    })
+}
+
+fn sum(report: &CheckReport) -> String {
+    let verdict = if report.is_clean() {
+        "all right".into()
+    } else {
+        let (lost, away, free) = costs(&report.findings);
+        format!("{lost} lost, {away} out of reach, {free} damaged without loss")
+    };
+    format!(
+        "{}, {}, in {}: {verdict}",
+        show::things(report.items, "item"),
+        show::bytes(report.bytes),
+        show::things(report.containers, "container"),
+    )
+}
+
+fn repair_text(report: &RepairReport) -> String {
+    let mut out = String::new();
+    if let Some(recovery) = &report.recovery {
+        if recovery.rebuilt {
+            out.push_str(
+                "The catalog was rebuilt from the containers: removed and overwritten items may be among the live ones.\n",
+            );
+        }
+        for (path, why) in &recovery.quarantined {
+            let _ = writeln!(out, "moved to the quarantine: {}: {why}", path.display());
+        }
+    }
+    for f in &report.mended {
+        let line = line(f);
+        let _ = writeln!(out, "mended: {}", line.strip_prefix("damaged: ").unwrap_or(&line));
+    }
+    list(&mut out, &report.lost);
+    for f in &report.left {
+        let _ = writeln!(out, "still there: {}", line(f));
+    }
+    for (path, why) in &report.failed {
+        let _ = writeln!(out, "not mended: {}: {why}", path.display());
+    }
+    let (lost, ..) = costs(&report.lost);
+    let _ = writeln!(out, "{}", sum(&report.found));
+    if report.is_clean() {
+        out.push_str("Nothing was wrong, and nothing was changed.\n");
+    } else {
+        let _ = writeln!(
+            out,
+            "Repaired: {} mended, {} lost (put {} again), {} left as {}.",
+            report.mended.len(),
+            show::things(lost, "item"),
+            if lost == 1 { "it" } else { "them" },
+            report.left.len(),
+            if report.left.len() == 1 { "it was" } else { "they were" },
+        );
+    }
+    out
+}
+
+fn finding_json(f: &Finding) -> Value {
+    let (lost, away) = match f.cost {
+        Cost::Lost(n) => (n, 0),
+        Cost::OutOfReach(n) => (0, n),
+        _ => (0, 0),
+    };
+    json!({
+        "tier": f.tier.map(thermocline::Tier::name),
+        "path": f.path.to_string_lossy(),
+        "part": f.part.name(),
+        "key": f.key.as_ref().map(|k| show::key(k)),
+        "key_hex": f.key.as_ref().map(|k| show::hex(k)),
+        "why": f.why,
+        "items_lost": lost,
+        "items_out_of_reach": away,
+    })
+}
+
+fn all_json(findings: &[Finding]) -> Vec<Value> {
+    findings.iter().map(finding_json).collect()
+}
+
+fn check_json(report: &CheckReport) -> Value {
+    json!({
+        "clean": report.is_clean(),
+        "items": report.items,
+        "bytes": report.bytes,
+        "containers": report.containers,
+        "findings": all_json(&report.findings),
+    })
+}
+
+fn repair_json(report: &RepairReport) -> Value {
+    let pairs = |all: &[(std::path::PathBuf, String)]| {
+        let one = |(path, why): &(std::path::PathBuf, String)| json!({ "path": path.to_string_lossy(), "why": why });
+        all.iter().map(one).collect::<Vec<_>>()
+    };
+    let opening = |r: &Recovery| {
+        json!({
+            "catalog_rebuilt": r.rebuilt,
+            "frames_replayed": r.frames,
+            "torn": r.torn,
+            "items_lost": r.lost,
+            "quarantined": pairs(&r.quarantined),
+            "unseen": pairs(&r.unseen),
+            "leftovers_deleted": r.deleted,
+        })
+    };
+    json!({
+        "clean": report.is_clean(),
+        "items": report.found.items,
+        "bytes": report.found.bytes,
+        "containers": report.found.containers,
+        "findings": all_json(&report.found.findings),
+        "mended": all_json(&report.mended),
+        "lost": all_json(&report.lost),
+        "left": all_json(&report.left),
+        "failed": pairs(&report.failed),
+        "opening": report.recovery.as_ref().map(opening),
+    })
+}
