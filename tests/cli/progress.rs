@@ -50,7 +50,7 @@ fn rebuilding_a_catalog_says_so() -> Try {
     let place = Place::new();
     place.put("k", b"v", &["--create"]).with(0);
     std::fs::remove_dir_all(place.root.join("ssd/catalog"))?;
-    let args = ["verify", "--repair", "--rebuild-catalog", "--root", place.root()];
+    let args = ["verify", "--rebuild-catalog", "--root", place.root()];
     let Some(drawn) = drawn(&args, 1) else { return Ok(()) };
     assert!(drawn.contains("rebuilding the catalog"), "{drawn:?}");
     Ok(())

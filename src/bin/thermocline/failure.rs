@@ -163,7 +163,7 @@ fn with_cure(e: &Error) -> String {
         ),
         Some(StorageError::CatalogLost { path, why }) => format!(
             "{}: the catalog is lost ({why}): first see that the right disks are mounted, that of the catalog above \
-             all; only if it is lost for good, `thermocline verify --repair --rebuild-catalog` builds one from what is there, \
+             all; only if it is lost for good, `thermocline verify --rebuild-catalog` builds one from what is there, \
              and removed and overwritten items may be among it",
             path.display()
         ),

@@ -18,8 +18,8 @@ pub struct VerifyArgs {
     #[arg(long)]
     repair: bool,
     /// If the catalog is lost in both copies, build one from what the tiers hold: of each key the newest version
-    /// found. Items that had been removed or overwritten may be among them
-    #[arg(long, requires = "repair")]
+    /// found. Items that had been removed or overwritten may be among them. Repairs what else is damaged, as --repair does
+    #[arg(long)]
     rebuild_catalog: bool,
     #[command(flatten)]
     store: OpenArgs,
@@ -39,7 +39,8 @@ Exit codes:
 pub fn verify(args: &VerifyArgs, json: bool) -> Outcome {
     let builder = args.store.builder(args.rebuild_catalog)?;
     let mut bars = Bars::default();
-    if !args.repair {
+    // To rebuild is to write.
+    if !args.repair && !args.rebuild_catalog {
         let checked = builder.check(|p| bars.show(p));
         bars.end();
         let report = checked.map_err(|e| args.store.refused(e))?;
