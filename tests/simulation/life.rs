@@ -34,15 +34,16 @@ thermocline_testing::counts! {
         faults,
         moved,
         evicted,
+        rotten,
     }
 }
 
 impl Counts {
     /// Whether all kinds of things happened.
     pub fn is_lively(&self) -> bool {
-        [self.refused, self.crashes, self.recoveries, self.cut_off, self.faults, self.moved, self.evicted]
-            .iter()
-            .all(|n| *n > 0)
+        let went_wrong =
+            [self.refused, self.crashes, self.recoveries, self.cut_off, self.faults, self.rotten];
+        went_wrong.iter().chain(&[self.moved, self.evicted]).all(|n| *n > 0)
     }
 }
 
@@ -93,9 +94,9 @@ struct Life<'a> {
 /// Lives from this seed.
 pub fn live(seed: u64, told: &mut Told) -> Check {
     let mut dice = Dice::new(seed);
-    let plan = Plan::draw(&mut dice);
+    let plan = Plan::draw(seed, &mut dice);
     told.say(|| format!("{plan:?}"));
-    let fs = plan.dirs().iter().fold(SimFs::new(seed), |fs, dir| fs.with_dir(dir.as_ref()));
+    let fs = plan.all_dirs().iter().fold(SimFs::new(seed), |fs, dir| fs.with_dir(dir.as_ref()));
     if told.trace.is_some() {
         fs.keep_trace();
     }
@@ -223,6 +224,7 @@ impl Life<'_> {
             60..=67 => self.remove(),
             68..=69 => self.remove_many(),
             70..=75 => self.shift(),
+            76..=79 if self.plan.unflushed => {}
             76..=79 => self.flush(),
             80..=83 => self.advance(),
             84 => self.expire_in(),
@@ -238,7 +240,7 @@ impl Life<'_> {
             self.told.say(|| "healed".into());
             return self.mend();
         }
-        let dir = *self.dice.pick(&self.plan.dirs()).unwrap_or(&"/");
+        let dir = *self.dice.pick(&self.plan.all_dirs()).unwrap_or(&"/");
         let dir = Path::new(if self.dice.one_in(3) { "/" } else { dir });
         self.told.counts.faults += 1;
         self.failing = true;
@@ -404,9 +406,9 @@ impl Life<'_> {
             let past = self.history.up_to(at);
             self.told.counts.crashes += 1;
             self.told.say(|| format!("crash before change {at}"));
-            let found =
-                self.recover(&past, clone).map_err(|e| format!("after a crash before change {at}: {e}"))?;
-            drop(found);
+            let rotten = self.plan.rot && self.dice.one_in(2) && self.turn_a_bit(&clone);
+            self.recover(&past, clone, rotten)
+                .map_err(|e| format!("after a crash before change {at}: {e}"))?;
         }
         Ok(())
     }
@@ -419,24 +421,42 @@ impl Life<'_> {
     }
 
     /// Opens what a crash left, perhaps after an opening that is cut off as well; gives what is found.
-    fn recover(&mut self, past: &History, disk: SimFs) -> Check<(SimFs, Found)> {
+    fn recover(&mut self, past: &History, disk: SimFs, rotten: bool) -> Check<(SimFs, Found)> {
         let mut disk = disk;
         while self.dice.one_in(3) {
             self.told.counts.cut_off += 1;
             let ahead = 1 + self.dice.below(60);
             disk.crash_at(disk.changes() + ahead, self.dice.roll());
-            let opened = self.look(past, &disk)?;
+            let opened = self.look(past, &disk, rotten)?;
             match disk.taken().pop() {
                 Some((_, cut)) => disk = cut,
                 None => return Ok((disk, opened)),
             }
         }
-        let found = self.look(past, &disk)?;
+        let found = self.look(past, &disk, rotten)?;
         Ok((disk, found))
     }
 
-    /// Opens a disk, looks at every key, goes on for a little, and looks again.
-    fn look(&mut self, past: &History, disk: &SimFs) -> Check<Found> {
+    /// Turns one bit of a file.
+    fn turn_a_bit(&mut self, disk: &SimFs) -> bool {
+        let files = disk.files();
+        let Some(path) = self.dice.pick(&files).cloned() else { return false };
+        let (place, bit) = (self.dice.roll(), self.dice.below(8));
+        let mut at = None;
+        disk.edit(&path, |bytes| {
+            at = (place as usize).checked_rem(bytes.len());
+            if let Some(at) = at {
+                bytes[at] ^= 1 << bit;
+            }
+        });
+        self.told.say(|| format!("bit {bit} of byte {at:?} of {} turned", path.display()));
+        self.told.counts.rotten += u64::from(at.is_some());
+        at.is_some()
+    }
+
+    /// Opens a disk, looks at every key, goes on for a little, and looks again. Rotten: a bit was turned somewhere, so
+    /// that items may be absent; never older, and never wrong.
+    fn look(&mut self, past: &History, disk: &SimFs, rotten: bool) -> Check<Found> {
         self.told.counts.recoveries += 1;
         if self.told.trace.is_some() {
             disk.keep_trace();
@@ -445,23 +465,23 @@ impl Life<'_> {
         let builder = self.plan.builder().simulated(Arc::new(disk.clone()), clock);
         let (cache, events) = builder.open_with_events(4_000).map_err(|e| format!("opening failed: {e}"))?;
         let first = self.look_at(past, &cache)?;
-        let gone = self.gone(&events)?;
+        let gone = self.gone(&events, rotten)?;
         past.check_crash(
             self.promise(),
-            |k| if gone.contains(k) { Absence::Allowed } else { absence(k) },
+            |k| if rotten || gone.contains(k) { Absence::Allowed } else { absence(k) },
             |k| first.get(k).copied(),
         )
         .map_err(|e| e.to_string())?;
         let report = cache.verify().map_err(|e| format!("verify: {e}"))?;
-        if !report.is_clean() {
+        if !report.is_clean() && !rotten {
             return Err(format!("damage that nobody did: {report:?}"));
         }
         cache.step().map_err(|e| format!("a step failed: {e}"))?;
         let again = self.look_at(past, &cache)?;
-        let gone = self.gone(&events)?;
+        let gone = self.gone(&events, rotten)?;
         for key in past.keys() {
             let (a, b) = (first.get(&key), again.get(&key));
-            let away = b.is_none() && (gone.contains(&key) || key.starts_with(FICKLE));
+            let away = b.is_none() && (rotten || gone.contains(&key) || key.starts_with(FICKLE));
             if a != b && !away {
                 return Err(format!("{key} was {a:?} after the crash, and is {b:?} after a step"));
             }
@@ -483,7 +503,7 @@ impl Life<'_> {
     }
 
     /// Keys that went by themselves.
-    fn gone(&self, events: &Subscription) -> Check<BTreeSet<String>> {
+    fn gone(&self, events: &Subscription, rotten: bool) -> Check<BTreeSet<String>> {
         let mut gone = BTreeSet::new();
         loop {
             match events.try_recv() {
@@ -495,7 +515,7 @@ impl Life<'_> {
                     | Event::Displaced { .. }
                     | Event::Quarantined { .. }
                     | Event::Lost { .. }),
-                )) => return Err(format!("damage that nobody did: {e:?}")),
+                )) if !rotten => return Err(format!("damage that nobody did: {e:?}")),
                 Ok(Received::Lagged(n)) => return Err(format!("{n} events were missed")),
                 Ok(_) => {}
                 Err(_) => return Ok(gone),
@@ -524,7 +544,7 @@ impl Life<'_> {
         let before = self.fs.clone();
         self.keep(&before);
         let history = std::mem::take(&mut self.history);
-        let (disk, found) = self.recover(&history, disk)?;
+        let (disk, found) = self.recover(&history, disk, false)?;
         history.restart(|key| found.get(key).copied());
         self.history = history;
         self.fs = disk;

@@ -2,9 +2,11 @@
 
 use std::path::Path;
 use thermocline::{Builder, Cache, MemoryPolicy, Persistence};
-use thermocline_storage::sim::{Dice, EIO, EMFILE, ENOSPC, Fault, Op, Trouble};
+use thermocline_storage::sim::{Dice, EINTR, EIO, EMFILE, ENOSPC, Fault, Op, Trouble};
 
 pub const KIB: u64 = 1 << 10;
+/// The catalog's directory, where it has one.
+const CATALOG: &str = "/k";
 
 /// Which tiers, how they are set, and what goes wrong.
 #[derive(Debug, Clone)]
@@ -20,10 +22,20 @@ pub struct Plan {
     pub faults: bool,
     pub keys: u64,
     pub factor: u64,
+    /// The catalog has a directory of its own.
+    pub catalog_apart: bool,
+    /// Of the disks that a crash leaves, some have a bit turned somewhere.
+    pub rot: bool,
+    /// Calls are interrupted now and then.
+    pub interrupted: bool,
+    /// Nobody flushes: what was put is durable by itself, or by a close.
+    pub unflushed: bool,
 }
 
 impl Plan {
-    pub fn draw(dice: &mut Dice) -> Plan {
+    pub fn draw(seed: u64, dice: &mut Dice) -> Plan {
+        // Other dice: what was drawn before these were thought of stays as it was, and lives that went wrong with it.
+        let mut more = Dice::new(!seed);
         let (ssd, hdd, cold) = loop {
             let bits = dice.below(8);
             if bits != 0 {
@@ -46,10 +58,20 @@ impl Plan {
             faults: dice.one_in(2),
             keys: 4 + dice.below(40),
             factor: 1 + dice.below(4),
+            catalog_apart: more.one_in(5),
+            rot: more.one_in(4),
+            interrupted: more.one_in(4),
+            unflushed: more.one_in(5),
         }
     }
 
-    pub fn dirs(&self) -> Vec<&'static str> {
+    /// Every directory that there has to be.
+    pub fn all_dirs(&self) -> Vec<&'static str> {
+        self.dirs().into_iter().chain(self.catalog_apart.then_some(CATALOG)).collect()
+    }
+
+    /// Those of the tiers.
+    fn dirs(&self) -> Vec<&'static str> {
         let mut dirs = Vec::new();
         for (there, of) in [(self.ssd, ["/s", "/s2"]), (self.hdd, ["/h", "/h2"]), (self.cold, ["/c", "/c2"])]
         {
@@ -70,6 +92,9 @@ impl Plan {
                 Some(b'h') => b.hdd(dir, 2 * size),
                 _ => b.cold(dir),
             };
+        }
+        if self.catalog_apart {
+            b = b.catalog(CATALOG);
         }
         if self.cold && self.cold_limited {
             b = b.cold_limit(2 * size);
@@ -114,6 +139,10 @@ impl Plan {
             3 => Fault::on(Op::Sync).errno(EIO),
             4 => Fault::on_any(DATA).trouble(Trouble::Short),
             5 => Fault::on_any(OPENING).errno(EMFILE),
+            // Not for ever: whoever is interrupted tries again.
+            6 if self.interrupted => {
+                return Fault::on_any(DATA).errno(EINTR).after(dice.below(12)).times(1 + dice.below(40));
+            }
             6 => Fault::on(Op::Read).errno(EIO),
             _ => {
                 let one = *dice.pick(ANY).unwrap_or(&Op::Write);
@@ -122,7 +151,7 @@ impl Plan {
         };
         let fault =
             fault.after(dice.below(12)).times(if dice.one_in(3) { u64::MAX } else { 1 + dice.below(3) });
-        match dice.pick(&self.dirs()) {
+        match dice.pick(&self.all_dirs()) {
             Some(dir) if dice.one_in(2) => fault.below(Path::new(dir)),
             _ => fault,
         }
