@@ -13,7 +13,7 @@ use crate::stack::Stack;
 use thermocline::{ContentType, Stats, Tier};
 
 /// Bytes that an item takes in memory beyond key and value.
-const MEMORY_OVERHEAD: u64 = 48;
+const MEMORY_OVERHEAD: u64 = thermocline_storage::memory::ENTRY_OVERHEAD;
 /// Bytes of a record on disk beyond key and value, about.
 const RECORD_OVERHEAD: u64 = 64;
 
