@@ -124,17 +124,34 @@ fn down_through_every_tier_and_up_again_by_access_alone() {
     }
 
     // Up: asked for now and then, among others, it comes to memory at once and to the SSD as soon as it is known to
-    // be asked for again.
+    // be asked for again. Until then its place is the cold one, whatever memory holds.
     let mut rounds = 0;
     let mut seen = Vec::new();
+    let mut reopened = false;
     while !seen.contains(&(Tier::Cold, Tier::Ssd)) {
+        let before = store.tier();
+        assert!(matches!(before, Tier::Memory | Tier::Cold), "after {rounds} uses it is in {before}");
         let entry = store.cache.get_entry("traveller").unwrap().unwrap();
         assert_eq!(entry.value, bytes);
+        assert_eq!(entry.tier, before, "use {rounds}");
+        let after = store.tier();
+        let moved = store.moves();
+        let come = moved == [(Tier::Cold, Tier::Memory)];
+        assert!(come || moved.is_empty(), "use {rounds}: {moved:?}");
+        assert_eq!(after, if come { Tier::Memory } else { before }, "use {rounds}: {moved:?}");
+        seen.extend(moved);
+        if !reopened && after == Tier::Memory {
+            // A step up that writes nothing: after a reopen it is where it was.
+            store.reopen();
+            assert_eq!(store.tier(), Tier::Cold, "after a reopen");
+            reopened = true;
+        }
         store.others_are_read();
         seen.extend(store.moves());
         rounds += 1;
         assert!(rounds < 40, "it stays down: {seen:?}, {}", store.tier());
     }
+    assert!(reopened, "it was never in memory: {seen:?}");
     println!("up after {rounds} uses");
     assert_eq!(seen.first(), Some(&(Tier::Cold, Tier::Memory)), "{seen:?}");
     let (to_memory, on_disk): (Vec<_>, Vec<_>) =
@@ -143,8 +160,13 @@ fn down_through_every_tier_and_up_again_by_access_alone() {
     assert_eq!(on_disk, [(Tier::Cold, Tier::Ssd)]);
     store.reopen();
     assert_eq!(store.tier(), Tier::Ssd);
+    assert_eq!(store.cache.get_entry("traveller").unwrap().unwrap().tier, Tier::Ssd);
     assert_eq!(store.cache.get("traveller").unwrap().as_ref(), Some(&bytes));
     assert_eq!(store.cache.get("traveller").unwrap().as_ref(), Some(&bytes));
     assert_eq!(store.tier(), Tier::Memory);
+    assert_eq!(store.moves(), [(Tier::Ssd, Tier::Memory)]);
+    store.reopen();
+    assert_eq!(store.tier(), Tier::Ssd, "what memory held besides is no place of its own");
+    assert_eq!(store.cache.get("traveller").unwrap().as_ref(), Some(&bytes));
     assert!(store.cache.verify().unwrap().is_clean());
 }

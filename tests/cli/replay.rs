@@ -98,6 +98,57 @@ fn a_signal_while_the_trace_is_read() -> Try {
 }
 
 #[test]
+fn a_signal_while_requests_are_replayed() -> Try {
+    let dir = tempfile::tempdir()?;
+    let trace = dir.path().join("t.txt");
+    let at = dir.path().join("work");
+    std::fs::create_dir(&at)?;
+    // Far more than are replayed before the signal: every other one hits at once, the others fill the disk tiers.
+    const REQUESTS: u64 = 1_000_000;
+    let key = |i: u64| if i.is_multiple_of(2) { i % 32 } else { i * i % 50_021 };
+    std::fs::write(&trace, (0..REQUESTS).map(|i| format!("k{}\n", key(i))).collect::<String>())?;
+    let (path, work) = (trace.to_str().ok_or("path")?, at.to_str().ok_or("path")?);
+    let tiers = ["--memory", "1MiB", "--ssd", "8MiB", "--hdd", "16MiB", "--cold", "16MiB"];
+    for json in [false, true] {
+        let mut args = vec!["replay", path, "--dir", work, "--allow-ram-disk", "--value-size", "4KiB"];
+        args.extend(tiers);
+        args.extend(json.then_some("--json"));
+        let mut child = start(&args, Stdio::null());
+        // Values in a file of the store: requests are being replayed.
+        let filled = || {
+            let segments = left_in(&at).into_iter().map(|d| d.join("ssd/segments"));
+            let files = segments.flat_map(|s| std::fs::read_dir(s).into_iter().flatten().flatten());
+            files.count() > 1
+        };
+        let begun = Instant::now();
+        while !filled() && child.try_wait()?.is_none() {
+            assert!(begun.elapsed() < Duration::from_secs(60), "no segment: {:?}", left_in(&at));
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT)?;
+        let code = wait(&mut child, Duration::from_secs(60));
+        let ran = Ran::from(child.wait_with_output()?);
+        assert_eq!(code, Some(130), "{}{}", ran.text(), ran.err);
+        assert_eq!(left_in(&at), Vec::<PathBuf>::new(), "{}", ran.text());
+        if json {
+            let json = ran.json();
+            assert_eq!((&json["interrupted"], &json["wrong_values"]), (&true.into(), &0.into()), "{json}");
+            let done = json["requests"].as_u64().ok_or("requests")?;
+            assert!((1..REQUESTS).contains(&done) && json["hits"].as_u64() > Some(0), "{json}");
+        } else {
+            let text = ran.text();
+            assert!(text.contains("Interrupted: what follows holds for the requests so far."), "{text}");
+            assert!(
+                text.contains(" requests, ") && text.contains("all tiers") && text.contains("LRU"),
+                "{text}"
+            );
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn what_is_no_trace_is_named() -> Try {
     let dir = tempfile::tempdir()?;
     let file = dir.path().join("prose");
