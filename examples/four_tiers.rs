@@ -74,7 +74,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     table(&cache);
 
     let mut from = [0u32; 4];
-    // Every item once, and then the last ones again: those are in memory by now.
+    // Every item once, and then the last hundred again, some of which memory has by now.
     for item in (0..ITEMS).chain(ITEMS - 100..ITEMS) {
         let entry = cache.get_entry(format!("item/{item}"))?.ok_or("every item is in some tier")?;
         assert_eq!(entry.value, value(item), "item {item}");

@@ -226,6 +226,15 @@ fn directories_that_are_not_named_are_to_be_named() -> Try {
             assert!(cure.is_some() && cure < err.find("--without-missing"), "{n} {command:?}: {err}");
         }
     }
+    // What is there and was forgotten is not given up.
+    for command in [&["stat"][..], &["verify"], &["put", "k", file!(), "--create"]] {
+        let forgot = ["--ssd", &at("ssd"), "--hdd", &at("hdd")];
+        let err = run(&[command, &forgot[..]].concat()).with(4).err;
+        assert!(!err.contains("--discard-missing"), "{err}");
+        let err = run(&[command, &forgot[..], &["--discard-missing"]].concat()).with(2).err;
+        assert!(err.contains(&format!("give {}, too", all[2])), "{err}");
+    }
+    place.run(&["stat"]).with(0);
     // What was named and is not there is to be mounted, not named again.
     std::fs::rename(at("hdd"), at("away"))?;
     let err = run(&["stat", "--ssd", &at("ssd"), "--hdd", &at("hdd"), "--cold", &at("cold")]).with(4).err;

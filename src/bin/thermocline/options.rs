@@ -193,6 +193,7 @@ impl OpenArgs {
             read_only: true,
         };
         check_is_store(&config, flags)?;
+        self.missing.spares_what_is_there(&config)?;
         Ok(self.missing.apply(Builder::from_config(config)).rebuild_catalog(rebuild_catalog))
     }
 
@@ -207,6 +208,7 @@ impl OpenArgs {
     /// Opens a store, making what is missing of it.
     pub fn create(&self) -> Result<Cache, Failure> {
         let config = self.which.of_store()?;
+        self.missing.spares_what_is_there(&config)?;
         self.missing.apply(Builder::from_config(config.clone())).open().map_err(|e| refused(&config, e))
     }
 
@@ -274,12 +276,25 @@ fn refused(config: &Config, e: thermocline::Error) -> Failure {
     if unnamed.is_empty() {
         return e.into();
     }
-    let options = unnamed.iter().map(|d| format!("--{} {}", d.tier, d.path.display()));
+    let give_up = match unnamed.iter().any(is_there) {
+        true => "",
+        false => ", or give up what was in it (--discard-missing)",
+    };
     Failure::failed(format!(
         "not all directories of the store are named: give {}, too; or go on without what is missing \
-         (--without-missing), or give up what was in it (--discard-missing)",
-        options.collect::<Vec<_>>().join(" ")
+         (--without-missing){give_up}",
+        options(&unnamed)
     ))
+}
+
+fn options(dirs: &[DirInfo]) -> String {
+    let options = dirs.iter().map(|d| format!("--{} {}", d.tier, d.path.display()));
+    options.collect::<Vec<_>>().join(" ")
+}
+
+/// Whether a directory of the store is where it was last.
+fn is_there(dir: &DirInfo) -> bool {
+    is_store(&dir.path).unwrap_or(true)
 }
 
 /// The directories of a store that were not asked for, where they were last. Writes nothing.
@@ -303,6 +318,20 @@ fn no_store(path: &Path, create: &str) -> Failure {
 }
 
 impl MissingArgs {
+    /// A directory that was only forgotten is not given up for good.
+    fn spares_what_is_there(self, config: &Config) -> Result<(), Failure> {
+        let mut there = if self.discard_missing { unnamed(config) } else { Vec::new() };
+        there.retain(is_there);
+        if there.is_empty() {
+            return Ok(());
+        }
+        Err(Failure::usage(format!(
+            "--discard-missing gives up for good what is in directories that are missing, and some are there and were \
+             only not named: give {}, too; what really is to be given up, move away or delete first",
+            options(&there)
+        )))
+    }
+
     fn apply(self, builder: Builder) -> Builder {
         builder.without_missing(self.without_missing).discard_missing(self.discard_missing)
     }
