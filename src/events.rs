@@ -63,7 +63,11 @@ pub enum Event {
         /// The tier that it was in.
         tier: Tier,
     },
-    /// An item made way for another key with the same 48-bit identity.
+    /// An item made way for another key with the same 48-bit identity: that key was put or removed. Told where the
+    /// older key is at hand: its item was in memory or waited to be written, or a removal read its record to give an
+    /// answer. Where a put replaces an item that is on disk alone, nobody is told, nor does
+    /// [`Counts::displaced`](crate::Counts::displaced) count it: the index has only the identity, and to learn the key
+    /// would cost each put of a key a read of the disk.
     Displaced {
         /// The key of the item that is gone, where known.
         key: Option<Bytes>,

@@ -78,7 +78,8 @@ counters! {
     damaged,
     /// Reads that could not reach the disk: the items count as absent until it is back.
     unreachable,
-    /// Items displaced by another key of the same identity.
+    /// Items displaced by another key of the same identity, as far as [`Event::Displaced`](crate::Event::Displaced)
+    /// tells of them.
     displaced,
     /// Batches that failed to reach a tier and were tried again.
     write_failures,

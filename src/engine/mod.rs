@@ -233,6 +233,12 @@ impl Engine {
         }
     }
 
+    /// Says that an item made way for another key of the same identity. Called without any shard's lock.
+    pub(crate) fn tell_displaced(&self, key: Bytes, tier: Tier) {
+        Counters::bump(&self.counters.displaced);
+        self.events.emit(|| Event::Displaced { key: Some(key), tier });
+    }
+
     /// A record failed verification: it is dead, and its bytes go to the quarantine.
     pub(crate) fn condemn(
         &self,

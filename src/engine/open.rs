@@ -422,11 +422,9 @@ pub(super) fn open_tiers(
         tiers.push((tier, found));
     }
     if let Some(ctx) = context(Tier::Cold) {
-        let level = u32::try_from(config.compression.zlib.level).unwrap_or(6);
         let cold = ColdConfig {
             pack_size: config.pack_size(),
-            level,
-            compress: config.cold.compression,
+            compression: if config.cold.compression { compression(config) } else { Compression::none() },
             window: move_bytes(config),
         };
         let (tier, found) = Cold::open(ctx, cold)?;

@@ -4,7 +4,7 @@
 //! the lock of the key's shard: memory, catalog and log never disagree about which of two writes came last.
 
 use super::Engine;
-use super::read::{Judged, Known, expired};
+use super::read::{Known, expired};
 use crate::config::Persistence;
 use crate::error::{Error, Result};
 use crate::stats::Counters;
@@ -13,9 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use thermocline_storage::catalog::{Found, Guard, NewValue};
-use thermocline_storage::memory::{Evicted, NewEntry};
+use thermocline_storage::memory::{Evicted, NewEntry, Reason};
 use thermocline_storage::pair::Pair;
-use thermocline_storage::{ContentType, Error as StorageError, Ident, Version, codec, record};
+use thermocline_storage::{ContentType, Error as StorageError, Ident, Tier, Version, codec, record};
 
 /// A dirty item older than this makes writers wait (`Persistence::EverySecond`).
 const OLDEST_DIRTY_MS: u64 = 2_000;
@@ -37,6 +37,16 @@ pub(crate) enum Put {
     Done(Version),
     /// The condition did not hold.
     Refused,
+}
+
+/// Whose an item was that a removal took away.
+enum Whose {
+    /// The key's that was asked for.
+    Its,
+    /// That of another key with the same identity, in this tier.
+    Other(Bytes, Tier),
+    /// There was none, or it had expired.
+    Nobodys,
 }
 
 /// Decides, under the lock of the key's shard, whether a put goes ahead.
@@ -136,10 +146,12 @@ impl Engine {
         if !condition(&guard) {
             return Ok(Put::Refused);
         }
+        let other = self.other_key(&guard.find(ident), new.pair.key());
         let v = guard.put(ident, new.clone(), queue);
         let entered = self.enter(ident, new, v.version, true, false, &mut out);
         self.flights.void(ident);
         drop(guard);
+        let other = untold(other, &out);
         if !entered && !queue {
             // Memory does not want it: it is written as if it had been evicted.
             self.catalog.enqueue(ident);
@@ -147,6 +159,9 @@ impl Engine {
         let version = v.version;
         drop(v);
         self.let_go(out);
+        if let Some(key) = other {
+            self.tell_displaced(key, Tier::Memory);
+        }
         if self.catalog.buffer.bytes() >= self.settings.write_buffer / 2 {
             self.signals[0].wake_now();
         } else {
@@ -201,19 +216,20 @@ impl Engine {
         let _no_flush = no_flush.ok_or_else(|| self.busy("a flush is under way"))?;
         let always = self.settings.persistence == Persistence::Always;
         let mut out = Vec::new();
-        let (v, previous, outcome) = {
+        let (v, previous, outcome, other) = {
             let mut guard = self.lock_written(ident)?;
             if !condition(&guard) {
                 return Ok(Put::Refused);
             }
             let beneath = guard.durable(ident);
+            let other = self.other_key(&guard.find(ident), new.pair.key());
             let (v, previous) = guard.put_in_flight(ident, new.clone());
             let outcome = always.then(|| guard.hide(ident, beneath, v.version));
             if !always {
                 self.enter(ident, new, v.version, false, false, &mut out);
             }
             self.flights.void(ident);
-            (v, previous, outcome)
+            (v, previous, outcome, untold(other, &out))
         };
         self.let_go(out);
         let result = self.write_large(ident, &v);
@@ -225,6 +241,10 @@ impl Engine {
                 self.memory.remove(ident);
             }
         }
+        // If it failed, what was before it is back.
+        if let Some(key) = other.filter(|_| result.is_ok()) {
+            self.tell_displaced(key, Tier::Memory);
+        }
         if let Some(outcome) = outcome {
             outcome.set(result.clone());
         }
@@ -235,6 +255,16 @@ impl Engine {
             }
             Error::from(e)
         })
+    }
+
+    /// The key of what waits to be written, if it is alive and another than the one that is to take its identity.
+    fn other_key(&self, found: &Found, key: &[u8]) -> Option<Bytes> {
+        match found {
+            Found::Dirty(v) if v.pair.key() != key && !expired(v.expires_at, self.now()) => {
+                Some(Bytes::copy_from_slice(v.pair.key()))
+            }
+            _ => None,
+        }
     }
 
     /// Enters a value into memory under the shard's lock.
@@ -364,33 +394,53 @@ impl Engine {
         let beneath = guard.durable(ident);
         let taken = guard.remove(ident);
         let hidden = always && taken.frame.is_some();
-        if hidden {
+        let resident = self.memory.contains(ident);
+        let gone = if hidden {
             guard.hide(ident, beneath, taken.version);
+            None
         } else {
-            self.memory.remove(ident);
-        }
+            self.memory.remove(ident)
+        };
         self.flights.void(ident);
         drop(guard);
         self.signals[0].wake_soon();
         // The answer is read from the record; the effect does not depend on it.
-        let live = in_memory
-            || match &taken.found {
-                Found::At(at) => match at.entry.container.head(at.place.position()) {
-                    Ok(h) => h.key == key && !expired(at.expires_at.unwrap_or(h.expires_at), self.now()),
-                    Err(_) => true,
-                },
-                found => matches!(self.judge(ident, key, found)?, Judged::Live(_)),
-            };
+        let whose = if in_memory { Whose::Its } else { self.whose(key, &taken.found, gone) };
         if hidden {
             self.settle_removal(ident, taken.version)?;
         } else if always {
             // There was nothing. But a put that failed may have left its frame, and what takes it back may be to come.
             self.catalog.settle()?;
         }
-        if live {
-            Counters::bump(&self.counters.removes);
+        let live = matches!(whose, Whose::Its);
+        match whose {
+            Whose::Its => Counters::bump(&self.counters.removes),
+            Whose::Other(key, tier) => {
+                self.tell_displaced(key, if resident { Tier::Memory } else { tier });
+            }
+            Whose::Nobodys => {}
         }
         Ok(Some(live))
+    }
+
+    /// Whose the item was that a removal of `key` took away: `gone` from memory, `found` in the catalog.
+    fn whose(&self, key: &[u8], found: &Found, gone: Option<Evicted>) -> Whose {
+        let now = self.now();
+        let of = |its: &[u8], expires_at: u64, tier: Tier| match its == key {
+            _ if expired(expires_at, now) => Whose::Nobodys,
+            true => Whose::Its,
+            false => Whose::Other(Bytes::copy_from_slice(its), tier),
+        };
+        match (found, gone) {
+            // Memory says so without a read.
+            (_, Some(gone)) if gone.key != key => of(&gone.key, gone.expires_at, Tier::Memory),
+            (Found::At(at), _) => match at.entry.container.head(at.place.position()) {
+                Ok(h) => of(&h.key, at.expires_at.unwrap_or(h.expires_at), at.entry.tier),
+                Err(_) => Whose::Its,
+            },
+            (Found::Dirty(v), _) => of(v.pair.key(), v.expires_at, Tier::Memory),
+            (Found::Absent, _) => Whose::Nobodys,
+        }
     }
 
     fn settle_removal(&self, ident: Ident, version: Version) -> Result<()> {
@@ -482,6 +532,11 @@ impl Engine {
     }
 }
 
+/// The key that was displaced, unless memory held it too, and so tells of it.
+fn untold(other: Option<Bytes>, out: &[Evicted]) -> Option<Bytes> {
+    other.filter(|key| !out.iter().any(|e| e.reason == Reason::Displaced && e.key == *key))
+}
+
 /// Whether two lookups found the same thing.
 pub(super) fn same(a: &Found, b: &Found) -> bool {
     match (a, b) {
@@ -493,18 +548,4 @@ pub(super) fn same(a: &Found, b: &Found) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use crate::{Cache, Error};
-
-    #[test]
-    fn memory_alone_keeps_the_older_value_when_a_put_fails() -> Result<(), Box<dyn std::error::Error>> {
-        let cache = Cache::builder().memory(4 << 20).open()?;
-        cache.put("k", "old")?;
-        // As when memory is given back to the system: values that were allowed are too large now.
-        cache.engine().memory.set_limits(64 << 10, 100, &mut Vec::new());
-        let refused = cache.put("k", vec![0; 128 << 10]);
-        assert!(matches!(refused, Err(Error::ValueTooLarge { .. })), "{refused:?}");
-        assert_eq!(cache.get("k")?.as_deref(), Some(&b"old"[..]));
-        Ok(())
-    }
-}
+mod tests;

@@ -26,6 +26,7 @@ mod tests;
 mod transcode;
 mod writer;
 
+use crate::codec::Compression;
 use crate::container::{
     DirStatus, DiskTier, Entry, OpenReport, Purpose, Supply, TierContext, Usage, Written,
 };
@@ -57,16 +58,15 @@ const SMALLEST_PACK: u64 = 64 << 10;
 const MOST_OVERHEAD: u64 = 4096;
 
 /// Settings of the cold tier.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ColdConfig {
     /// Bytes of a pack at most; larger batches are split into several, and an item larger than half of it has a
     /// pack to itself, however large. Taken as 64 KiB to 480 MiB.
     pub pack_size: u64,
-    /// Level of deflate, 0 to 9; 0 stores.
-    pub level: u32,
-    /// Whether items that come uncompressed, or compressed with lz4, are deflated. Those that come with deflate
-    /// or zlib keep it either way.
-    pub compress: bool,
+    /// Which content types are deflated, where items come uncompressed or compressed with lz4: those whose codec is
+    /// not `None`, be it zlib or lz4, as a ZIP entry can be no other; `min_size`, `threshold` and `level` are those
+    /// of zlib. Items that come with deflate or zlib keep it whatever is said here.
+    pub compression: Compression,
     /// Bytes of values that are made ready at a time: enough to occupy several threads, few enough to be held in RAM
     /// twice, and not much work for nothing where the pack is full before all are in it.
     pub window: u64,
@@ -74,7 +74,7 @@ pub struct ColdConfig {
 
 impl Default for ColdConfig {
     fn default() -> ColdConfig {
-        ColdConfig { pack_size: 64 << 20, level: 6, compress: true, window: 4 << 20 }
+        ColdConfig { pack_size: 64 << 20, compression: Compression::default(), window: 4 << 20 }
     }
 }
 

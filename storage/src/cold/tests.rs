@@ -7,6 +7,7 @@ mod tools;
 
 use super::*;
 use crate::clock::ManualClock;
+use crate::codec::Algorithm;
 use crate::container::{Containers, Known, Purpose, TierDir, Unknown};
 use crate::ident::{Hasher, Ident};
 use crate::testing::{FaultFs, noise};
@@ -41,7 +42,7 @@ impl Bench {
             vfs: Arc::new(FaultFs::default().without_syncs()),
             clock: Arc::new(ManualClock::new(1_700_000_000_000)),
             dirs,
-            config: ColdConfig::default(),
+            config: ColdConfig { compression: eager(), ..ColdConfig::default() },
             open_counter: 1,
             store: STORE,
             _temporary: temporary,
@@ -91,6 +92,12 @@ impl Bench {
         assert_eq!(files.len(), 1, "{files:?}");
         self.folder(0).join(&files[0])
     }
+}
+
+/// Deflates short values and for small savings too, so that packs of few bytes have both methods in them.
+fn eager() -> Compression {
+    let zlib = Algorithm { level: 6, min_size: 64, threshold: 0.95 };
+    Compression { zlib, ..Compression::default() }
 }
 
 /// An item whose payload is the value encoded with `codec`.

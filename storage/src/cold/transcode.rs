@@ -4,16 +4,12 @@
 //! (RFC 1950 wraps RFC 1951 in two bytes before and four after), nothing is compressed twice.
 
 use super::ColdConfig;
-use crate::codec::{self, Algorithm, Compression};
+use crate::codec::{self, Compression};
 use crate::error::{Error, Result};
 use crate::item::Item;
 use crate::types::{Codec, ContentType};
 use bytes::Bytes;
 
-/// Values shorter than this are stored: deflate would save less than a header's padding.
-const MIN_SIZE: u64 = 64;
-/// Deflate is kept only if stored / original is at most this: below a saving of 5 % it only costs the reader.
-const THRESHOLD: f64 = 0.95;
 /// What zlib puts before and after a deflate stream.
 const ZLIB_HEADER: usize = 2;
 const ZLIB_TRAILER: usize = 4;
@@ -52,23 +48,20 @@ pub(super) fn prepare(item: &Item, config: &ColdConfig) -> Result<Prepared> {
     };
     let (codec, payload) = match kept {
         Some(payload) => (Codec::Deflate, payload),
-        None => deflated(&value, item, config).map_or((Codec::None, value), |p| (Codec::Deflate, p)),
+        None => {
+            deflated(&value, item, config).map_or((Codec::None, value), |packed| (Codec::Deflate, packed))
+        }
     };
     Ok(Prepared { item: Item { codec, payload, ..item.clone() }, crc })
 }
 
-/// The value deflated, if that is wanted and helps.
+/// The value deflated, if its content type is to be compressed and it helps by the settings of zlib. A type whose
+/// codec is LZ4 is deflated too: no ZIP reader knows LZ4.
 fn deflated(value: &Bytes, item: &Item, config: &ColdConfig) -> Option<Bytes> {
-    // What LZ4 made smaller deflate makes smaller, whatever its type; other media is compressed already.
-    let wanted = item.codec == Codec::Lz4 || item.content_type != ContentType::Media;
-    if !config.compress || !wanted {
+    if config.compression.codec_of(item.content_type) == Codec::None {
         return None;
     }
-    let policy = Compression {
-        zlib: Algorithm { level: config.level.min(9), min_size: MIN_SIZE, threshold: THRESHOLD },
-        binary: Codec::Zlib,
-        ..Compression::default()
-    };
+    let policy = Compression { binary: Codec::Zlib, ..config.compression.clone() };
     match codec::encode(&policy, ContentType::Binary, value) {
         (Codec::Zlib, packed) => unwrap_zlib(&packed),
         _ => None,

@@ -35,11 +35,70 @@ fn what_is_written_is_read() {
 #[test]
 fn without_compression_what_comes_plain_stays_plain() {
     let mut bench = Bench::new(1);
-    bench.config.compress = false;
+    bench.config.compression = Compression::none();
     let (cold, containers) = bench.open();
     let written = cold.write(&mixed(), Purpose::Write).unwrap();
     let codecs: Vec<Codec> = written.iter().map(|w| read(&containers, w).unwrap().codec).collect();
     assert_eq!(codecs[..4], [Codec::None, Codec::Deflate, Codec::None, Codec::Deflate]);
+}
+
+/// What an item is stored with, by these settings.
+fn stored_with(settings: &Compression, it: &Item) -> Codec {
+    let mut bench = Bench::new(1);
+    bench.config.compression = settings.clone();
+    let (cold, containers) = bench.open();
+    let written = cold.write(std::slice::from_ref(it), Purpose::Write).unwrap();
+    let got = read(&containers, &written[0]).unwrap();
+    assert_eq!(facts(&got), facts(it));
+    got.codec
+}
+
+#[test]
+fn what_is_deflated_is_what_the_settings_say() {
+    let text = b"the lake is warm above and cold below. ".repeat(50);
+    let of = |content_type: ContentType, codec: Codec, value: &[u8]| Item {
+        content_type,
+        ..item(b"k", value, codec, 1)
+    };
+    let settings = Compression {
+        zlib: Algorithm { level: 6, min_size: 500, threshold: 0.4 },
+        lz4: Algorithm { level: 1, min_size: 1 << 20, threshold: 0.01 },
+        text: Codec::None,
+        json: Codec::Zlib,
+        binary: Codec::Lz4,
+        media: Codec::Lz4,
+    };
+    // By type: "none" stores, zlib and lz4 deflate, by what zlib asks for.
+    for (content_type, codec) in [
+        (ContentType::Text, Codec::None),
+        (ContentType::Json, Codec::Deflate),
+        (ContentType::Binary, Codec::Deflate),
+        (ContentType::Media, Codec::Deflate),
+    ] {
+        for came in [Codec::None, Codec::Lz4] {
+            assert_eq!(
+                stored_with(&settings, &of(content_type, came, &text)),
+                codec,
+                "{content_type} {came}"
+            );
+        }
+        // What is deflated already stays so.
+        for came in [Codec::Zlib, Codec::Deflate] {
+            assert_eq!(stored_with(&settings, &of(content_type, came, &text)), Codec::Deflate);
+        }
+    }
+    // By length.
+    let json = |value: &[u8]| of(ContentType::Json, Codec::None, value);
+    assert_eq!(stored_with(&settings, &json(&text[..499])), Codec::None);
+    assert_eq!(stored_with(&settings, &json(&text[..500])), Codec::Deflate);
+    // By what is saved: half of this is noise.
+    let half = [noise(3, 1000), vec![0; 1000]].concat();
+    assert_eq!(stored_with(&settings, &json(&half)), Codec::None);
+    let lenient = Compression { zlib: Algorithm { threshold: 0.6, ..settings.zlib }, ..settings.clone() };
+    assert_eq!(stored_with(&lenient, &json(&half)), Codec::Deflate);
+    // Level 0 is off.
+    let off = Compression { zlib: Algorithm { level: 0, ..settings.zlib }, ..settings.clone() };
+    assert_eq!(stored_with(&off, &json(&text)), Codec::None);
 }
 
 #[test]
@@ -337,6 +396,8 @@ fn a_pack_is_written_from_a_few_items_at_a_time() {
         let mut bench = Bench::new(1);
         bench.vfs = Arc::new(crate::vfs::RealFs);
         bench.config.pack_size = pack_size;
+        // The values are to fill more than one of the small packs.
+        bench.config.compression = Compression::none();
         let (cold, containers) = bench.open();
         let noise = |n: u64| -> Vec<u8> {
             (0..60_000u64).map(|i| ((i + n).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u8).collect()
