@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use thermocline::{Builder, Cache, Event, Received, Tier};
 
@@ -244,4 +245,46 @@ fn a_link_in_place_of_a_folder_is_not_followed() {
         std::fs::rename(&elsewhere, &folder).unwrap();
     }
     assert_eq!(opened().unwrap().get("key/0").unwrap().as_deref(), Some(&common::value(0, 1, 100_000)[..]));
+}
+
+/// Every file and folder of a store, with its mode.
+fn modes(folder: &Path, found: &mut Vec<(PathBuf, u32)>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let meta = std::fs::symlink_metadata(&path).unwrap();
+        found.push((path.clone(), meta.permissions().mode() & 0o7777));
+        if meta.is_dir() {
+            modes(&path, found);
+        }
+    }
+}
+
+#[test]
+fn a_store_is_for_its_owner_alone() {
+    let dir = common::scratch();
+    let cache = builder(dir.path()).hdd(dir.path().join("h"), 16 * MIB).open().unwrap();
+    fill(&cache, 30);
+    for no in 0..30 {
+        cache.demote(format!("key/{no}"), Tier::DISK[no % 3]).unwrap();
+    }
+    cache.flush().unwrap();
+    for what in ["open", "closed"] {
+        let mut found = Vec::new();
+        modes(dir.path(), &mut found);
+        for name in ["segments/", "generations/", "packs/", "catalog/a", "catalog/b", "index-"] {
+            // A generation that is being filled has no index yet.
+            let there = found.iter().any(|(p, _)| p.to_string_lossy().contains(name));
+            assert!(there || what == "open" && name == "index-", "{what}: no {name}");
+        }
+        for (path, mode) in found {
+            // What sled makes goes by the umask; it lies in a folder that nobody else may enter.
+            let sleds = path.components().any(|c| c.as_os_str().to_string_lossy().starts_with("index-"));
+            if !sleds {
+                assert_eq!(mode, if path.is_dir() { 0o700 } else { 0o600 }, "{what}: {}", path.display());
+            }
+        }
+        if what == "open" {
+            cache.close().unwrap();
+        }
+    }
 }
