@@ -37,6 +37,23 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// Holds up the first large write until it is told to go on; says when it is held.
+fn hold_the_large_write(fs: &FaultFs) -> (mpsc::Receiver<()>, Arc<AtomicBool>) {
+    let (held, is_held) = mpsc::channel();
+    let go_on = Arc::new(AtomicBool::new(false));
+    let (may, once) = (go_on.clone(), AtomicBool::new(false));
+    fs.watch(move |call| {
+        let large = call.op == Op::Write && call.range.end - call.range.start > 200_000;
+        if large && !once.swap(true, Ordering::SeqCst) {
+            held.send(()).unwrap();
+            while !may.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    });
+    (is_held, go_on)
+}
+
 /// A value is acknowledged; a large one of the same key, which is to replace it, is on its way to the disk while a
 /// flush begins. When the flush returns, the key is not lost, whatever becomes of the large value: a kill just then
 /// leaves the one or the other.
@@ -49,18 +66,7 @@ fn a_flush_does_not_pass_by_what_a_large_value_replaces() {
         cache.put("other", value(1, 1, 100)).unwrap();
         cache.flush().unwrap();
 
-        let (held, is_held) = mpsc::channel();
-        let go_on = Arc::new(AtomicBool::new(false));
-        let (may, once) = (go_on.clone(), AtomicBool::new(false));
-        fs.watch(move |call| {
-            let large = call.op == Op::Write && call.range.end - call.range.start > 200_000;
-            if large && !once.swap(true, Ordering::SeqCst) {
-                held.send(()).unwrap();
-                while !may.load(Ordering::SeqCst) {
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-            }
-        });
+        let (is_held, go_on) = hold_the_large_write(&fs);
         cache.put("k", value(7, 1, 100)).unwrap();
         let large = {
             let cache = cache.clone();
@@ -100,18 +106,7 @@ fn what_a_large_value_replaces_is_written_all_the_same() {
     let cache = builder(dir.path(), &fs, Persistence::EverySecond).open().unwrap();
     cache.put("other", value(1, 1, 100)).unwrap();
     cache.flush().unwrap();
-    let (held, is_held) = mpsc::channel();
-    let go_on = Arc::new(AtomicBool::new(false));
-    let (may, once) = (go_on.clone(), AtomicBool::new(false));
-    fs.watch(move |call| {
-        let large = call.op == Op::Write && call.range.end - call.range.start > 200_000;
-        if large && !once.swap(true, Ordering::SeqCst) {
-            held.send(()).unwrap();
-            while !may.load(Ordering::SeqCst) {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-        }
-    });
+    let (is_held, go_on) = hold_the_large_write(&fs);
     cache.put("k", value(7, 1, 100)).unwrap();
     let large = {
         let cache = cache.clone();
