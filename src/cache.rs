@@ -402,8 +402,8 @@ impl Cache {
         self.engine().remove_prefix(prefix.as_ref())
     }
 
-    /// Removes everything; gives how many items were there. Fast: one journal frame a catalog shard. Items that had
-    /// expired and were not reaped yet are counted. Seen by others at once; with
+    /// Removes everything; gives how many items were alive. One journal frame a catalog shard; containers in which
+    /// something has expired are listed before, so that it is not counted. Seen by others at once; with
     /// [`Persistence::Always`](crate::Persistence::Always) durable when it returns.
     ///
     /// # Errors

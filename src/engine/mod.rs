@@ -143,6 +143,8 @@ pub(crate) struct Engine {
     /// When each container was first seen with dead records (for `erase_after`).
     first_dead: Mutex<HashMap<u64, u64>>,
     checkpointed_ms: Mutex<u64>,
+    /// Whether a caller asked for anything since the janitor looked last.
+    used: AtomicBool,
     /// Of each directory, as last seen: whether it is out of service, and what its quarantine lost.
     directories: Mutex<HashMap<std::path::PathBuf, (bool, u64)>>,
 }
@@ -162,7 +164,16 @@ impl Engine {
         if self.closed.load(std::sync::atomic::Ordering::Acquire) {
             return Err(Error::Closed);
         }
+        self.note_use();
         Ok(self.hasher.ident(key))
+    }
+
+    /// Somebody is told what the store has and has not by now, which is to stay true: the janitor sees to it that the
+    /// journal knows how late it was. A line that all read and hardly anybody writes.
+    pub(super) fn note_use(&self) {
+        if !self.used.load(std::sync::atomic::Ordering::Relaxed) {
+            self.used.store(true, std::sync::atomic::Ordering::Relaxed);
+        }
     }
 
     /// Held by whoever uses the store: it is not closed meanwhile. Not to be taken twice by one thread: a close that

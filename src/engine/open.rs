@@ -258,6 +258,7 @@ impl Engine {
             home: Mutex::new(home),
             first_dead: Mutex::new(HashMap::new()),
             checkpointed_ms: Mutex::new(opened_ms),
+            used: AtomicBool::new(false),
             directories: Mutex::default(),
         }
     }

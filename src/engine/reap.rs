@@ -2,7 +2,10 @@
 //!
 //! Each container knows a time before which nothing in it expires. When that time has come, its listing is read, what
 //! has expired dies, and the next such time is noted; a container whose items expire one by one is looked at no more
-//! often than the reap interval.
+//! often than the reap interval. Who counts what is alive (`clear`) has it all looked at before.
+//!
+//! A crash leaves items that have expired and are not reaped: as dead as before, by the engine's clock, which the
+//! journal keeps from going back.
 
 use super::Engine;
 use crate::error::Result;
@@ -27,7 +30,7 @@ impl Engine {
             .containers
             .all()
             .into_iter()
-            .filter(|e| e.earliest_expiry.load(Ordering::Relaxed) <= now)
+            .filter(|e| due(e, now) && e.reap_after.load(Ordering::Relaxed) <= now)
             .min_by_key(|e| e.earliest_expiry.load(Ordering::Relaxed));
         match due {
             Some(entry) => self.reap(&entry, now).map(|()| true),
@@ -35,17 +38,22 @@ impl Engine {
         }
     }
 
-    fn reap(&self, entry: &Arc<Entry>, now: u64) -> Result<()> {
-        // Raised first: a put or a touch that comes while the listing is read lowers it again.
-        let pause = u64::try_from(self.settings.reap_interval.as_millis()).unwrap_or(u64::MAX);
-        entry.earliest_expiry.store(u64::MAX, Ordering::Relaxed);
-        let listed = match entry.container.list() {
-            Ok(listed) => listed,
-            Err(e) => {
-                entry.note_expiry(now.saturating_add(pause));
-                return Err(e.into());
+    /// Lets everything die that has expired by now, as far as that can be read.
+    pub(super) fn reap_all(&self) {
+        let now = self.now();
+        for entry in self.catalog.containers.all().into_iter().filter(|e| due(e, now)) {
+            if let Err(e) = self.reap(&entry, now) {
+                self.log.warn("reap", || format!("reap: {e}"));
             }
-        };
+        }
+    }
+
+    fn reap(&self, entry: &Arc<Entry>, now: u64) -> Result<()> {
+        let pause = u64::try_from(self.settings.reap_interval.as_millis()).unwrap_or(u64::MAX);
+        entry.reap_after.store(now.saturating_add(pause), Ordering::Relaxed);
+        let noted = entry.expiries_noted.load(Ordering::SeqCst);
+        let before = entry.earliest_expiry.load(Ordering::SeqCst);
+        let listed = entry.container.list()?;
         let mut next = u64::MAX;
         for l in self.catalog.live_in(entry, listed) {
             let Some(place) = Place::new(entry.no, l.position) else { continue };
@@ -61,9 +69,12 @@ impl Engine {
                 next = next.min(expires_at);
             }
         }
-        if next != u64::MAX {
-            entry.note_expiry(next.max(now.saturating_add(pause)));
-        }
+        entry.reaped((before, noted), next);
         Ok(())
     }
+}
+
+/// Whether something of the container may have expired.
+fn due(entry: &Entry, now: u64) -> bool {
+    entry.earliest_expiry.load(Ordering::Relaxed) <= now
 }

@@ -232,8 +232,22 @@ impl Engine {
             self.watch_directories(tier);
         }
         self.catalog.maintain();
+        self.keep_time();
         self.heat.grow(self.catalog_items());
         self.checkpoint_if_due();
+    }
+
+    /// Sees to it that the time of what callers were told is in the journal within a second and a beat, even if they
+    /// only read: an item that they may have found expired does not come back with a clock that was set back.
+    fn keep_time(&self) {
+        if self.used.swap(false, Ordering::Relaxed) && self.has_disk() {
+            if self.catalog.note_time() {
+                self.signals[0].wake_soon();
+            } else {
+                // The journal's newest time is less than a second old: at the next beat.
+                self.note_use();
+            }
+        }
     }
 
     /// A checkpoint is due when the journal has grown long, or when there is one and the interval has passed.

@@ -216,11 +216,14 @@ impl Engine {
         }
     }
 
-    /// Removes everything; gives how many items were visible.
+    /// Removes everything; gives how many items were alive.
     pub(crate) fn clear(&self) -> Result<u64> {
         let _open = self.using()?;
         let removed = if self.has_disk() {
             self.gate(0)?;
+            // What has expired is none of those: a listing of each container that has such, which is cheaper than to
+            // read every item.
+            self.reap_all();
             self.catalog.clear(|no, idents| {
                 for ident in idents {
                     self.memory.remove(*ident);
@@ -229,7 +232,7 @@ impl Engine {
             })
         } else {
             self.flights.void_all(|_| true);
-            self.memory.clear()
+            self.memory.clear(self.now())
         };
         Counters::add(&self.counters.removes, removed);
         self.signals[0].wake_soon();

@@ -153,6 +153,10 @@ pub struct Entry {
     pub records: AtomicU64,
     /// No record of it expires before this (milliseconds; `u64::MAX`: none expires).
     pub earliest_expiry: AtomicU64,
+    /// How often an expiry was noted, for [`reaped`](Self::reaped).
+    pub expiries_noted: AtomicU64,
+    /// It is not listed for the sake of what has expired before this (milliseconds).
+    pub reap_after: AtomicU64,
     /// No further record is appended to it.
     pub sealed: AtomicBool,
     /// When it was written to last since the store was opened, in milliseconds of the engine's clock; 0: it was not.
@@ -194,7 +198,22 @@ impl Entry {
     /// Notes that a record expires at `ms` (0: never).
     pub fn note_expiry(&self, ms: u64) {
         if ms != 0 {
-            self.earliest_expiry.fetch_min(ms, Ordering::Relaxed);
+            self.expiries_noted.fetch_add(1, Ordering::SeqCst);
+            self.earliest_expiry.fetch_min(ms, Ordering::SeqCst);
+        }
+    }
+
+    /// Its live records were looked at: none expires before `next`. `before` is what [`earliest_expiry`] was when that
+    /// began, and `noted` what [`expiries_noted`] was: expiries noted since are of records that may not have been seen.
+    ///
+    /// [`earliest_expiry`]: Self::earliest_expiry
+    /// [`expiries_noted`]: Self::expiries_noted
+    pub fn reaped(&self, (before, noted): (u64, u64), next: u64) {
+        let raised =
+            self.earliest_expiry.compare_exchange(before, next, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+        // Who notes counts first: what was noted before the exchange, and lost by it, is counted by now.
+        if raised && self.expiries_noted.load(Ordering::SeqCst) != noted {
+            self.earliest_expiry.fetch_min(before, Ordering::SeqCst);
         }
     }
 }
@@ -380,6 +399,8 @@ impl Containers {
             live: AtomicI64::new(0),
             records: AtomicU64::new(k.records),
             earliest_expiry: AtomicU64::new(k.earliest_expiry),
+            expiries_noted: AtomicU64::new(0),
+            reap_after: AtomicU64::new(0),
             sealed: AtomicBool::new(sealed),
             written_ms: AtomicU64::new(0),
         });

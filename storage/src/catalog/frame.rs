@@ -54,6 +54,8 @@ pub(crate) enum Frame {
     Created(Known),
     /// A container is gone.
     Dropped { no: u16, id: u64 },
+    /// It is so late, and nothing else happened: for the time of its batch.
+    Time { ms: u64 },
 }
 
 const PUT: u8 = 1;
@@ -62,6 +64,7 @@ const EXPIRE: u8 = 3;
 const CLEAR: u8 = 4;
 const CREATED: u8 = 5;
 const DROPPED: u8 = 6;
+const TIME: u8 = 7;
 
 impl Frame {
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
@@ -79,6 +82,7 @@ impl Frame {
                 (0, CREATED, k.id, place, k.created_ms)
             }
             Frame::Dropped { no, id } => (0, DROPPED, id, u64::from(no) << 24, 0),
+            Frame::Time { ms } => (0, TIME, 0, 0, ms),
         };
         out.extend_from_slice(&(ident | (u64::from(kind) << 48)).to_le_bytes());
         out.extend_from_slice(&version.to_le_bytes());
@@ -108,6 +112,7 @@ impl Frame {
                 earliest_expiry: u64::MAX,
             }),
             DROPPED => Frame::Dropped { no: place.container(), id: version.0 },
+            TIME => Frame::Time { ms: time },
             _ => return None,
         })
     }
@@ -233,6 +238,7 @@ mod tests {
         vec![
             Frame::Put { ident, version: Version(5), place, expires_at: 9 },
             Frame::Dead { ident, version: Version(6) },
+            Frame::Time { ms: 12 },
             Frame::Expire { ident, version: Version(7), place, expires_at: 0 },
             Frame::Clear { shard: 255, version: Version(8) },
             Frame::Created(Known {
@@ -251,7 +257,7 @@ mod tests {
     #[test]
     fn a_batch_round_trips_and_every_flipped_bit_is_found() {
         let frames = frames();
-        let head = BatchHead { count: 6, first: 10, durable: 9, time: 1, open: 2 };
+        let head = BatchHead { count: 7, first: 10, durable: 9, time: 1, open: 2 };
         let mut out = Vec::new();
         encode_batch(&head, 4, 99, &frames, &mut out);
         let (h, body) = decode_batch(&out, 4, 99).unwrap();

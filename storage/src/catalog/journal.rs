@@ -86,6 +86,8 @@ pub(crate) struct Journal {
     /// What [`Files::end`] is, likewise.
     len: AtomicU64,
     written: AtomicU64,
+    /// The time of the newest batch, on the engine's clock.
+    written_ms: AtomicU64,
     /// A pair that has grown to this is followed by another, checkpoint or not.
     max_file: AtomicU64,
 }
@@ -119,6 +121,7 @@ impl Journal {
             broken: AtomicBool::new(false),
             len: AtomicU64::new(HEAD as u64),
             written: AtomicU64::new(0),
+            written_ms: AtomicU64::new(0),
             max_file: AtomicU64::new(MAX_FILE),
         })
     }
@@ -160,6 +163,12 @@ impl Journal {
     /// Bytes written to both copies since the store was opened.
     pub(crate) fn written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
+    }
+
+    /// The time of the newest batch, in milliseconds of the engine's clock; 0: none was written since the store was
+    /// opened.
+    pub(crate) fn written_ms(&self) -> u64 {
+        self.written_ms.load(Ordering::Relaxed)
     }
 
     /// Writes and syncs what is queued. On `Ok` every frame queued before the call is durable. On an error either
@@ -290,6 +299,7 @@ impl Journal {
         files.end = end;
         self.len.store(end, Ordering::Relaxed);
         self.written.fetch_add(2 * out.len() as u64, Ordering::Relaxed);
+        self.written_ms.store(time, Ordering::Relaxed);
         Ok(())
     }
 

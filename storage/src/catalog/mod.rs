@@ -48,6 +48,9 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
+/// The journal of a store in use is not older than this, in milliseconds, and what it takes to write it.
+const TIME_EVERY_MS: u64 = 1_000;
+
 /// Number of shards.
 pub const SHARDS: usize = 256;
 
@@ -424,14 +427,15 @@ impl Catalog {
     }
 
     /// Takes everything out of the catalog, one frame a shard; `under_lock` is called with each shard's number
-    /// and the identities that went, while the shard is locked. Gives how many identities were visible.
+    /// and the identities that went, while the shard is locked. Gives how many items were visible; of those on disk
+    /// that have expired it knows only where the expiry was changed, the rest were to be reaped before.
     pub fn clear(&self, mut under_lock: impl FnMut(usize, &[Ident])) -> u64 {
         let mut count = 0;
         for no in 0..SHARDS {
             let mut guard = Guard { shard: self.shard(no).write(), cat: self };
-            let gone = guard.clear(no as u64);
+            let (gone, expired) = guard.clear(no as u64);
             under_lock(no, &gone);
-            count += gone.len() as u64;
+            count += (gone.len() as u64).saturating_sub(expired);
         }
         self.buffer.wake();
         count
@@ -555,6 +559,23 @@ impl Catalog {
         let bytes = bytes.sum();
         self.on_disk.store(bytes, Ordering::Relaxed);
         bytes
+    }
+
+    /// Sees to it that the next [`sync`](Self::sync) brings the time into the journal: what has expired stays dead for
+    /// that after a kill, whatever the wall clock shows then. Where nothing on disk expires there is nothing to be kept
+    /// dead. Gives `false`, and does nothing, if the journal's newest time is less than a second old.
+    pub fn note_time(&self) -> bool {
+        let Some(journal) = &self.journal else { return true };
+        let now = self.now();
+        let expires = |e: &Arc<Entry>| e.earliest_expiry.load(Ordering::Relaxed) != u64::MAX;
+        if journal.queued() > 0 || !self.containers.all().iter().any(expires) {
+            return true;
+        }
+        let due = journal.written_ms().saturating_add(TIME_EVERY_MS) <= now;
+        if due {
+            journal.push(Frame::Time { ms: now });
+        }
+        due
     }
 
     /// Lets go of the journal's files: nothing is made durable any more.

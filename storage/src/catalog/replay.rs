@@ -340,6 +340,8 @@ impl Replay {
                 self.containers.insert(k.no, k);
                 return;
             }
+            // Its batch's time says it.
+            Frame::Time { .. } => return,
             Frame::Dropped { no, id } => {
                 if self.containers.get(&no).is_some_and(|k| k.id == id) {
                     self.containers.remove(&no);
@@ -386,7 +388,7 @@ impl Replay {
                 shard.expiries.clear();
                 self.tail.retain(|i, _| Catalog::shard_of(*i) != shard_no);
             }
-            Frame::Created(_) | Frame::Dropped { .. } => {}
+            Frame::Created(_) | Frame::Dropped { .. } | Frame::Time { .. } => {}
         }
     }
 

@@ -416,8 +416,10 @@ impl Guard<'_> {
         self.frame(Frame::Expire { ident, version, place, expires_at });
     }
 
-    /// Removes everything in the shard with one frame; gives the identities that were visible.
-    pub(crate) fn clear(&mut self, shard_no: u64) -> Vec<Ident> {
+    /// Removes everything in the shard with one frame; gives the identities that were visible, and how many of them
+    /// are known to have expired.
+    pub(crate) fn clear(&mut self, shard_no: u64) -> (Vec<Ident>, u64) {
+        let expired = self.known_expired(self.cat.now());
         let version = self.cat.next_version();
         let index = self.shard.index.take();
         let mut gone: Vec<Ident> = index.iter().map(|(ident, _)| ident).collect();
@@ -448,6 +450,22 @@ impl Guard<'_> {
         }
         gone.sort_unstable();
         gone.dedup();
-        gone
+        (gone, expired)
+    }
+
+    /// How many of the items that readers see have expired, as far as that is known without reading them.
+    fn known_expired(&self, now: u64) -> u64 {
+        let over = |ms: u64| ms != 0 && ms <= now;
+        let newest = |d: &Dirty| d.newest.as_ref().map(|v| v.expires_at);
+        let hidden = &self.shard.hidden;
+        let beneath = hidden.values().filter_map(|h| h.beneath.as_ref()?.expires_at);
+        let dirty = self.shard.dirty.iter().filter(|(i, _)| hidden.get(*i).is_none());
+        let dirty = dirty.filter_map(|(_, d)| newest(d));
+        let changed =
+            self.shard.expiries.iter().filter(|(i, _)| {
+                hidden.get(*i).is_none() && self.shard.dirty.get(*i).and_then(newest).is_none()
+            });
+        let all = beneath.chain(dirty).chain(changed.map(|(_, ms)| *ms));
+        all.filter(|ms| over(*ms)).count() as u64
     }
 }

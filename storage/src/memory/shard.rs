@@ -245,6 +245,11 @@ impl Shard {
         self.slab.get(slot).filter(|e| e.expired(now_ms)).map(|e| e.ident)
     }
 
+    /// How many entries have expired.
+    pub(super) fn expired(&self, now_ms: u64) -> u64 {
+        (0..self.slab.end()).filter(|slot| self.expired_in(*slot, now_ms).is_some()).count() as u64
+    }
+
     pub(super) fn residents(&self) -> Vec<Resident> {
         let mut all = Vec::with_capacity(self.slab.len());
         for entry in (0..self.slab.end()).filter_map(|slot| self.slab.get(slot)) {

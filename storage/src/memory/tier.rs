@@ -337,16 +337,17 @@ impl MemoryTier {
         self.update(ident, version, |e| e.expires_at = expires_at)
     }
 
-    /// Removes everything; returns how many entries that were. What the policy learned is forgotten too, its
+    /// Removes everything; returns how many entries that were, without those that had expired. What the policy learned is forgotten too, its
     /// setting is not.
-    pub fn clear(&self) -> u64 {
+    pub fn clear(&self, now_ms: u64) -> u64 {
         let mut removed = 0;
         for (number, cell) in self.shards.iter().enumerate() {
             // Dropped after the lock: freeing many entries takes long.
             let old = self.with(number, cell, |shard| std::mem::replace(shard, shard.successor(self.policy)));
             let sums = old.sums();
             self.budget.release(Amount { bytes: sums.weight, items: sums.items });
-            removed += sums.items;
+            let expired = if sums.expiring == 0 { 0 } else { old.expired(now_ms) };
+            removed += sums.items.saturating_sub(expired);
         }
         removed
     }

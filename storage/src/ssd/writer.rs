@@ -312,7 +312,7 @@ impl Writer {
         active.log.sync()?;
         active.segment.publish(active.fill.end, run.entries.as_deref());
         active.entry.records.fetch_add(u64::from(active.records - had), Ordering::Relaxed);
-        active.entry.earliest_expiry.fetch_min(run.expiries, Ordering::Relaxed);
+        active.entry.note_expiry(run.expiries);
         let bytes = active.fill.end - before.min(active.fill.end);
         ssd.written.fetch_add(bytes, Ordering::Relaxed);
         active.segment.dir().wrote(bytes, began);
