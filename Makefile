@@ -106,7 +106,7 @@ deny: ## licences, duplicate versions, sources and advisories of the dependencie
 	scripts/deny
 
 .PHONY: asan
-asan: ## tests of all that lends memory, under AddressSanitizer (nightly)
+asan: ## tests of all that lends memory, under AddressSanitizer
 	scripts/sanitize asan
 
 .PHONY: tsan

@@ -23,6 +23,9 @@ use thermocline_storage::{Codec, ContentType, Error as StorageError, Ident, Item
 const BATCH_ITEMS: usize = 65_536;
 const BATCH_BYTES: u64 = 16 << 20;
 
+/// A tier with a limit of items may have this part of it more, and a batch of as many, before writes wait for reclaim.
+const ITEMS_OVER: u64 = 8;
+
 /// How often, and how long apart, a full tier is asked again for room that it did not find.
 const PATIENCE: u32 = 10;
 /// So often what is hot is kept when room is made; if that frees too little, whole containers go.
@@ -57,7 +60,9 @@ impl Engine {
     fn commit_locked(&self) -> Result<Committed> {
         let Some(top) = self.top() else { return Ok(Committed { taken: 0, failed: 0 }) };
         let most = BATCH_BYTES.min(self.settings.write_buffer / 2).min(batch_bytes(top)).max(1);
-        let flying = self.catalog.take_dirty(BATCH_ITEMS, most);
+        let items = if top.tier() == Tier::Ssd { self.settings.ssd_items / ITEMS_OVER } else { u64::MAX };
+        let items = usize::try_from(items).unwrap_or(usize::MAX).clamp(1, BATCH_ITEMS);
+        let flying = self.catalog.take_dirty(items, most);
         let taken = flying.len();
         let (landed, failed) = self.write_batch(flying);
         let synced = self.catalog.sync().map_err(Arc::new);
@@ -186,6 +191,9 @@ impl Engine {
     ) -> Result<(Vec<Option<Written>>, Batch<'_>), StorageError> {
         let needed: u64 = (0..supply.len()).map(|n| supply.bytes(n)).sum();
         let (mut tries, mut own, mut in_vain) = (0, 0, 0);
+        if purpose != Purpose::Reclaim {
+            self.keep_to_items(tier);
+        }
         loop {
             let batch = self.catalog.batch(tier.tier());
             match tier.write_from(supply, purpose) {
@@ -222,6 +230,21 @@ impl Engine {
                     }
                 }
                 Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Has a tier that holds far more items than it should reclaimed by who writes to it: that is why callers wait. What
+    /// cannot be reclaimed now is no reason to refuse a write, for the tier has room.
+    fn keep_to_items(&self, tier: &Arc<dyn DiskTier>) {
+        for _ in 0..SOFT {
+            let far = |(items, limit): (u64, u64)| items > limit.saturating_add(limit / ITEMS_OVER);
+            if !self.items_over(tier).is_some_and(far) {
+                return;
+            }
+            match self.make_room(tier.tier(), 0, false) {
+                Freed::Room | Freed::ByOthers => {}
+                Freed::Later | Freed::Nothing => return,
             }
         }
     }

@@ -118,7 +118,7 @@ impl Engine {
     }
 
     /// Items of a tier and the limit of their number, if there are more.
-    fn items_over(&self, tier: &Arc<dyn DiskTier>) -> Option<(u64, u64)> {
+    pub(super) fn items_over(&self, tier: &Arc<dyn DiskTier>) -> Option<(u64, u64)> {
         if tier.tier() != Tier::Ssd {
             return None;
         }

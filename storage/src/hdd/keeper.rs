@@ -15,7 +15,6 @@ use super::generation::Generation;
 use super::index::{Extent, IndexFactory};
 use super::seal::{self, Seal};
 use crate::error::{Error, IoContext, Result};
-use crate::record::checksum;
 use std::sync::{Arc, Weak};
 
 /// Entries handed over the fence at once.
@@ -51,6 +50,7 @@ impl Keeper {
 
     /// Works until it is told to stop, then seals and closes what is open.
     pub fn run(mut self) {
+        // At the callers' priority: reads wait for the generation that it opens.
         while let Some(job) = self.core.jobs.next() {
             match job {
                 Job::Load(generation) => self.load(&generation, true),
@@ -228,12 +228,7 @@ impl Keeper {
     }
 
     fn token(&self, generation: &Generation) -> Result<[u8; 16]> {
-        let mut token = [0; 16];
-        getrandom::fill(&mut token).map_err(|e| Error::Dependency {
-            what: "the system's source of randomness",
-            why: format!("{e}, for {:x}", checksum(0, &generation.id.to_le_bytes())),
-        })?;
-        Ok(token)
+        self.core.vfs.random().at("take random bytes for", &generation.path)
     }
 
     /// Closes a generation's database and seals it as it was left. The caller holds the generation's `upkeep`.
