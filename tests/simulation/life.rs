@@ -2,6 +2,7 @@
 
 use crate::common;
 use crate::plan::{KIB, Plan};
+use crate::told::Told;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -22,55 +23,6 @@ fn absence(key: &str) -> Absence {
 }
 
 type Check<T = ()> = Result<T, String>;
-
-thermocline_testing::counts! {
-    /// How much happened.
-    pub struct Counts {
-        operations,
-        refused,
-        crashes,
-        recoveries,
-        cut_off,
-        faults,
-        moved,
-        evicted,
-        rotten,
-    }
-}
-
-impl Counts {
-    /// Whether all kinds of things happened.
-    pub fn is_lively(&self) -> bool {
-        let went_wrong =
-            [self.refused, self.crashes, self.recoveries, self.cut_off, self.faults, self.rotten];
-        went_wrong.iter().chain(&[self.moved, self.evicted]).all(|n| *n > 0)
-    }
-}
-
-/// What a life tells.
-#[derive(Debug, Default)]
-pub struct Told {
-    pub counts: Counts,
-    aloud: bool,
-    /// Every change of the disks, if it is asked for.
-    pub trace: Option<Vec<String>>,
-}
-
-impl Told {
-    pub fn aloud() -> Told {
-        Told { aloud: true, ..Told::default() }
-    }
-
-    pub fn traced() -> Told {
-        Told { trace: Some(Vec::new()), ..Told::default() }
-    }
-
-    fn say(&self, what: impl FnOnce() -> String) {
-        if self.aloud {
-            println!("{}", what());
-        }
-    }
-}
 
 /// The store, its disk, and what was done to it since it was opened.
 struct Life<'a> {
@@ -155,7 +107,11 @@ impl Life<'_> {
         let mark = self.mark();
         let Some((_, events)) = &self.store else { return Ok(()) };
         loop {
-            match events.try_recv() {
+            let heard = events.try_recv();
+            if let Ok(heard) = &heard {
+                self.told.say(|| format!("  {heard:?}"));
+            }
+            match heard {
                 Ok(Received::Event(
                     Event::Evicted { key: Some(key), .. } | Event::Expired { key: Some(key), .. },
                 )) => {
@@ -407,8 +363,10 @@ impl Life<'_> {
             self.told.counts.crashes += 1;
             self.told.say(|| format!("crash before change {at}"));
             let rotten = self.plan.rot && self.dice.one_in(2) && self.turn_a_bit(&clone);
-            self.recover(&past, clone, rotten)
-                .map_err(|e| format!("after a crash before change {at}: {e}"))?;
+            if let Err(e) = self.recover(&past, clone, rotten) {
+                self.told.say_changes(&self.fs);
+                return Err(format!("after a crash before change {at}: {e}"));
+            }
         }
         Ok(())
     }
@@ -423,17 +381,19 @@ impl Life<'_> {
     /// Opens what a crash left, perhaps after an opening that is cut off as well; gives what is found.
     fn recover(&mut self, past: &History, disk: SimFs, rotten: bool) -> Check<(SimFs, Found)> {
         let mut disk = disk;
+        // What one opening evicts may be gone for the next.
+        let mut gone = BTreeSet::new();
         while self.dice.one_in(3) {
             self.told.counts.cut_off += 1;
             let ahead = 1 + self.dice.below(60);
             disk.crash_at(disk.changes() + ahead, self.dice.roll());
-            let opened = self.look(past, &disk, rotten)?;
+            let opened = self.look(past, &disk, rotten, &mut gone)?;
             match disk.taken().pop() {
                 Some((_, cut)) => disk = cut,
                 None => return Ok((disk, opened)),
             }
         }
-        let found = self.look(past, &disk, rotten)?;
+        let found = self.look(past, &disk, rotten, &mut gone)?;
         Ok((disk, found))
     }
 
@@ -455,8 +415,14 @@ impl Life<'_> {
     }
 
     /// Opens a disk, looks at every key, goes on for a little, and looks again. Rotten: a bit was turned somewhere, so
-    /// that items may be absent; never older, and never wrong.
-    fn look(&mut self, past: &History, disk: &SimFs, rotten: bool) -> Check<Found> {
+    /// that items may be absent; never older, and never wrong. So may those that are `gone`, which learns what went.
+    fn look(
+        &mut self,
+        past: &History,
+        disk: &SimFs,
+        rotten: bool,
+        gone: &mut BTreeSet<String>,
+    ) -> Check<Found> {
         self.told.counts.recoveries += 1;
         if self.told.trace.is_some() {
             disk.keep_trace();
@@ -465,20 +431,24 @@ impl Life<'_> {
         let builder = self.plan.builder().simulated(Arc::new(disk.clone()), clock);
         let (cache, events) = builder.open_with_events(4_000).map_err(|e| format!("opening failed: {e}"))?;
         let first = self.look_at(past, &cache)?;
-        let gone = self.gone(&events, rotten)?;
+        gone.append(&mut self.gone(&events, rotten)?);
         past.check_crash(
             self.promise(),
             |k| if rotten || gone.contains(k) { Absence::Allowed } else { absence(k) },
             |k| first.get(k).copied(),
         )
-        .map_err(|e| e.to_string())?;
+        .map_err(|e| {
+            self.told.say_changes(disk);
+            self.told.say(|| format!("recovery: {:?}\n{:?}", cache.recovery(), cache.stats()));
+            e.to_string()
+        })?;
         let report = cache.verify().map_err(|e| format!("verify: {e}"))?;
         if !report.is_clean() && !rotten {
             return Err(format!("damage that nobody did: {report:?}"));
         }
         cache.step().map_err(|e| format!("a step failed: {e}"))?;
         let again = self.look_at(past, &cache)?;
-        let gone = self.gone(&events, rotten)?;
+        gone.append(&mut self.gone(&events, rotten)?);
         for key in past.keys() {
             let (a, b) = (first.get(&key), again.get(&key));
             let away = b.is_none() && (rotten || gone.contains(&key) || key.starts_with(FICKLE));

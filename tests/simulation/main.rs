@@ -14,6 +14,7 @@
 mod common;
 mod life;
 mod plan;
+mod told;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -29,7 +30,7 @@ const BUDGET: Duration = Duration::from_secs(240);
 const HANGS: Duration = Duration::from_secs(120);
 
 /// Lives from this seed, and says of a life that ended badly, in whatever way, how to see it again.
-fn live(seed: u64, told: &mut life::Told) -> Result<(), String> {
+fn live(seed: u64, told: &mut told::Told) -> Result<(), String> {
     let life = || caught(|| life::live(seed, told));
     watched(&format!("seed {seed}"), HANGS, life).map_err(|why| {
         format!(
@@ -61,7 +62,7 @@ fn asked() -> (Range<u64>, Duration) {
 #[test]
 fn a_seed_gives_the_same_life_twice() {
     let lived = |seed| {
-        let mut told = life::Told::traced();
+        let mut told = told::Told::traced();
         live(seed, &mut told).unwrap_or_else(|e| panic!("{e}"));
         told.trace.unwrap_or_default()
     };
@@ -83,14 +84,14 @@ const WENT_WRONG: [u64; 1] = [1_795_388_241_006_138];
 #[test]
 fn lives_that_went_wrong_once() {
     for seed in WENT_WRONG {
-        life::live(seed, &mut life::Told::default()).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+        life::live(seed, &mut told::Told::default()).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
     }
 }
 
 #[test]
 fn any_life_on_a_simulated_disk() {
     if let Ok(seed) = std::env::var("THERMOCLINE_SEED") {
-        let mut told = life::Told::aloud();
+        let mut told = told::Told::aloud();
         live(parsed(&seed), &mut told).unwrap_or_else(|e| panic!("{e}"));
         println!("{:?}", told.counts);
         return;
@@ -100,7 +101,7 @@ fn any_life_on_a_simulated_disk() {
     // Twice as many as there are cores: a life waits for its HDD tier's writer now and then.
     let threads = std::thread::available_parallelism().map_or(2, |n| n.get()) * 2;
     let work = || {
-        let mut told = life::Told::default();
+        let mut told = told::Told::default();
         let mut ran = 0u64;
         while !failed.load(Ordering::Relaxed) && begun.elapsed() < budget {
             let seed = next.fetch_add(1, Ordering::Relaxed);
@@ -119,7 +120,7 @@ fn any_life_on_a_simulated_disk() {
         let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         threads.into_iter().map(|t| t.join()).collect()
     });
-    let mut told = life::Counts::default();
+    let mut told = told::Counts::default();
     let mut ran = 0;
     for done in done {
         let (some, of_thread) = done.unwrap_or_else(|e| std::panic::resume_unwind(e));
