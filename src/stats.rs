@@ -183,7 +183,9 @@ pub struct Stats {
     pub types: [TypeStats; 4],
     /// Live items in all: on disk, or still to be written.
     pub items: u64,
-    /// Bytes waiting to be written.
+    /// Bytes in the write buffer: of values that are to be written, or are being written. With
+    /// [`Persistence::OnEviction`](crate::Persistence::OnEviction) a value that memory keeps is not among them before
+    /// memory evicts it, or a flush writes it.
     pub dirty_bytes: u64,
     /// Bytes of values in flight: being read, decoded, or written by their callers.
     pub inflight_bytes: u64,

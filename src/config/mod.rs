@@ -25,6 +25,28 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
 /// What a returned `put` means, in the words that Redis users know from `appendfsync`.
+///
+/// ```
+/// use thermocline::{Cache, Error, Persistence, Tier};
+///
+/// # let dir = tempfile::tempdir()?;
+/// let builder = Cache::builder().root(dir.path());
+/// let on_ssd = |cache: &Cache| cache.stats().tier(Tier::Ssd).map(|t| t.items);
+/// let cache = builder.clone().persistence(Persistence::Always).open()?;
+/// cache.put("a", "1")?;
+/// assert_eq!(on_ssd(&cache), Some(1)); // it is there when `put` returns
+/// cache.close()?;
+///
+/// let cache = builder.persistence(Persistence::OnEviction).open()?;
+/// cache.put("b", "2")?;
+/// assert_eq!(on_ssd(&cache), Some(1)); // a crash now would forget "b"
+/// cache.close()?; // which writes it
+///
+/// // Memory alone has no stable storage.
+/// let none = Cache::builder().memory(16 << 20).persistence(Persistence::Always).open();
+/// assert!(matches!(none, Err(Error::Config(_))));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Persistence {
@@ -187,6 +209,18 @@ pub struct CompressionConfig {
 
 /// The whole configuration. [`Default`] is memory alone with every setting at its default; a tier on disk is in
 /// use once it has a directory.
+///
+/// ```
+/// use thermocline::Config;
+///
+/// let mut config = Config::default();
+/// config.memory.max_size = 64 << 20;
+/// config.add_ssd("/mnt/nvme/cache", 5 << 30);
+/// config.storage.default_ttl = Some(3_600); // seconds
+/// config.validate()?; // touches no disk; `Cache::open` asks it, too
+/// assert_eq!(config.segment_size(), 64 << 20); // what is not set follows from what is
+/// # Ok::<(), thermocline::ConfigError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Config {

@@ -17,6 +17,17 @@ const LEAST_CONTAINER: u64 = MIB;
 impl Config {
     /// Checks everything: each setting's limits, and what settings ask of each other. Touches no disk.
     ///
+    /// ```
+    /// use thermocline::Config;
+    ///
+    /// let text = "[storage]\nmax_value_size = \"128MiB\"\ninflight = \"64MiB\"";
+    /// let config = Config::from_toml(text)?; // each is possible by itself
+    /// let error = config.validate().unwrap_err();
+    /// assert!(error.at.is_some());
+    /// assert!(error.message.contains("inflight"));
+    /// # Ok::<(), thermocline::ConfigError>(())
+    /// ```
+    ///
     /// # Errors
     /// The first thing that is wrong: the setting, its value, and what would be right; with file and line if the
     /// value is still the one that was read there.
