@@ -1,4 +1,8 @@
 //! The builder: a store described in code.
+//!
+//! Invariants: nothing is touched before [`Builder::open`], [`Builder::check`] or [`Builder::repair`]; one that fails
+//! leaves no lock held and no thread behind. What a crash in the middle of them leaves is said at the engine's
+//! `open.rs` and `repair.rs`; a check changes nothing, so it leaves nothing.
 
 use crate::cache::Cache;
 use crate::config::{Config, MemoryPolicy, Persistence};
@@ -81,7 +85,7 @@ impl Builder {
         self
     }
 
-    /// Most entries of the memory tier.
+    /// Most entries of the memory tier, at least one.
     pub fn memory_item_limit(mut self, items: u64) -> Builder {
         self.config.memory.item_limit = items;
         self
@@ -93,13 +97,15 @@ impl Builder {
         self
     }
 
-    /// A directory of the SSD tier and the bytes that may be occupied in it. May be called again.
+    /// A directory of the SSD tier and the bytes that may be occupied in it: at least 4 MiB, or four segments if their
+    /// size is set. May be called again: one more directory.
     pub fn ssd(mut self, dir: impl Into<PathBuf>, bytes: u64) -> Builder {
         self.config.add_ssd(dir, bytes);
         self
     }
 
-    /// A directory of the HDD tier and the bytes that may be occupied in it. May be called again.
+    /// A directory of the HDD tier and the bytes that may be occupied in it: at least 8 MiB, or two generations if their
+    /// size is set. May be called again: one more directory.
     pub fn hdd(mut self, dir: impl Into<PathBuf>, bytes: u64) -> Builder {
         self.config.add_hdd(dir, bytes);
         self
@@ -111,7 +117,7 @@ impl Builder {
         self
     }
 
-    /// Bytes that the cold tier may occupy in all.
+    /// Bytes that the cold tier may occupy in all: at least 8 MiB a directory, or two packs if their size is set.
     pub fn cold_limit(mut self, bytes: u64) -> Builder {
         self.config.cold.limit = Some(bytes);
         self
@@ -147,14 +153,14 @@ impl Builder {
         self
     }
 
-    /// How long an item lives unless its put says otherwise, in whole seconds (rounded up).
+    /// How long an item lives unless its put says otherwise, in whole seconds (rounded up): 1 s to ten years.
     pub fn default_ttl(mut self, ttl: Duration) -> Builder {
         self.config.storage.default_ttl =
             Some(ttl.as_secs().saturating_add(u64::from(ttl.subsec_nanos() > 0)));
         self
     }
 
-    /// Largest value in bytes, up to 1 GiB.
+    /// Largest value in bytes: 1 to 1 GiB, and at most half of what the tightest tier gives a directory.
     pub fn max_value_size(mut self, bytes: u64) -> Builder {
         self.config.storage.max_value_size = Some(bytes);
         self

@@ -1,10 +1,12 @@
 //! What is put with a value, and what is known of one.
+//!
+//! Plain values: nothing here refers to the store, so that an [`Entry`] may outlive its item.
 
 use bytes::Bytes;
 use std::time::{Duration, SystemTime};
 use thermocline_storage::{ContentType, Tier};
 
-/// One item, as [`Cache::get_entry`] finds it.
+/// One item, as [`Cache::get_entry`](crate::Cache::get_entry) finds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Entry {
@@ -16,11 +18,12 @@ pub struct Entry {
     pub tier: Tier,
     /// When it expires; `None`: never.
     pub expires_at: Option<SystemTime>,
-    /// The order of the write that made it, for [`Cache::put_if_version`]. Later writes have greater ones.
+    /// The order of the write that made it, for [`Cache::put_if_version`](crate::Cache::put_if_version). Later writes
+    /// have greater ones, in every later opening of the store, too.
     pub version: u64,
 }
 
-/// What is known of an item without its value, as [`Cache::info`] finds it.
+/// What is known of an item without its value, as [`Cache::info`](crate::Cache::info) finds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Info {

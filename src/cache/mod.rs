@@ -1,4 +1,18 @@
-//! The cache handle: the public surface.
+//! The handle: a store, open. The methods are in modules by what they are for:
+//!
+//! | module | what for |
+//! |---|---|
+//! | `read` | the value of a key, and what is known of it |
+//! | `write` | put, remove, expiry |
+//! | `make` | get, or make and put: single flight |
+//! | `walk` | keys of a prefix, prefix removal, clear |
+//! | `placement` | demote, promote, directories put back in service |
+//! | `upkeep` | flush, verify, stats, events |
+//! | `items` | what goes in and comes out: options, entries |
+//!
+//! Invariants: all clones share one engine, and the last to go closes it, a walk that is still held included; the
+//! methods decide nothing and write nothing by themselves: what an operation promises, and what a crash leaves of it,
+//! is said in the engine.
 
 use crate::builder::Builder;
 use crate::config::Config;
@@ -43,6 +57,10 @@ struct Handle {
     engine: Arc<Engine>,
     recovery: Recovery,
 }
+
+/// A handle may be cloned, sent to any thread and used from several at once: otherwise this does not compile.
+const fn shared<T: Clone + Send + Sync>() {}
+const _: () = shared::<Cache>();
 
 impl Drop for Handle {
     fn drop(&mut self) {

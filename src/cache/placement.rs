@@ -9,7 +9,7 @@ use thermocline_storage::Tier;
 
 impl Cache {
     /// Moves a key down to a tier, out of memory included; says whether anything changed. Done, and as durable as
-    /// before, when it returns.
+    /// before, when it returns. To memory nothing moves down: then it changes nothing.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;
@@ -33,7 +33,8 @@ impl Cache {
         self.engine().demote(key.as_ref(), tier)
     }
 
-    /// Moves a key up to a tier; says whether anything changed. Done, and as durable as before, when it returns.
+    /// Moves a key up to a tier; says whether anything changed. Done, and as durable as before, when it returns. To
+    /// memory goes a copy; its record stays where it is.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;

@@ -1,4 +1,7 @@
 //! What goes on with the store as a whole: making it durable, verifying it, watching it.
+//!
+//! A crash during a flush leaves what a crash between two commits does: what was durable before, and part of the rest.
+//! Of a verification see the engine's `walk.rs`.
 
 use super::Cache;
 use crate::engine::{Recovery, VerifyReport};

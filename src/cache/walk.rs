@@ -22,6 +22,10 @@ impl Cache {
     /// assert_eq!(cache.keys("").count(), 3);
     /// # Ok::<(), thermocline::Error>(())
     /// ```
+    ///
+    /// # Errors
+    /// Of the iterator: a storage error or `Busy` in the place of an item whose record cannot be read for now, so that its
+    /// key is not known; the walk goes on behind it. `Closed` ends it.
     pub fn keys(&self, prefix: impl AsRef<[u8]>) -> Keys {
         let prefix = Bytes::copy_from_slice(prefix.as_ref());
         Keys { walk: Walk::new(self.inner.engine.clone(), prefix), _handle: self.inner.clone() }

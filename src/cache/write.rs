@@ -115,7 +115,8 @@ impl Cache {
         Ok(self.engine().put_if(key.as_ref(), &what, |known| known.is_none())? != Put::Refused)
     }
 
-    /// Puts a value if the live item of the key has this version ([`Entry::version`]); says whether it was put.
+    /// Puts a value if the live item of the key has this version ([`Entry::version`](crate::Entry::version)); says
+    /// whether it was put.
     ///
     /// `touch` and `expire_in` are writes too, and an item that is not on disk yet gets a new version from them: then
     /// this refuses, and the item has to be looked at again.
@@ -199,7 +200,8 @@ impl Cache {
     /// ```
     ///
     /// # Errors
-    /// As [`remove`](Self::remove).
+    /// As [`remove`](Self::remove); but if the disk failed, with `Persistence::Always`, the new time holds all the same
+    /// for as long as the store is open.
     pub fn expire_in(&self, key: impl AsRef<[u8]>, ttl: Option<Duration>) -> Result<bool> {
         let engine = self.engine();
         let expires_at = ttl.map_or(0, |ttl| engine.expiry(Some(ttl)));

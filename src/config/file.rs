@@ -1,9 +1,14 @@
 //! Configuration as TOML: read with the place of every value, so that an error names its line; written whole.
+//!
+//! Invariants: what [`Config::to_toml`] writes, [`Config::from_toml`] reads back as the same configuration; an error
+//! names the line and column of what is wrong, and, of a name or word, the known one that is nearest to it. Nothing is
+//! written here.
 
 use super::settings::{Field, SETTINGS, Setting};
 use super::validate::check;
 use super::{Config, ConfigError, DirConfig, Origin, Source, own_sizes, size};
 use std::fmt::Write as _;
+use std::io::Read as _;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -50,14 +55,15 @@ impl Config {
     pub fn from_file(path: impl AsRef<Path>) -> Result<Config, ConfigError> {
         let path = path.as_ref();
         let failed = |message: String| ConfigError { file: Some(path.to_path_buf()), at: None, message };
-        let len = std::fs::metadata(path).map_err(|e| failed(format!("cannot read: {e}")))?.len();
-        if len > MAX_FILE {
-            return Err(failed(format!(
-                "{len} bytes are no configuration: the most is {}",
-                size::show(MAX_FILE)
-            )));
+        // As much as may be and a byte: what a file says of its length need not be so (a pipe, `/proc`, `/dev`).
+        let mut bytes = Vec::new();
+        let file = std::fs::File::open(path).map_err(|e| failed(format!("cannot read: {e}")))?;
+        file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(|e| failed(format!("cannot read: {e}")))?;
+        if bytes.len() as u64 > MAX_FILE {
+            return Err(failed(format!("more than {} are no configuration", size::show(MAX_FILE))));
         }
-        let text = std::fs::read_to_string(path).map_err(|e| failed(format!("cannot read: {e}")))?;
+        let text =
+            String::from_utf8(bytes).map_err(|e| failed(format!("cannot read: {}", e.utf8_error())))?;
         read(&text, Some(path.to_path_buf()))
     }
 
