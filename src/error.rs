@@ -1,4 +1,7 @@
 //! The error of the public surface.
+//!
+//! Invariants: an error is `Clone`, because all who wait for one flight, or one batch, get the same; a lock that
+//! another holds and a wait in vain are one variant each, whichever layer met them.
 
 use crate::config::ConfigError;
 use std::path::PathBuf;

@@ -1,4 +1,7 @@
 //! Counters, and what `stats()` gives of them.
+//!
+//! Invariants: a counter only rises while the store is open, and begins at 0 with each opening; nothing of it is on
+//! disk. Who counts takes no lock, and what every read counts has a cache line of its own thread's.
 
 use crossbeam::utils::CachePadded;
 use std::path::PathBuf;

@@ -1,4 +1,6 @@
 //! Sizes in bytes, as people write them: `512MiB`, `1.5GiB`, `64KB`, `1000`.
+//!
+//! Invariant: [`parse`] of what [`show`] wrote is the same number; nothing wraps, whatever is read.
 
 /// Units by name in lower case, largest first; those of 1024 before those of 1000.
 const UNITS: [(&str, &str, u64); 9] = [

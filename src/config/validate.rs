@@ -1,4 +1,7 @@
 //! What a configuration must keep, setting by setting and among each other.
+//!
+//! Invariants: no disk is touched, so that a configuration can be checked on another machine; a setting that was read
+//! from a file and not changed since is reported with its line; each error says what would be right.
 
 use super::settings::{Field, SETTINGS, Setting};
 use super::{Config, ConfigError, DirConfig, MIB, Persistence, own_sizes, size};

@@ -3,6 +3,12 @@
 //! Each container knows a time before which nothing in it expires. When that time has come, its listing is read, what
 //! has expired dies, and the next such time is noted; a container whose items expire one by one is looked at no more
 //! often than the reap interval.
+//!
+//! Invariants: an item's own expiry decides, or the one that was changed since its record was written; a read never
+//! needs the reaper, for it compares by itself. A put or a change of expiry lowers its container's time, also while
+//! its listing is read, so that nothing is forgotten.
+//!
+//! Each item that goes is a dead frame: a crash leaves it dead, or expired and to be found again.
 
 use super::Engine;
 use crate::error::Result;
