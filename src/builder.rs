@@ -104,8 +104,8 @@ impl Builder {
         self
     }
 
-    /// A directory of the HDD tier and the bytes that may be occupied in it: at least 8 MiB, or two generations if their
-    /// size is set. May be called again: one more directory.
+    /// A directory of the HDD tier and the bytes that may be occupied in it: at least 8 MiB, or two generations if
+    /// their size is set. May be called again: one more directory.
     pub fn hdd(mut self, dir: impl Into<PathBuf>, bytes: u64) -> Builder {
         self.config.add_hdd(dir, bytes);
         self

@@ -208,8 +208,9 @@ impl Cache {
         engine.set_expiry(key.as_ref(), expires_at)
     }
 
-    /// Removes a key; says whether it was live. When it returns, no read finds it, from any thread; how soon that is
-    /// durable is said by [`Persistence`](crate::Persistence) (a second at most in `OnEviction`, too).
+    /// Removes a key; says whether it was live (yes, too, where the record that would tell cannot be read). When it
+    /// returns, no read finds it, from any thread; how soon that is durable is said by
+    /// [`Persistence`](crate::Persistence) (a second at most in `OnEviction`, too).
     ///
     /// ```
     /// # let cache = thermocline::Cache::builder().memory(16 << 20).open()?;

@@ -9,7 +9,7 @@
 //!
 //! What a crash leaves: of a prefix removal, some keys removed and the others not, each as a removal of its own; of a
 //! clear, some shards empty and the others not (one frame a shard); of a verification, what a read that met the same
-//! damage leaves.
+//! damage leaves, and what a checkpoint does where a copy of the last one was damaged.
 
 use super::Engine;
 use super::read::{Follow, Step, expired};
