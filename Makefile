@@ -21,8 +21,8 @@ test: ## everything that must hold: formatting, lints, all tests, examples, docu
 	@scripts/test
 
 .PHONY: torture
-torture: ## the simulation with other seeds each time, for SECONDS (600)
-	THERMOCLINE_SECONDS="$(SECONDS)" $(CARGO) test --test simulation any_life -- --nocapture
+torture: ## simulation, damage, kills, full disks and interleavings, other seeds each time, for SECONDS (600) in all
+	scripts/torture "$(SECONDS)"
 
 .PHONY: bench
 bench: ## the criterion benches, in full

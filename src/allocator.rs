@@ -33,6 +33,7 @@ pub fn give_back() -> bool {
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         let arenas = i32::try_from(cores.max(2)).unwrap_or(i32::MAX);
         // SAFETY: integers only, and thread-safe: see the module's text.
+        #[expect(unsafe_code, reason = "the C library has no other door to its allocator's parameters")]
         let set = |parameter, value| unsafe { libc::mallopt(parameter, value) } == 1;
         // Setting the first also ends its growth, and that of the threshold for trimming.
         set(libc::M_MMAP_THRESHOLD, MMAP_FROM) && set(libc::M_ARENA_MAX, arenas)

@@ -1,4 +1,8 @@
 //! The builder: a store described in code.
+//!
+//! Invariants: nothing is touched before [`Builder::open`], [`Builder::check`] or [`Builder::repair`]; one that fails
+//! leaves no lock held and no thread behind. What a crash in the middle of them leaves is said at the engine's
+//! `open.rs` and `repair.rs`; a check changes nothing, so it leaves nothing.
 
 use crate::cache::Cache;
 use crate::config::{Config, MemoryPolicy, Persistence};
@@ -14,19 +18,25 @@ use thermocline_storage::vfs::{RealFs, Vfs};
 
 /// Describes a store and opens it. What is not said has the default of [`Config`].
 ///
-/// ```no_run
-/// use thermocline::{Cache, Persistence};
+/// ```
+/// use thermocline::{Cache, MemoryPolicy, Tier};
 ///
-/// # fn main() -> Result<(), thermocline::Error> {
+/// # let dir = tempfile::tempdir()?;
+/// # let (nvme, nvme2, archive) = (dir.path().join("1"), dir.path().join("2"), dir.path().join("3"));
 /// let cache = Cache::builder()
-///     .memory(512 << 20)
-///     .ssd("/mnt/nvme/cache", 5 << 30)
-///     .hdd("/mnt/disk/cache", 50 << 30)
-///     .cold("/mnt/archive/cache")
-///     .persistence(Persistence::EverySecond)
+///     .memory(16 << 20)
+///     .memory_policy(MemoryPolicy::Lru)
+///     .ssd(nvme, 64 << 20)
+///     .ssd(nvme2, 64 << 20) // one more directory of the same tier
+///     .cold(archive)
+///     .cold_limit(256 << 20)
 ///     .open()?;
-/// # Ok(())
-/// # }
+/// let stats = cache.stats();
+/// let limit = |tier| stats.tier(tier).and_then(|t| t.limit);
+/// assert_eq!(limit(Tier::Ssd), Some(128 << 20));
+/// assert_eq!(limit(Tier::Cold), Some(256 << 20));
+/// assert!(stats.tier(Tier::Hdd).is_none()); // not asked for
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone)]
 #[must_use = "a builder does nothing until it is opened"]
@@ -56,6 +66,15 @@ impl Builder {
     }
 
     /// The configuration as it stands, for every setting that has no method here.
+    ///
+    /// ```
+    /// use thermocline::Cache;
+    ///
+    /// let mut builder = Cache::builder().memory(16 << 20);
+    /// builder.config_mut().storage.reap_interval = 5; // seconds
+    /// let cache = builder.open()?;
+    /// # Ok::<(), thermocline::Error>(())
+    /// ```
     pub fn config_mut(&mut self) -> &mut Config {
         &mut self.config
     }
@@ -66,7 +85,7 @@ impl Builder {
         self
     }
 
-    /// Most entries of the memory tier.
+    /// Most entries of the memory tier, at least one.
     pub fn memory_item_limit(mut self, items: u64) -> Builder {
         self.config.memory.item_limit = items;
         self
@@ -78,13 +97,15 @@ impl Builder {
         self
     }
 
-    /// A directory of the SSD tier and the bytes that may be occupied in it. May be called again.
+    /// A directory of the SSD tier and the bytes that may be occupied in it: at least 4 MiB, or four segments if their
+    /// size is set. May be called again: one more directory.
     pub fn ssd(mut self, dir: impl Into<PathBuf>, bytes: u64) -> Builder {
         self.config.add_ssd(dir, bytes);
         self
     }
 
-    /// A directory of the HDD tier and the bytes that may be occupied in it. May be called again.
+    /// A directory of the HDD tier and the bytes that may be occupied in it: at least 8 MiB, or two generations if
+    /// their size is set. May be called again: one more directory.
     pub fn hdd(mut self, dir: impl Into<PathBuf>, bytes: u64) -> Builder {
         self.config.add_hdd(dir, bytes);
         self
@@ -96,13 +117,25 @@ impl Builder {
         self
     }
 
-    /// Bytes that the cold tier may occupy in all.
+    /// Bytes that the cold tier may occupy in all: at least 8 MiB a directory, or two packs if their size is set.
     pub fn cold_limit(mut self, bytes: u64) -> Builder {
         self.config.cold.limit = Some(bytes);
         self
     }
 
     /// All three disk tiers under one directory, with the sizes that they have by default.
+    ///
+    /// ```
+    /// use thermocline::{Cache, Tier};
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let under = dir.path();
+    /// let cache = Cache::builder().memory(16 << 20).root(under).open()?;
+    /// let stats = cache.stats();
+    /// assert!(Tier::ALL.iter().all(|tier| stats.tier(*tier).is_some()));
+    /// assert!(under.join("ssd").is_dir() && under.join("hdd").is_dir() && under.join("cold").is_dir());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn root(mut self, dir: impl Into<PathBuf>) -> Builder {
         self.config.set_root(dir);
         self
@@ -120,14 +153,14 @@ impl Builder {
         self
     }
 
-    /// How long an item lives unless its put says otherwise, in whole seconds (rounded up).
+    /// How long an item lives unless its put says otherwise, in whole seconds (rounded up): 1 s to ten years.
     pub fn default_ttl(mut self, ttl: Duration) -> Builder {
         self.config.storage.default_ttl =
             Some(ttl.as_secs().saturating_add(u64::from(ttl.subsec_nanos() > 0)));
         self
     }
 
-    /// Largest value in bytes, up to 1 GiB.
+    /// Largest value in bytes: 1 to 1 GiB, and at most half of what the tightest tier gives a directory.
     pub fn max_value_size(mut self, bytes: u64) -> Builder {
         self.config.storage.max_value_size = Some(bytes);
         self
@@ -170,6 +203,19 @@ impl Builder {
 
     /// Opens the store, making its directories (mode 0700) where they are missing.
     ///
+    /// ```
+    /// use thermocline::{Cache, Error};
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// let builder = Cache::builder().root(dir.path());
+    /// let cache = builder.clone().open()?;
+    /// // One opening at a time, whoever asks: the second is told at once.
+    /// assert!(matches!(builder.clone().open(), Err(Error::Locked { .. })));
+    /// drop(cache);
+    /// assert!(builder.open().is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// `Config` for an impossible setting; `Locked` if the store is open elsewhere; a storage error for a directory
     /// that cannot be used, is another store's, is missing or too old, for a newer format, and for a catalog that is
@@ -181,6 +227,16 @@ impl Builder {
     /// [`open`](Self::open), with a subscription that misses nothing: it begins before the opening does, so that what
     /// opening itself finds damaged or lost is told too, and what moves or goes because the store was opened with
     /// smaller limits. It holds this many events.
+    ///
+    /// ```
+    /// use thermocline::Cache;
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// let (cache, events) = Cache::builder().root(dir.path()).open_with_events(1024)?;
+    /// let found: Vec<_> = std::iter::from_fn(|| events.try_recv().ok()).collect();
+    /// assert!(found.is_empty()); // nothing was damaged, moved or lost
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -196,14 +252,25 @@ impl Builder {
     /// Memory: the catalog's, as in an open store, and that of one value. A store in use is `Locked`, and one that is
     /// being checked is for who would open it; several may check it at once. Memory alone: there is nothing to check.
     ///
-    /// ```no_run
-    /// # fn main() -> Result<(), thermocline::Error> {
-    /// let report = thermocline::Cache::builder().root("/mnt/cache").check(|_| {})?;
+    /// ```
+    /// use thermocline::{Cache, Cost, Part};
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// let builder = Cache::builder().root(dir.path());
+    /// builder.clone().open()?.put("k", "v")?;
+    /// let report = builder.clone().check(|progress| assert!(progress.done <= progress.of))?;
+    /// assert!(report.is_clean());
+    /// assert_eq!(report.items, 1);
+    ///
+    /// // One of the two copies of a directory's identity is damaged.
+    /// std::fs::write(dir.path().join("hdd/store.b"), "scratched")?;
+    /// let report = builder.clone().check(|_| {})?;
     /// for finding in &report.findings {
     ///     println!("{}: {}: {}", finding.path.display(), finding.part, finding.why);
+    ///     assert_eq!((finding.part, finding.cost), (Part::Identity, Cost::Nothing));
     /// }
-    /// # Ok(())
-    /// # }
+    /// assert_eq!(report.findings.len(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
     /// # Errors
@@ -220,6 +287,20 @@ impl Builder {
     ///
     /// To write a container anew needs room for its live records within the limit of its tier. A crash in the middle
     /// leaves what a crash of an open store leaves; the repair can be begun again.
+    ///
+    /// ```
+    /// use thermocline::Cache;
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// let builder = Cache::builder().root(dir.path());
+    /// builder.clone().open()?.put("k", "v")?;
+    /// std::fs::remove_file(dir.path().join("cold/store.a"))?;
+    /// let report = builder.clone().repair(|_| {})?;
+    /// assert_eq!((report.mended.len(), report.lost.len(), report.left.len()), (1, 0, 0));
+    /// assert!(builder.clone().check(|_| {})?.is_clean());
+    /// assert!(builder.open()?.contains("k")?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// As [`open`](Self::open); what cannot be mended is no error, and is in [`RepairReport::left`].

@@ -1,4 +1,7 @@
 //! The error of the public surface.
+//!
+//! Invariants: an error is `Clone`, because all who wait for one flight, or one batch, get the same; a lock that
+//! another holds and a wait in vain are one variant each, whichever layer met them.
 
 use crate::config::ConfigError;
 use std::path::PathBuf;
@@ -10,6 +13,18 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What can go wrong. Each names the operation, the path and the cause, and says what to do where something can
 /// be done.
+///
+/// ```
+/// use thermocline::{Cache, Error};
+///
+/// let cache = Cache::builder().memory(16 << 20).open()?;
+/// match cache.put("", "no key") {
+///     Err(Error::BadKey { len }) => assert_eq!(len, 0),
+///     Err(e) if e.storage().is_some() => eprintln!("a disk: {e}"),
+///     other => other?, // there may be more in later versions
+/// }
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -91,6 +106,16 @@ impl From<Arc<storage::Error>> for Error {
 
 impl Error {
     /// The storage layer's error, if it is one: to match on damage, missing directories, newer formats.
+    ///
+    /// ```
+    /// use thermocline::{Cache, StorageError};
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// let nobody = Cache::builder().root(dir.path().join("nowhere")).check(|_| {});
+    /// let error = nobody.map(|_| ()).unwrap_err();
+    /// assert!(matches!(error.storage(), Some(StorageError::BadDirectory { .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn storage(&self) -> Option<&storage::Error> {
         match self {
             Error::Storage(e) => Some(e),

@@ -237,6 +237,24 @@ impl Events {
 }
 
 /// The receiving end: a queue of events, and an iterator that waits for the next until the cache is closed.
+///
+/// ```
+/// use std::time::Duration;
+/// use thermocline::{Cache, Event, EvictReason, Received, RecvError};
+///
+/// let cache = Cache::builder().memory(1 << 20).open()?;
+/// let events = cache.subscribe();
+/// assert_eq!(events.try_recv(), Err(RecvError::Empty));
+/// for n in 0..20 {
+///     cache.put(format!("k{n}"), vec![0; 100_000])?; // ten of them fit
+/// }
+/// let first = events.recv_timeout(Duration::from_secs(1));
+/// assert!(matches!(first, Ok(Received::Event(Event::Evicted { reason: EvictReason::Full, .. }))));
+/// cache.close()?;
+/// let evicted = 1 + events.count() as u64; // ends with the cache
+/// assert_eq!(evicted, cache.stats().counts.evicted);
+/// # Ok::<(), thermocline::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Subscription {
     receiver: Receiver<Received>,

@@ -1,4 +1,7 @@
 //! Counters, and what `stats()` gives of them.
+//!
+//! Invariants: a counter only rises while the store is open, and begins at 0 with each opening; nothing of it is on
+//! disk. Who counts takes no lock, and what every read counts has a cache line of its own thread's.
 
 use crossbeam::utils::CachePadded;
 use std::path::PathBuf;
@@ -183,7 +186,9 @@ pub struct Stats {
     pub types: [TypeStats; 4],
     /// Live items in all: on disk, or still to be written.
     pub items: u64,
-    /// Bytes waiting to be written.
+    /// Bytes in the write buffer: of values that are to be written, or are being written. With
+    /// [`Persistence::OnEviction`](crate::Persistence::OnEviction) a value that memory keeps is not among them before
+    /// memory evicts it, or a flush writes it.
     pub dirty_bytes: u64,
     /// Bytes of values in flight: being read, decoded, or written by their callers.
     pub inflight_bytes: u64,

@@ -36,6 +36,7 @@ const LARGEST: u64 = 40_000;
 const BALLAST: &str = "ballast";
 
 /// From now on this thread, and those that it begins, have mounts of their own.
+#[expect(unsafe_code, reason = "to leave the mounts that a process shares is unsafe whatever else it shares")]
 fn own_mounts() -> Result<(), String> {
     // SAFETY: of what threads share, the table of open files stays shared.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }.map_err(|e| e.to_string())?;

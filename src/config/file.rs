@@ -1,9 +1,14 @@
 //! Configuration as TOML: read with the place of every value, so that an error names its line; written whole.
+//!
+//! Invariants: what [`Config::to_toml`] writes, [`Config::from_toml`] reads back as the same configuration; an error
+//! names the line and column of what is wrong, and, of a name or word, the known one that is nearest to it. Nothing is
+//! written here.
 
 use super::settings::{Field, SETTINGS, Setting};
 use super::validate::check;
 use super::{Config, ConfigError, DirConfig, Origin, Source, own_sizes, size};
 use std::fmt::Write as _;
+use std::io::Read as _;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,25 +34,65 @@ fn wrong<T>(at: &Range<usize>, message: impl Into<String>) -> Result<T, Wrong> {
 impl Config {
     /// Reads a file; see [`from_toml`](Self::from_toml).
     ///
+    /// ```
+    /// use thermocline::Config;
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// let path = dir.path().join("thermocline.toml");
+    /// std::fs::write(&path, "[storage_tiers.memory]\nmax_size = \"64MiB\"\n")?;
+    /// assert_eq!(Config::from_file(&path)?.memory.max_size, 64 << 20);
+    ///
+    /// std::fs::write(&path, "[storage_tiers.memory]\nmax_sise = \"64MiB\"\n")?;
+    /// let error = Config::from_file(&path).map(|_| ()).unwrap_err();
+    /// assert_eq!(error.at, Some((2, 1))); // line and column
+    /// assert!(error.to_string().starts_with(&format!("{}:2:1: ", path.display())));
+    /// assert!(error.message.contains("max_size")); // what was meant, it seems
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// It cannot be read, is longer than 1 MiB, is not TOML, or has an unknown name or an impossible value.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Config, ConfigError> {
         let path = path.as_ref();
         let failed = |message: String| ConfigError { file: Some(path.to_path_buf()), at: None, message };
-        let len = std::fs::metadata(path).map_err(|e| failed(format!("cannot read: {e}")))?.len();
-        if len > MAX_FILE {
-            return Err(failed(format!(
-                "{len} bytes are no configuration: the most is {}",
-                size::show(MAX_FILE)
-            )));
+        // As much as may be and a byte: what a file says of its length need not be so (a pipe, `/proc`, `/dev`).
+        let mut bytes = Vec::new();
+        let file = std::fs::File::open(path).map_err(|e| failed(format!("cannot read: {e}")))?;
+        file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(|e| failed(format!("cannot read: {e}")))?;
+        if bytes.len() as u64 > MAX_FILE {
+            return Err(failed(format!("more than {} are no configuration", size::show(MAX_FILE))));
         }
-        let text = std::fs::read_to_string(path).map_err(|e| failed(format!("cannot read: {e}")))?;
+        let text =
+            String::from_utf8(bytes).map_err(|e| failed(format!("cannot read: {}", e.utf8_error())))?;
         read(&text, Some(path.to_path_buf()))
     }
 
     /// Reads a configuration; what it does not name keeps its default. Each value is checked by itself; what
     /// settings ask of each other is checked by [`validate`](Self::validate), because options may still
     /// override some.
+    ///
+    /// ```
+    /// use thermocline::{Config, Persistence};
+    ///
+    /// let config = Config::from_toml(
+    ///     r#"
+    ///     [storage_tiers.ssd]
+    ///     path = "/mnt/nvme/cache"
+    ///     max_size = "5GiB"
+    ///
+    ///     [storage]
+    ///     persistence = "always"
+    ///     "#,
+    /// )?;
+    /// assert_eq!(config.ssd.max_size, 5 << 30);
+    /// assert_eq!(config.storage.persistence, Persistence::Always);
+    /// assert_eq!(config.memory, Config::default().memory); // not named: its default
+    ///
+    /// let error = Config::from_toml("[storage]\npersistence = \"often\"").unwrap_err();
+    /// assert_eq!(error.at.map(|(line, _)| line), Some(2));
+    /// assert!(error.message.contains("every_second")); // what would be right
+    /// # Ok::<(), thermocline::ConfigError>(())
+    /// ```
     ///
     /// # Errors
     /// It is not TOML, or has an unknown name or an impossible value: with line, column, and what would be
@@ -58,6 +103,17 @@ impl Config {
 
     /// Writes all settings, with a line on each that says what it does. Those that are absent by default and
     /// not set stand there as comments.
+    ///
+    /// ```
+    /// use thermocline::Config;
+    ///
+    /// let mut config = Config::default();
+    /// config.set_root("/mnt/cache");
+    /// let text = config.to_toml()?;
+    /// assert!(text.contains("[storage_tiers.hdd]"));
+    /// assert_eq!(Config::from_toml(&text)?, config);
+    /// # Ok::<(), thermocline::ConfigError>(())
+    /// ```
     ///
     /// # Errors
     /// A path is not UTF-8, which TOML cannot say.

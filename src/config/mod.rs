@@ -25,6 +25,28 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
 /// What a returned `put` means, in the words that Redis users know from `appendfsync`.
+///
+/// ```
+/// use thermocline::{Cache, Error, Persistence, Tier};
+///
+/// # let dir = tempfile::tempdir()?;
+/// let builder = Cache::builder().root(dir.path());
+/// let on_ssd = |cache: &Cache| cache.stats().tier(Tier::Ssd).map(|t| t.items);
+/// let cache = builder.clone().persistence(Persistence::Always).open()?;
+/// cache.put("a", "1")?;
+/// assert_eq!(on_ssd(&cache), Some(1)); // it is there when `put` returns
+/// cache.close()?;
+///
+/// let cache = builder.persistence(Persistence::OnEviction).open()?;
+/// cache.put("b", "2")?;
+/// assert_eq!(on_ssd(&cache), Some(1)); // a crash now would forget "b"
+/// cache.close()?; // which writes it
+///
+/// // Memory alone has no stable storage.
+/// let none = Cache::builder().memory(16 << 20).persistence(Persistence::Always).open();
+/// assert!(matches!(none, Err(Error::Config(_))));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Persistence {
@@ -54,7 +76,7 @@ pub enum Algorithm {
 pub struct DirConfig {
     /// Where. A relative path counts from the working directory of the process.
     pub path: PathBuf,
-    /// Bytes that may be occupied in it; `None`: an equal share of what the tier's `max_size` leaves.
+    /// Bytes that may be occupied in it, at least 1; `None`: an equal share of what the tier's `max_size` leaves.
     pub size: Option<u64>,
 }
 
@@ -62,11 +84,11 @@ pub struct DirConfig {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MemoryConfig {
-    /// Bytes of values, keys and overhead.
+    /// Bytes of values, keys and overhead: at least 1 MiB, by default 512 MiB.
     pub max_size: u64,
-    /// Most entries.
+    /// Most entries: at least 1, by default 100,000.
     pub item_limit: u64,
-    /// What to keep.
+    /// What to keep; by default [`MemoryPolicy::Adaptive`].
     pub policy: MemoryPolicy,
 }
 
@@ -76,9 +98,10 @@ pub struct MemoryConfig {
 pub struct SsdConfig {
     /// Its directories.
     pub dirs: Vec<DirConfig>,
-    /// Bytes in all.
+    /// Bytes in all, dead ones, preallocation and quarantine included: at least 1 MiB, by default 5 GiB. Each
+    /// directory has to hold four segments.
     pub max_size: u64,
-    /// Most items.
+    /// Most items: at least 1, by default 1,000,000.
     pub item_limit: u64,
     /// Whether it compresses.
     pub compression: bool,
@@ -90,7 +113,8 @@ pub struct SsdConfig {
 pub struct HddConfig {
     /// Its directories.
     pub dirs: Vec<DirConfig>,
-    /// Bytes in all.
+    /// Bytes in all, dead ones, indexes and quarantine included: at least 1 MiB, by default 50 GiB. Each directory
+    /// has to hold two generations.
     pub max_size: u64,
     /// Whether it compresses.
     pub compression: bool,
@@ -102,7 +126,8 @@ pub struct HddConfig {
 pub struct ColdConfig {
     /// Its directories.
     pub dirs: Vec<DirConfig>,
-    /// Bytes in all; `None`: unlimited, except directories with a size of their own.
+    /// Bytes in all, dead ones and quarantine included: at least 1 MiB; `None`: unlimited, except directories with
+    /// a size of their own. Each directory that is limited has to hold two packs.
     pub limit: Option<u64>,
     /// Whether it compresses.
     pub compression: bool,
@@ -114,13 +139,13 @@ pub struct ColdConfig {
 pub struct StorageConfig {
     /// What a returned `put` means.
     pub persistence: Persistence,
-    /// Bytes that wait to be written at most.
+    /// Bytes that wait to be written at most: 1 MiB to 16 GiB, by default 64 MiB. Half of it starts a write.
     pub write_buffer: u64,
-    /// Seconds that a caller waits for a slow disk before `Busy`.
+    /// Seconds that a caller waits for a slow disk before `Busy`: 1 to 3,600, by default 30.
     pub write_stall_limit: u64,
-    /// Bytes of values in flight; `None`: 256 MiB, or twice `max_value_size` if that is more.
+    /// Bytes of values in flight: 1 MiB to 64 GiB; `None`: 256 MiB, or twice `max_value_size` if that is more.
     pub inflight: Option<u64>,
-    /// Largest value in bytes; `None`: see [`Config::max_value_size`].
+    /// Largest value in bytes: 1 to 1 GiB; `None`: see [`Config::max_value_size`].
     pub max_value_size: Option<u64>,
     /// How SSD segments are read.
     pub read_mode: ReadMode,
@@ -128,30 +153,30 @@ pub struct StorageConfig {
     pub borrow_large_values: bool,
     /// Where the catalog is; `None`: where it is, or for a new store in the first directory of the highest tier.
     pub catalog: Option<PathBuf>,
-    /// Seconds that an item lives unless it says otherwise; `None`: for ever.
+    /// Seconds that an item lives unless it says otherwise: 1 to 315,360,000, which is ten years; `None`: for ever.
     pub default_ttl: Option<u64>,
-    /// Bytes that migration copies in a second at most.
+    /// Bytes that migration copies in a second at most: at least 64 KiB, by default 64 MiB.
     pub migration_bytes_per_second: u64,
-    /// Items of one step of migration.
+    /// Items of one step of migration: 1 to 100,000, by default 1,000.
     pub batch_size: u64,
-    /// Days within which what is dead in the archive is physically gone.
+    /// Days within which what is dead in the archive is physically gone: 1 to 3,650, by default 30.
     pub erase_after: u64,
-    /// Seconds between two walks of the reaper of expired items.
+    /// Seconds between two walks of the reaper of expired items: 1 to 86,400, by default 60.
     pub reap_interval: u64,
-    /// Seconds between two checkpoints of the catalog, if anything was written.
+    /// Seconds between two checkpoints of the catalog, if anything was written: 1 to 86,400, by default 300.
     pub checkpoint_interval: u64,
-    /// Bytes of the journal that make a checkpoint due earlier; at most a thirty-second of the limit of the directory
-    /// that holds the catalog, but never less than 1 MiB.
+    /// Bytes of the journal that make a checkpoint due earlier: 1 MiB to 64 GiB, by default 64 MiB; at most a
+    /// thirty-second of the limit of the directory that holds the catalog, but never less than 1 MiB.
     pub checkpoint_journal_size: u64,
-    /// Bytes of a segment of the SSD; `None`: see [`Config::segment_size`].
+    /// Bytes of a segment of the SSD: 1 MiB to 512 MiB; `None`: see [`Config::segment_size`].
     pub segment_size: Option<u64>,
-    /// Bytes of a generation of the HDD; `None`: see [`Config::generation_size`].
+    /// Bytes of a generation of the HDD: 1 MiB to 8 GiB; `None`: see [`Config::generation_size`].
     pub generation_size: Option<u64>,
-    /// Bytes of a pack of the archive; `None`: see [`Config::pack_size`].
+    /// Bytes of a pack of the archive: 1 MiB to 480 MiB; `None`: see [`Config::pack_size`].
     pub pack_size: Option<u64>,
-    /// Bytes of small records that make a block of the HDD.
+    /// Bytes of small records that make a block of the HDD: 4 KiB to 64 KiB, by default 64 KiB.
     pub block_size: u64,
-    /// Bytes of cache of all sled databases together.
+    /// Bytes of cache of all sled databases together: 1 MiB to 64 GiB, by default 32 MiB.
     pub sled_cache: u64,
 }
 
@@ -159,11 +184,12 @@ pub struct StorageConfig {
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct AlgorithmConfig {
-    /// Level: 1 to 9 for zlib, 1 for lz4, which has no levels.
+    /// Level: 1 to 9 for zlib, by default 6; 1 for lz4, which has no levels.
     pub level: u64,
-    /// Smallest value in bytes that is compressed.
+    /// Smallest value in bytes that is compressed: 0 to 1 GiB; by default 1,024 for zlib, 512 for lz4.
     pub min_size: u64,
-    /// Compressed bytes are kept only if stored / original is at most this.
+    /// Compressed bytes are kept only if stored / original is at most this: more than 0, at most 1; by default 0.8
+    /// for zlib, 0.6 for lz4.
     pub threshold: f64,
 }
 
@@ -187,6 +213,18 @@ pub struct CompressionConfig {
 
 /// The whole configuration. [`Default`] is memory alone with every setting at its default; a tier on disk is in
 /// use once it has a directory.
+///
+/// ```
+/// use thermocline::Config;
+///
+/// let mut config = Config::default();
+/// config.memory.max_size = 64 << 20;
+/// config.add_ssd("/mnt/nvme/cache", 5 << 30);
+/// config.storage.default_ttl = Some(3_600); // seconds
+/// config.validate()?; // touches no disk; `Cache::open` asks it, too
+/// assert_eq!(config.segment_size(), 64 << 20); // what is not set follows from what is
+/// # Ok::<(), thermocline::ConfigError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Config {

@@ -1,4 +1,6 @@
 //! Sizes in bytes, as people write them: `512MiB`, `1.5GiB`, `64KB`, `1000`.
+//!
+//! Invariant: [`parse`] of what [`show`] wrote is the same number; nothing wraps, whatever is read.
 
 /// Units by name in lower case, largest first; those of 1024 before those of 1000.
 const UNITS: [(&str, &str, u64); 9] = [
@@ -18,6 +20,14 @@ const MAX_FRACTION: usize = 12;
 
 /// Reads a size. A number may have a fraction if it has a unit; what comes out is rounded down to a byte. Letters
 /// may be large or small.
+///
+/// ```
+/// use thermocline::config::parse_size;
+///
+/// assert_eq!(parse_size("1.5GiB"), Ok(3 << 29));
+/// assert_eq!(parse_size("64kb"), Ok(64_000)); // SI: thousands
+/// assert!(parse_size("lots").is_err());
+/// ```
 ///
 /// # Errors
 /// It is no size, or more than 2⁶⁴ − 1 bytes: what was read, and how to write one.
@@ -56,6 +66,13 @@ pub fn parse(text: &str) -> Result<u64, String> {
 }
 
 /// Writes a size so that [`parse`] reads the same: in the largest binary unit that divides it.
+///
+/// ```
+/// use thermocline::config::show_size;
+///
+/// assert_eq!(show_size(5 << 30), "5GiB");
+/// assert_eq!(show_size(1536), "1536");
+/// ```
 pub fn show(bytes: u64) -> String {
     let unit = UNITS.iter().take(4).find(|(.., n)| bytes != 0 && bytes.is_multiple_of(*n));
     match unit {

@@ -153,6 +153,20 @@ fn errors_name_file_line_and_column() {
 }
 
 #[test]
+fn a_file_that_does_not_say_its_length_is_read_no_further_than_a_configuration_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("pipe");
+    let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o600));
+    rustix::fs::mknodat(rustix::fs::CWD, &path, kind, mode, 0).unwrap();
+    std::thread::scope(|s| {
+        // It ends when nobody reads any more.
+        s.spawn(|| std::fs::write(&path, vec![b' '; 2 << 20]).is_err());
+        let e = Config::from_file(&path).unwrap_err();
+        assert!(e.to_string().contains("no configuration"), "{e}");
+    });
+}
+
+#[test]
 fn unknown_names_are_told_with_what_is_near() {
     for (text, parts) in [
         ("[storage_tier.ssd]\npath = '/a'", ["unknown table `storage_tier` at the top", "`storage_tiers`"]),
@@ -355,4 +369,44 @@ proptest! {
         let _ = c.validate();
         let _ = (c.ssd_limits(), c.segment_size(), c.max_value_size(), c.inflight());
     }
+}
+
+/// The documentation of the fields of a name, without spaces and the commas of thousands.
+fn texts_of(field: &str) -> Vec<String> {
+    let lines: Vec<&str> = include_str!("mod.rs").lines().map(str::trim).collect();
+    let at = (0..lines.len()).filter(|i| lines[*i].starts_with(&format!("pub {field}: ")));
+    let text = |i: usize| -> String {
+        let docs = lines[..i].iter().rev().take_while(|l| l.starts_with("///"));
+        docs.collect::<Vec<_>>().into_iter().rev().map(|l| &l[3..]).collect()
+    };
+    at.map(|i| text(i).replace(' ', "").replace(",", "")).collect()
+}
+
+#[test]
+fn the_text_of_a_field_says_its_limits_and_its_default() {
+    let defaults = Config::default();
+    let mut seen = 0;
+    for setting in SETTINGS.iter().filter(|s| !s.name.starts_with("compression")) {
+        let (limits, show): (_, fn(u64) -> String) = match &setting.field {
+            Field::Size(_, limits) | Field::AutoSize(_, limits) | Field::OptionalSize(_, limits) => {
+                (limits, show_size)
+            }
+            Field::Count(_, limits, _) | Field::OptionalCount(_, limits, _) => (limits, |n| n.to_string()),
+            _ => continue,
+        };
+        // What no disk has is no limit that anybody needs to know.
+        let limits = match *limits.end() == 1 << 60 {
+            true => format!("atleast{}", show(*limits.start())),
+            false => format!("{}to{}", show(*limits.start()), show(*limits.end())),
+        };
+        let texts = texts_of(setting.name.rsplit('.').next().unwrap());
+        assert!(!texts.is_empty(), "{}", setting.name);
+        assert!(texts.iter().all(|t| t.contains(&limits)), "{}: {limits}: {texts:?}", setting.name);
+        if let Some(default) = setting.show(&defaults).map(|d| d.replace('"', "")).filter(|d| d != "auto") {
+            let default = format!("bydefault{default}");
+            assert!(texts.iter().any(|t| t.contains(&default)), "{}: {default}: {texts:?}", setting.name);
+        }
+        seen += 1;
+    }
+    assert!(seen > 20, "only {seen} settings were found: does the search work?");
 }

@@ -1,4 +1,7 @@
 //! What a configuration must keep, setting by setting and among each other.
+//!
+//! Invariants: no disk is touched, so that a configuration can be checked on another machine; a setting that was read
+//! from a file and not changed since is reported with its line; each error says what would be right.
 
 use super::settings::{Field, SETTINGS, Setting};
 use super::{Config, ConfigError, DirConfig, MIB, Persistence, own_sizes, size};
@@ -16,6 +19,17 @@ const LEAST_CONTAINER: u64 = MIB;
 
 impl Config {
     /// Checks everything: each setting's limits, and what settings ask of each other. Touches no disk.
+    ///
+    /// ```
+    /// use thermocline::Config;
+    ///
+    /// let text = "[storage]\nmax_value_size = \"128MiB\"\ninflight = \"64MiB\"";
+    /// let config = Config::from_toml(text)?; // each is possible by itself
+    /// let error = config.validate().unwrap_err();
+    /// assert!(error.at.is_some());
+    /// assert!(error.message.contains("inflight"));
+    /// # Ok::<(), thermocline::ConfigError>(())
+    /// ```
     ///
     /// # Errors
     /// The first thing that is wrong: the setting, its value, and what would be right; with file and line if the

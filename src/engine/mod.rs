@@ -18,6 +18,10 @@
 //! | `walk` | keys, prefix removal, clear, verify |
 //! | `check` | a closed store read, and nothing of it changed |
 //! | `repair` | what a check found, mended |
+//!
+//! What holds for all of them: no lock of a shard is held across a write to a disk; a durable place changes only by a
+//! frame of the journal, queued under that lock; and what an operation leaves at a crash is said in its module, or in
+//! the table of the design that it names.
 
 mod check;
 mod claim;

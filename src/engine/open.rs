@@ -2,6 +2,18 @@
 //!
 //! Order of opening: directories judged and locked; the open counter raised; the catalog recovered; the tiers
 //! attached to what the catalog knows; what points at nothing dropped; the tail verified; then the threads.
+//!
+//! Invariants:
+//! - no answer is given before all of this was done, and the tail is read back: an item whose record did not reach the
+//!   disk is absent, never wrong;
+//! - no container is deleted before the catalog has said what is live;
+//! - what fails on the way is an error that gives the locks back;
+//! - closing refuses new operations first, then waits for those under way, then stops the threads, then writes:
+//!   nothing is added to what it flushes.
+//!
+//! A crash while opening leaves what the tables of §7 (*Crash*) and §6 (*Opening*) of the design say: the raised
+//! counter, the union of both journals, leftovers gone or not; the next opening does it again. One while closing
+//! leaves what a crash of a running store does (§8): at worst no last checkpoint, and a journal to replay.
 
 use super::{Engine, Settings, rebuild};
 use crate::budget::Budget;

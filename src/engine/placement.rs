@@ -9,6 +9,8 @@
 //! gets better, slowly; and at opening, a thirty-second of the tier's limit. Hot records that reclaim copies to the head, and promotions, are paid for from it; without
 //! credit, everything sinks and nothing rises. What was not spent is saved up, at most once the tier's limit. When
 //! it is short the bar rises, so that the hottest come first.
+//!
+//! Invariant: bar and credit are advice, and in memory alone. A crash costs a survey and the credit that was saved up.
 
 use super::Engine;
 use crate::heat::Heat;

@@ -1,4 +1,12 @@
 //! The way up: an item asked for again on a lower tier moves to the highest disk tier.
+//!
+//! Invariants:
+//! - an access only queues a place, in a queue of bounded length: a read neither waits for a promotion nor is slowed
+//!   by one, and what the full queue forgets is asked for again;
+//! - what is copied is paid for from the credit (see `placement`), and only once it was copied;
+//! - a place that is out of date by the time its turn comes is dropped: the catalog is asked again.
+//!
+//! It writes by the move protocol alone: a crash leaves what the table in `moves` (§10 of the design) says.
 
 use super::Engine;
 use super::moves::Mover;

@@ -5,6 +5,10 @@
 //! - what is found on disk enters memory only if, under the shard's lock, the catalog still names the same place:
 //!   a place is never reused while its container is held, so that comparison is the ticket;
 //! - bytes that fail verification kill the entry; bytes that cannot be reached leave it, and count as absent.
+//!
+//! A read writes in two cases only: a dead frame for what has expired or is damaged, and a copy of damaged bytes in
+//! the quarantine. A crash leaves both, one or neither; as long as the frame is not durable, the next read finds the
+//! same again.
 
 use super::Engine;
 use crate::budget::Permit;

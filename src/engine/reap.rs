@@ -4,7 +4,11 @@
 //! has expired dies, and the next such time is noted; a container whose items expire one by one is looked at no more
 //! often than the reap interval. Who counts what is alive (`clear`) has it all looked at before.
 //!
-//! A crash leaves items that have expired and are not reaped: as dead as before, by the engine's clock, which the
+//! Invariants: an item's own expiry decides, or the one that was changed since its record was written; a read never
+//! needs the reaper, for it compares by itself. A put or a change of expiry lowers its container's time, also while
+//! its listing is read, so that nothing is forgotten.
+//!
+//! Each item that goes is a dead frame: a crash leaves it dead, or expired and to be found again, by a clock that the
 //! journal keeps from going back.
 
 use super::Engine;

@@ -1,4 +1,9 @@
 //! Rewriting of packs: what is dead in them is physically gone, and many small ones become one.
+//!
+//! Invariants: packs are rewritten under a claim, one rewriting at a time, since nothing is below to take what finds
+//! no room; a pack of which something could not be moved keeps it, and is left alone for a while. What the packs hold
+//! goes by the move protocol, and they are dropped as reclaim drops: a crash leaves what those two tables (§10 of the
+//! design) say, in between both copies, of which the catalog names one.
 
 use super::Engine;
 use super::claim::Choice;

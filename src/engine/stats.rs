@@ -1,4 +1,7 @@
 //! The picture that `stats()` gives.
+//!
+//! Each number is right by itself; they are read one after the other, so that sums across them may be a moment apart.
+//! Nothing is changed, and no lock is held from one to the next.
 
 use super::Engine;
 use crate::stats::{Stats, TierStats, TypeStats};

@@ -1,4 +1,12 @@
 //! The background threads: each drives one job's steps.
+//!
+//! Invariants:
+//! - a step that fails is told of (log, at most a line in ten seconds a class) and tried again at the next beat: no
+//!   failure ends a thread;
+//! - each thread looks between two rounds whether the store is closing, and closing waits for all of them;
+//! - the mover, the sinker and the janitor run at nice 10; the writer, which callers wait for, does not.
+//!
+//! What a crash leaves is said where the steps are.
 
 use super::Engine;
 use crate::error::Error;

@@ -2,6 +2,14 @@
 //!
 //! A walk takes a snapshot of one catalog shard at a time, dirty values included, and reads keys in order of place.
 //! What moved since is looked up again; what was written since is left alone.
+//!
+//! Invariants: a key is given at most once, and every key that is live throughout is given, or an error in its place
+//! if its record cannot be read; no shard is locked while a record is read, so a walk holds up nobody; memory is
+//! bounded by what one shard holds.
+//!
+//! What a crash leaves: of a prefix removal, some keys removed and the others not, each as a removal of its own; of a
+//! clear, some shards empty and the others not (one frame a shard); of a verification, what a read that met the same
+//! damage leaves, and what a checkpoint does where a copy of the last one was damaged.
 
 use super::Engine;
 use super::read::{Follow, Step, expired};

@@ -2,6 +2,16 @@
 //!
 //! A version is taken, the write buffer and memory are changed, and the flights of the key are voided, all under
 //! the lock of the key's shard: memory, catalog and log never disagree about which of two writes came last.
+//!
+//! Invariants:
+//! - a put or a removal that fails is withdrawn before its error returns, or was never seen. (A new expiry is not
+//!   taken back: with `Always`, an error says that it may not outlive the process.)
+//! - with `Persistence::Always` a put or a removal is *hidden* until it is durable, and later writes of the key wait;
+//! - no lock of a shard is held across a write to a disk: what has to wait, waits before (the gate) or after it.
+//!
+//! What a crash leaves: of a put, what the table of `commit` says (§8 of the design), for a large one too, whose
+//! caller takes the same steps; of a removal or an expiry, its frame in the journal or not, so the key as it was or as
+//! it is to be.
 
 use super::Engine;
 use super::read::{Known, expired};

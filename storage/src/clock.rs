@@ -1,4 +1,8 @@
 //! The clock, injected so that a simulation can drive it.
+//!
+//! Invariants: [`EngineClock`] never goes back, across restarts included, as far as the journal knows the time; so
+//! what had expired stays expired, whatever the wall clock does. It runs on boot time: a wall clock that jumps moves
+//! nothing.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};

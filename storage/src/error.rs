@@ -1,4 +1,7 @@
 //! Errors of the storage layer: each names the operation, the path and the cause.
+//!
+//! Invariants: what a person can mend says how; what the engine has to tell apart (bytes that are wrong, bytes out of
+//! reach, no room, a container that is gone) is a variant or a method here, never a look at a text.
 
 use crate::types::Tier;
 use std::io;

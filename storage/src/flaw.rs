@@ -1,5 +1,7 @@
 //! What a check finds wrong with a store's files, apart from the records: copies, footers, indexes. Nothing that is
 //! served hangs on one of them alone; each is there for the day on which another piece is lost.
+//!
+//! Plain words for people; what a repair does about a flaw goes by its [`Part`].
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,7 @@
 //! One item on its way to or from a disk tier.
+//!
+//! Invariants: an [`Item`] says of itself all that its record does, so that it moves between tiers without its catalog
+//! entry; its content type is never `Auto`, and `original_len` is the length that decoding must yield.
 
 use crate::error::{Error, Result};
 use crate::ident::Ident;

@@ -1,4 +1,6 @@
 //! The brake on log lines that would repeat with every read or write.
+//!
+//! Invariant: each place in the code has a brake of its own, and a line says how many were left out before it.
 
 use parking_lot::Mutex;
 use std::time::{Duration, Instant};

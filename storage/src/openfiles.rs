@@ -1,4 +1,7 @@
 //! A bounded cache of open files: a tier has more containers than a process may have descriptors.
+//!
+//! Invariants: at most so many are kept, the one not used for longest goes first; a container that is being dropped is
+//! not kept, or its blocks would be. The lock is held for a look into the table, never while a file is opened.
 
 use crate::error::{Error, Result};
 use crate::types::ContainerNo;

@@ -16,6 +16,10 @@
 //!
 //! All integers are little-endian. The seeds bind a record to its container and a payload to its header, so that
 //! a block of another file, or of another time, that a disk puts in this place does not verify.
+//!
+//! Invariants: a length is looked at only within the bytes that are there; nothing else of a record is believed before
+//! the header's checksum matched, and its payload not before its own did. A crash leaves a record whole, or not
+//! verifying.
 
 use crate::error::{Error, Result};
 use crate::ident::Ident;

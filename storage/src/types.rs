@@ -1,4 +1,6 @@
 //! The small values that every part of the engine speaks in.
+//!
+//! Invariant: the numbers of tiers, content types and codecs stand on disk: they are never given another meaning.
 
 use std::fmt;
 

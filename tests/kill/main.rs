@@ -6,7 +6,8 @@
 //! before what names it. A sync that is missing it does not show, because the page cache survives; that is what
 //! tests/simulation is for.
 //!
-//! `THERMOCLINE_ROUNDS=1000 cargo test --test kill -- --nocapture` takes its time. `THERMOCLINE_SEED=n` works on the
+//! `THERMOCLINE_ROUNDS=1000 cargo test --test kill -- --nocapture` takes its time; `THERMOCLINE_SECONDS=n` goes on for so
+//! long, with other seeds each time. `THERMOCLINE_SEED=n` works on the
 //! store of that seed alone; what its threads do, and when it is killed, is for the machine to say, so a failure may need
 //! more rounds to come again.
 
@@ -21,7 +22,7 @@ mod plan;
 
 use log::Sum;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 use thermocline_testing::{caught, watched};
 
 /// Rounds of a run without a wish.
@@ -29,11 +30,11 @@ const ROUNDS: u64 = 126;
 /// Rounds of one store.
 const EACH: u64 = 6;
 /// After this, no more are begun.
-const BUDGET: Duration = Duration::from_secs(60);
+const BUDGET: u64 = 150;
 /// A round takes a second or two: a store of which the rounds last longer hangs.
 const HANGS: Duration = Duration::from_secs(240);
 /// Fewer say nothing.
-const LEAST: u64 = 40;
+const LEAST: u64 = 100;
 const TEST: &str = "killed_at_any_moment";
 
 fn asked(name: &str) -> Option<u64> {
@@ -47,18 +48,22 @@ fn killed_at_any_moment() {
         child::run(&job);
     }
     let (wish, one) = (asked("THERMOCLINE_ROUNDS"), asked("THERMOCLINE_SEED"));
-    let all = wish.or(one.map(|_| 10 * EACH)).unwrap_or(ROUNDS);
+    let seconds = asked("THERMOCLINE_SECONDS");
+    let all = wish.or(one.map(|_| 10 * EACH)).or(seconds.map(|_| u64::MAX)).unwrap_or(ROUNDS);
+    // Not the same stores again where time is what was asked for.
+    let first = seconds.map_or(0, |_| UNIX_EPOCH.elapsed().map_or(0, |since| since.as_millis() as u64));
+    let budget = Duration::from_secs(seconds.unwrap_or(BUDGET));
     let (begun, failed, next) = (Instant::now(), AtomicBool::new(false), AtomicU64::new(0));
     let bounded = wish.is_none();
-    let go_on = || !failed.load(Ordering::Relaxed) && (!bounded || begun.elapsed() < BUDGET);
+    let go_on = || !failed.load(Ordering::Relaxed) && (!bounded || begun.elapsed() < budget);
     let work = || {
         let mut sum = Sum::default();
         while go_on() {
             let no = next.fetch_add(1, Ordering::Relaxed);
-            if no * EACH >= all {
+            if no.saturating_mul(EACH) >= all {
                 break;
             }
-            let seed = one.unwrap_or(no);
+            let seed = one.unwrap_or(first + no);
             let life = || caught(|| life::live(seed, EACH, TEST, go_on, &mut sum));
             if let Err(why) = watched(&format!("seed {seed}"), HANGS, life) {
                 failed.store(true, Ordering::Relaxed);
@@ -78,8 +83,9 @@ fn killed_at_any_moment() {
         }
     });
     let stores = next.load(Ordering::Relaxed).min(all.div_ceil(EACH));
-    let seeds = one.map_or(format!("0..{stores}"), |seed| format!("{seed}, {stores} times"));
+    let seeds = one.map_or(format!("{first}..{}", first + stores), |seed| format!("{seed}, {stores} times"));
     println!("{} rounds, seeds {seeds}, in {:?}: {sum:?}", sum.rounds, begun.elapsed());
-    assert!(sum.rounds >= LEAST.min(all), "{} rounds: the machine is too slow to say anything", sum.rounds);
-    assert!(one.is_some() || all < LEAST || sum.is_lively(), "hardly anything happened: {sum:?}");
+    let least = if seconds.is_some() { 1 } else { LEAST.min(all) };
+    assert!(sum.rounds >= least, "{} rounds: the machine is too slow to say anything", sum.rounds);
+    assert!(sum.rounds < LEAST || one.is_some() || sum.is_lively(), "hardly anything happened: {sum:?}");
 }

@@ -1,5 +1,8 @@
 //! Which copies of the catalog's files are not what they should be. Each of them is there twice, and an opening, which
 //! reads what it needs from either, writes both anew.
+//!
+//! Invariants: nothing is written; and what a crash alone can leave (a checkpoint published in one copy while the one
+//! before is there, a last batch in one copy) is not called damage.
 
 use super::checkpoint::{checkpoint_path, is_whole};
 use super::frame::seed;

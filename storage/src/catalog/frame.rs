@@ -16,6 +16,9 @@
 //!
 //! Checksums are xxh3-64 seeded with the store id and the file's sequence number, so that no batch of another
 //! file verifies here.
+//!
+//! Invariant: a batch counts whole or not at all: its checksum covers header and frames, so what a torn write leaves
+//! of it does not verify. Whether that is the end of the journal or damage is decided by who replays (`recovery.rs`).
 
 use crate::container::Known;
 use crate::error::{Error, Result};

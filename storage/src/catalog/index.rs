@@ -2,6 +2,8 @@
 //!
 //! It says which record is the live copy of an identity and nothing else. A `HashMap` keyed by the identity itself
 //! stands behind it: identities are secretly seeded hashes already, so they are not hashed again.
+//!
+//! Invariant: one place an identity. It is in RAM alone, and made again from checkpoint and journals.
 
 use crate::ident::Ident;
 use crate::types::Place;

@@ -1,5 +1,14 @@
 //! Who makes the catalog durable, and when: a sync of the journal, or a checkpoint, which mends a journal that failed.
 //! Where checkpoints keep failing, those that will be asked for again are tried ever more seldom.
+//!
+//! Invariants:
+//! - `sync` says `Ok` only if everything queued before it is durable in both copies, or is contained in a checkpoint
+//!   that both have;
+//! - a container's number is released only once the frame that drops it is durable;
+//! - one checkpoint is written at a time, and no shard is locked by who asks for one.
+//!
+//! What a crash leaves at each step is in the tables of §6 of the design: *Rotating and writing a checkpoint*, and
+//! *Mending* for one that replaces a journal which failed.
 
 use super::Catalog;
 use super::journal::Journal;

@@ -5,6 +5,8 @@
 //! - a version is taken under the lock of the key's shard;
 //! - live counts of containers follow `index`, change by change; a count is lowered only after the frame that says
 //!   why is queued.
+//!
+//! Nothing here touches a disk: a crash leaves what is queued as far as the journal got (the catalog's table).
 
 use super::dirty::{Dirty, DirtyValue};
 use super::frame::Frame;

@@ -1,4 +1,8 @@
 //! zlib (RFC 1950) and raw deflate (RFC 1951) streams.
+//!
+//! Invariants: beyond 64 KiB, or eight times the payload, memory grows with what the stream yields and not with the
+//! length that a record claims, which is refused beforehand if the stream cannot hold it; a stream that ends early,
+//! late or at another length is an error. A state that was in use when something panicked is not used again.
 
 use bytes::Bytes;
 use flate2::{Compress, Decompress, FlushCompress, FlushDecompress, Status};

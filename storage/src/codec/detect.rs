@@ -1,4 +1,7 @@
 //! What a value is, from its bytes: a bounded look, whatever its length.
+//!
+//! Invariants: at most 1.5 KiB are looked at; nothing that stands in them makes it fail. What it says decides how a
+//! value is compressed and nothing else, so a wrong guess costs time or room and never a value.
 
 use crate::types::ContentType;
 use infer::MatcherType;

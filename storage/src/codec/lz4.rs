@@ -1,4 +1,8 @@
 //! LZ4 blocks without a length prefix (the block format of Y. Collet, 2011).
+//!
+//! Invariants: a length that the block cannot expand to is refused; over 64 KiB and eight times the block it is
+//! allocated only after a walk over the block has shown that it has that length; a thread keeps at most 1 MiB of
+//! scratch.
 
 use bytes::Bytes;
 use lz4_flex::block::{CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size};

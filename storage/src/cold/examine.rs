@@ -1,5 +1,7 @@
 //! What of a pack is not needed to read its records, and is looked at all the same: both copies of its identity, and
 //! the central directory, by which other programs read it.
+//!
+//! Invariant: nothing is written, and nothing of it decides what is served.
 
 use super::identity::Identity;
 use super::listing;

@@ -1,4 +1,8 @@
 //! Every record of a pack: from the central directory, and where that is damaged, from the local headers.
+//!
+//! Invariants: an entry is listed only if its checksum matched and it stands where it says; damage makes the list
+//! shorter, or sends it to the local headers, and is never an error; memory is bounded by the list and a window of 1
+//! MiB, whatever lengths the file claims.
 
 use super::entry::{self, Local, SIGNATURE};
 use crate::container::Listed;

@@ -1,4 +1,15 @@
 //! Opening the tier: what lies in its directories, held against what the catalog knows.
+//!
+//! Invariants:
+//! - a pack that the catalog knows is attached by its name, without a look at it: what is wrong with it, its reads
+//!   find;
+//! - one that the catalog does not know is deleted only if it is this store's and says itself that it is the pack that
+//!   its name calls it; another store's, and what cannot be read just now, is left alone; what nothing identifies is
+//!   quarantined;
+//! - a file that cannot be read, moved or deleted is no reason not to open the store.
+//!
+//! A crash leaves some leftovers deleted and others not, or a pack in the quarantine without its report; the next
+//! opening goes on.
 
 use super::README;
 use super::identity::{self, Identity};

@@ -3,6 +3,8 @@
 //! The file is opened when it is first read, and kept in a cache of open files. A record costs one `pread` of
 //! [`SMALLEST_READ`] bytes, and a second one if it is longer. Lengths are used once the checksum that covers them
 //! matched, and never beyond the end of the file, so damage cannot make the reader allocate.
+//!
+//! Invariant: a pack never changes; a damaged entry costs itself and no other. Nothing is written here.
 
 use super::entry::{self, LARGEST_HEADER, Local, Meta};
 use super::examine;

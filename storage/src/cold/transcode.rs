@@ -2,6 +2,9 @@
 //!
 //! Everything is decoded once: a ZIP entry carries the CRC-32 of the value. A zlib stream keeps its deflate stream
 //! (RFC 1950 wraps RFC 1951 in two bytes before and four after), nothing is compressed twice.
+//!
+//! Invariant: what comes out, decoded, is the value that went in, of the recorded length, or it is an error. Nothing
+//! is written here.
 
 use super::ColdConfig;
 use crate::codec::{self, Compression};

@@ -1,4 +1,6 @@
 //! What opening a tier finds.
+//!
+//! It names and counts; what is to be done about it has been done by the tier, and is told of by the engine.
 
 use super::Known;
 use std::path::PathBuf;

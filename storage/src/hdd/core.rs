@@ -1,4 +1,8 @@
 //! What the parts of the tier share: configuration, caches, the health of sled, the work waiting for the keeper.
+//!
+//! Invariants: sled is given up for the whole tier after its second database failed, and taken back only by a restart;
+//! the cache of block headers stays within its share, and what it says is verified again by who reads the record.
+//! Nothing is written here.
 
 use super::block::Block;
 use super::fence::{Fault, Threads};

@@ -8,6 +8,10 @@
 //! A fault of sled, or an extent from it that leads to no verifiable block, makes sled *distrusted* here: the
 //! generation is scanned once, and the index of that scan, in RAM, has the last word while the process lives. Only then is a
 //! record that is not found declared damaged.
+//!
+//! Two things are changed on disk here, and nothing depends on either. Index directories that no seal names are
+//! removed: a crash leaves some of them. Beside an index that was given up a marker is put, so that the next opening
+//! moves it to the quarantine: a crash before it leaves an index that the seal judges.
 
 use super::core::{Core, Job};
 use super::fence::{Fault, Fence};

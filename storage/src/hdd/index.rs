@@ -5,6 +5,8 @@
 //! thereby make one entry, and an index is bounded by the bytes that it covers, not by the records.
 //!
 //! Invariant: an index is advice. Nothing that it says is believed before the bytes it points at verified.
+//!
+//! Nothing is written here: `keeper.rs` tells when an index goes to disk and what a crash leaves of it.
 
 use crate::record::{le16, le32, le64};
 use std::fmt;

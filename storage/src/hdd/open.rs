@@ -4,6 +4,9 @@
 //! in `.tmp` (being made when the process ended) and `.dead` (being deleted) are removed. A generation goes to
 //! the quarantine only if none of its value files has a readable header; while one has, or the disk refuses to
 //! say, its directory's name tells its id and its blocks and records prove that they belong to it.
+//!
+//! A crash in here leaves some leftovers removed and others not, or a generation in the quarantine without its report;
+//! the next opening goes on.
 
 use super::core::Core;
 use super::generation::Generation;

@@ -4,6 +4,9 @@
 //! sentinel's key is longer and sorts after every record number (they have 24 bits). Values are far below the
 //! size at which sled makes blob files, and there is no flusher thread: an index is filled in one go, closed,
 //! and from then on only read.
+//!
+//! Invariants: a database is filled in one go, in rising order, and never changed afterwards. A kill while one is
+//! filled leaves a directory that no seal names (`keeper.rs`); one while it is read changes nothing.
 
 use super::index::{BlockIndex, Extent, IndexFactory};
 use std::path::Path;

@@ -1,5 +1,7 @@
 //! Which copies of the store's identity are not what they should be. One whole copy of each is enough to open, and
 //! every opening writes both anew.
+//!
+//! Invariant: nothing is written, and nothing of it decides what is served.
 
 use super::Home;
 use super::record::{MAX_BYTES, Record, identity_paths, is_absent, manifest_paths};

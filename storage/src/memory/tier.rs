@@ -1,4 +1,6 @@
 //! The operations of the tier. See the module above for what they keep.
+//!
+//! Nothing of it is on disk, so a crash leaves nothing.
 
 use super::*;
 

@@ -1,4 +1,7 @@
 //! The state of the simulated disk: names, files, what is pending, and what a crash makes of it.
+//!
+//! Invariant: a crash clone shares nothing that can change with the disk that it was made from, so that one history
+//! can be cut in many places.
 
 use super::SimFs;
 use super::dice::Dice;

@@ -1,4 +1,7 @@
 //! Calls of a file system that go wrong on purpose.
+//!
+//! Invariant: a fault strikes the calls that it names and no others; a call that failed may have done its work in
+//! part, as a real disk's does, and never more than was asked for.
 
 use std::fmt;
 use std::io;

@@ -1,4 +1,6 @@
 //! The handles of the simulated file system.
+//!
+//! Invariant: whatever a handle does, it does to the state under its one lock, so that all calls are in one order.
 
 use super::dice::Dice;
 use super::disk::{ROOT, State, missing};

@@ -1,4 +1,6 @@
 //! What a file and a directory hold: as the process sees it, as it is on stable storage, and what lies between.
+//!
+//! What a crash may leave of either is the list of the module above, and nothing else.
 
 use super::dice::Dice;
 use std::collections::{BTreeMap, BTreeSet};

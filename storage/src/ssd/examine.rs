@@ -1,5 +1,7 @@
 //! What of a segment is not needed to read its records, and is looked at all the same: both copies of the header, the
 //! trailer, the footer. A segment without them is listed by a scan, and one that has lost all of them is nobody's.
+//!
+//! Invariants: nothing is written; a trailer of zeros is no damage, for a crash leaves it.
 
 use super::format::{self, Identity, SECOND_COPY, TRAILER, Unfit};
 use crate::flaw::{Flaw, Part};

@@ -2,6 +2,9 @@
 //!
 //! A slice keeps the map, and so the blocks of its segment, alive after the segment was dropped. All slices
 //! together are at most the cap of [`Pins`]; over it, values are copied.
+//!
+//! Invariants: a slice is given back to the count when its last clone is gone, and not before; a segment whose file
+//! was unlinked keeps its bytes for the slices of it, and counts until then.
 
 use crate::tierdir::Lease;
 use crate::vfs::Map;

@@ -1,6 +1,9 @@
 //! Room for whole segments: what the tier's limit leaves, and the segments that only reclaim may take.
 //!
 //! The reserve is of the tier and not of each directory: with several directories it may lie in any of them.
+//!
+//! Invariant: where the tier has three segments or more, a caller's write leaves one or two of them to reclaim, so
+//! that what is alive can always be copied out.
 
 use crate::container::Purpose;
 use crate::error::Result;

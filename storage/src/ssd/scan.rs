@@ -5,6 +5,8 @@
 //! was written, so what is left of another file, or a record inside a value that was copied from a container, is passed
 //! over.
 //! Memory is bounded by one window, time by the length of the file.
+//!
+//! Invariant: what a torn write left is passed over, for it does not verify; nothing is written.
 
 use super::format::HEADER_BLOCK;
 use crate::container::Listed;

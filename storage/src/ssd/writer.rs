@@ -11,6 +11,8 @@
 //! When a write or sync fails, the segment is left as it was at the last sync, and what is left of the batch is
 //! tried once in a new segment, in another directory if there is one. What the failed run left on disk is
 //! garbage: no place in it was handed out.
+//!
+//! What a crash leaves is told at the module `ssd`, and step by step in §12 of the design.
 
 use super::Ssd;
 use super::format::{self, HEADER_BLOCK, Identity, TRAILER, Trailer};

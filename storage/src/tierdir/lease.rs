@@ -1,4 +1,7 @@
 //! The count of one file's bytes, for files that readers may hold beyond their removal.
+//!
+//! Invariant: the bytes of a file are counted exactly once from its making until its last holder lets go, as occupied
+//! while it has a name, and as lingering from then on. Nothing is written here.
 
 use super::Dir;
 use std::sync::Arc;

@@ -52,6 +52,7 @@ impl Map {
     }
 
     /// The bytes of a range, or `None` if not all of it is published.
+    #[expect(unsafe_code, reason = "a slice of mapped memory; the module's text argues that it is sound")]
     pub fn slice(&self, range: Range<u64>) -> Option<&[u8]> {
         if range.start > range.end || range.end > self.published() {
             return None;

@@ -1,4 +1,7 @@
 //! The real file system, on Linux.
+//!
+//! Invariants: those of the module above. `sync` is `fdatasync`: of the metadata only what is needed to read the bytes
+//! is durable, which includes the length. A lock is `flock`'s, and ends with the process, however it ends.
 
 use super::{DirEntry, EntryKind, Map, OpenMode, Space, Vfs, VfsFile, VfsLock, read_in_full, write_in_full};
 use std::fs::{self, File, OpenOptions, TryLockError};

@@ -1,4 +1,7 @@
 //! A doubly linked list of slots, linked through the entries, oldest first, that knows its weight.
+//!
+//! Invariant: `len` and `bytes` are those of the entries linked, and an entry is in one list at most (its links are
+//! the list's).
 
 use crate::memory::entry::NIL;
 use crate::memory::slab::Slab;

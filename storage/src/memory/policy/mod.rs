@@ -1,4 +1,7 @@
 //! Who has to go: the order of a shard's entries under either policy.
+//!
+//! Invariants: each entry of the shard stands in the order once, and what is not in the shard does not; the victim is
+//! still in the order when it is named, and is never the one that room is made for.
 
 pub(super) mod clock;
 mod list;
