@@ -4,6 +4,7 @@ use super::settings::{Field, SETTINGS, Setting};
 use super::validate::check;
 use super::{Config, ConfigError, DirConfig, Origin, Source, own_sizes, size};
 use std::fmt::Write as _;
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,14 +35,22 @@ impl Config {
     pub fn from_file(path: impl AsRef<Path>) -> Result<Config, ConfigError> {
         let path = path.as_ref();
         let failed = |message: String| ConfigError { file: Some(path.to_path_buf()), at: None, message };
-        let len = std::fs::metadata(path).map_err(|e| failed(format!("cannot read: {e}")))?.len();
+        let unread = |e: std::io::Error| {
+            failed(match e.kind() {
+                ErrorKind::NotFound => "cannot read: it does not exist: check the name".to_owned(),
+                ErrorKind::NotADirectory => "cannot read: it lies below a file: check the name".to_owned(),
+                ErrorKind::IsADirectory => "cannot read: it is a directory: name a file".to_owned(),
+                _ => format!("cannot read: {e}"),
+            })
+        };
+        let len = std::fs::metadata(path).map_err(unread)?.len();
         if len > MAX_FILE {
             return Err(failed(format!(
                 "{len} bytes are no configuration: the most is {}",
                 size::show(MAX_FILE)
             )));
         }
-        let text = std::fs::read_to_string(path).map_err(|e| failed(format!("cannot read: {e}")))?;
+        let text = std::fs::read_to_string(path).map_err(unread)?;
         read(&text, Some(path.to_path_buf()))
     }
 
@@ -97,6 +106,9 @@ fn read(text: &str, file: Option<PathBuf>) -> Result<Config, ConfigError> {
     for (setting, value) in &found {
         let set = setting.read(&mut config, value);
         set.map_err(|w| fail(w.message, w.at))?;
+    }
+    // When all is read: what a size has to be at least, others say.
+    for (setting, value) in &found {
         check(setting, &mut config).map_err(|message| fail(message, value.span().start))?;
     }
     let given = |name: &str| found.iter().any(|(s, _)| s.name == name);
