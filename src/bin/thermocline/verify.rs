@@ -147,8 +147,10 @@ fn advice(findings: &[Finding], left_out: &[DirInfo]) -> String {
     out
 }
 
+/// Whether it says that a directory is left out. (That one was not there at a rebuilding is said of no tier, and has a
+/// cure of its own.)
 fn is_left_out(f: &Finding, left_out: &[DirInfo]) -> bool {
-    matches!(f.cost, Cost::OutOfReach(_)) && left_out.iter().any(|d| d.path == f.path)
+    f.tier.is_some() && matches!(f.cost, Cost::OutOfReach(_)) && left_out.iter().any(|d| d.path == f.path)
 }
 
 fn list(out: &mut String, findings: &[Finding], left_out: &[DirInfo]) {
