@@ -8,7 +8,7 @@ use super::settings::{Field, SETTINGS, Setting};
 use super::validate::check;
 use super::{Config, ConfigError, DirConfig, Origin, Source, own_sizes, size};
 use std::fmt::Write as _;
-use std::io::Read as _;
+use std::io::{ErrorKind, Read as _};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -55,10 +55,18 @@ impl Config {
     pub fn from_file(path: impl AsRef<Path>) -> Result<Config, ConfigError> {
         let path = path.as_ref();
         let failed = |message: String| ConfigError { file: Some(path.to_path_buf()), at: None, message };
+        let unread = |e: std::io::Error| {
+            failed(match e.kind() {
+                ErrorKind::NotFound => "cannot read: it does not exist: check the name".to_owned(),
+                ErrorKind::NotADirectory => "cannot read: it lies below a file: check the name".to_owned(),
+                ErrorKind::IsADirectory => "cannot read: it is a directory: name a file".to_owned(),
+                _ => format!("cannot read: {e}"),
+            })
+        };
         // As much as may be and a byte: what a file says of its length need not be so (a pipe, `/proc`, `/dev`).
         let mut bytes = Vec::new();
-        let file = std::fs::File::open(path).map_err(|e| failed(format!("cannot read: {e}")))?;
-        file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(|e| failed(format!("cannot read: {e}")))?;
+        let file = std::fs::File::open(path).map_err(unread)?;
+        file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(unread)?;
         if bytes.len() as u64 > MAX_FILE {
             return Err(failed(format!("more than {} are no configuration", size::show(MAX_FILE))));
         }
@@ -153,6 +161,9 @@ fn read(text: &str, file: Option<PathBuf>) -> Result<Config, ConfigError> {
     for (setting, value) in &found {
         let set = setting.read(&mut config, value);
         set.map_err(|w| fail(w.message, w.at))?;
+    }
+    // When all is read: what a size has to be at least, others say.
+    for (setting, value) in &found {
         check(setting, &mut config).map_err(|message| fail(message, value.span().start))?;
     }
     let given = |name: &str| found.iter().any(|(s, _)| s.name == name);

@@ -195,8 +195,26 @@ impl Config {
     }
 }
 
-/// One setting's limits.
+/// One setting's limits. Of a tier that is too small for any container also what suffices, so that it is corrected
+/// once.
 pub(super) fn check(setting: &Setting, config: &mut Config) -> Result<(), String> {
+    let Err(message) = check_limits(setting, config) else { return Ok(()) };
+    let (size, one, least) = match setting.name {
+        "storage_tiers.ssd.max_size" => (config.ssd.max_size, config.segment_size(), LEAST_SEGMENTS),
+        "storage_tiers.hdd.max_size" => (config.hdd.max_size, config.generation_size(), LEAST_GENERATIONS),
+        "storage_tiers.cold.limit" => {
+            (config.cold.limit.unwrap_or(u64::MAX), config.pack_size(), LEAST_PACKS)
+        }
+        _ => return Err(message),
+    };
+    if size >= LEAST_CONTAINER {
+        return Err(message);
+    }
+    let needed = size::show(one.saturating_mul(least));
+    Err(format!("{message}; with the other settings as they are each directory needs at least {needed}"))
+}
+
+fn check_limits(setting: &Setting, config: &mut Config) -> Result<(), String> {
     let name = setting.name;
     match &setting.field {
         Field::Size(at, range) => within(name, *at(config), range, size::show),

@@ -136,17 +136,62 @@ fn files_as_items() -> Try {
     std::fs::write(files.join("empty"), "")?;
     let (files, work_arg) = (files.to_str().ok_or("path")?, work.to_str().ok_or("path")?);
     let text = run(&["bench", "--files", files, "--dir", work_arg, "--seconds", "1"]).with(0).text();
-    assert!(text.contains("40 items") && text.contains("1 empty"), "{text}");
+    assert!(text.contains("40 items") && text.contains("files that are no items: 1 empty"), "{text}");
     assert_eq!(text.matches("0 wrong, 0 missing").count(), 2, "{text}");
     let row = |first: &str| text.lines().find(|l| l.split_whitespace().next() == Some(first)).unwrap_or("");
     let heads: Vec<&str> = row("puts").split_whitespace().collect();
     assert_eq!(heads, ["puts", "puts/s", "bytes/s", "mean", "p50", "p99", "p99.9", "max"]);
+    // The sizes that are beside each other there.
+    assert!(text.contains("Directories and engine agree, to 5 % and 8.00 MiB."), "{text}");
     assert!(row("all").ends_with("–") && text.contains("The data themselves are "), "{text}");
     let device = row("ssd").split_whitespace().nth(3).ok_or("device")?;
     assert!(text.contains(&format!("All on {device}: differences between the disk tiers")), "{text}");
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words.contains("Of the size of ssd and hdd nothing can be said here"), "{text}");
     assert!(left_in(&work).is_empty());
     let nowhere = dir.path().join("nowhere");
     run(&["bench", "--files", nowhere.to_str().ok_or("path")?, "--dir", work_arg]).with(2);
+    Ok(())
+}
+
+#[test]
+fn files_beyond_the_limits_are_no_items() -> Try {
+    let dir = tempfile::tempdir()?;
+    let (files, work) = (dir.path().join("files"), dir.path().join("work"));
+    std::fs::create_dir(&files)?;
+    std::fs::create_dir(&work)?;
+    for i in 0..40 {
+        std::fs::write(files.join(format!("{i}.txt")), [b'x'; 1024])?;
+    }
+    let (files, work) = (files.to_str().ok_or("path")?, work.to_str().ok_or("path")?);
+    let args = ["bench", "--files", files, "--dir", work, "--seconds", "1", "--limit-bytes", "10KiB"];
+    let text = run(&args).with(0).text();
+    assert!(text.contains(": 10 items, 10.0 KiB"), "{text}");
+    assert!(text.contains("files that are no items: 30 beyond --limit-bytes or --limit-files\n"), "{text}");
+    Ok(())
+}
+
+#[test]
+fn a_size_on_disk_that_the_engine_does_not_say_is_a_failure() -> Try {
+    let dir = tempfile::tempdir()?;
+    let at = dir.path().to_str().ok_or("path")?;
+    let args = ["bench", "--dir", at, "--data", "4MiB", "--seconds", "2", "--verify"];
+    let child = start(&args, Stdio::null());
+    let begun = Instant::now();
+    let ssd = loop {
+        assert!(begun.elapsed() < Duration::from_secs(60), "no directory is made");
+        let ssd = left_in(dir.path()).pop().map(|work| work.join("ssd"));
+        match ssd.filter(|ssd| ssd.join("store.a").exists()) {
+            Some(ssd) => break ssd,
+            None => std::thread::sleep(Duration::from_millis(5)),
+        }
+    };
+    // What the engine knows nothing of.
+    let wrote = std::fs::write(ssd.join("foreign"), vec![7; 32 << 20]);
+    let ran = Ran::from(child.wait_with_output()?).with(1);
+    wrote?;
+    assert!(ran.text().contains("WRONG SIZE: the ssd tier occupies"), "{}", ran.text());
+    assert!(left_in(dir.path()).is_empty());
     Ok(())
 }
 
@@ -155,6 +200,10 @@ fn a_ram_file_system_is_no_disk() {
     let shm = Path::new("/dev/shm");
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     if !mounts.lines().any(|l| l.contains(" /dev/shm ") && l.contains(" - tmpfs ")) {
+        assert!(
+            std::env::var("CI").as_deref() != Ok("true"),
+            "/dev/shm is no tmpfs: mount one, as every Linux does"
+        );
         thermocline_testing::skipped("/dev/shm is no tmpfs here");
         return;
     }

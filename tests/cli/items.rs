@@ -248,6 +248,193 @@ fn directories_that_are_not_named_are_to_be_named() -> Try {
 }
 
 #[test]
+fn a_mistyped_directory_is_named_as_that() -> Try {
+    let place = Place::new();
+    two_tiers(&place)?;
+    let at = |name: &str| place.root.join(name).to_str().unwrap().to_owned();
+    let (ssd, hdd, typo, empty) = (at("ssd"), at("hdd"), at("hddd"), at("empty"));
+    std::fs::create_dir(&empty)?;
+    for (wrong, says) in [(&typo, "does not exist"), (&empty, "no store is there")] {
+        for command in [&["get", "down"][..], &["stat"], &["put", "k", file!(), "--create"]] {
+            let err = run(&[command, &["--ssd", &ssd, "--hdd", wrong]].concat()).with(2).err;
+            assert!(err.contains(&format!("{wrong}: ")) && err.contains(says), "{err}");
+            assert!(
+                err.contains("mistyped") && err.contains(&format!("--hdd {hdd}")) && err.contains(&ssd),
+                "{err}"
+            );
+        }
+    }
+    assert!(!Path::new(&typo).exists() && left_in(Path::new(&empty)).is_empty());
+    // With the disk of the right one away; then with that one named, and a third mistyped.
+    std::fs::rename(&hdd, at("away"))?;
+    let err = run(&["stat", "--ssd", &ssd, "--hdd", &typo]).with(2).err;
+    assert!(err.contains("mistyped") && err.contains("once its disk is mounted"), "{err}");
+    let err = run(&["stat", "--ssd", &ssd, "--hdd", &hdd]).with(4).err;
+    assert!(
+        err.contains(&format!("{hdd}: it does not exist")) && err.contains(&format!("{ssd} is there")),
+        "{err}"
+    );
+    assert!(err.contains("mount it") && !err.contains("mistyped"), "{err}");
+    let err =
+        run(&["put", "k", file!(), "--create", "--ssd", &ssd, "--hdd", &hdd, "--cold", &typo]).with(4).err;
+    assert!(
+        err.contains(&format!("{hdd}: it does not exist")) && err.contains(&format!("{typo}: it does not")),
+        "{err}"
+    );
+    std::fs::rename(at("away"), &hdd)?;
+    // The catalog's own directory is away, and another name is mistyped.
+    std::fs::rename(&ssd, at("away"))?;
+    let err = run(&["stat", "--ssd", &at("sssd"), "--hdd", &hdd]).with(4).err;
+    assert!(
+        err.contains(&format!("{ssd}: it is not there")) && err.contains("sssd: it does not exist: is"),
+        "{err}"
+    );
+    let err = run(&["stat", "--ssd", &ssd, "--hdd", &hdd]).with(4).err;
+    assert!(!err.contains("mistyped"), "{err}");
+    Ok(())
+}
+
+#[test]
+fn a_store_is_not_made_among_other_files() -> Try {
+    let place = Place::new();
+    let ssd = place.root.join("ssd");
+    std::fs::create_dir_all(ssd.join("lost+found"))?;
+    std::fs::write(ssd.join("letter.txt"), "dear")?;
+    let err = place.put("k", b"v", &["--create"]).with(2).err;
+    assert!(err.contains("ssd: no store is there, and it is not empty (letter.txt"), "{err}");
+    assert!(
+        err.contains("name a directory") && left_in(&ssd).len() == 2 && !place.root.join("hdd").exists(),
+        "{err}"
+    );
+    std::fs::remove_file(ssd.join("letter.txt"))?;
+    place.put("k", b"v", &["--create"]).with(0);
+    // In one that is there nobody minds.
+    std::fs::write(ssd.join("letter.txt"), "dear")?;
+    place.put("k2", b"v", &["--create"]).with(0);
+    // A program may.
+    let other = tempfile::tempdir()?;
+    std::fs::write(other.path().join("letter.txt"), "dear")?;
+    Cache::builder().ssd(other.path(), 64 << 20).open()?.close()?;
+    assert_eq!(std::fs::read(other.path().join("letter.txt"))?, b"dear");
+    Ok(())
+}
+
+#[test]
+fn what_is_left_out_is_said_to_be() -> Try {
+    let place = Place::new();
+    two_tiers(&place)?;
+    let at = |name: &str| place.root.join(name).to_str().unwrap().to_owned();
+    let (ssd, hdd) = (at("ssd"), at("hdd"));
+    let go = |args: &[&str]| run(&[args, &["--ssd", &ssd, "--hdd", &hdd, "--without-missing"][..]].concat());
+    for command in [&["stat"][..], &["ls"], &["get", "up"]] {
+        assert_eq!(go(command).with(0).err, "");
+    }
+    assert_eq!(go(&["stat", "--json"]).with(0).json()["directories_left_out"], serde_json::json!([]));
+    std::fs::rename(&hdd, at("away"))?;
+    let says = format!("opened without {hdd}: what is in it is absent until it is back");
+    for (command, code) in [(&["stat"][..], 0), (&["ls"], 0), (&["get", "down"], 1)] {
+        let err = go(command).with(code).err;
+        assert!(err.contains(&says), "{command:?}: {err}");
+    }
+    for command in [&["stat", "--json"][..], &["get", "up", "--json"]] {
+        let json = go(command).with(0).json();
+        let out = &json["directories_left_out"];
+        assert_eq!((&out[0]["path"], &out[0]["tier"]), (&hdd.as_str().into(), &"hdd".into()), "{json}");
+    }
+    // No repair helps there.
+    let ran = go(&["verify"]).with(1);
+    let text = ran.text();
+    assert!(
+        text.contains(&format!("left out: hdd directory {hdd}")) && text.contains("1 directory left out"),
+        "{text}"
+    );
+    assert!(text.contains("mount it, and verify again") && !text.contains("--repair"), "{text}");
+    assert!(!text.contains("not in the catalog"), "{text}");
+    assert_eq!(go(&["verify", "--json"]).with(1).json()["directories_left_out"][0]["path"], hdd.as_str());
+    Ok(())
+}
+
+#[test]
+fn verify_gives_nothing_up() -> Try {
+    let place = Place::new();
+    place.put("k", b"v", &["--create"]).with(0);
+    let help = run(&["verify", "--help"]).with(0).text();
+    assert!(help.contains("--without-missing") && !help.contains("--discard-missing"), "{help}");
+    for more in [&[][..], &["--repair"]] {
+        let err = place.run(&[&["verify", "--discard-missing"], more].concat()).with(2).err;
+        assert!(err.contains("verify gives nothing up") && err.contains("--without-missing"), "{err}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_copy_among_the_originals_is_told_to_be_perhaps_that() -> Try {
+    let place = Place::new();
+    two_tiers(&place)?;
+    let at = |name: &str| place.root.join(name).to_str().unwrap().to_owned();
+    let (ssd, hdd, old_ssd, old_hdd) = (at("ssd"), at("hdd"), at("old-ssd"), at("old-hdd"));
+    for (from, to) in [(&ssd, &old_ssd), (&hdd, &old_hdd)] {
+        assert!(Command::new("cp").args(["-a", from, to]).status()?.success());
+    }
+    for n in 0..2 {
+        run(&["put", &format!("k{n}"), file!(), "--ssd", &ssd, "--hdd", &hdd]).with(0);
+    }
+    std::fs::rename(&hdd, at("away"))?;
+    std::fs::rename(&ssd, at("away-ssd"))?;
+    let cure = "all directories from";
+    // The catalog is the older one, then the other directory is.
+    let err = run(&["get", "up", "--ssd", &old_ssd, "--hdd", &at("away")]).with(4).err;
+    assert!(
+        err.contains("catalog is lost") && err.contains("a copy or a backup") && err.contains(cure),
+        "{err}"
+    );
+    let err = run(&["get", "up", "--ssd", &at("away-ssd"), "--hdd", &old_hdd]).with(4).err;
+    assert!(err.contains("older") && err.contains("backup") && err.contains(cure), "{err}");
+    run(&["get", "up", "--ssd", &old_ssd, "--hdd", &old_hdd]).with(0);
+    Ok(())
+}
+
+#[test]
+fn a_directory_that_was_discarded_says_by_what() -> Try {
+    let place = Place::new();
+    two_tiers(&place)?;
+    let at = |name: &str| place.root.join(name).to_str().unwrap().to_owned();
+    let (ssd, hdd, away) = (at("ssd"), at("hdd"), at("away"));
+    let stat = |more: &[&str]| run(&[&["stat", "--ssd", &ssd, "--hdd", &hdd][..], more].concat());
+    std::fs::rename(&hdd, &away)?;
+    stat(&["--discard-missing"]).with(0);
+    std::fs::remove_dir_all(&hdd)?;
+    std::fs::rename(&away, &hdd)?;
+    let err = stat(&[]).with(2).err;
+    assert!(
+        err.contains("was discarded") && err.contains("`discard_missing` (`--discard-missing`)"),
+        "{err}"
+    );
+    Ok(())
+}
+
+#[test]
+fn what_lies_in_a_store_is_in_the_documentation() -> Try {
+    let place = Place::new();
+    place.put("k", b"v", &["--create"]).with(0);
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md"))?;
+    let layout = text.split("```").nth(1).ok_or("layout")?;
+    let catalog =
+        layout.split("catalog/").nth(1).and_then(|t| t.split("HDD-DIRECTORY").next()).ok_or("catalog")?;
+    for (dir, layout) in [("ssd", layout), ("ssd/catalog", catalog), ("hdd", layout), ("cold", layout)] {
+        for path in left_in(&place.root.join(dir)) {
+            let name = path.file_name().ok_or("name")?.to_string_lossy().into_owned();
+            assert!(layout.contains(&name), "{dir}/{name} is not in {layout}");
+        }
+    }
+    // What single puts do not make is said not to be made by them.
+    assert!(!place.root.join("ssd/catalog/reserve").exists());
+    let reserve = catalog.lines().skip_while(|l| !l.contains("reserve")).take(2).collect::<String>();
+    assert!(reserve.contains("not by single `thermocline put`s"), "{reserve}");
+    Ok(())
+}
+
+#[test]
 fn the_wrong_directory_is_wrong_usage() -> Try {
     let (place, other) = (Place::new(), Place::new());
     two_tiers(&place)?;

@@ -6,7 +6,8 @@ use super::*;
 const TERMINAL: &str = r#"
 import os, pty, subprocess, sys
 ours, theirs = pty.openpty()
-child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=theirs)
+both = os.environ.get("STDOUT_TOO")
+child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, stdout=theirs if both else subprocess.DEVNULL, stderr=theirs)
 os.close(theirs)
 while True:
     try:
@@ -21,13 +22,21 @@ sys.exit(child.wait())
 
 /// What the command draws on a terminal; `None`, with a note, without Python.
 fn drawn(args: &[&str], code: i32) -> Option<String> {
+    drawn_by(args, code, &[])
+}
+
+fn drawn_by(args: &[&str], code: i32, env: &[(&str, &str)]) -> Option<String> {
     if Command::new("python3").arg("--version").output().is_err() {
         assert!(std::env::var_os("CI").is_none_or(|v| v != "true"), "python3 is not installed");
         thermocline_testing::skipped("python3 is not installed");
         return None;
     }
     let mut command = Command::new("python3");
-    command.args(["-c", TERMINAL, env!("CARGO_BIN_EXE_thermocline")]).args(args).env("TERM", "xterm");
+    command
+        .args(["-c", TERMINAL, env!("CARGO_BIN_EXE_thermocline")])
+        .args(args)
+        .env("TERM", "xterm")
+        .envs(env.iter().copied());
     let ran = Ran::from(start_command(command.stdin(Stdio::null())).wait_with_output().unwrap()).with(code);
     Some(ran.text())
 }
@@ -42,6 +51,36 @@ fn reading_a_trace_and_computing_say_so() -> Try {
     for what in ["reading the trace", "replaying", "computing LRU"] {
         assert!(drawn.contains(what), "{what} is not in {drawn:?}");
     }
+    Ok(())
+}
+
+#[test]
+fn listing_and_removing_say_so() -> Try {
+    let place = Place::new();
+    place.put("k", b"v", &["--create"]).with(0);
+    let Some(listed) = drawn(&["ls", "--root", place.root()], 0) else { return Ok(()) };
+    assert!(listed.contains("opening") && listed.contains("listing"), "{listed:?}");
+    let removed = drawn(&["rm", "--prefix", "", "--root", place.root()], 0).ok_or("python3")?;
+    assert!(removed.contains("opening") && removed.contains("removing"), "{removed:?}");
+    Ok(())
+}
+
+#[test]
+fn a_long_list_has_a_header_for_people() -> Try {
+    let place = Place::new();
+    place.put("some-key", b"v", &["--create"]).with(0);
+    let args = ["ls", "--long", "--root", place.root()];
+    let piped = run(&args).with(0).text();
+    assert_eq!(piped.lines().count(), 1, "{piped}");
+    let Some(shown) = drawn_by(&args, 0, &[("STDOUT_TOO", "1")]) else { return Ok(()) };
+    let lines: Vec<&str> = shown.lines().map(str::trim_end).collect();
+    let at = lines.iter().position(|l| l.ends_with("some-key")).ok_or(shown.clone())?;
+    let header = lines.get(at - 1).ok_or(shown.clone())?;
+    assert!(header.contains("tier    type          size     lives  key"), "{shown:?}");
+    // Each word stands over its column.
+    let line = lines.get(at).ok_or("line")?;
+    assert_eq!(header.len() - header.rfind("key").ok_or("key")?, 3);
+    assert_eq!(line.find("some-key"), Some("tier    type          size     lives  ".len()), "{shown:?}");
     Ok(())
 }
 

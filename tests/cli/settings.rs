@@ -101,6 +101,109 @@ fn paths_that_are_not_there_are_wrong_usage() -> Try {
 }
 
 #[test]
+fn a_size_that_is_too_small_is_corrected_once() -> Try {
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("t.toml");
+    let path = file.to_str().ok_or("path")?;
+    for (tier, setting, option) in
+        [("ssd", "max_size", "--ssd"), ("hdd", "max_size", "--hdd"), ("cold", "limit", "--cold")]
+    {
+        let first = run(&["config", "check", option, "q=100"]).with(2).err;
+        let (_, least) = first.rsplit_once("at least ").ok_or(first.clone())?;
+        run(&["config", "check", option, &format!("q={}", least.trim())]).with(0);
+        // And of a file, whatever stands behind it there.
+        let write = |size: &str| {
+            let text = format!(
+                "[storage_tiers.{tier}]\n{setting} = \"{size}\"\npath = \"q\"\n[storage]\nsegment_size = \
+                 \"2MiB\"\ngeneration_size = \"2MiB\"\npack_size = \"2MiB\"\n"
+            );
+            std::fs::write(&file, text)
+        };
+        write("100")?;
+        let first = run(&["config", "check", path]).with(2).err;
+        assert!(first.contains("t.toml:2:"), "{first}");
+        let (_, least) = first.rsplit_once("at least ").ok_or(first.clone())?;
+        write(least.trim())?;
+        run(&["config", "check", path]).with(0);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_configuration_that_is_not_there_is_told_with_the_cure() -> Try {
+    let dir = tempfile::tempdir()?;
+    let (here, gone) = (dir.path().to_str().ok_or("path")?, dir.path().join("gone"));
+    let err = run(&["get", "k", "--config", gone.to_str().ok_or("path")?]).with(2).err;
+    assert!(err.contains("gone: cannot read: it does not exist: check the name"), "{err}");
+    let err = run(&["get", "k", "--config", here]).with(2).err;
+    assert!(err.contains("name a file"), "{err}");
+    Ok(())
+}
+
+#[test]
+fn config_check_says_what_it_looked_at() -> Try {
+    let place = Place::new();
+    let dir = place.root.parent().ok_or("parent")?;
+    let at = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+    let (new, other, file) = (at("new"), at("other"), at("file"));
+    place.put("k", b"v", &["--create"]).with(0);
+    std::fs::create_dir(&other)?;
+    std::fs::write(dir.join("other/letter.txt"), "dear")?;
+    std::fs::write(&file, "")?;
+    let ssd = place.root.join("ssd").to_str().ok_or("path")?.to_owned();
+    let args = ["config", "check", "--ssd", &ssd, "--hdd", &new, "--cold", &other];
+    let text = run(&args).with(0).text();
+    for says in [
+        format!("{ssd}: a directory of a store"),
+        format!("{new}: does not exist, and would be made in {}", dir.display()),
+        format!("{other}: no store is there, and it is not empty (letter.txt)"),
+        "nothing was opened or written".to_owned(),
+    ] {
+        assert!(text.contains(&says), "{says}: {text}");
+    }
+    assert!(!Path::new(&new).exists());
+    let json = run(&[&args[..], &["--json"]].concat()).with(0).json();
+    assert_eq!((&json["valid"], &json["looked_at"][1]["exists"]), (&true.into(), &false.into()), "{json}");
+    assert!(json["looked_at"][0]["on"]["file_system"].is_string(), "{json}");
+    for path in [file.clone(), format!("{file}/below")] {
+        let err = run(&["config", "check", "--ssd", &path]).with(2).err;
+        assert!(err.contains(&path) && err.contains("name a directory"), "{err}");
+    }
+    let bare = run(&["config", "check"]).with(0).text();
+    assert!(bare.contains("memory alone") && bare.contains("no directory to look at"), "{bare}");
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
+    if mounts.lines().any(|l| l.contains(" /dev/shm ") && l.contains(" - tmpfs ")) {
+        let text = run(&["config", "check", "--ssd", "/dev/shm/none"]).with(0).text();
+        assert!(text.contains("a RAM file system is no disk"), "{text}");
+    } else {
+        assert!(std::env::var("CI").as_deref() != Ok("true"), "/dev/shm is no tmpfs");
+        thermocline_testing::skipped("/dev/shm is no tmpfs here");
+    }
+    Ok(())
+}
+
+#[test]
+fn settings_of_a_tier_without_a_path_are_told_to_do_nothing() -> Try {
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("t.toml");
+    let path = file.to_str().ok_or("path")?;
+    let here = dir.path().join("ssd");
+    let ssd = format!("[storage_tiers.ssd]\npath = \"{}\"\n", here.display());
+    std::fs::write(&file, format!("{ssd}[storage_tiers.hdd]\nmax_size = \"9GiB\"\n"))?;
+    let says = "[storage_tiers.hdd]: settings, and no `path`";
+    let text = run(&["config", "check", path]).with(0).text();
+    assert!(text.contains(says), "{text}");
+    let json = run(&["config", "check", path, "--json"]).with(0).json();
+    assert!(json["notes"][0].as_str().is_some_and(|n| n.starts_with(says)), "{json}");
+    let text = run(&["config", "check", path, "--hdd", "/x"]).with(0).text();
+    assert!(!text.contains("no `path`"), "{text}");
+    std::fs::write(&file, ssd)?;
+    let text = run(&["config", "check", path]).with(0).text();
+    assert!(!text.contains("no `path`"), "{text}");
+    Ok(())
+}
+
+#[test]
 fn messages_name_the_cure_that_helps() {
     let ran = run(&["config", "check", "--ssd", "q=3MiB"]).with(2);
     assert!(ran.err.contains("at least 4MiB") && !ran.err.contains("segment_size"), "{}", ran.err);

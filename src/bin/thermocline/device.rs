@@ -50,6 +50,11 @@ impl Device {
         matches!(self.file_system.as_deref(), Some("tmpfs" | "ramfs" | "devtmpfs"))
     }
 
+    /// Whether as many blocks are allocated as bytes are written: not where the file system may compress or share them.
+    pub fn is_plain(&self) -> bool {
+        !matches!(self.file_system.as_deref(), None | Some("btrfs" | "zfs" | "bcachefs" | "f2fs"))
+    }
+
     /// `yes`, `no` or `unknown`.
     pub fn spins_word(&self) -> &'static str {
         match self.spins {
@@ -163,6 +168,10 @@ mod tests {
         for (name, ram) in [("tmpfs", true), ("ramfs", true), ("ext4", false)] {
             let device = Device { file_system: Some(name.into()), ..Device::default() };
             assert_eq!(device.is_ram(), ram);
+        }
+        for (name, plain) in [(Some("ext4"), true), (Some("btrfs"), false), (None, false)] {
+            let device = Device { file_system: name.map(str::to_owned), ..Device::default() };
+            assert_eq!(device.is_plain(), plain);
         }
         assert!(!Device::default().is_ram());
     }

@@ -1,14 +1,19 @@
 //! `stat` and `config`: what a store holds, and how it is set up.
 
+use crate::device::Device;
+use crate::dirs::{dirs_by_tier, foreign, is_store, left_out_json, left_out_note};
 use crate::failure::{Failure, OK, Outcome};
-use crate::options::{OpenArgs, StoreArgs, tier_dirs};
+use crate::options::{OpenArgs, StoreArgs};
 use crate::show;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
+use rustix::fs::Access;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
+use std::io;
 use std::path::PathBuf;
-use thermocline::{ContentType, Stats, Tier};
+use thermocline::config::DirConfig;
+use thermocline::{Config, ContentType, Stats, Tier};
 
 /// The options of `stat`.
 #[derive(Debug, Args)]
@@ -19,13 +24,19 @@ pub struct StatArgs {
 
 /// Shows what each tier holds.
 pub fn stat(args: &StatArgs, json: bool) -> Outcome {
+    let left_out = args.store.left_out();
     let cache = args.store.open()?;
     let stats = cache.stats();
     cache.close()?;
     if json {
-        show::json(&stats_json(&stats, &args.store))?;
+        let mut value = stats_json(&stats, &args.store);
+        if let Some(object) = value.as_object_mut() {
+            object.insert("directories_left_out".into(), left_out_json(&left_out));
+        }
+        show::json(&value)?;
     } else {
         show::text(&stats_text(&stats, &args.store))?;
+        show::note(&left_out_note(&left_out))?;
     }
     Ok(OK)
 }
@@ -106,7 +117,7 @@ pub fn counting_bar(len: u64, what: &'static str) -> ProgressBar {
 pub enum ConfigCommand {
     /// Print the whole configuration as it is in force, in TOML
     Show(ConfigArgs),
-    /// Say whether it can be used; touches no disk
+    /// Say whether it can be used: its settings, and where its directories are; opens and writes nothing
     Check(ConfigArgs),
 }
 
@@ -137,16 +148,131 @@ pub fn config(command: &ConfigCommand, json: bool) -> Outcome {
         }
         return Ok(OK);
     }
-    let dirs: Vec<String> = tier_dirs(&config).map(|d| d.path.to_string_lossy().into_owned()).collect();
+    let looked: Vec<Looked> = dirs_by_tier(&config).map(Looked::at).collect::<Result<_, _>>()?;
+    let mut notes: Vec<String> = looked.iter().flat_map(|l| l.notes.clone()).collect();
+    notes.extend(without_path(&store, &config)?);
     if json {
-        show::json(&json!({ "valid": true, "directories": dirs }))?;
+        let dirs: Vec<_> = looked.iter().map(|l| l.path.to_string_lossy()).collect();
+        let looked: Vec<_> = looked.iter().map(Looked::to_json).collect();
+        show::json(&json!({ "valid": true, "directories": dirs, "looked_at": looked, "notes": notes }))?;
     } else {
-        show::text(&match dirs.as_slice() {
-            [] => "usable: memory alone\n".to_owned(),
-            dirs => format!("usable: {}\n", dirs.join(", ")),
-        })?;
+        show::text(&check_text(&looked, &notes))?;
     }
     Ok(OK)
+}
+
+fn check_text(looked: &[Looked], notes: &[String]) -> String {
+    let mut out = String::from(if looked.is_empty() { "usable: memory alone\n" } else { "usable\n" });
+    for l in looked {
+        let or = |s: &Option<String>| s.clone().unwrap_or_else(|| "unknown".into());
+        let (path, device) = (l.path.display(), &l.device);
+        let on = format!("{} on {}", or(&device.file_system), or(&device.source));
+        let _ = writeln!(out, "  {:<4}  {path}: {} ({on})", l.tier.name(), l.state);
+    }
+    for note in notes {
+        let _ = writeln!(out, "  note: {note}");
+    }
+    out.push_str(match looked {
+        [] => "The settings were checked; there is no directory to look at.\n",
+        _ => {
+            "The settings were checked, and each directory was looked at from outside: nothing was opened or written. \
+             Whether a store is whole says `thermocline verify`.\n"
+        }
+    });
+    out
+}
+
+/// A directory of a configuration, as it is seen from outside.
+struct Looked {
+    tier: Tier,
+    path: PathBuf,
+    exists: bool,
+    state: String,
+    /// What it stands on, or would.
+    device: Device,
+    notes: Vec<String>,
+}
+
+impl Looked {
+    /// Looks, and writes nothing.
+    ///
+    /// # Errors
+    /// It is no directory, or can be none.
+    fn at((tier, dir): (Tier, &DirConfig)) -> Result<Looked, Failure> {
+        let path = dir.path.clone();
+        let mut notes = Vec::new();
+        let whole = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
+        // What is there of it: itself, or what it would be made in.
+        let there = whole.ancestors().find(|p| p.symlink_metadata().is_ok()).unwrap_or(&whole);
+        let exists = there == whole;
+        let state = match std::fs::metadata(there) {
+            Ok(meta) if !meta.is_dir() => {
+                return Err(Failure::given("use", &path, &io::ErrorKind::NotADirectory.into()));
+            }
+            Ok(_) if !exists => format!("does not exist, and would be made in {}", there.display()),
+            Ok(_) => match (is_store(there), foreign(there)) {
+                (Ok(true), _) => "a directory of a store".to_owned(),
+                (Ok(false), Ok(None)) => "empty".to_owned(),
+                (Ok(false), Ok(Some(name))) => {
+                    notes.push(format!(
+                        "{}: no store is there, and it is not empty ({name}): `thermocline put --create` makes none in it",
+                        path.display()
+                    ));
+                    "no store".to_owned()
+                }
+                _ => "not to be looked into".to_owned(),
+            },
+            Err(e) => return Err(Failure::given("look at", &path, &e)),
+        };
+        if let Err(e) = rustix::fs::access(there, Access::WRITE_OK | Access::EXEC_OK) {
+            notes.push(format!(
+                "{}: whoever runs this may not write there: {}",
+                path.display(),
+                io::Error::from(e)
+            ));
+        }
+        let device = Device::of(there);
+        if device.is_ram() {
+            notes.push(format!(
+                "{}: a RAM file system is no disk: it takes RAM, and what is in it does not outlive the machine's end",
+                path.display()
+            ));
+        }
+        Ok(Looked { tier, path, exists, state, device, notes })
+    }
+
+    fn to_json(&self) -> Value {
+        json!({
+            "tier": self.tier.name(),
+            "path": self.path.to_string_lossy(),
+            "exists": self.exists,
+            "state": self.state,
+            "on": self.device.to_json(),
+        })
+    }
+}
+
+/// Tiers that the file has settings of and no directory, nor the options: most likely a slip.
+fn without_path(store: &StoreArgs, config: &Config) -> Result<Option<String>, Failure> {
+    let Some(file) = &store.config else { return Ok(None) };
+    let text = std::fs::read_to_string(file).map_err(|e| Failure::given("read", file, &e))?;
+    let value: Value = toml::from_str(&text).map_err(|e| Failure::usage(e.to_string()))?;
+    let tiers: Vec<String> =
+        [(Tier::Ssd, &config.ssd.dirs), (Tier::Hdd, &config.hdd.dirs), (Tier::Cold, &config.cold.dirs)]
+            .into_iter()
+            .filter(|(tier, dirs)| {
+                let table = value.get("storage_tiers").and_then(|t| t.get(tier.name()));
+                dirs.is_empty() && table.and_then(Value::as_object).is_some_and(|t| !t.is_empty())
+            })
+            .map(|(tier, _)| format!("[storage_tiers.{tier}]"))
+            .collect();
+    if tiers.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(format!(
+        "{}: settings, and no `path`: without one the tier is not used, and its settings do nothing",
+        tiers.join(", ")
+    )))
 }
 
 /// A content type's row of how well it compressed.

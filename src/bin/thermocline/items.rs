@@ -1,12 +1,14 @@
 //! `get`, `put`, `rm`, `ls`: single items of a store that is there.
 
+use crate::dirs::{left_out_json, left_out_note};
 use crate::failure::{Failure, NOT_FOUND, OK, Outcome, open_given};
 use crate::options::OpenArgs;
 use crate::show;
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, IsTerminal, Read, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -51,6 +53,7 @@ pub struct GetArgs {
 /// Writes one value to stdout, byte for byte.
 pub fn get(args: GetArgs, json: bool) -> Outcome {
     let key = args.key.bytes()?;
+    let left_out = args.store.left_out();
     let cache = args.store.open()?;
     let events = cache.subscribe();
     let found = cache.get_entry(&key)?;
@@ -62,7 +65,11 @@ pub fn get(args: GetArgs, json: bool) -> Outcome {
                 "{key}: its record is damaged and dead from now on, its bytes are in the quarantine: {why}"
             )));
         }
-        return Err(Failure { code: NOT_FOUND, message: format!("{}: not found", show::key(&key)) });
+        let mut message = format!("{}: not found", show::key(&key));
+        if !left_out.is_empty() {
+            message = format!("{message}; {}", left_out_note(&left_out));
+        }
+        return Err(Failure { code: NOT_FOUND, message });
     };
     if json {
         let mut object = key_json(&key);
@@ -71,6 +78,7 @@ pub fn get(args: GetArgs, json: bool) -> Outcome {
         object.insert("expires_at_ms".into(), json!(entry.expires_at.map(millis)));
         object.insert("version".into(), json!(entry.version));
         object.insert("bytes".into(), json!(entry.value.len()));
+        object.insert("directories_left_out".into(), left_out_json(&left_out));
         match std::str::from_utf8(&entry.value) {
             Ok(text) => object.insert("value".into(), json!(text)),
             Err(_) => object.insert("value_hex".into(), json!(show::hex(&entry.value))),
@@ -214,9 +222,12 @@ pub struct RmArgs {
 pub fn rm(args: RmArgs, json: bool) -> Outcome {
     if let Some(prefix) = args.prefix {
         let prefix = key_bytes(prefix, args.hex)?;
+        let spinner = show::spinner("opening");
         let cache = args.store.open()?;
+        spinner.set_message("removing");
         let removed = cache.remove_prefix(&prefix)?;
         cache.close()?;
+        spinner.finish_and_clear();
         if json {
             show::json(&json!({ "removed": removed }))?;
         } else {
@@ -262,10 +273,15 @@ pub struct LsArgs {
 /// Lists keys, a line each, in no order. `--json` gives an object a line.
 pub fn ls(args: LsArgs, json: bool) -> Outcome {
     let prefix = key_bytes(args.prefix, args.hex)?;
+    let left_out = args.store.left_out();
+    let progress = Listing::begin();
     let cache = args.store.open()?;
+    progress.opened();
     let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
+    let mut header = args.long && !json && io::stdout().is_terminal();
     for key in cache.keys(&prefix) {
         let key = key?;
+        progress.found();
         // One that is gone by now is no longer in the list.
         let info = if args.long {
             let Some(info) = cache.info(&key)? else { continue };
@@ -286,6 +302,9 @@ pub fn ls(args: LsArgs, json: bool) -> Outcome {
             out.write_all(b"\n")?;
             continue;
         }
+        if std::mem::take(&mut header) {
+            writeln!(out, "{:<6}  {:<6}  {:>10}  {:>8}  key", "tier", "type", "size", "lives")?;
+        }
         if let Some(info) = &info {
             let left = info.expires_at.map_or("never".into(), |at| lives(at, SystemTime::now()));
             write!(
@@ -301,7 +320,40 @@ pub fn ls(args: LsArgs, json: bool) -> Outcome {
     out.flush()?;
     drop(out);
     cache.close()?;
+    progress.end();
+    show::note(&left_out_note(&left_out))?;
     Ok(OK)
+}
+
+/// How far a list is, on stderr; nothing where that is no terminal. Where the list itself goes to one, it is seen to
+/// grow, and only what comes before its first line is shown.
+struct Listing {
+    spinner: ProgressBar,
+    is_seen: bool,
+}
+
+impl Listing {
+    fn begin() -> Listing {
+        Listing { spinner: show::spinner("opening"), is_seen: io::stdout().is_terminal() }
+    }
+
+    fn opened(&self) {
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {human_pos}  {elapsed}") {
+            self.spinner.set_style(style);
+        }
+        self.spinner.set_message("listing");
+    }
+
+    fn found(&self) {
+        self.spinner.inc(1);
+        if self.is_seen && !self.spinner.is_finished() {
+            self.end();
+        }
+    }
+
+    fn end(&self) {
+        self.spinner.finish_and_clear();
+    }
 }
 
 /// How long something that expires still lives.

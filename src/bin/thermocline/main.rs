@@ -4,6 +4,7 @@
 //! | module | job |
 //! |---|---|
 //! | `options` | which store: options and file to a configuration |
+//! | `dirs` | the directories that were named against those of the store |
 //! | `items` | get, put, rm, ls |
 //! | `inspect` | stat, config |
 //! | `verify` | verify |
@@ -17,6 +18,7 @@
 
 mod bench;
 mod device;
+mod dirs;
 mod failure;
 mod inspect;
 mod interrupt;
@@ -88,7 +90,7 @@ enum Command {
     ///
     /// Names each damaged file, what of it is damaged, and which items are lost. With --repair what can be mended is
     /// mended, and the rest goes to the quarantine.
-    #[command(after_help = verify::EXIT_CODES)]
+    #[command(after_help = verify::EXIT_CODES, mut_arg("discard_missing", |a| a.hide(true)))]
     Verify(verify::VerifyArgs),
     /// Show or check a configuration
     #[command(subcommand)]

@@ -5,15 +5,13 @@
 //! opening it starts no demotion, and what is put then is demoted for, if the command runs long enough.
 
 use crate::device::occupied;
+use crate::dirs::{Roster, check_is_store, is_there, options, refuse_foreign, refused};
 use crate::failure::Failure;
 use clap::{Args, ValueEnum};
-use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 use thermocline::config::{DirConfig, parse_size};
-use thermocline::{Builder, Cache, Config, Persistence, StorageError, Tier};
-use thermocline_storage::home::{DirInfo, Home, HomeRequest, OpenFlags, WantedDir};
-use thermocline_storage::vfs::RealFs;
+use thermocline::{Builder, Cache, Config, Persistence, Tier};
+use thermocline_storage::home::{DirInfo, OpenFlags};
 
 /// No limit that anybody would notice.
 const UNLIMITED: u64 = 1 << 60;
@@ -208,8 +206,22 @@ impl OpenArgs {
     /// Opens a store, making what is missing of it.
     pub fn create(&self) -> Result<Cache, Failure> {
         let config = self.which.of_store()?;
+        refuse_foreign(&config)?;
         self.missing.spares_what_is_there(&config)?;
         self.missing.apply(Builder::from_config(config.clone())).open().map_err(|e| refused(&config, e))
+    }
+
+    /// The directories of the store that `--without-missing` leaves out, where they were last. To be asked while the
+    /// store is not open.
+    pub fn left_out(&self) -> Vec<DirInfo> {
+        let asked = self.missing.without_missing.then(|| self.which.of_store().ok()).flatten();
+        let roster = asked.and_then(|config| Roster::of(&config));
+        roster.map(|r| r.away.into_iter().chain(r.unnamed).collect()).unwrap_or_default()
+    }
+
+    /// Whether what is missing is to be given up.
+    pub fn discards(&self) -> bool {
+        self.missing.discard_missing
     }
 
     /// Whether the limit of a tier is the user's, not an assumption.
@@ -223,104 +235,11 @@ impl OpenArgs {
     }
 }
 
-/// Refuses what would make a store, or join a directory to one. If any directory is one of a store, the engine
-/// judges the others, without writing: it knows which of them are missing, and which are unknown to it.
-fn check_is_store(config: &Config, flags: OpenFlags) -> Result<(), Failure> {
-    let mut stores = 0;
-    let mut other = None;
-    for dir in tier_dirs(config) {
-        if is_store(&dir.path).map_err(|e| Failure::given("look at", &dir.path, &e))? {
-            stores += 1;
-        } else {
-            other.get_or_insert(&dir.path);
-        }
-    }
-    let Some(other) = other else { return Ok(()) };
-    if stores == 0 {
-        return Err(no_store(other, "makes one"));
-    }
-    if flags.discard_missing {
-        // What is given up joins as new: to be asked for twice would be once too often.
-        return Ok(());
-    }
-    let request = HomeRequest { dirs: wanted(config), catalog: config.storage.catalog.clone(), flags };
-    match Home::open(Arc::new(RealFs), &request) {
-        Ok(_) => Ok(()),
-        // A directory that is none of the store's would join it.
-        Err(StorageError::BadDirectory { path, why })
-            if why.starts_with("it is not part of the store yet") =>
-        {
-            Err(no_store(&path, "joins it to the others"))
-        }
-        Err(e) => Err(refused(config, e.into())),
-    }
-}
-
-/// The directories of all disk tiers, as the engine is asked for them.
-fn wanted(config: &Config) -> Vec<WantedDir> {
-    let of = |tier, dirs: &[DirConfig]| {
-        dirs.iter().map(|d| WantedDir { tier, path: d.path.clone() }).collect::<Vec<_>>()
-    };
-    let mut dirs = of(Tier::Ssd, &config.ssd.dirs);
-    dirs.extend(of(Tier::Hdd, &config.hdd.dirs));
-    dirs.extend(of(Tier::Cold, &config.cold.dirs));
-    dirs
-}
-
-/// What to say of a store that did not open. Where directories of it were not named, naming them is the cure.
-fn refused(config: &Config, e: thermocline::Error) -> Failure {
-    let unnamed = match e.storage() {
-        Some(StorageError::MissingDirectory { .. }) => unnamed(config),
-        _ => Vec::new(),
-    };
-    if unnamed.is_empty() {
-        return e.into();
-    }
-    let give_up = match unnamed.iter().any(is_there) {
-        true => "",
-        false => ", or give up what was in it (--discard-missing)",
-    };
-    Failure::failed(format!(
-        "not all directories of the store are named: give {}, too; or go on without what is missing \
-         (--without-missing){give_up}",
-        options(&unnamed)
-    ))
-}
-
-fn options(dirs: &[DirInfo]) -> String {
-    let options = dirs.iter().map(|d| format!("--{} {}", d.tier, d.path.display()));
-    options.collect::<Vec<_>>().join(" ")
-}
-
-/// Whether a directory of the store is where it was last.
-fn is_there(dir: &DirInfo) -> bool {
-    is_store(&dir.path).unwrap_or(true)
-}
-
-/// The directories of a store that were not asked for, where they were last. Writes nothing.
-fn unnamed(config: &Config) -> Vec<DirInfo> {
-    let mut dirs = wanted(config);
-    // One that is not there would be made.
-    dirs.retain(|d| d.path.is_dir());
-    let real = |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path)).ok();
-    let named: Vec<_> = tier_dirs(config).filter_map(|d| real(&d.path)).collect();
-    let flags = OpenFlags { without_missing: true, read_only: true, ..OpenFlags::default() };
-    let request = HomeRequest { dirs, catalog: config.storage.catalog.clone(), flags };
-    let Ok(home) = Home::open(Arc::new(RealFs), &request) else { return Vec::new() };
-    home.dirs().iter().filter(|d| !d.present && !named.contains(&d.path)).cloned().collect()
-}
-
-fn no_store(path: &Path, create: &str) -> Failure {
-    Failure::usage(format!(
-        "{}: no store is there: check the name, or mount its disk; `thermocline put --create` {create}",
-        path.display()
-    ))
-}
-
 impl MissingArgs {
     /// A directory that was only forgotten is not given up for good.
     fn spares_what_is_there(self, config: &Config) -> Result<(), Failure> {
-        let mut there = if self.discard_missing { unnamed(config) } else { Vec::new() };
+        let roster = if self.discard_missing { Roster::of(config) } else { None };
+        let mut there = roster.map(|r| r.unnamed).unwrap_or_default();
         there.retain(is_there);
         if there.is_empty() {
             return Ok(());
@@ -341,26 +260,6 @@ impl MissingArgs {
 fn room(limit: u64, taken: &[u64]) -> u64 {
     let fullest = taken.iter().max().copied().unwrap_or(0);
     limit.max(fullest.saturating_add(fullest.div_ceil(4)).saturating_mul(taken.len() as u64))
-}
-
-/// The directories of all disk tiers.
-pub fn tier_dirs(config: &Config) -> impl Iterator<Item = &DirConfig> {
-    config.ssd.dirs.iter().chain(&config.hdd.dirs).chain(&config.cold.dirs)
-}
-
-/// Whether a directory has the identity of a store, in either copy.
-///
-/// # Errors
-/// It cannot be looked at, so that nobody knows.
-fn is_store(dir: &Path) -> io::Result<bool> {
-    for name in ["store.a", "store.b"] {
-        match std::fs::metadata(dir.join(name)) {
-            Ok(_) => return Ok(true),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(false)
 }
 
 #[cfg(test)]

@@ -200,6 +200,14 @@ pub fn json(value: &serde_json::Value) -> Result<(), crate::failure::Failure> {
     Ok(())
 }
 
+/// Writes a line to stderr that is no failure; nothing if it is empty.
+pub fn note(text: &str) -> Result<(), crate::failure::Failure> {
+    if !text.is_empty() {
+        io::stderr().lock().write_all(format!("thermocline: {text}\n").as_bytes())?;
+    }
+    Ok(())
+}
+
 /// Writes text to stdout.
 pub fn text(text: &str) -> Result<(), crate::failure::Failure> {
     let mut out = io::stdout().lock();

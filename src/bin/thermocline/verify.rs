@@ -1,6 +1,7 @@
 //! `verify`: whether a store is whole, and, if asked for, what can be made whole again.
 
-use crate::failure::{FAILED, NOT_FOUND, OK, Outcome};
+use crate::dirs::left_out_json;
+use crate::failure::{FAILED, Failure, NOT_FOUND, OK, Outcome};
 use crate::inspect::counting_bar;
 use crate::options::OpenArgs;
 use crate::show;
@@ -9,6 +10,7 @@ use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use thermocline::{CheckReport, Cost, Finding, Part, Progress, Recovery, RepairReport, Step};
+use thermocline_storage::home::DirInfo;
 
 /// The options of `verify`.
 #[derive(Debug, Args)]
@@ -38,6 +40,13 @@ Exit codes:
 /// Reads and checks everything; changes nothing, unless it is to repair.
 pub fn verify(args: &VerifyArgs, json: bool) -> Outcome {
     let builder = args.store.builder(args.rebuild_catalog)?;
+    if args.store.discards() {
+        return Err(Failure::usage(
+            "verify gives nothing up: check what is there with --without-missing; to give up what is missing, open the \
+             store once with --discard-missing, by `thermocline stat` for one, and then verify",
+        ));
+    }
+    let left_out = args.store.left_out();
     let mut bars = Bars::default();
     // To rebuild is to write.
     if !args.repair && !args.rebuild_catalog {
@@ -45,9 +54,9 @@ pub fn verify(args: &VerifyArgs, json: bool) -> Outcome {
         bars.end();
         let report = checked.map_err(|e| args.store.refused(e))?;
         if json {
-            show::json(&check_json(&report))?;
+            show::json(&with_left_out(check_json(&report), &left_out))?;
         } else {
-            show::text(&check_text(&report))?;
+            show::text(&check_text(&report, &left_out))?;
         }
         return Ok(if report.is_clean() { OK } else { NOT_FOUND });
     }
@@ -55,9 +64,9 @@ pub fn verify(args: &VerifyArgs, json: bool) -> Outcome {
     bars.end();
     let report = repaired.map_err(|e| args.store.refused(e))?;
     if json {
-        show::json(&repair_json(&report))?;
+        show::json(&with_left_out(repair_json(&report), &left_out))?;
     } else {
-        show::text(&repair_text(&report))?;
+        show::text(&repair_text(&report, &left_out))?;
     }
     Ok(match (report.is_clean(), report.left.is_empty()) {
         (true, _) => OK,
@@ -96,27 +105,69 @@ impl Bars {
     }
 }
 
-fn check_text(report: &CheckReport) -> String {
+fn with_left_out(mut value: Value, left_out: &[DirInfo]) -> Value {
+    if let Some(object) = value.as_object_mut() {
+        object.insert("directories_left_out".into(), left_out_json(left_out));
+    }
+    value
+}
+
+fn check_text(report: &CheckReport, left_out: &[DirInfo]) -> String {
     let mut out = String::new();
-    list(&mut out, &report.findings);
-    let _ = writeln!(out, "{}", sum(report));
+    list(&mut out, &report.findings, left_out);
+    let _ = writeln!(out, "{}", sum(report, left_out));
     if !report.is_clean() {
-        out.push_str("Nothing was changed. `thermocline verify --repair` mends what can be mended.\n");
+        out.push_str("Nothing was changed.");
+        if report.findings.iter().any(|f| !matches!(f.cost, Cost::OutOfReach(_))) {
+            out.push_str(" `thermocline verify --repair` mends what can be mended.");
+        }
+        out.push_str(&advice(&report.findings, left_out));
+        out.push('\n');
     }
     out
 }
 
-fn list(out: &mut String, findings: &[Finding]) {
+/// The cure of what no repair can help.
+fn advice(findings: &[Finding], left_out: &[DirInfo]) -> String {
+    let away = |f: &&Finding| matches!(f.cost, Cost::OutOfReach(_)) && !is_left_out(f, left_out);
+    let mut out = String::new();
+    if findings.iter().any(|f| is_left_out(f, left_out)) {
+        out.push_str(
+            " Of what was left out nothing is known: mount it, and verify again without --without-missing.",
+        );
+    }
+    if findings.iter().filter(away).any(|f| f.cost == Cost::OutOfReach(0)) {
+        out.push_str(
+            " What is not in the catalog is taken in by `thermocline verify --rebuild-catalog`, once it can be read.",
+        );
+    }
+    if findings.iter().filter(away).any(|f| f.cost != Cost::OutOfReach(0)) {
+        out.push_str(" What is out of reach is there again when its disk can be read.");
+    }
+    out
+}
+
+/// Whether it says that a directory is left out. (That one was not there at a rebuilding is said of no tier, and has a
+/// cure of its own.)
+fn is_left_out(f: &Finding, left_out: &[DirInfo]) -> bool {
+    f.tier.is_some() && matches!(f.cost, Cost::OutOfReach(_)) && left_out.iter().any(|d| d.path == f.path)
+}
+
+fn list(out: &mut String, findings: &[Finding], left_out: &[DirInfo]) {
     for f in findings {
-        let _ = writeln!(out, "{}", line(f));
+        let _ = writeln!(out, "{}", line(f, left_out));
     }
 }
 
 /// One finding as a line: what, whose, where, why, and what it costs.
-fn line(f: &Finding) -> String {
+fn line(f: &Finding, left_out: &[DirInfo]) -> String {
     let tier = f.tier.map_or(String::new(), |t| format!("{t} "));
     let (path, why) = (f.path.display(), &f.why);
     match (f.part, f.cost) {
+        (Part::Container, Cost::OutOfReach(n)) if is_left_out(f, left_out) => {
+            let items = if n == 0 { "its items".into() } else { show::things(n, "item") };
+            format!("left out: {tier}directory {path}: {why}; {items} are absent until it is back")
+        }
         (Part::Record, Cost::OutOfReach(_)) => {
             format!("out of reach: an item ({tier}record in {path}): {why}")
         }
@@ -134,21 +185,56 @@ fn key(f: &Finding) -> String {
     f.key.as_ref().map_or("an item whose key cannot be read".into(), |k| show::key(k))
 }
 
-/// Items lost, items out of reach, and how many things are wrong that cost nothing.
-fn costs(findings: &[Finding]) -> (u64, u64, u64) {
-    findings.iter().fold((0, 0, 0), |(lost, away, free), f| match f.cost {
-        Cost::Lost(n) => (lost + n, away, free),
-        Cost::OutOfReach(n) => (lost, away + n, free),
-        _ => (lost, away, free + 1),
-    })
+/// What findings come to.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Costs {
+    /// Items lost.
+    lost: u64,
+    /// Containers that items are lost with.
+    containers: u64,
+    /// Items out of reach.
+    away: u64,
+    /// Things that are wrong and cost nothing.
+    free: u64,
 }
 
-fn sum(report: &CheckReport) -> String {
+impl Costs {
+    fn of(findings: &[Finding]) -> Costs {
+        let mut costs = Costs::default();
+        for f in findings {
+            match f.cost {
+                Cost::Lost(n) => costs.lost += n,
+                Cost::OutOfReach(n) => costs.away += n,
+                // Its items have findings of their own.
+                _ if f.part == Part::Container && findings.iter().any(|item| is_lost_in(item, f)) => {
+                    costs.containers += 1;
+                }
+                _ => costs.free += 1,
+            }
+        }
+        costs
+    }
+}
+
+fn is_lost_in(item: &Finding, container: &Finding) -> bool {
+    matches!(item.cost, Cost::Lost(_)) && item.path.starts_with(&container.path)
+}
+
+fn sum(report: &CheckReport, left_out: &[DirInfo]) -> String {
     let verdict = if report.is_clean() {
         "all right".into()
     } else {
-        let (lost, away, free) = costs(&report.findings);
-        format!("{lost} lost, {away} out of reach, {free} damaged without loss")
+        let Costs { lost, containers, away, free } = Costs::of(&report.findings);
+        let with = match containers {
+            0 => String::new(),
+            n => format!(" (with {})", show::things(n, "container")),
+        };
+        let without = match left_out.len() as u64 {
+            0 => String::new(),
+            1 => ", 1 directory left out".into(),
+            n => format!(", {} directories left out", show::count(n)),
+        };
+        format!("{lost} lost{with}, {away} out of reach, {free} damaged without loss{without}")
     };
     format!(
         "{}, {}, in {}: {verdict}",
@@ -158,7 +244,7 @@ fn sum(report: &CheckReport) -> String {
     )
 }
 
-fn repair_text(report: &RepairReport) -> String {
+fn repair_text(report: &RepairReport, left_out: &[DirInfo]) -> String {
     let mut out = String::new();
     if let Some(recovery) = &report.recovery {
         if recovery.rebuilt {
@@ -171,29 +257,38 @@ fn repair_text(report: &RepairReport) -> String {
         }
     }
     for f in &report.mended {
-        let line = line(f);
+        let line = line(f, left_out);
         let _ = writeln!(out, "mended: {}", line.strip_prefix("damaged: ").unwrap_or(&line));
     }
-    list(&mut out, &report.lost);
+    list(&mut out, &report.lost, left_out);
     for f in &report.left {
-        let _ = writeln!(out, "still there: {}", line(f));
+        let _ = writeln!(out, "still there: {}", line(f, left_out));
     }
     for (path, why) in &report.failed {
         let _ = writeln!(out, "not mended: {}: {why}", path.display());
     }
-    let (lost, ..) = costs(&report.lost);
-    let _ = writeln!(out, "{}", sum(&report.found));
+    let lost = Costs::of(&report.lost).lost;
+    let _ = writeln!(out, "{}", sum(&report.found, left_out));
     if report.is_clean() {
         out.push_str("Nothing was wrong, and nothing was changed.\n");
     } else {
+        // What could not be moved is still there, and says so.
+        let moved = |r: &Recovery| {
+            r.quarantined.iter().filter(|(_, why)| !why.contains("(left in its place")).count()
+        };
+        let moved = match report.recovery.as_ref().map_or(0, moved) as u64 {
+            0 => String::new(),
+            n => format!(", {} moved to the quarantine", show::things(n, "container")),
+        };
         let _ = writeln!(
             out,
-            "Repaired: {} mended, {} lost (put {} again), {} left as {}.",
+            "Repaired: {} mended, {} lost (put {} again){moved}, {} left as {}.{}",
             report.mended.len(),
             show::things(lost, "item"),
             if lost == 1 { "it" } else { "them" },
             report.left.len(),
             if report.left.len() == 1 { "it was" } else { "they were" },
+            advice(&report.left, left_out),
         );
     }
     out

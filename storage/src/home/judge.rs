@@ -182,9 +182,17 @@ impl<'a> Case<'a> {
             let path = s.at.path.display();
             let no = r.this.unwrap_or_default();
             if r.counter > manifest.counter {
-                Some(format!("it ends at opening {}, {path} has seen {}", manifest.counter, r.counter))
+                Some(format!(
+                    "it ends at opening {}, {path} has seen {}: has one of them been put back from a copy or a backup, \
+                     or is the other a copy of this store that was opened since? Then give all directories from one and \
+                     the same copy",
+                    manifest.counter, r.counter
+                ))
             } else if manifest.member(no).is_none() && !manifest.discarded.contains(&no) {
-                Some(format!("it does not know directory {no}, {path}"))
+                Some(format!(
+                    "it does not know directory {no}, {path}: has one of them been put back from a copy or a backup? \
+                     Then give all directories from one and the same copy"
+                ))
             } else {
                 None
             }
@@ -269,7 +277,8 @@ impl<'a> Case<'a> {
             self.taken.push(member.no);
             if epoch < member.epoch {
                 let why = format!(
-                    "it is older than the catalog knows: it has seen opening {epoch}, the catalog saw it at {}",
+                    "it is older than the catalog knows: it has seen opening {epoch}, the catalog saw it at {}; is it \
+                     an older copy or a backup? Then give the original, or all directories from that copy",
                     member.epoch
                 );
                 self.lack(at, member.no, why);
@@ -298,8 +307,9 @@ impl<'a> Case<'a> {
         }
         Err(bad(
             &s.at.path,
-            "it was discarded from this store: empty it to use it again, or open with discarding of what is \
-             missing, which does away with what is in it",
+            "it was discarded from this store: an opening with `discard_missing` (`--discard-missing`) gave it up while \
+             it was missing; empty it to use it again, or open with `discard_missing` once more, which does away with \
+             what is in it",
         ))
     }
 

@@ -281,13 +281,17 @@ impl Opening<'_> {
         if self.ctx.unknown == Unknown::Ignore { Err(Error::Busy("nothing is changed")) } else { Ok(()) }
     }
 
-    /// Reports what was to be moved to the quarantine. What could not be stays where it is, and counted.
+    /// Reports what was to be moved to the quarantine. What could not be stays where it is, and counted; a look, which
+    /// changes nothing, leaves all of it.
     fn was_moved(&mut self, dir: &Arc<Dir>, path: PathBuf, why: String, len: u64, moved: Result<()>) {
         let stays = match moved {
             Ok(()) => String::new(),
             Err(e) => {
                 self.files.strays.push(dir.lease(len));
-                format!(" (left in its place: {e})")
+                match self.ctx.unknown {
+                    Unknown::Ignore => " (left in its place)".to_owned(),
+                    _ => format!(" (left in its place: {e})"),
+                }
             }
         };
         self.report.quarantined.push((path, why + &stays));

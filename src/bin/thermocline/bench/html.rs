@@ -29,7 +29,7 @@ impl Report<'_> {
         plot(&mut out, "Who answered", &self.share_plot());
         plot(&mut out, "Compression: stored of original", &self.type_plot());
         plot(&mut out, "Mean get at other sizes", &self.advice_plot());
-        if let Some(text) = self.found.advice.as_ref().and_then(verdict) {
+        if let Some(text) = self.found.advice.as_ref().and_then(|a| verdict(a, &self.alike())) {
             let _ = writeln!(out, "<p>{}</p>", escape(&text));
         }
         let _ = writeln!(

@@ -19,6 +19,9 @@ use walkdir::WalkDir;
 /// Why an entry of a directory was left out that could not be looked at.
 const UNREADABLE: &str = "unreadable";
 
+/// Why a file was left out that would have been one too many.
+const OVER: &str = "beyond --limit-bytes or --limit-files";
+
 /// One item.
 #[derive(Debug)]
 pub struct Item {
@@ -119,7 +122,7 @@ impl Items {
         Random::new(seed).shuffle(&mut all);
         let mut items = Items { all, dir: Some(dir.to_path_buf()), left_out };
         let (mut sum, mut count) = (0u64, 0u64);
-        items.keep("over the limits", |item| {
+        items.keep(OVER, |item| {
             let fits = sum.saturating_add(item.len) <= limit_bytes && count < limit_files;
             if fits {
                 sum += item.len;

@@ -52,6 +52,8 @@ impl Report<'_> {
                 "type": t.name(), "items": items, "original_bytes": original, "stored_bytes": stored,
             })).collect::<Vec<_>>()),
             "on_disk": found.on_disk.iter().map(|d| (d.what.to_owned(), json!(d.bytes))).collect::<Map<_, _>>(),
+            "on_disk_wrong": found.off_sizes().map(|d| json!({ "what": d.what, "bytes": d.bytes, "said": d.said }))
+                .collect::<Vec<_>>(),
             "available_ram": found.available_ram,
             "fits_page_cache": found.available_ram.map(|r| found.on_disk.iter().map(|d| d.bytes).sum::<u64>() < r),
             "reopen": found.reopen.as_ref().map(|r| json!({

@@ -178,11 +178,29 @@ pub(crate) struct Settle {
     at_rest: bool,
 }
 
-/// What the directory of a tier really occupies, by allocated blocks.
+/// What the directories of a tier really occupy, by allocated blocks.
 #[derive(Debug)]
 pub(crate) struct OnDisk {
     what: &'static str,
     bytes: u64,
+    /// What the engine says of it; `None`: of the catalog it says so elsewhere.
+    said: Option<u64>,
+    /// Whether blocks are what was written: a file system that compresses or shares them allocates less.
+    plain: bool,
+}
+
+/// What directory and engine may be apart, beside the twentieth part: identities and locks, a directory's own blocks,
+/// rounding of each file to a block, and what a file system sets aside behind a file that grows (XFS up to the file's
+/// own size again, at most a generation's; ext4 nothing that lasts).
+const APART: u64 = 8 << 20;
+
+impl OnDisk {
+    /// Whether the directories occupy something else than the engine says.
+    fn is_off(&self) -> bool {
+        let Some(said) = self.said else { return false };
+        let apart = APART + said / 20;
+        self.bytes > said + apart || (self.plain && self.bytes + apart < said)
+    }
 }
 
 /// Closing and opening again.
@@ -226,6 +244,8 @@ pub(crate) struct Findings {
     reads: Option<Reads>,
     stats: Option<Stats>,
     on_disk: Vec<OnDisk>,
+    /// Whether a difference between that and what the engine says is a failure.
+    sizes_judged: bool,
     reopen: Option<Reopen>,
     compared: Vec<Compared>,
     verified: Option<Verified>,
@@ -250,8 +270,14 @@ impl Findings {
         self.missing() > self.let_go
     }
 
+    /// What the engine says wrongly of its size on disk.
+    fn off_sizes(&self) -> impl Iterator<Item = &OnDisk> {
+        self.on_disk.iter().filter(|d| self.sizes_judged && d.is_off())
+    }
+
     fn is_wrong(&self) -> bool {
         self.are_lost()
+            || self.off_sizes().next().is_some()
             || self.compared.iter().any(|c| c.wrong_count > 0)
             || self.verified.as_ref().is_some_and(|v| !v.report.is_clean())
     }
@@ -360,8 +386,8 @@ fn phases(args: &BenchArgs, plan: &Plan, items: &mut Items, found: &mut Findings
     phases::settle(&cache)?;
     cache.flush()?;
     phase!(cache, "settle");
-    let stats = cache.stats();
-    found.on_disk = on_disk(plan);
+    found.sizes_judged = compare;
+    let stats = sizes(&cache, plan, found);
     phases::learn_types(&cache, items)?;
     found.stats = Some(stats);
     phase!(cache, "settle");
@@ -380,18 +406,35 @@ fn phases(args: &BenchArgs, plan: &Plan, items: &mut Items, found: &mut Findings
     Ok(())
 }
 
+/// Looks at what the engine says and at what there is, again if they differ: between the two looks something may have
+/// been dropped.
+fn sizes(cache: &Cache, plan: &Plan, found: &mut Findings) -> Stats {
+    let mut tries = 10;
+    loop {
+        let stats = cache.stats();
+        found.on_disk = on_disk(plan, &stats);
+        tries -= 1;
+        if tries == 0 || stopped() || !found.on_disk.iter().any(OnDisk::is_off) {
+            return stats;
+        }
+        std::thread::sleep(Duration::from_millis(300));
+    }
+}
+
 /// What the directories of each tier occupy, and the catalog apart from them.
-fn on_disk(plan: &Plan) -> Vec<OnDisk> {
+fn on_disk(plan: &Plan, stats: &Stats) -> Vec<OnDisk> {
     let mut all: Vec<OnDisk> = Vec::new();
-    let mut add = |what: &'static str, bytes: u64| match all.iter_mut().find(|d| d.what == what) {
-        Some(d) => d.bytes += bytes,
-        None => all.push(OnDisk { what, bytes }),
+    let mut add = |one: OnDisk| match all.iter_mut().find(|d| d.what == one.what) {
+        Some(d) => (d.bytes, d.plain) = (d.bytes + one.bytes, d.plain && one.plain),
+        None => all.push(one),
     };
     for (tier, dir) in &plan.dirs {
         let catalog = occupied(&dir.join("catalog"));
-        add(tier.name(), occupied(dir).saturating_sub(catalog));
+        let plain = Device::of(dir).is_plain();
+        let said = stats.tier(*tier).map(|t| t.bytes);
+        add(OnDisk { what: tier.name(), bytes: occupied(dir).saturating_sub(catalog), said, plain });
         if catalog > 0 {
-            add("catalog", catalog);
+            add(OnDisk { what: "catalog", bytes: catalog, said: None, plain });
         }
     }
     all
@@ -425,6 +468,32 @@ mod tests {
         found.compared = vec![compared(2), compared(1)];
         assert!(found.missing() == 2 && found.is_wrong());
         found.let_go = 2;
+        assert!(!found.is_wrong());
+    }
+
+    #[test]
+    fn a_size_on_disk_that_the_engine_does_not_say_is_a_failure() {
+        let mut found = Findings { sizes_judged: true, ..Findings::default() };
+        let of = |bytes, said, plain| OnDisk { what: "ssd", bytes, said, plain };
+        let said = 100 << 20;
+        for (bytes, plain, off) in [
+            (said, true, false),
+            (said + said / 20 + APART, true, false),
+            (said + said / 20 + APART + 1, true, true),
+            (said + said / 20 + APART + 1, false, true),
+            (said - said / 20 - APART, true, false),
+            (said - said / 20 - APART - 1, true, true),
+            (0, false, false),
+        ] {
+            found.on_disk = vec![of(said, Some(said), true), of(bytes, Some(said), plain)];
+            assert_eq!(found.is_wrong(), off, "{bytes} {plain}");
+        }
+        found.on_disk = vec![of(0, Some(said), true)];
+        assert!(found.is_wrong());
+        found.sizes_judged = false;
+        assert!(!found.is_wrong());
+        found.on_disk = vec![of(said, None, true)];
+        found.sizes_judged = true;
         assert!(!found.is_wrong());
     }
 }

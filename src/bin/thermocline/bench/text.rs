@@ -1,7 +1,7 @@
 //! What was found, for people.
 
 use super::advice::{Advice, Row};
-use super::{Findings, Latency, Reads, Report};
+use super::{APART, Findings, Latency, OnDisk, Reads, Report};
 use crate::device::Device;
 use crate::inspect::type_rows;
 use crate::show::{self, wrap};
@@ -33,6 +33,16 @@ impl Report<'_> {
         out
     }
 
+    /// The tiers of which the size only decides which tier on one and the same device answers.
+    pub fn alike(&self) -> Vec<Tier> {
+        let of = |tiers: &[Tier]| {
+            let devices = self.devices.iter().filter(|(tier, ..)| tiers.contains(tier));
+            one_device(devices.map(|(.., device)| device)).is_some()
+        };
+        let below = [(Tier::Ssd, &Tier::DISK[..]), (Tier::Hdd, &[Tier::Hdd, Tier::Cold])];
+        below.into_iter().filter(|(_, tiers)| of(tiers)).map(|(tier, _)| tier).collect()
+    }
+
     fn head(&self, out: &mut String) {
         let what = match &self.items.dir {
             Some(dir) => format!("files of {}", dir.display()),
@@ -43,7 +53,8 @@ impl Report<'_> {
         let left: Vec<String> =
             self.items.left_out.iter().map(|(why, n)| format!("{} {why}", show::count(*n))).collect();
         if !left.is_empty() {
-            let _ = writeln!(out, "left out: {}", left.join(", "));
+            let what = if self.items.dir.is_some() { "files that are no items" } else { "left out" };
+            let _ = writeln!(out, "{what}: {}", left.join(", "));
         }
     }
 
@@ -158,21 +169,43 @@ impl Report<'_> {
     }
 
     fn on_disk(&self, out: &mut String) {
-        let Some(stats) = &self.found.stats else { return };
         if self.found.on_disk.is_empty() {
             return;
         }
         section(out, "On disk, by allocated blocks");
-        let rows = self.found.on_disk.iter().map(|d| {
-            let tier = Tier::DISK.into_iter().find(|t| t.name() == d.what);
-            let said = tier.and_then(|t| stats.tier(t)).map_or("–".into(), |t| show::bytes(t.bytes));
-            vec![d.what.to_owned(), show::bytes(d.bytes), said]
-        });
-        let mut rows: Vec<_> = rows.collect();
+        let of = |d: &OnDisk| {
+            vec![d.what.to_owned(), show::bytes(d.bytes), d.said.map_or("–".into(), show::bytes)]
+        };
+        let mut rows: Vec<_> = self.found.on_disk.iter().map(of).collect();
         let sum = self.found.on_disk.iter().map(|d| d.bytes).sum::<u64>();
         rows.push(vec!["all".into(), show::bytes(sum), "–".into()]);
         out.push_str(&show::table(1, &["directory", "occupied", "the engine says"], rows));
         let _ = writeln!(out, "  The data themselves are {}.", show::bytes(self.items.bytes()));
+        self.sizes(out);
+    }
+
+    /// Whether directories and engine agree.
+    fn sizes(&self, out: &mut String) {
+        let (found, apart) = (self.found, show::bytes(APART));
+        for d in found.off_sizes() {
+            let (bytes, said) = (show::bytes(d.bytes), d.said.map_or("nothing".into(), show::bytes));
+            let text = format!(
+                "WRONG SIZE: the {} tier occupies {bytes}, and the engine says {said}: they are more than 5 % and {apart} \
+                 apart. That is a failure.",
+                d.what
+            );
+            let _ = writeln!(out, "  {}", wrap(&text));
+        }
+        if found.sizes_judged && found.off_sizes().next().is_none() {
+            let _ = writeln!(out, "  Directories and engine agree, to 5 % and {apart}.");
+        }
+        if let Some(d) = found.on_disk.iter().find(|d| found.sizes_judged && !d.plain) {
+            let _ = writeln!(
+                out,
+                "  {}: its file system may compress, so that less than the engine says is no failure.",
+                d.what
+            );
+        }
     }
 
     fn reopen(&self, out: &mut String) {
@@ -274,7 +307,7 @@ impl Report<'_> {
                 show::count(a.accesses)
             ))
         );
-        if let Some(verdict) = verdict(a) {
+        if let Some(verdict) = verdict(a, &self.alike()) {
             let _ = writeln!(out, "\n  {}", wrap(&verdict));
         }
     }
@@ -319,30 +352,44 @@ pub fn name(row: &Row) -> String {
     }
 }
 
-/// The sentence that the table comes to: which doubling gains most, which halving costs least.
-pub fn verdict(a: &Advice) -> Option<String> {
+/// The sentence that the table comes to: which doubling gains most, which halving costs least. Of tiers in `alike` the
+/// size only shifts reads between tiers on one device, whose difference is not the devices': nothing is said for them.
+pub fn verdict(a: &Advice, alike: &[Tier]) -> Option<String> {
     let cost = |r: &Row| r.mean_device.unwrap_or(r.mean);
     let now = cost(a.rows.first()?);
     let of = |wanted: fn(f64) -> bool| {
-        let rows = a.rows.iter().filter(move |r| r.change.is_some_and(|(_, f)| wanted(f)));
-        rows.min_by(|a, b| cost(a).total_cmp(&cost(b)))
+        let fits = move |r: &&Row| r.change.is_some_and(|(tier, f)| wanted(f) && !alike.contains(&tier));
+        a.rows.iter().filter(fits).min_by(|a, b| cost(a).total_cmp(&cost(b)))
     };
     let (twice, half) = (of(|f| f > 1.0)?, of(|f| f < 1.0)?);
     let change = |r: &Row| format!("{:+.0}\u{a0}%", 100.0 * (cost(r) / now - 1.0));
     let ((up, _), (down, _)) = (twice.change?, half.change?);
     let shows = |r: &Row| (cost(r) / now - 1.0).abs() >= 0.02;
+    // Memory alone is left.
+    let alone = alike.len() == 2;
+    let (most, least) = if alone { ("", "") } else { (" most", " least") };
     let more = if cost(twice) < now && shows(twice) {
         let (then, now) = (show::nanos(cost(twice)), show::nanos(now));
-        format!("Twice the {up} gains most: {then} a get instead of {now} ({}).", change(twice))
+        format!("Twice the {up} gains{most}: {then} a get instead of {now} ({}).", change(twice))
+    } else if alone {
+        format!("Twice the {up} gains nothing that shows.")
     } else {
         "Twice of no tier gains anything that shows.".into()
     };
     let less = if cost(half) > now && shows(half) {
-        format!("Half the {down} costs least: {} ({}).", show::nanos(cost(half)), change(half))
+        format!("Half the {down} costs{least}: {} ({}).", show::nanos(cost(half)), change(half))
     } else {
         format!("Half the {down} costs nothing that shows.")
     };
-    Some(format!("{more} {less}"))
+    let names: Vec<&str> = alike.iter().map(|t| t.name()).collect();
+    let rest = match names.as_slice() {
+        [] => String::new(),
+        [.., _] => format!(
+            " Of the size of {} nothing can be said here: it decides which tier answers, and those are on one device.",
+            names.join(" and ")
+        ),
+    };
+    Some(format!("{more} {less}{rest}"))
 }
 
 /// Which figures are the page cache's.
@@ -368,6 +415,38 @@ pub fn page_cache_note(found: &Findings) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_is_said_for_tiers_on_one_device() {
+        let row = |change, mean| Row { change, shares: [0.25; 4], mean, mean_device: None };
+        let rows = vec![
+            row(None, 100.0),
+            row(Some((Tier::Memory, 0.5)), 120.0),
+            row(Some((Tier::Memory, 2.0)), 90.0),
+            row(Some((Tier::Ssd, 0.5)), 110.0),
+            row(Some((Tier::Ssd, 2.0)), 80.0),
+            row(Some((Tier::Hdd, 0.5)), 70.0),
+            row(Some((Tier::Hdd, 2.0)), 130.0),
+        ];
+        let a = Advice { rows, accesses: 1, measured: [0.25; 4], measured_mean: 100.0 };
+        let all = verdict(&a, &[]).unwrap();
+        assert!(
+            all.contains("Twice the ssd gains most") && all.contains("Half the hdd costs nothing"),
+            "{all}"
+        );
+        let hdd = verdict(&a, &[Tier::Hdd]).unwrap();
+        assert!(
+            hdd.contains("Twice the ssd gains most") && hdd.contains("Half the ssd costs least"),
+            "{hdd}"
+        );
+        assert!(hdd.contains("size of hdd nothing can be said"), "{hdd}");
+        let both = verdict(&a, &[Tier::Ssd, Tier::Hdd]).unwrap();
+        assert!(
+            both.contains("Twice the memory gains: 90 ns") && both.contains("Half the memory costs: "),
+            "{both}"
+        );
+        assert!(both.contains("size of ssd and hdd nothing can be said"), "{both}");
+    }
 
     #[test]
     fn one_device_is_known_to_be_one() {
