@@ -258,3 +258,61 @@ fn only_opening_warns_without_a_brake() {
         assert!(opening.iter().any(|o| path.ends_with(o)), "{}: use warn_seldom!", path.display());
     }
 }
+
+/// The names of all functions of the project's sources.
+fn functions() -> BTreeSet<String> {
+    let root = root();
+    let mut names = BTreeSet::new();
+    let mut folders: Vec<PathBuf> = ["src", "storage/src", "testing/src", "tests", "interleavings/tests"]
+        .iter()
+        .map(|f| root.join(f))
+        .collect();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap().map(|e| e.unwrap().path()) {
+            if entry.is_dir() {
+                folders.push(entry);
+            } else if entry.extension().is_some_and(|e| e == "rs") {
+                let text = fs::read_to_string(&entry).unwrap();
+                let found =
+                    text.lines().filter_map(|l| l.trim_start().strip_prefix("fn ")?.split('(').next());
+                names.extend(found.map(str::to_owned));
+            }
+        }
+    }
+    names
+}
+
+/// Every row of the tables that say what a crash leaves names what shows it, and that exists.
+#[test]
+fn each_row_about_a_crash_names_its_test() {
+    let text = fs::read_to_string(root().join("docs/design.md")).unwrap();
+    let functions = functions();
+    let short = ["cut", "model", "life", "kill", "the same", "as when appending"];
+    let heads = ["crash", "a crash", "crash after", "a crash leaves", "a crash after it leaves"];
+    let (mut rows, mut tables) = (0, 0);
+    let mut lines = text.lines();
+    while let Some(head) = lines.next() {
+        let mut cells = head.trim_matches('|').split('|').map(str::trim);
+        if !head.starts_with('|') || !cells.any(|c| heads.contains(&c)) {
+            continue;
+        }
+        assert!(head.trim_end_matches('|').trim_end().ends_with("| test"), "{head}");
+        tables += 1;
+        for row in lines.by_ref().skip(1).take_while(|l| l.starts_with('|')) {
+            let tests = row.trim_end_matches('|').rsplit('|').next().unwrap();
+            assert!(!tests.trim().is_empty(), "{row}");
+            for name in tests.split(',').map(|t| t.trim().trim_matches(['`', '*'])) {
+                let exists = match name.split_once('…') {
+                    Some((start, _)) => {
+                        functions.range(start.to_owned()..).next().is_some_and(|f| f.starts_with(start))
+                    }
+                    None if name.contains('/') => root().join(name).exists(),
+                    None => short.contains(&name) || functions.contains(name),
+                };
+                assert!(exists, "{name}: {row}");
+            }
+            rows += 1;
+        }
+    }
+    assert!(tables > 10 && rows > 60, "{tables} tables with {rows} rows");
+}

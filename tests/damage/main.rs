@@ -28,7 +28,7 @@ use store::{End, Rest};
 use thermocline_testing::{caught, watched};
 
 /// Seconds after which no more cases are begun.
-const BUDGET: u64 = 40;
+const BUDGET: u64 = 240;
 /// One case takes milliseconds: after this it hangs.
 const HANGS: Duration = Duration::from_secs(60);
 
@@ -95,6 +95,10 @@ fn one_damaged_place_of_a_simulated_disk() {
         failures.extend(of_thread);
     }
     println!("seed {}: {} of {} cases in {:?}: {told:?}", seed(), told.ran, cases.len(), begun.elapsed());
+    if told.ran < cases.len() as u64 && number("THERMOCLINE_SECONDS").is_none() {
+        let (ran, all, most) = (told.ran, cases.len() as u64, budget.as_secs());
+        thermocline_testing::skipped(&format!("{} of {all} damaged places: {ran} took {most} s", all - ran));
+    }
     assert!(
         failures.is_empty(),
         "seed {}: {} cases failed:\n{}",

@@ -105,8 +105,9 @@ impl FileImage {
         let count = left.min(buf.len());
         let from = usize::try_from(at).ok().and_then(|at| self.now.bytes.get(at..)).unwrap_or_default();
         let (known, zeros) = buf.split_at_mut(from.len().min(count));
-        known.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
-        zeros.iter_mut().take(count - known.len()).for_each(|to| *to = 0);
+        known.copy_from_slice(from.split_at(known.len()).0);
+        let behind = count - known.len();
+        zeros.split_at_mut(behind).0.fill(0);
         count
     }
 

@@ -167,6 +167,16 @@ fn a_large_item_does_not_share_a_generation_and_many_value_files_are_read() {
     assert_eq!(written[40].place.position(), 0);
     assert_eq!(written[41].place.position(), 0);
     assert_eq!(open.check(&all, &written), all.len());
+
+    // A crash while a further one was made.
+    let left = bench.generations(0)[0].join("values-0099.tmp");
+    let known = open.known();
+    open.hdd.close().unwrap();
+    drop(open);
+    std::fs::write(&left, "half a header").unwrap();
+    let open = bench.open(&known);
+    assert!(!left.exists());
+    assert_eq!(open.check(&all, &written), all.len());
 }
 
 #[test]
