@@ -1,5 +1,8 @@
 //! One test for each fault that a review of the engine found.
 
+#[path = "common/gate.rs"]
+mod gate;
+
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -7,93 +10,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use gate::{Gate, LONG, Release};
 use thermocline::testing::vfs::RealFs;
 use thermocline::testing::{ManualClock, SystemClock};
 use thermocline::{Builder, Cache, Error, Event, Persistence, PutOptions, Received, Tier};
 use thermocline_storage::testing::{Call, Fault, FaultFs, Op};
 
 type Try = Result<(), Box<dyn std::error::Error>>;
-
-/// Longest that anything here may take: a machine under load is slow, a fault hangs for ever.
-const LONG: Duration = Duration::from_secs(60);
-
-/// Holds up syncs of files.
-#[derive(Debug, Default)]
-struct Gate {
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    /// Syncs of paths that contain this wait.
-    hold: Option<String>,
-    /// How many wait, and how many of them may go on.
-    waiting: usize,
-    passes: usize,
-}
-
-impl Gate {
-    /// In front of the syncs of a file system.
-    fn of(fs: &FaultFs) -> Arc<Gate> {
-        let gate = Arc::new(Gate::default());
-        let syncs = gate.clone();
-        fs.watch(move |call| {
-            if call.op == Op::Sync {
-                syncs.pass(call.path);
-            }
-        });
-        gate
-    }
-
-    fn hold(&self, part: &str) {
-        self.state.lock().hold = Some(part.into());
-    }
-
-    fn let_one_pass(&self) {
-        self.state.lock().passes += 1;
-        self.changed.notify_all();
-    }
-
-    fn let_all_pass(&self) {
-        self.state.lock().hold = None;
-        self.changed.notify_all();
-    }
-
-    /// Until a sync waits that was not let through.
-    fn until_held(&self) {
-        let mut state = self.state.lock();
-        while state.waiting == 0 || state.passes > 0 {
-            assert!(!self.changed.wait_for(&mut state, LONG).timed_out(), "nothing is synced");
-        }
-    }
-
-    fn pass(&self, path: &Path) {
-        let held = |s: &State| s.hold.as_ref().is_some_and(|h| path.to_string_lossy().contains(h.as_str()));
-        let mut state = self.state.lock();
-        if !held(&state) {
-            return;
-        }
-        state.waiting += 1;
-        self.changed.notify_all();
-        while held(&state) && state.passes == 0 {
-            self.changed.wait(&mut state);
-        }
-        state.passes = state.passes.saturating_sub(1);
-        state.waiting -= 1;
-        self.changed.notify_all();
-    }
-}
-
-/// Lets everything pass in the end, so that a test that fails does not hang.
-struct Release(Arc<Gate>);
-
-impl Drop for Release {
-    fn drop(&mut self) {
-        self.0.let_all_pass();
-    }
-}
 
 /// Runs something that a fault would never end, and gives what it gave.
 fn within(

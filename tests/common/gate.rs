@@ -1,0 +1,89 @@
+//! A gate in front of the syncs of a disk.
+
+#![allow(dead_code, reason = "each test uses some of it")]
+
+use parking_lot::{Condvar, Mutex};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use thermocline_storage::testing::{FaultFs, Op};
+
+/// Longest that anything here may take: a machine under load is slow, a fault hangs for ever.
+pub const LONG: Duration = Duration::from_secs(60);
+
+/// Holds up syncs of files.
+#[derive(Debug, Default)]
+pub struct Gate {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Syncs of paths that contain this wait.
+    hold: Option<String>,
+    /// How many wait, and how many of them may go on.
+    waiting: usize,
+    passes: usize,
+}
+
+impl Gate {
+    /// In front of the syncs of a file system.
+    pub fn of(fs: &FaultFs) -> Arc<Gate> {
+        let gate = Arc::new(Gate::default());
+        let syncs = gate.clone();
+        fs.watch(move |call| {
+            if call.op == Op::Sync {
+                syncs.pass(call.path);
+            }
+        });
+        gate
+    }
+
+    pub fn hold(&self, part: &str) {
+        self.state.lock().hold = Some(part.into());
+    }
+
+    pub fn let_one_pass(&self) {
+        self.state.lock().passes += 1;
+        self.changed.notify_all();
+    }
+
+    pub fn let_all_pass(&self) {
+        self.state.lock().hold = None;
+        self.changed.notify_all();
+    }
+
+    /// Until a sync waits that was not let through.
+    pub fn until_held(&self) {
+        let mut state = self.state.lock();
+        while state.waiting == 0 || state.passes > 0 {
+            assert!(!self.changed.wait_for(&mut state, LONG).timed_out(), "nothing is synced");
+        }
+    }
+
+    fn pass(&self, path: &Path) {
+        let held = |s: &State| s.hold.as_ref().is_some_and(|h| path.to_string_lossy().contains(h.as_str()));
+        let mut state = self.state.lock();
+        if !held(&state) {
+            return;
+        }
+        state.waiting += 1;
+        self.changed.notify_all();
+        while held(&state) && state.passes == 0 {
+            self.changed.wait(&mut state);
+        }
+        state.passes = state.passes.saturating_sub(1);
+        state.waiting -= 1;
+        self.changed.notify_all();
+    }
+}
+
+/// Lets everything pass in the end, so that a test that fails does not hang.
+pub struct Release(pub Arc<Gate>);
+
+impl Drop for Release {
+    fn drop(&mut self) {
+        self.0.let_all_pass();
+    }
+}

@@ -1,0 +1,104 @@
+//! Reads wait for no background work: while a sync of the write buffer, of a move or of a checkpoint does not come to an
+//! end, items are found in memory and on each tier, absent ones are not, and memory is written to.
+
+#[path = "common/gate.rs"]
+mod gate;
+
+use gate::{Gate, LONG, Release};
+use std::path::Path;
+use std::sync::{Arc, mpsc};
+use thermocline::testing::ManualClock;
+use thermocline::{Builder, Cache, Tier};
+use thermocline_storage::testing::FaultFs;
+
+type Try = Result<(), Box<dyn std::error::Error>>;
+
+/// Memory holds two entries, so that reads go to the disk. No threads: who is held up is who is called.
+fn builder(dir: &Path) -> Builder {
+    let builder = Cache::builder().memory(1 << 20).memory_item_limit(2);
+    builder.ssd(dir.join("s"), 32 << 20).hdd(dir.join("h"), 64 << 20).cold(dir.join("c"))
+}
+
+/// A store with an item of each name on its tier, and its gate and clock.
+fn store(dir: &Path) -> Result<(Cache, Arc<Gate>, Arc<ManualClock>), Box<dyn std::error::Error>> {
+    let (fs, clock) = (FaultFs::default(), Arc::new(ManualClock::new(1_700_000_000_000)));
+    let cache = builder(dir).world(Arc::new(fs.clone()), clock.clone(), false).open()?;
+    for (key, tier) in [("ssd", Tier::Ssd), ("hdd", Tier::Hdd), ("cold", Tier::Cold)] {
+        cache.put(key, key.repeat(1_000))?;
+        cache.flush()?;
+        cache.demote(key, tier)?;
+        assert_eq!(cache.tier_of(key)?, Some(tier));
+    }
+    Ok((cache, Gate::of(&fs), clock))
+}
+
+/// Everything that a reader may want, in time.
+fn reads(cache: &Cache) -> Try {
+    let (cache, (done, result)) = (cache.clone(), mpsc::channel::<thermocline::Result<()>>());
+    std::thread::spawn(move || {
+        let all = || -> thermocline::Result<()> {
+            for key in ["ssd", "hdd", "cold"] {
+                assert_eq!(cache.get(key)?.as_deref(), Some(key.repeat(1_000).as_bytes()));
+                assert!(cache.contains(key)?);
+            }
+            assert_eq!(cache.get("absent")?, None);
+            assert_eq!(cache.keys("").count(), 4);
+            Ok(())
+        };
+        done.send(all())
+    });
+    result.recv_timeout(LONG).map_err(|_| "a read waits for what goes on in the background")??;
+    Ok(())
+}
+
+/// Runs `work` on a thread of its own until it waits for a sync of a path with `part` in it, and reads meanwhile.
+fn while_held(
+    part: &str,
+    work: impl FnOnce(&Cache, &ManualClock) -> thermocline::Result<()> + Send + 'static,
+) -> Try {
+    let dir = tempfile::tempdir()?;
+    let (cache, gate, clock) = store(dir.path())?;
+    cache.put("new", "in the write buffer")?;
+    gate.hold(part);
+    let release = Release(gate.clone());
+    let (working, (done, result)) = (cache.clone(), mpsc::channel());
+    std::thread::spawn(move || done.send(work(&working, &clock)));
+    gate.until_held();
+    let read = reads(&cache);
+    drop(release);
+    result.recv_timeout(LONG)??;
+    read
+}
+
+#[test]
+fn while_the_write_buffer_is_written() -> Try {
+    while_held("segments", |cache, _| cache.flush())
+}
+
+#[test]
+fn while_the_journal_is_synced() -> Try {
+    while_held("journal", |cache, _| cache.flush())
+}
+
+#[test]
+fn while_an_item_sinks() -> Try {
+    while_held("packs", |cache, _| cache.demote("hdd", Tier::Cold).map(drop))
+}
+
+#[test]
+fn while_an_item_rises() -> Try {
+    while_held("segments", |cache, _| cache.promote("cold", Tier::Ssd).map(drop))
+}
+
+#[test]
+fn while_a_checkpoint_is_written() -> Try {
+    while_held("checkpoint", |cache, clock| {
+        // More than a page of journal, and later than the interval.
+        for _ in 0..100 {
+            cache.put("new", "and newer")?;
+            cache.flush()?;
+        }
+        clock.advance(1_000_000);
+        cache.step()
+    })
+}
