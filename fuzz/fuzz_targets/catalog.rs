@@ -99,7 +99,7 @@ fn write(catalog: &Catalog) -> Option<(Ident, Place)> {
         content_type: ContentType::Binary,
         expires_at: 0,
     };
-    let (value, _) = catalog.lock(ident).put_in_flight(ident, new);
+    let value = catalog.lock(ident).put_in_flight(ident, new);
     assert!(catalog.lock(ident).commit(ident, &value, place));
     catalog.sync().unwrap();
     Some((ident, place))

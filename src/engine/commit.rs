@@ -178,8 +178,9 @@ impl Engine {
         Counters::add(&c.stored, stored as u64);
     }
 
-    /// Appends to a tier, making room if its limit is reached. While others make room it waits for them until the
-    /// deadline. Where nobody waits for it (not `urgent`) that ends in `Busy`, and sooner if the store is being closed.
+    /// Appends to a tier, making room if its limit is reached. While room can be made, by others too, it goes on until
+    /// the deadline, which ends in `Busy`; where nobody waits for it (not `urgent`), sooner if the store is being
+    /// closed. No space is what it says only where none can be made.
     /// The mark that comes with the places is held until they are committed: no container that was written to is
     /// dropped before.
     pub(super) fn append(
@@ -190,8 +191,8 @@ impl Engine {
         (deadline, urgent): (Instant, bool),
     ) -> Result<(Vec<Option<Written>>, Batch<'_>), StorageError> {
         let needed: u64 = (0..supply.len()).map(|n| supply.bytes(n)).sum();
-        let (mut tries, mut own, mut in_vain) = (0, 0, 0);
-        if purpose != Purpose::Reclaim {
+        let (mut own, mut in_vain) = (0, 0);
+        if urgent && purpose != Purpose::Reclaim {
             self.keep_to_items(tier);
         }
         loop {
@@ -207,18 +208,18 @@ impl Engine {
                     return Ok((written, batch));
                 }
                 // Reclaim holds its tier's lock already, and is what makes room.
-                Err(e) if e.is_no_space() && purpose != Purpose::Reclaim && tries < 64 => {
+                Err(e) if e.is_no_space() && purpose != Purpose::Reclaim => {
                     drop(batch);
-                    tries += 1;
+                    let late = Instant::now() >= deadline || (!urgent && self.is_stopping());
                     match self.make_room(tier.tier(), needed, own >= SOFT) {
+                        // There is room to be had, so nothing need be lost for want of it: it only comes too late.
+                        Freed::Room | Freed::ByOthers | Freed::Later if late => {
+                            return Err(StorageError::Busy(FULL_FOR_NOW));
+                        }
                         Freed::Room => own += 1,
                         // Nothing says that it is too little to keep what is hot.
                         Freed::ByOthers => {}
-                        Freed::Later if Instant::now() < deadline && (urgent || !self.is_stopping()) => {
-                            tries -= 1
-                        }
-                        Freed::Later if !urgent => return Err(StorageError::Busy(FULL_FOR_NOW)),
-                        Freed::Later => return Err(e),
+                        Freed::Later => std::thread::sleep(PAUSE),
                         Freed::Nothing => {
                             // Others may hold what is to be reclaimed, or have it in hand, for a moment.
                             (own, in_vain) = (own + 1, in_vain + 1);

@@ -117,12 +117,15 @@ impl Engine {
         ours > high_mark(limit.saturating_sub(u.occupied.saturating_sub(ours)))
     }
 
-    /// Items of a tier and the limit of their number, if there are more.
+    /// Items of a tier that reclaim can free, and the limit of their number, if there are more.
     pub(super) fn items_over(&self, tier: &Arc<dyn DiskTier>) -> Option<(u64, u64)> {
         if tier.tier() != Tier::Ssd {
             return None;
         }
-        let items: u64 = self.catalog.containers.of_tier(Tier::Ssd).iter().map(|e| e.live()).sum();
+        // What no reclaim can free now is no reason to free others for it: it takes room, but the number is no room.
+        let claims = self.claims(tier.tier());
+        let free = |e: &&Arc<Entry>| e.container.occupied() > 0 && !claims.is_left_alone(e);
+        let items: u64 = self.of_tier(tier).iter().filter(free).map(|e| e.live()).sum();
         (items > self.settings.ssd_items).then_some((items, self.settings.ssd_items))
     }
 
@@ -287,7 +290,8 @@ impl Engine {
                 Ok(false) if entry.live() == 0 => return Ok(Freed::Nothing),
                 Ok(false) => {}
                 // The tier below is full for now: it would say the same of the next.
-                Err(e @ Error::Busy { .. }) if !urgent => {
+                Err(Error::Busy { .. }) if urgent => return Ok(Freed::Later),
+                Err(e @ Error::Busy { .. }) => {
                     claims.leave_alone(entry);
                     return Err(e);
                 }
@@ -487,8 +491,8 @@ impl Engine {
                         });
                     }
                 }
-                // It will have room. What nobody waits for stays where it is until then, and so does the container.
-                Err(e @ StorageError::Busy(_)) if !urgent => return Err(e.into()),
+                // It will have room: until then everything stays where it is, and who waits for room goes on waiting.
+                Err(e @ StorageError::Busy(_)) => return Err(e.into()),
                 Err(e) => {
                     if matches!(e, StorageError::OutOfService { .. }) {
                         reason = EvictReason::BelowOutOfService;

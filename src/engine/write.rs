@@ -32,6 +32,9 @@ const OLDEST_DIRTY_MS: u64 = 2_000;
 /// Frames waiting for the journal that make writers wait: 32 MiB of them.
 const MAX_QUEUED_FRAMES: usize = 1 << 20;
 
+/// How often it is looked whether a value that its caller writes is there.
+const PUT_POLL: Duration = Duration::from_millis(2);
+
 /// What is put, with everything decided.
 #[derive(Debug, Clone)]
 pub(crate) struct What {
@@ -226,27 +229,27 @@ impl Engine {
         let _no_flush = no_flush.ok_or_else(|| self.busy("a flush is under way"))?;
         let always = self.settings.persistence == Persistence::Always;
         let mut out = Vec::new();
-        let (v, previous, outcome, other) = {
+        let (v, outcome, other) = {
             let mut guard = self.lock_written(ident)?;
             if !condition(&guard) {
                 return Ok(Put::Refused);
             }
             let beneath = guard.durable(ident);
             let other = self.other_key(&guard.find(ident), new.pair.key());
-            let (v, previous) = guard.put_in_flight(ident, new.clone());
+            let v = guard.put_in_flight(ident, new.clone());
             let outcome = always.then(|| guard.hide(ident, beneath, v.version));
             if !always {
                 self.enter(ident, new, v.version, false, false, &mut out);
             }
             self.flights.void(ident);
-            (v, previous, outcome, untold(other, &out))
+            (v, outcome, untold(other, &out))
         };
         self.let_go(out);
         let result = self.write_large(ident, &v);
         if result.is_err() {
             let mut guard = self.catalog.lock(ident);
             guard.withdraw(ident, v.version);
-            guard.abort(ident, &v, previous);
+            guard.abort(ident, &v);
             if self.memory.peek(ident, v.pair.key(), 0).is_some_and(|h| h.version == v.version) {
                 self.memory.remove(ident);
             }
@@ -484,9 +487,19 @@ impl Engine {
             return Ok(done);
         }
         self.gate(0)?;
+        let deadline = Instant::now() + self.settings.write_stall;
         loop {
             let (found, Some(_)) = self.look_up(ident, key)? else { return Ok(false) };
             let mut guard = self.lock_settled(ident)?;
+            if guard.is_being_put(ident) {
+                // It may fail yet, and would live on in what is put here.
+                drop(guard);
+                if Instant::now() >= deadline {
+                    return Err(self.busy("the value is still being written"));
+                }
+                std::thread::sleep(PUT_POLL);
+                continue;
+            }
             if !same(&guard.find(ident), &found) {
                 continue;
             }

@@ -193,6 +193,25 @@ fn what_sinks_in_the_background_stays_while_reclaim_below_hangs() -> Try {
 }
 
 #[test]
+fn who_waits_for_room_is_refused_rather_than_that_anything_is_lost_while_reclaim_below_hangs() -> Try {
+    let dir = tempfile::tempdir()?;
+    let (cache, _) = two_full(dir.path(), 1)?;
+    let engine = cache.engine();
+    let hdd = engine.tier(Tier::Hdd).ok_or("no tier")?;
+    let Choice::Claimed(hangs) = engine.candidate(hdd) else { return Err("nothing to claim".into()) };
+    let before = cache.stats().counts.evicted;
+    let later = (0..20).map(|_| engine.make_room(Tier::Ssd, 1, false)).find(|f| *f != Freed::Room);
+    assert_eq!((later, cache.stats().counts.evicted), (Some(Freed::Later), before));
+    // Nor is anything of what waits to be written.
+    let refused = (0..400).find_map(|n| fill(&cache, 1_000_000 + n * 100, 100).err());
+    assert!(refused.is_some_and(|e| e.downcast_ref().is_some_and(|e| matches!(e, Error::Busy { .. }))));
+    assert_eq!(cache.stats().counts.evicted, before);
+    drop(hangs);
+    cache.flush()?;
+    Ok(())
+}
+
+#[test]
 fn who_waits_for_room_below_waits_as_long_as_writes_may() -> Try {
     let dir = tempfile::tempdir()?;
     let (cache, _) = two_full(dir.path(), 60)?;

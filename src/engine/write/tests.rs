@@ -1,7 +1,9 @@
-use super::NewValue;
+use super::{Engine, NewValue};
 use crate::{Cache, ContentType, Error, Event, Persistence, Received, Subscription, Tier};
 use bytes::Bytes;
 use std::sync::Arc;
+use std::time::Duration;
+use thermocline_storage::catalog::DirtyValue;
 use thermocline_storage::clock::SystemClock;
 use thermocline_storage::pair::Pair;
 use thermocline_storage::vfs::RealFs;
@@ -91,5 +93,67 @@ fn memory_alone_keeps_the_older_value_when_a_put_fails() -> Result<(), Box<dyn s
     let refused = cache.put("k", vec![0; 128 << 10]);
     assert!(matches!(refused, Err(Error::ValueTooLarge { .. })), "{refused:?}");
     assert_eq!(cache.get("k")?.as_deref(), Some(&b"old"[..]));
+    Ok(())
+}
+
+/// What `put_large` does under the lock.
+fn large(engine: &Engine, key: &'static [u8], value: &'static [u8]) -> Result<Arc<DirtyValue>, Failure> {
+    let pair = Pair::new(key, &Bytes::from_static(value));
+    let new = NewValue { pair, content_type: ContentType::Text, expires_at: 0 };
+    let ident = engine.ident(key)?;
+    let value = engine.catalog.lock(ident).put_in_flight(ident, new);
+    engine.memory.remove(ident);
+    Ok(value)
+}
+
+/// Two puts of a key whose callers write them, which both fail, leave what was before them, in whichever order.
+#[test]
+fn of_two_large_puts_that_fail_neither_comes_back() -> Result<(), Failure> {
+    for second_first in [false, true] {
+        for durable in [false, true] {
+            let dir = tempfile::tempdir()?;
+            let cache = Cache::builder().memory(4 << 20).ssd(dir.path(), 256 << 20);
+            let cache = cache.persistence(Persistence::OnEviction);
+            let cache = cache.world(Arc::new(RealFs), Arc::new(SystemClock), false).open()?;
+            let engine = cache.engine();
+            cache.put("k", "old")?;
+            if durable {
+                cache.flush()?;
+            }
+            let ident = engine.ident(b"k")?;
+            let (a, b) = (large(engine, b"k", b"first")?, large(engine, b"k", b"second")?);
+            let (one, other) = if second_first { (&b, &a) } else { (&a, &b) };
+            engine.catalog.lock(ident).abort(ident, one);
+            // The committer may come between.
+            engine.commit_step()?;
+            let left: &[u8] = if second_first { b"first" } else { b"second" };
+            assert_eq!(cache.get("k")?.as_deref(), Some(left));
+            engine.memory.remove(ident);
+            engine.catalog.lock(ident).abort(ident, other);
+            for _ in 0..2 {
+                assert_eq!(cache.get("k")?.as_deref(), Some(&b"old"[..]), "{second_first} {durable}");
+                cache.flush()?;
+                engine.memory.remove(ident);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A change of expiry puts the value again, and must not put again what its caller is then told has failed.
+#[test]
+fn the_expiry_of_a_large_value_waits_for_its_end() -> Result<(), Failure> {
+    let dir = tempfile::tempdir()?;
+    let mut builder = Cache::builder().memory(4 << 20).ssd(dir.path(), 256 << 20);
+    builder.config_mut().storage.write_stall_limit = 1;
+    let cache = builder.world(Arc::new(RealFs), Arc::new(SystemClock), false).open()?;
+    let engine = cache.engine();
+    let (ident, value) = (engine.ident(b"k")?, large(engine, b"k", b"refused")?);
+    let asked = cache.expire_in("k", Some(Duration::from_secs(600)));
+    assert!(matches!(asked, Err(Error::Busy { .. })), "{asked:?}");
+    engine.catalog.lock(ident).abort(ident, &value);
+    engine.memory.remove(ident);
+    assert_eq!(cache.get("k")?, None);
+    assert!(!cache.expire_in("k", None)?);
     Ok(())
 }

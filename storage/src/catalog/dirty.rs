@@ -30,6 +30,12 @@ pub struct DirtyValue {
     pub version: Version,
     /// A batch carries it: taken from the queue, neither committed nor given back.
     pub(crate) in_batch: AtomicBool,
+    /// Its caller writes it, and nobody else.
+    pub(crate) by_caller: AtomicBool,
+    /// Its caller could not write it, and was told so: nothing brings it back.
+    pub(crate) failed: AtomicBool,
+    /// Of one that its caller writes: the newest before it, in case it fails, until it has landed.
+    pub(crate) before: Mutex<Option<Arc<DirtyValue>>>,
     charge: Charge,
 }
 
@@ -43,7 +49,17 @@ impl DirtyValue {
     ) -> DirtyValue {
         let bytes = pair.len() as u64 + OVERHEAD;
         let charge = Charge { buffer: buffer.clone(), bytes, on: AtomicBool::new(false) };
-        DirtyValue { pair, content_type, expires_at, version, in_batch: AtomicBool::new(false), charge }
+        DirtyValue {
+            pair,
+            content_type,
+            expires_at,
+            version,
+            in_batch: AtomicBool::new(false),
+            by_caller: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
+            before: Mutex::default(),
+            charge,
+        }
     }
 
     /// Bytes that the value takes of the write buffer.

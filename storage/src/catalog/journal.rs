@@ -86,6 +86,8 @@ pub(crate) struct Journal {
     /// What [`Files::end`] is, likewise.
     len: AtomicU64,
     written: AtomicU64,
+    /// Bytes of one copy of the newest file, without batches of the time alone.
+    changes: AtomicU64,
     /// The time of the newest batch, on the engine's clock.
     written_ms: AtomicU64,
     /// A pair that has grown to this is followed by another, checkpoint or not.
@@ -121,6 +123,7 @@ impl Journal {
             broken: AtomicBool::new(false),
             len: AtomicU64::new(HEAD as u64),
             written: AtomicU64::new(0),
+            changes: AtomicU64::new(0),
             written_ms: AtomicU64::new(0),
             max_file: AtomicU64::new(MAX_FILE),
         })
@@ -163,6 +166,11 @@ impl Journal {
     /// Bytes written to both copies since the store was opened.
     pub(crate) fn written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of one copy of the newest file, without batches of the time alone.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
     }
 
     /// The time of the newest batch, in milliseconds of the engine's clock; 0: none was written since the store was
@@ -254,6 +262,7 @@ impl Journal {
         let head = FileHead { store: self.store, seq, open: self.open, first };
         *files = Files { orphan, ..create_pair(&*self.vfs, &self.dir, &head)? };
         self.len.store(files.end, Ordering::Relaxed);
+        self.changes.store(0, Ordering::Relaxed);
         Ok(())
     }
 
@@ -300,6 +309,9 @@ impl Journal {
         self.len.store(end, Ordering::Relaxed);
         self.written.fetch_add(2 * out.len() as u64, Ordering::Relaxed);
         self.written_ms.store(time, Ordering::Relaxed);
+        if frames.iter().any(|f| !matches!(f, Frame::Time { .. })) {
+            self.changes.fetch_add(out.len() as u64, Ordering::Relaxed);
+        }
         Ok(())
     }
 

@@ -590,6 +590,11 @@ impl Catalog {
         self.journal.as_ref().map_or(0, |j| j.queued())
     }
 
+    /// Bytes of the newest journal file that say more than how late it is.
+    pub fn journal_changes(&self) -> u64 {
+        self.journal.as_ref().map_or(0, |j| j.changes())
+    }
+
     /// Bytes in one copy of the newest journal file.
     pub fn journal_len(&self) -> u64 {
         self.journal.as_ref().map_or(0, |j| j.len())

@@ -4,7 +4,7 @@
 
 use super::checkpoint::{self, checkpoint_path};
 use super::examine::{self, Differs};
-use super::frame::{FRAME, FileHead, Frame, HEAD, decode_batch, seed};
+use super::frame::{FORMAT, FRAME, FileHead, Frame, HEAD, decode_batch, seed};
 use super::journal::{COPIES, Journal, journal_path};
 use super::recovery::{Copy, Recovered, Setup, both, open_twins, sync_all};
 use super::shard::Shard;
@@ -242,8 +242,13 @@ impl Replay {
                 if self.next >= limit {
                     break;
                 }
-                let frame = Frame::decode(b)
-                    .ok_or_else(|| Self::lost(setup, format!("frame {} is of an unknown kind", self.next)))?;
+                // Its checksum is right, so somebody meant it.
+                let newer = || Error::NewerFormat {
+                    path: journal_path(&setup.dir, "a", pair.seq),
+                    found: FORMAT + 1,
+                    supported: FORMAT,
+                };
+                let frame = Frame::decode(b).ok_or_else(newer)?;
                 self.apply(self.next, frame);
                 self.next += 1;
                 self.out.frames += 1;
@@ -349,10 +354,11 @@ impl Replay {
                 return;
             }
         };
-        if let Frame::Put { place, expires_at, .. } = frame
+        // Containers stand in the checkpoint as they were before its shards: what a shard contains already is news here.
+        if let Frame::Put { place, expires_at, .. } | Frame::Expire { place, expires_at, .. } = frame
             && let Some(k) = self.containers.get_mut(&place.container())
         {
-            k.records = k.records.saturating_add(1);
+            k.records = k.records.saturating_add(u64::from(matches!(frame, Frame::Put { .. })));
             if expires_at != 0 {
                 k.earliest_expiry = k.earliest_expiry.min(expires_at);
             }
@@ -376,11 +382,6 @@ impl Replay {
             Frame::Expire { ident, place, expires_at, .. } => {
                 if shard.index.get(ident) == Some(place) {
                     shard.expiries.insert(ident, expires_at);
-                    if let Some(k) = self.containers.get_mut(&place.container())
-                        && expires_at != 0
-                    {
-                        k.earliest_expiry = k.earliest_expiry.min(expires_at);
-                    }
                 }
             }
             Frame::Clear { .. } => {

@@ -167,20 +167,23 @@ impl Guard<'_> {
         (value, outcome)
     }
 
-    /// Puts a value that its caller writes itself: visible at once, in flight from the start. Also gives the value
-    /// that was the newest before and is not written yet, for [`abort`](Self::abort).
-    pub fn put_in_flight(
-        &mut self,
-        ident: Ident,
-        new: NewValue,
-    ) -> (Arc<DirtyValue>, Option<Arc<DirtyValue>>) {
+    /// Puts a value that its caller writes itself: visible at once, in flight from the start, until
+    /// [`commit`](Self::commit) or [`abort`](Self::abort).
+    pub fn put_in_flight(&mut self, ident: Ident, new: NewValue) -> Arc<DirtyValue> {
         let version = self.cat.next_version();
         let value = Arc::new(self.cat.dirty_value(new, version));
+        value.by_caller.store(true, Ordering::Relaxed);
         let dirty = self.shard.dirty.entry(ident).or_default();
-        let previous = dirty.newest.replace(value.clone());
+        *value.before.lock() = dirty.newest.replace(value.clone());
         dirty.in_flight += 1;
         dirty.flying = version;
-        (value, previous)
+        value
+    }
+
+    /// Whether the newest value of an identity is being written by who put it, who may still be told that it failed.
+    pub fn is_being_put(&self, ident: Ident) -> bool {
+        let newest = self.shard.dirty.get(&ident).and_then(|d| d.newest.as_ref());
+        newest.is_some_and(|v| v.by_caller.load(Ordering::Relaxed))
     }
 
     /// Hides a write of [`put_in_flight`](Self::put_in_flight) or a removal until it is settled.
@@ -237,6 +240,8 @@ impl Guard<'_> {
             let restored = beneath.and_then(|b| {
                 cat.unless_condemned(&b.entry, || {
                     self.point(ident, version, b.place, b.expires_at.unwrap_or(0));
+                    // The reaper may have looked while nothing pointed there.
+                    b.entry.note_expiry(cat.now().max(1));
                     if let Some(ms) = b.expires_at {
                         self.set_durable_expiry(ident, version, ms);
                     }
@@ -292,6 +297,7 @@ impl Guard<'_> {
     pub fn commit(&mut self, ident: Ident, value: &DirtyValue, place: Place) -> bool {
         let Some(d) = self.shard.dirty.get_mut(&ident) else { return false };
         d.in_flight = d.in_flight.saturating_sub(1);
+        value.before.lock().take();
         let current = value.version > d.last_frame;
         if current {
             d.last_frame = value.version;
@@ -321,17 +327,23 @@ impl Guard<'_> {
     }
 
     /// A value that its caller wrote itself could not be written: the one before it is the newest again, if it is
-    /// still to be written.
-    pub fn abort(&mut self, ident: Ident, value: &DirtyValue, previous: Option<Arc<DirtyValue>>) {
+    /// still to be written and has not failed meanwhile; then the one before that.
+    pub fn abort(&mut self, ident: Ident, value: &DirtyValue) {
         let now = self.cat.now();
+        value.failed.store(true, Ordering::Relaxed);
         if let Some(d) = self.shard.dirty.get_mut(&ident) {
             d.in_flight = d.in_flight.saturating_sub(1);
             if d.newest.as_ref().is_some_and(|n| n.version == value.version) {
-                d.newest = previous.filter(|p| p.version > d.last_frame);
+                let mut before = value.before.lock().take();
+                while let Some(failed) = before.take_if(|v| v.failed.load(Ordering::Relaxed)) {
+                    before = failed.before.lock().take();
+                }
+                d.newest = before.filter(|p| p.version > d.last_frame);
                 if let Some(p) = &d.newest {
-                    let in_batch = p.in_batch.load(Ordering::Relaxed);
-                    d.flying = if in_batch { p.version } else { Version(0) };
-                    if !d.queued && !in_batch {
+                    // A batch has it, or its own caller: either commits it or gives it back.
+                    let in_flight = p.in_batch.load(Ordering::Relaxed) || p.by_caller.load(Ordering::Relaxed);
+                    d.flying = if in_flight { p.version } else { Version(0) };
+                    if !d.queued && !in_flight {
                         p.charge();
                         d.queued = true;
                         self.cat.buffer.push(ident, now);

@@ -71,7 +71,7 @@ fn id(i: u8) -> Ident {
 
 /// Writes and commits one identity at a place.
 fn write(cat: &Catalog, ident: Ident, place: Place) {
-    let (v, _) = cat.lock(ident).put_in_flight(ident, value(1));
+    let v = cat.lock(ident).put_in_flight(ident, value(1));
     assert!(cat.lock(ident).commit(ident, &v, place));
 }
 
@@ -366,7 +366,7 @@ impl World {
     /// A value that its caller writes.
     fn own(&mut self, ident: Ident, good: bool) {
         let before = self.dirty.get(&ident).copied();
-        let (v, previous) = self.cat().lock(ident).put_in_flight(ident, value(2));
+        let v = self.cat().lock(ident).put_in_flight(ident, value(2));
         self.wet(ident, v.version, 0);
         let w = self.dirty[&ident];
         if good {
@@ -374,7 +374,7 @@ impl World {
             self.commit(&f, w.seq);
         } else {
             // What was newest before is the newest again.
-            self.cat().lock(ident).abort(ident, &v, previous);
+            self.cat().lock(ident).abort(ident, &v);
             match before {
                 Some(before) => self.dirty.insert(ident, before),
                 None => self.dirty.remove(&ident),
