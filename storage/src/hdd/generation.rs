@@ -40,7 +40,13 @@ pub(super) struct RamIndex {
     pub extents: Vec<Extent>,
     /// Whether part of the value files could not be read when it was built.
     pub partial: bool,
+    /// When that was begun, in milliseconds since boot.
+    pub begun_ms: u64,
 }
+
+/// An index of which a part is missing is built again, if it is asked for what is not in it, after so many milliseconds:
+/// the disk may be back. No sooner, for a whole generation is read for that.
+const PARTIAL_REST_MS: u64 = 60_000;
 
 /// One value file as readers see it.
 #[derive(Debug, Clone, Copy)]
@@ -353,6 +359,10 @@ impl Generation {
             if let Some(ram) = &state.ram {
                 let found = index::find(&ram.extents, record);
                 if found.is_none() && ram.partial {
+                    if ram.begun_ms.saturating_add(PARTIAL_REST_MS) <= self.core.clock.boot_ms() {
+                        state.ram = None;
+                        continue;
+                    }
                     let why = "part of the generation cannot be read";
                     return Err(Error::io("read", &self.path, io::Error::other(why)));
                 }
@@ -418,7 +428,7 @@ impl Generation {
 
     /// An index from the value files; `watch` is shown what was found, with the number of the file.
     pub fn rebuild_watched(&self, watch: &mut dyn FnMut(u16, &Found)) -> Result<RamIndex> {
-        let mut ram = RamIndex::default();
+        let mut ram = RamIndex { begun_ms: self.core.clock.boot_ms(), ..RamIndex::default() };
         let values = self.values();
         let mut opened = values.is_empty();
         ram.partial = self.unlisted.load(Ordering::Acquire);

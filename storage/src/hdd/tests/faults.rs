@@ -221,6 +221,27 @@ fn what_cannot_be_reached_is_not_called_damaged() {
     }
 }
 
+/// An index that was built while the disk could not be read lacks records that are there.
+#[test]
+fn what_could_not_be_reached_when_the_index_was_built_is_found_when_the_disk_is_back() {
+    let (mut bench, disk) = bad(&[Some(64 << 20)]);
+    bench.factory = None;
+    let open = bench.open(&[]);
+    let all = items(0, 100);
+    let written = open.write(&all);
+    let known = open.known();
+    open.hdd.close().unwrap();
+    drop(open);
+    disk.fail(Fault::when(|c| c.op == Op::Read && c.range.start >= value::DATA && of_values(c.path)));
+    let open = bench.open(&known);
+    for w in &written {
+        assert!(matches!(open.read(w).unwrap_err(), Error::Io { .. }));
+    }
+    disk.heal();
+    bench.clock.advance(60_000);
+    assert_eq!(open.check(&all, &written), all.len());
+}
+
 #[test]
 fn an_unknown_generation_that_cannot_be_read_is_nobodys_to_delete() {
     for op in [Op::Open, Op::Read] {
