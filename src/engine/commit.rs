@@ -28,6 +28,8 @@ const ITEMS_OVER: u64 = 8;
 
 /// How often, and how long apart, a full tier is asked again for room that it did not find.
 const PATIENCE: u32 = 10;
+/// Room that is made so often, and each time is too little or taken by others, is looked for no longer than may be waited.
+const ROUNDS: u32 = 64;
 /// So often what is hot is kept when room is made; if that frees too little, whole containers go.
 const SOFT: u32 = 8;
 const PAUSE: Duration = Duration::from_millis(5);
@@ -191,7 +193,7 @@ impl Engine {
         (deadline, urgent): (Instant, bool),
     ) -> Result<(Vec<Option<Written>>, Batch<'_>), StorageError> {
         let needed: u64 = (0..supply.len()).map(|n| supply.bytes(n)).sum();
-        let (mut own, mut in_vain) = (0, 0);
+        let (mut rounds, mut own, mut in_vain) = (0, 0, 0);
         if urgent && purpose != Purpose::Reclaim {
             self.keep_to_items(tier);
         }
@@ -211,9 +213,11 @@ impl Engine {
                 Err(e) if e.is_no_space() && purpose != Purpose::Reclaim => {
                     drop(batch);
                     let late = Instant::now() >= deadline || (!urgent && self.is_stopping());
+                    rounds += 1;
                     match self.make_room(tier.tier(), needed, own >= SOFT) {
                         // There is room to be had, so nothing need be lost for want of it: it only comes too late.
-                        Freed::Room | Freed::ByOthers | Freed::Later if late => {
+                        Freed::Later if late => return Err(StorageError::Busy(FULL_FOR_NOW)),
+                        Freed::Room | Freed::ByOthers if late && rounds > ROUNDS => {
                             return Err(StorageError::Busy(FULL_FOR_NOW));
                         }
                         Freed::Room => own += 1,
