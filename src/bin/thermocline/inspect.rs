@@ -281,9 +281,8 @@ fn in_doubt(looked: &[Looked]) -> Option<String> {
     }
     let list =
         |some: &[&Looked]| some.iter().map(|l| l.path.display().to_string()).collect::<Vec<_>>().join(", ");
-    let are = if others.len() == 1 { "is not" } else { "are not" };
     Some(format!(
-        "{}: no store is there, and {} {} a store's: {} mistyped, or {are} mounted? No subcommand takes that, but \
+        "{}: no store is there, and {} {} a store's: {} mistyped, or not mounted? No subcommand takes that, but \
          `put --create`, and a program that opens the store with it, would join what is new",
         list(&others),
         list(&stores),
