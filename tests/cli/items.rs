@@ -549,6 +549,8 @@ fn a_store_that_is_open_elsewhere_is_locked() -> Try {
     let place = Place::new();
     let cache = Cache::builder().root(&place.root).open()?;
     cache.put("k", "v")?;
+    let again = Cache::builder().root(&place.root).open().map(drop).map_err(|e| e.to_string());
+    assert!(again.as_ref().is_err_and(|e| e.contains("or by another handle of this one")), "{again:?}");
     for args in [&["get", "k"][..], &["stat"], &["ls"], &["verify"], &["verify", "--repair"]] {
         let ran = place.run(args).with(3);
         assert!(
