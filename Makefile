@@ -17,7 +17,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-24s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: test
-test: ## everything that must hold: formatting, lints, all tests, examples, documentation (CI=true: a missing tool is a failure)
+test: ## everything that must hold: formatting, lints, all tests, examples, documentation (CI=true: a tool that an installation gives is installed, or its lack is a failure)
 	@scripts/test
 
 .PHONY: torture

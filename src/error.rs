@@ -29,7 +29,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// The store or one of its directories is open in another process, or by another handle of this one.
-    #[error("{}: in use by another process: close that one first", path.display())]
+    #[error("{}: in use by another process, or by another handle of this one: close that one first", path.display())]
     Locked {
         /// The directory.
         path: PathBuf,

@@ -70,7 +70,7 @@ pub enum Error {
         bytes: u64,
     },
     /// The directory is in use by another process (or by another handle of this one).
-    #[error("{}: in use by another process", path.display())]
+    #[error("{}: in use by another process, or by another handle of this one", path.display())]
     Locked {
         /// The directory.
         path: PathBuf,
@@ -103,10 +103,10 @@ pub enum Error {
         /// Why, and what to do.
         why: String,
     },
-    /// A directory of the store is missing, or older than the catalog knows.
-    #[error("{}: {why}; mount it, or open without it, or discard it", path.display())]
+    /// A directory of the store is missing, not given, or older than the catalog knows.
+    #[error("{}: {why}; mount it and name it, or open without it, or discard it", path.display())]
     MissingDirectory {
-        /// Where it was last seen.
+        /// What was given; if nothing was, where it was last seen.
         path: PathBuf,
         /// What is wrong with it.
         why: String,

@@ -223,7 +223,8 @@ fn a_ram_file_system_is_no_disk() {
 
 #[test]
 fn a_signal_leaves_no_directories() -> Try {
-    for signal in [rustix::process::Signal::INT, rustix::process::Signal::TERM] {
+    // While it loads or settles, and while it warms up.
+    for (signal, after) in [(rustix::process::Signal::INT, 500), (rustix::process::Signal::TERM, 4000)] {
         let dir = tempfile::tempdir()?;
         let at = dir.path().to_str().ok_or("path")?;
         let mut child = start(&["bench", "--dir", at, "--data", "16MiB", "--seconds", "60"], Stdio::null());
@@ -231,12 +232,15 @@ fn a_signal_leaves_no_directories() -> Try {
         while left_in(dir.path()).is_empty() && start.elapsed() < Duration::from_secs(30) {
             std::thread::sleep(Duration::from_millis(10));
         }
-        std::thread::sleep(Duration::from_millis(500));
+        std::thread::sleep(Duration::from_millis(after));
         assert!(!left_in(dir.path()).is_empty());
         rustix::process::kill_process(rustix::process::Pid::from_child(&child), signal).unwrap();
         assert_eq!(wait(&mut child, Duration::from_secs(40)), Some(130));
         let out = Ran::from(child.wait_with_output()?);
         assert!(out.text().contains("Interrupted during"), "{}{}", out.text(), out.err);
+        assert!(out.err.contains("Ctrl-C again ends at once"), "{}", out.err);
+        // Tables without data are left out.
+        assert!(!out.text().contains("Reads: 0") && !out.text().contains(" 0 ns"), "{}", out.text());
         assert!(left_in(dir.path()).is_empty(), "{:?}", left_in(dir.path()));
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! The replay of traces.
 
 use super::*;
+use std::io::BufRead;
 
 #[test]
 fn replay_beside_lru_and_the_optimum() -> Try {
@@ -76,6 +77,16 @@ fn the_settings_of_a_file_hold() -> Try {
 }
 
 #[test]
+fn all_that_is_lacking_is_named_at_once() {
+    let err = run(&["replay"]).with(2).err;
+    assert!(err.contains("which trace?") && err.contains("--memory-items N or --memory SIZE"), "{err}");
+    let err = run(&["replay", "--memory", "1MiB"]).with(2).err;
+    assert!(err.contains("which trace?") && !err.contains("how much"), "{err}");
+    let err = run(&["replay", file!()]).with(2).err;
+    assert!(!err.contains("which trace?") && err.contains("how much"), "{err}");
+}
+
+#[test]
 fn a_signal_while_the_trace_is_read() -> Try {
     let dir = tempfile::tempdir()?;
     let pipe = dir.path().join("pipe");
@@ -87,13 +98,42 @@ fn a_signal_while_the_trace_is_read() -> Try {
     trace.write_all(b"a\nb\nc\n").unwrap();
     rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT)
         .unwrap();
-    std::thread::sleep(Duration::from_millis(300));
+    // It says so while it still waits for the trace.
+    let mut said = String::new();
+    std::io::BufReader::new(child.stderr.as_mut().unwrap()).read_line(&mut said).unwrap();
+    assert!(
+        said.contains("stopping") && said.contains("Ctrl-C again ends at once, without results"),
+        "{said}"
+    );
+    assert_eq!(child.try_wait().unwrap(), None);
     // It may wait for more to read, or have ended.
     let _ = trace.write_all(b"d\n");
     drop(trace);
     assert_eq!(wait(&mut child, Duration::from_secs(30)), Some(130));
     let ran = Ran::from(child.wait_with_output().unwrap());
     assert!(ran.text().starts_with("Interrupted while the trace was read: "), "{}{}", ran.text(), ran.err);
+    Ok(())
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() -> Try {
+    let dir = tempfile::tempdir()?;
+    let pipe = dir.path().join("pipe");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0)?;
+    let path = pipe.to_str().ok_or("path")?;
+    let mut child = start(&["replay", path, "--memory-items", "9"], Stdio::null());
+    let trace = std::fs::OpenOptions::new().write(true).open(&pipe).unwrap();
+    let pid = rustix::process::Pid::from_child(&child);
+    let mut err = std::io::BufReader::new(child.stderr.take().unwrap());
+    let mut said = String::new();
+    for line in 1..=2 {
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        err.read_line(&mut said).unwrap();
+        assert_eq!(said.lines().count(), line, "{said}");
+    }
+    assert!(said.ends_with("thermocline: ended without results\n"), "{said}");
+    assert_eq!(wait(&mut child, Duration::from_secs(30)), Some(130));
+    drop(trace);
     Ok(())
 }
 

@@ -34,6 +34,12 @@ fn configurations() -> Try {
 fn help_names_the_exit_codes_and_completions_the_commands() {
     let help = run(&["--help"]).with(0).text();
     assert!(help.contains("Exit codes") && help.contains("130  interrupted"), "{help}");
+    for args in [&["config", "--help"][..], &["config", "check", "--help"], &["config", "show", "--help"]] {
+        let help = run(args).with(0).text();
+        assert!(help.contains("Exit codes"), "{args:?}: {help}");
+    }
+    let help = run(&["put", "--help"]).with(0).text();
+    assert!(help.contains("the value is on stable storage, whatever --persistence says"), "{help}");
     for shell in ["bash", "zsh", "fish"] {
         let script = run(&["completions", shell]).with(0).text();
         assert!(["bench", "replay", "verify"].iter().all(|c| script.contains(c)), "{shell}");
@@ -95,6 +101,8 @@ fn paths_that_are_not_there_are_wrong_usage() -> Try {
     ] {
         let ran = run(args).with(2);
         assert!(ran.err.contains(says), "{args:?}: {}", ran.err);
+        let begins = ran.err.starts_with("thermocline: /") || ran.err.starts_with("thermocline: --data");
+        assert!(begins, "{args:?}: {}", ran.err);
     }
     assert_eq!(left_in(dir.path()).len(), 1);
     Ok(())
@@ -153,7 +161,9 @@ fn config_check_says_what_it_looked_at() -> Try {
     let ssd = place.root.join("ssd").to_str().ok_or("path")?.to_owned();
     let args = ["config", "check", "--ssd", &ssd, "--hdd", &new, "--cold", &other];
     let text = run(&args).with(0).text();
+    assert!(!text.starts_with("usable"), "{text}");
     for says in [
+        format!("note: {new}, {other}: no store is there, and {ssd} is a store's: are they mistyped"),
         format!("{ssd}: a directory of a store"),
         format!("{new}: does not exist, and would be made in {}", dir.display()),
         format!("{other}: no store is there, and it is not empty (letter.txt)"),
@@ -179,6 +189,67 @@ fn config_check_says_what_it_looked_at() -> Try {
         assert!(std::env::var("CI").as_deref() != Ok("true"), "/dev/shm is no tmpfs");
         thermocline_testing::skipped("/dev/shm is no tmpfs here");
     }
+    Ok(())
+}
+
+#[test]
+fn config_check_compares_limits_with_the_room() -> Try {
+    let dir = tempfile::tempdir()?;
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (ssd, hdd, cold) = (at("ssd"), at("hdd"), at("cold"));
+    let check = |sizes: [&str; 3]| {
+        let named = [(&ssd, sizes[0]), (&hdd, sizes[1]), (&cold, sizes[2])].map(|(d, s)| format!("{d}{s}"));
+        run(&["config", "check", "--ssd", &named[0], "--hdd", &named[1], "--cold", &named[2]]).with(0).text()
+    };
+    let text = check(["=64MiB", "=512TiB", "=512TiB"]);
+    let says =
+        format!("note: {ssd}, {hdd}, {cold}: 1024 TiB by the limits, and the file system has room for ");
+    assert!(text.contains(&says) && text.starts_with("usable\n"), "{text}");
+    // Nobody gave those; nor is no limit too much.
+    let text = check(["=64MiB", "=64MiB", ""]);
+    assert!(!text.contains("by the limits"), "{text}");
+    let text = check(["", "", ""]);
+    assert!(!text.contains("by the limits"), "{text}");
+    Ok(())
+}
+
+/// As root every directory can be entered, so a copy of the command is run as somebody else.
+#[test]
+fn config_check_of_a_directory_that_may_not_be_entered() -> Try {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    let dir = tempfile::tempdir()?;
+    let mode = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode));
+    mode(dir.path(), 0o755)?;
+    let exe = dir.path().join("thermocline");
+    std::fs::copy(env!("CARGO_BIN_EXE_thermocline"), &exe)?;
+    let (closed, listless) = (dir.path().join("closed"), dir.path().join("listless"));
+    for (path, bits) in [(&closed, 0o600), (&listless, 0o311)] {
+        std::fs::create_dir_all(path.join("below"))?;
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(path, Some(65_534), Some(65_534))?;
+        }
+        mode(path, bits)?;
+    }
+    let run = |args: &[&str], at: &Path| -> Result<Ran, Box<dyn std::error::Error>> {
+        let mut command = Command::new(&exe);
+        command.args(args).arg(at).current_dir(dir.path());
+        if rustix::process::geteuid().is_root() {
+            command.uid(65_534).gid(65_534);
+        }
+        Ok(start_command(&mut command).wait_with_output()?.into())
+    };
+    for at in [closed.clone(), closed.join("below"), closed.join("none"), listless.clone()] {
+        let err = run(&["config", "check", "--hdd"], &at)?.with(4).err;
+        assert!(err.contains(&at.display().to_string()) && err.contains("permission denied"), "{err}");
+        if !at.ends_with("listless") {
+            run(&["stat", "--hdd"], &at)?.with(4);
+        }
+    }
+    for path in [&closed, &listless] {
+        mode(path, 0o700)?;
+    }
+    run(&["config", "check", "--hdd"], &listless)?.with(0);
     Ok(())
 }
 

@@ -136,11 +136,17 @@ impl Roster {
                 options(&self.unnamed),
                 if self.unnamed.iter().all(is_there) { "" } else { ", once its disk is mounted" },
             )),
-            ([], [_, ..]) => Failure::failed(format!(
-                "not all directories of the store are named: give {}, too; or go on without what is missing \
-                 (--without-missing){give_up}",
-                options(&self.unnamed)
-            )),
+            ([], [_, ..]) => {
+                let message = format!(
+                    "not all directories of the store are named: give {}, too; or go on without what is in {} \
+                     (--without-missing){give_up}",
+                    options(&self.unnamed),
+                    if self.unnamed.len() == 1 { "it" } else { "them" },
+                );
+                // Forgotten, which the command line mends, or away.
+                let forgotten = self.away.is_empty() && self.unnamed.iter().all(is_there);
+                if forgotten { Failure::usage(message) } else { Failure::failed(message) }
+            }
             ([stranger, ..], []) if self.away.is_empty() => {
                 no_store(std::slice::from_ref(stranger), &format!("joins it to the others ({there})"))
             }
@@ -204,16 +210,7 @@ pub fn refused(config: &Config, e: thermocline::Error) -> Failure {
     match (Roster::of(config), joins) {
         (Some(roster), _) => roster.failure(e),
         (None, Some(path)) => no_store(&[path], "joins it to the others"),
-        (None, None) => {
-            let missing = match e.storage() {
-                Some(StorageError::MissingDirectory { path, .. }) => path.clone(),
-                _ => PathBuf::new(),
-            };
-            let mut failure = Failure::from(e);
-            let gone = tier_dirs(config).filter(|d| !d.path.exists() && real(&d.path) != missing);
-            failure.message += &mistyped(&gone.map(|d| d.path.clone()).collect::<Vec<_>>());
-            failure
-        }
+        (None, None) => e.into(),
     }
 }
 

@@ -86,15 +86,11 @@ impl Failure {
     pub fn given(doing: &str, path: &Path, e: &io::Error) -> Failure {
         let path = path.display();
         match e.kind() {
-            io::ErrorKind::NotFound => {
-                Failure::usage(format!("{doing} {path}: it does not exist: check the name"))
-            }
+            io::ErrorKind::NotFound => Failure::usage(format!("{path}: it does not exist: check the name")),
             io::ErrorKind::NotADirectory => {
-                Failure::usage(format!("{doing} {path}: it is, or lies below, a file: name a directory"))
+                Failure::usage(format!("{path}: it is, or lies below, a file: name a directory"))
             }
-            io::ErrorKind::IsADirectory => {
-                Failure::usage(format!("{doing} {path}: it is a directory: name a file"))
-            }
+            io::ErrorKind::IsADirectory => Failure::usage(format!("{path}: it is a directory: name a file")),
             io::ErrorKind::PermissionDenied => Failure::failed(format!("{doing} {path}: {PERMISSION}")),
             io::ErrorKind::ReadOnlyFilesystem => Failure::failed(format!(
                 "{doing} {path}: its file system is read-only: mount it for writing, or name another place"
@@ -153,8 +149,16 @@ impl From<Error> for Failure {
     }
 }
 
-/// The engine's errors speak to programs; where an option is the cure, this names it.
+/// The engine's errors speak to programs; where an option or a tool is the cure, this names it.
 fn with_cure(e: &Error) -> String {
+    if let Error::Locked { path } = e {
+        let lock = path.join("lock");
+        return format!(
+            "{}: in use by another process: close that one first; `fuser {}` says which it is",
+            path.display(),
+            lock.display()
+        );
+    }
     match e.storage() {
         Some(StorageError::MissingDirectory { path, why }) => format!(
             "{}: {why}: mount it, or name it if it is not named (--ssd, --hdd or --cold DIR), or go on without it (--without-missing), or give up what was in it \

@@ -1,8 +1,8 @@
 //! `stat` and `config`: what a store holds, and how it is set up.
 
-use crate::device::Device;
+use crate::device::{Device, free, occupied};
 use crate::dirs::{dirs_by_tier, foreign, is_store, left_out_json, left_out_note};
-use crate::failure::{Failure, OK, Outcome};
+use crate::failure::{EXIT_CODES, Failure, OK, Outcome};
 use crate::options::{OpenArgs, StoreArgs};
 use crate::show;
 use clap::{Args, Subcommand};
@@ -11,6 +11,7 @@ use rustix::fs::Access;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use thermocline::config::DirConfig;
 use thermocline::{Config, ContentType, Stats, Tier};
@@ -116,8 +117,10 @@ pub fn counting_bar(len: u64, what: &'static str) -> ProgressBar {
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
     /// Print the whole configuration as it is in force, in TOML
+    #[command(after_help = EXIT_CODES)]
     Show(ConfigArgs),
     /// Say whether it can be used: its settings, and where its directories are; opens and writes nothing
+    #[command(after_help = EXIT_CODES)]
     Check(ConfigArgs),
 }
 
@@ -150,19 +153,26 @@ pub fn config(command: &ConfigCommand, json: bool) -> Outcome {
     }
     let looked: Vec<Looked> = dirs_by_tier(&config).map(Looked::at).collect::<Result<_, _>>()?;
     let mut notes: Vec<String> = looked.iter().flat_map(|l| l.notes.clone()).collect();
+    let doubt = in_doubt(&looked);
     notes.extend(without_path(&store, &config)?);
+    notes.extend(doubt.clone());
+    notes.extend(too_large(&store, &config, &looked));
     if json {
         let dirs: Vec<_> = looked.iter().map(|l| l.path.to_string_lossy()).collect();
         let looked: Vec<_> = looked.iter().map(Looked::to_json).collect();
         show::json(&json!({ "valid": true, "directories": dirs, "looked_at": looked, "notes": notes }))?;
     } else {
-        show::text(&check_text(&looked, &notes))?;
+        show::text(&check_text(&looked, doubt.is_some(), &notes))?;
     }
     Ok(OK)
 }
 
-fn check_text(looked: &[Looked], notes: &[String]) -> String {
-    let mut out = String::from(if looked.is_empty() { "usable: memory alone\n" } else { "usable\n" });
+fn check_text(looked: &[Looked], in_doubt: bool, notes: &[String]) -> String {
+    let mut out = String::from(match looked {
+        [] => "usable: memory alone\n",
+        _ if in_doubt => "the settings are right, and a directory is in doubt: see the note\n",
+        _ => "usable\n",
+    });
     for l in looked {
         let or = |s: &Option<String>| s.clone().unwrap_or_else(|| "unknown".into());
         let (path, device) = (l.path.display(), &l.device);
@@ -187,6 +197,7 @@ struct Looked {
     tier: Tier,
     path: PathBuf,
     exists: bool,
+    is_store: bool,
     state: String,
     /// What it stands on, or would.
     device: Device,
@@ -203,24 +214,33 @@ impl Looked {
         let mut notes = Vec::new();
         let whole = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
         // What is there of it: itself, or what it would be made in.
-        let there = whole.ancestors().find(|p| p.symlink_metadata().is_ok()).unwrap_or(&whole);
+        let mut there = whole.as_path();
+        for above in whole.ancestors() {
+            there = above;
+            match above.symlink_metadata() {
+                Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+                Err(e) => return Err(Failure::given("look at", &path, &e)),
+                Ok(_) => break,
+            }
+        }
         let exists = there == whole;
+        let found = is_store(there).and_then(|is_store| Ok((is_store, foreign(there)?)));
         let state = match std::fs::metadata(there) {
             Ok(meta) if !meta.is_dir() => {
                 return Err(Failure::given("use", &path, &io::ErrorKind::NotADirectory.into()));
             }
             Ok(_) if !exists => format!("does not exist, and would be made in {}", there.display()),
-            Ok(_) => match (is_store(there), foreign(there)) {
-                (Ok(true), _) => "a directory of a store".to_owned(),
-                (Ok(false), Ok(None)) => "empty".to_owned(),
-                (Ok(false), Ok(Some(name))) => {
+            Ok(_) => match &found {
+                Ok((true, _)) => "a directory of a store".to_owned(),
+                Ok((false, None)) => "empty".to_owned(),
+                Ok((false, Some(name))) => {
                     notes.push(format!(
                         "{}: no store is there, and it is not empty ({name}): `thermocline put --create` makes none in it",
                         path.display()
                     ));
                     "no store".to_owned()
                 }
-                _ => "not to be looked into".to_owned(),
+                Err(e) => return Err(Failure::given("look into", &path, e)),
             },
             Err(e) => return Err(Failure::given("look at", &path, &e)),
         };
@@ -238,7 +258,8 @@ impl Looked {
                 path.display()
             ));
         }
-        Ok(Looked { tier, path, exists, state, device, notes })
+        let is_store = exists && found.is_ok_and(|(is_store, _)| is_store);
+        Ok(Looked { tier, path, exists, is_store, state, device, notes })
     }
 
     fn to_json(&self) -> Value {
@@ -250,6 +271,56 @@ impl Looked {
             "on": self.device.to_json(),
         })
     }
+}
+
+/// What to say where some directories are a store's and others are not: every subcommand but `put --create` refuses that.
+fn in_doubt(looked: &[Looked]) -> Option<String> {
+    let (stores, others): (Vec<&Looked>, Vec<&Looked>) = looked.iter().partition(|l| l.is_store);
+    if stores.is_empty() || others.is_empty() {
+        return None;
+    }
+    let list =
+        |some: &[&Looked]| some.iter().map(|l| l.path.display().to_string()).collect::<Vec<_>>().join(", ");
+    Some(format!(
+        "{}: no store is there, and {} {} a store's: {} mistyped, or not mounted? No subcommand takes that, but \
+         `put --create`, and a program that opens the store with it, would join what is new",
+        list(&others),
+        list(&stores),
+        if stores.len() == 1 { "is" } else { "are" },
+        if others.len() == 1 { "is it" } else { "are they" },
+    ))
+}
+
+/// Limits that somebody gave and for which a file system has no room, those of all tiers on it together.
+fn too_large(store: &StoreArgs, config: &Config, looked: &[Looked]) -> Vec<String> {
+    let some = |limits: Vec<u64>| limits.into_iter().map(Some).collect::<Vec<_>>();
+    let limits = [some(config.ssd_limits()), some(config.hdd_limits()), config.cold_limits()];
+    // By file system: its directories, their limits, what they occupy, what is free.
+    let mut systems: Vec<(u64, Vec<String>, u64, u64, u64)> = Vec::new();
+    for (l, limit) in looked.iter().zip(limits.into_iter().flatten()) {
+        let Some(limit) = limit.filter(|_| store.says_limit(l.tier)) else { continue };
+        let whole = std::path::absolute(&l.path).unwrap_or_else(|_| l.path.clone());
+        let there = whole.ancestors().find_map(|p| Some((p, std::fs::metadata(p).ok()?.dev())));
+        let Some((free, dev)) = there.and_then(|(p, dev)| Some((free(p)?, dev))) else { continue };
+        let (name, taken) = (l.path.display().to_string(), occupied(&l.path));
+        match systems.iter_mut().find(|s| s.0 == dev) {
+            Some((_, names, sum, occupied, _)) => {
+                names.push(name);
+                (*sum, *occupied) = (sum.saturating_add(limit), occupied.saturating_add(taken));
+            }
+            None => systems.push((dev, vec![name], limit, taken, free)),
+        }
+    }
+    let too_large = systems.into_iter().filter(|(_, _, sum, taken, free)| *sum > free.saturating_add(*taken));
+    let note = |(_, names, sum, taken, free): (u64, Vec<String>, u64, u64, u64)| {
+        format!(
+            "{}: {} by the limits, and the file system has room for {}: lower the limits, or make room",
+            names.join(", "),
+            show::bytes(sum),
+            show::bytes(free.saturating_add(taken))
+        )
+    };
+    too_large.map(note).collect()
 }
 
 /// Tiers that the file has settings of and no directory, nor the options: most likely a slip.

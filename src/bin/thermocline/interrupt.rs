@@ -2,20 +2,23 @@
 //!
 //! Invariants: a working directory is registered before it is made and struck off after it is gone; its guard
 //! removes it however the scope is left, by a panic too; the first signal asks the work to stop; the second, or
-//! [`PATIENCE`] after the first, removes the directories and ends the process on the spot. (SIGKILL leaves them:
-//! nothing can be done then.)
+//! [`PATIENCE`] after the first, removes the directories and ends the process on the spot (SIGKILL leaves them:
+//! nothing can be done then); each signal is answered at once with a line on stderr, and waits for no reader of it.
 
 use crate::failure::{Failure, INTERRUPTED, check_dir};
 use std::fs;
-use std::io;
+use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
 /// How long the work may take to stop: longer than a caller of the engine waits for a slow disk.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a line for stderr may take that nobody may be reading.
+const SAYING: Duration = Duration::from_millis(300);
 
 static STOP: AtomicBool = AtomicBool::new(false);
 static DIRS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
@@ -34,6 +37,7 @@ pub fn watch() -> Result<(), Failure> {
             std::thread::sleep(PATIENCE);
             give_up();
         });
+        say("stopping, which takes seconds; Ctrl-C again ends at once, without results");
     })
     .map_err(|e| Failure::failed(format!("watch for signals: {e}")))
 }
@@ -42,7 +46,19 @@ pub fn watch() -> Result<(), Failure> {
 fn give_up() {
     let left = dirs().clone();
     left.iter().for_each(|dir| remove(dir));
+    say("ended without results");
     std::process::exit(i32::from(INTERRUPTED));
+}
+
+/// Writes a line to stderr, below a bar that is drawn there; gives up where it is a pipe that is full.
+fn say(line: &'static str) {
+    let (done, wait) = mpsc::channel();
+    std::thread::spawn(move || {
+        let start = if io::stderr().is_terminal() { "\n" } else { "" };
+        let _ = io::stderr().lock().write_all(format!("{start}thermocline: {line}\n").as_bytes());
+        let _ = done.send(());
+    });
+    let _ = wait.recv_timeout(SAYING);
 }
 
 /// Whether a signal asked to stop.

@@ -1,5 +1,6 @@
 //! `get`, `put`, `rm`, `ls`: single items of a store that is there.
 
+use crate::device::Device;
 use crate::dirs::{left_out_json, left_out_note};
 use crate::failure::{Failure, NOT_FOUND, OK, Outcome, open_given};
 use crate::options::OpenArgs;
@@ -12,7 +13,7 @@ use std::io::{self, BufWriter, IsTerminal, Read, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use thermocline::{ContentType, Error, Event, PutOptions, Received, Subscription};
+use thermocline::{ContentType, Error, Event, PutOptions, Received, Subscription, Tier};
 use thermocline_storage::types::MAX_KEY;
 
 /// A key on the command line: its bytes, or hexadecimal digits of them with `--hex`.
@@ -144,6 +145,7 @@ pub fn put(args: PutArgs, json: bool) -> Outcome {
     }
     let value = read_value(&args.file, args.store.max_value_size()?)?;
     let len = value.len();
+    let new = if args.create { args.store.new_dirs()? } else { Vec::new() };
     let cache = if args.create { args.store.create()? } else { args.store.open()? };
     let mut options = PutOptions::new().content_type(match args.content_type {
         TypeArg::Auto => ContentType::Auto,
@@ -157,12 +159,26 @@ pub fn put(args: PutArgs, json: bool) -> Outcome {
     }
     cache.put_with(&key, value, options)?;
     cache.close()?;
+    show::note(&made_note(&new))?;
     if json {
         let mut object = key_json(&key);
         object.insert("bytes".into(), json!(len));
         show::json(&Value::Object(object))?;
     }
     Ok(OK)
+}
+
+/// For people: which directories a put made part of a store, and what they stand on. Empty: none.
+fn made_note(dirs: &[(Tier, PathBuf)]) -> String {
+    let one = |(tier, dir): &(Tier, PathBuf)| {
+        let device = Device::of(dir);
+        let or = |s: Option<String>| s.unwrap_or_else(|| "unknown".into());
+        format!("{} ({tier}; {} on {})", dir.display(), or(device.file_system), or(device.source))
+    };
+    match dirs {
+        [] => String::new(),
+        _ => format!("made {}", dirs.iter().map(one).collect::<Vec<_>>().join(", ")),
+    }
 }
 
 /// The bytes of a file or of stdin, at most one more than the limit: the engine then says that it is too much.

@@ -65,14 +65,15 @@ enum Command {
     ///
     /// Runs the engine itself: a get for each request and, on a miss, a put of a value of the item's size; each hit
     /// is compared byte for byte. Traces may be gzipped.
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = EXIT_CODES, override_usage = replay::USAGE)]
     Replay(Box<replay::ReplayArgs>),
     /// Write one value to stdout, byte for byte
     #[command(after_help = EXIT_CODES)]
     Get(items::GetArgs),
     /// Put one value, from a file or stdin
     ///
-    /// The store must be there, unless --create is given.
+    /// When it returns, the value is on stable storage, whatever --persistence says. The store must be there, unless
+    /// --create is given.
     #[command(after_help = EXIT_CODES)]
     Put(items::PutArgs),
     /// Remove keys, or all keys of a prefix
@@ -93,7 +94,7 @@ enum Command {
     #[command(after_help = verify::EXIT_CODES, mut_arg("discard_missing", |a| a.hide(true)))]
     Verify(verify::VerifyArgs),
     /// Show or check a configuration
-    #[command(subcommand)]
+    #[command(subcommand, after_help = EXIT_CODES)]
     Config(inspect::ConfigCommand),
     /// Print a completion script for a shell
     Completions {

@@ -5,7 +5,9 @@
 //! opening it starts no demotion, and what is put then is demoted for, if the command runs long enough.
 
 use crate::device::occupied;
-use crate::dirs::{Roster, check_is_store, is_there, options, refuse_foreign, refused};
+use crate::dirs::{
+    Roster, check_is_store, dirs_by_tier, is_store, is_there, options, refuse_foreign, refused,
+};
 use crate::failure::Failure;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
@@ -141,7 +143,7 @@ impl StoreArgs {
 
     /// Whether the file, or a size with each of its directories, says how much a tier may occupy. Otherwise the limit
     /// is this command's assumption: the store keeps none.
-    fn says_limit(&self, tier: Tier) -> bool {
+    pub fn says_limit(&self, tier: Tier) -> bool {
         let dirs = match tier {
             Tier::Ssd => &self.ssd,
             Tier::Hdd => &self.hdd,
@@ -209,6 +211,18 @@ impl OpenArgs {
         refuse_foreign(&config)?;
         self.missing.spares_what_is_there(&config)?;
         self.missing.apply(Builder::from_config(config.clone())).open().map_err(|e| refused(&config, e))
+    }
+
+    /// The directories that are none of a store yet, which [`create`](Self::create) makes part of one.
+    pub fn new_dirs(&self) -> Result<Vec<(Tier, PathBuf)>, Failure> {
+        let config = self.which.of_store()?;
+        let mut new = Vec::new();
+        for (tier, dir) in dirs_by_tier(&config) {
+            if !is_store(&dir.path).map_err(|e| Failure::given("look at", &dir.path, &e))? {
+                new.push((tier, dir.path.clone()));
+            }
+        }
+        Ok(new)
     }
 
     /// The directories of the store that `--without-missing` leaves out, where they were last. To be asked while the

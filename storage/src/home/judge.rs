@@ -102,14 +102,21 @@ enum Fate {
     Missing(u16),
 }
 
+/// A member that is missing.
+struct Lack {
+    no: u16,
+    /// Which directory that was asked for is what is left of it; `None`: none is.
+    at: Option<usize>,
+    why: String,
+}
+
 struct Case<'a> {
     seen: &'a [Seen],
     flags: &'a OpenFlags,
     fate: Vec<Fate>,
     /// Members that a directory was matched to.
     taken: Vec<u16>,
-    /// Members that are missing, and why.
-    missing: Vec<(u16, String)>,
+    missing: Vec<Lack>,
     notes: Vec<String>,
 }
 
@@ -147,7 +154,9 @@ impl<'a> Case<'a> {
             } else {
                 let why =
                     "it is not there, and the catalog is in it: without it the catalog has to be rebuilt";
-                Error::MissingDirectory { path, why: why.to_owned() }
+                let newest = self.identities().map(|(_, r)| r).max_by_key(|r| r.edition);
+                let mistyped = newest.map(|r| self.mistyped(r)).unwrap_or_default();
+                Error::MissingDirectory { path, why: format!("{why}{mistyped}") }
             });
         }
         self.rebuilt_from_identities(catalog, why)
@@ -276,9 +285,13 @@ impl<'a> Case<'a> {
             right_tier(s, member)?;
             self.taken.push(member.no);
             if epoch < member.epoch {
+                let last = match member.path == *path {
+                    true => String::new(),
+                    false => format!(", last used as {}", member.path.display()),
+                };
                 let why = format!(
-                    "it is older than the catalog knows: it has seen opening {epoch}, the catalog saw it at {}; is it \
-                     an older copy or a backup? Then give the original, or all directories from that copy",
+                    "it is older than the catalog knows: it has seen opening {epoch}, the catalog saw it at {}{last}; \
+                     is it an older copy or a backup? Then give the original, or all directories from that copy",
                     member.epoch
                 );
                 self.lack(at, member.no, why);
@@ -341,9 +354,10 @@ impl<'a> Case<'a> {
             if (s.identity.exists && !discarded) || half_made {
                 self.set(at, Fate::Member(member.no));
             } else if s.at.exists {
-                self.lack(at, member.no, "its identity files are not there: is its disk mounted?".to_owned());
+                let why = "its identity files are not there, its disk may not be mounted";
+                self.lack(at, member.no, why.to_owned());
             } else {
-                self.lack(at, member.no, "it does not exist: is its disk mounted?".to_owned());
+                self.lack(at, member.no, "it does not exist, its disk may not be mounted".to_owned());
             }
         }
         Ok(())
@@ -357,21 +371,34 @@ impl<'a> Case<'a> {
 
     fn lack(&mut self, at: usize, no: u16, why: String) {
         self.set(at, Fate::Missing(no));
-        self.missing.push((no, why));
+        self.missing.push(Lack { no, at: Some(at), why });
+    }
+
+    /// What to add where a member was not given, of those that were given instead and are none of the store's.
+    fn mistyped(&self, record: &Record) -> String {
+        let stranger = |s: &&Seen| !s.identity.exists && !record.dirs.iter().any(|m| m.path == s.at.path);
+        let strangers = self.seen.iter().filter(stranger).map(|s| {
+            let what = if s.at.exists { "is none of the store's" } else { "does not exist" };
+            format!(" ({} was given, which {what}, and may be mistyped)", s.at.path.display())
+        });
+        strangers.collect()
     }
 
     /// Members that nothing was matched to, and those found wanting: refuse, go on without, or discard.
     fn settle_missing(&mut self, record: &mut Record) -> Result<()> {
         for m in &record.dirs {
             if !self.taken.contains(&m.no) {
-                let why = "it belongs to the store and is not among the directories given".to_owned();
-                self.missing.push((m.no, why));
+                let why = "it belongs to the store and is not among the directories given";
+                let why = format!("{why}{}", self.mistyped(record));
+                self.missing.push(Lack { no: m.no, at: None, why });
             }
         }
         let never_used = record.state == CatalogState::New;
-        for (no, why) in &self.missing {
+        for Lack { no, at, why } in &self.missing {
             let Some(member) = record.member(*no) else { continue };
-            let path = member.path.clone();
+            // What was given, not where it was last: that may be another, whole copy of it.
+            let given = at.and_then(|at| self.seen.get(at)).map(|s| &s.at.path);
+            let path = given.unwrap_or(&member.path).clone();
             if never_used || (self.flags.discard_missing && !self.flags.without_missing) {
                 record.dirs.retain(|m| m.no != *no);
                 record.discarded.push(*no);

@@ -265,6 +265,13 @@ impl Findings {
         self.compared.iter().map(|c| c.missing).max().unwrap_or(0).max(read)
     }
 
+    /// Keeps a comparison, if anything was compared.
+    fn compare(&mut self, compared: Compared) {
+        if compared.items + compared.missing > 0 {
+            self.compared.push(compared);
+        }
+    }
+
     /// Whether more are missing than the engine let go of: those are lost.
     fn are_lost(&self) -> bool {
         self.missing() > self.let_go
@@ -369,7 +376,8 @@ fn phases(args: &BenchArgs, plan: &Plan, items: &mut Items, found: &mut Findings
             }
         };
     }
-    found.load = Some(phases::load(&cache, items)?);
+    // What a signal ended before anything was measured is no finding.
+    found.load = Some(phases::load(&cache, items)?).filter(|load| load.put.count() > 0);
     phase!(cache, "load");
     if items.all.is_empty() {
         return Err(Failure::failed(format!("no file could be read: {PERMISSION}")));
@@ -377,10 +385,10 @@ fn phases(args: &BenchArgs, plan: &Plan, items: &mut Items, found: &mut Findings
     found.settle = Some(phases::settle(&cache)?);
     phase!(cache, "settle");
     let (reads, history) = phases::read(&cache, items, args)?;
-    found.reads = Some(reads);
+    found.reads = Some(reads).filter(|reads| reads.total() > 0);
     phase!(cache, "read");
     if compare {
-        found.compared.push(phases::compare(&cache, items, "while open")?);
+        found.compare(phases::compare(&cache, items, "while open")?);
         phase!(cache, "compare");
     }
     phases::settle(&cache)?;
@@ -397,7 +405,7 @@ fn phases(args: &BenchArgs, plan: &Plan, items: &mut Items, found: &mut Findings
     found.verified = Some(phases::verify(&cache)?);
     phase!(cache, "verify");
     if compare {
-        found.compared.push(phases::compare(&cache, items, "after a reopen")?);
+        found.compare(phases::compare(&cache, items, "after a reopen")?);
         phase!(cache, "compare");
     }
     cache.close()?;

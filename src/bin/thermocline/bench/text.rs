@@ -219,6 +219,9 @@ impl Report<'_> {
             time(r.open_seconds),
             time(r.cold_open_seconds)
         );
+        if r.reads.answered() == 0 {
+            return;
+        }
         let _ = writeln!(out, "  Then, each item read for the first time:");
         let mut rows = Vec::new();
         for tier in Tier::ALL {

@@ -26,11 +26,15 @@ const VALUE_SIZE: u32 = 64;
 /// Requests between two looks at the clock and at the signals.
 const STRIDE: usize = 1024;
 
+/// How it is called: clap knows no "one of these, or the file that was named before the subcommand".
+pub const USAGE: &str =
+    "thermocline replay [OPTIONS] <TRACE>... --memory-items <N> | --memory <SIZE> | --config <FILE>";
+
 /// The options of `replay`.
 #[derive(Debug, Args)]
 pub struct ReplayArgs {
     /// Traces, replayed one after the other; gzip is found out by itself
-    #[arg(value_name = "TRACE", required = true)]
+    #[arg(value_name = "TRACE")]
     traces: Vec<PathBuf>,
     /// How to read them [default: found out from the first line]
     #[arg(long, value_enum, value_name = "FORMAT")]

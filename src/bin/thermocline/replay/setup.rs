@@ -5,7 +5,7 @@
 //! fresh ones, as many as it names.
 
 use super::trace::Trace;
-use super::{ReplayArgs, VALUE_SIZE};
+use super::{ReplayArgs, USAGE, VALUE_SIZE};
 use crate::device::Device;
 use crate::failure::Failure;
 use crate::show;
@@ -22,11 +22,19 @@ const ROOM: u64 = 256;
 /// The configuration as far as it does not hang on the trace. Its directories have names alone: [`place`] says where
 /// they are.
 pub fn config(args: &ReplayArgs) -> Result<Config, Failure> {
+    let says_memory = args.config.is_some() || args.memory_items.is_some() || args.memory.is_some();
+    let mut lacking = Vec::new();
+    if args.traces.is_empty() {
+        lacking.push("which trace? Name one or more");
+    }
+    if !says_memory {
+        lacking.push("how much memory? Give --memory-items N or --memory SIZE (or --config FILE)");
+    }
+    if !lacking.is_empty() {
+        return Err(Failure::usage(format!("{}; {USAGE}", lacking.join("; "))));
+    }
     let mut config = match &args.config {
         Some(file) => Config::from_file(file).map_err(|e| Failure::usage(e.to_string()))?,
-        None if args.memory_items.is_none() && args.memory.is_none() => {
-            return Err(Failure::usage("how much memory? Give --memory-items N or --memory SIZE"));
-        }
         None => {
             let mut config = Config::default();
             config.memory.item_limit = MANY;

@@ -166,6 +166,57 @@ fn a_directory_from_the_past_counts_as_missing() {
 }
 
 #[test]
+fn a_stale_directory_is_named_as_it_was_given() {
+    let b = bench();
+    b.live();
+    let (old, new) = (b.dir(1).to_path_buf(), b.path("new"));
+    copy_dir(&old, &new);
+    let mut home = b.with(|r| r.dirs[1].path.clone_from(&new)).unwrap();
+    home.finish().unwrap();
+    drop(home);
+    let e = b.open().unwrap_err();
+    let last = format!("last used as {};", new.display());
+    assert!(
+        matches!(&e, Error::MissingDirectory { path, why } if *path == old && why.contains(&last)),
+        "{e}"
+    );
+    // And the one that was left out, as it was given.
+    let home = b.with(|r| r.flags.without_missing = true).unwrap();
+    assert!(!home.dirs()[1].present && home.dirs()[1].path == old);
+}
+
+#[test]
+fn a_mistyped_directory_is_named_beside_the_one_that_is_missing() {
+    let b = bench();
+    b.live();
+    for (at, exists) in [(1, false), (1, true), (0, false)] {
+        let typo = b.path("typo");
+        if exists {
+            fs::create_dir(&typo).unwrap();
+        }
+        let aside = (at == 0).then(|| b.unmount(0));
+        let e = b.with(|r| r.dirs[at].path.clone_from(&typo)).unwrap_err();
+        let what = if exists { "is none of the store's" } else { "does not exist" };
+        let says = format!("({} was given, which {what}, and may be mistyped)", typo.display());
+        assert!(
+            matches!(&e, Error::MissingDirectory { path, why } if path == b.dir(at) && why.contains(&says)),
+            "{e}"
+        );
+        assert!(e.to_string().contains("name it") && !e.to_string().contains("?;"), "{e}");
+        if exists {
+            fs::remove_dir(&typo).unwrap();
+        }
+        if let Some(aside) = aside {
+            fs::rename(aside, b.dir(0)).unwrap();
+        }
+        assert!(b.open().is_ok());
+    }
+    // Nothing is taken for mistyped that was not.
+    let e = b.with(|r| drop(r.dirs.remove(1))).unwrap_err();
+    assert!(!e.to_string().contains("mistyped"), "{e}");
+}
+
+#[test]
 fn a_catalog_behind_a_directory_is_lost() {
     let b = bench();
     b.live();
