@@ -20,7 +20,7 @@ use thermocline_storage::Error as StorageError;
 use thermocline_storage::container::{DiskTier, Entry, Purpose};
 use thermocline_storage::flaw::Part;
 use thermocline_storage::home::OpenFlags;
-use thermocline_storage::{Place, codec};
+use thermocline_storage::{Ident, Place, codec};
 
 /// How long indexes that are made anew are waited for, for each that is to be, and once more.
 const INDEX_WAIT: Duration = Duration::from_secs(60);
@@ -154,14 +154,19 @@ impl Engine {
         let Some(entry) = self.catalog.containers.get(place.container()).filter(|e| e.id == id) else {
             return;
         };
-        if self.is_damaged(&entry, place) {
+        if self.is_damaged(&entry, ident, place) {
             self.condemn(ident, place, &entry, &finding.why, finding.key.clone());
         }
     }
 
-    fn is_damaged(&self, entry: &Entry, place: Place) -> bool {
+    /// Whether what stands there is not the item: by all that the check goes by.
+    fn is_damaged(&self, entry: &Entry, ident: Ident, place: Place) -> bool {
         match entry.container.read(place.position()) {
-            Ok(item) => codec::decode(item.codec, &item.payload, item.original_len).is_err(),
+            Ok(item) => {
+                item.ident != ident
+                    || self.hasher.ident(&item.key) != ident
+                    || codec::decode(item.codec, &item.payload, item.original_len).is_err()
+            }
             Err(e) => e.is_corrupt(),
         }
     }
@@ -207,3 +212,6 @@ impl Engine {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
