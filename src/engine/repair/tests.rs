@@ -51,3 +51,26 @@ fn a_record_of_another_identity_is_lost_once() -> Try {
     assert_eq!(cache.get("other")?.as_deref(), Some(&[2; 1000][..]));
     Ok(())
 }
+
+#[test]
+fn a_container_that_stays_is_called_by_its_reason() -> Try {
+    let dir = tempfile::tempdir()?;
+    let (cache, entry) = two_items(dir.path())?;
+    let engine = cache.engine();
+    let why = || engine.renew(entry.id).err().map_or_else(String::new, |e| e.to_string());
+    engine.claims(Tier::Ssd).leave_alone(&entry);
+    assert!(why().contains("cannot be emptied now"), "{}", why());
+    engine.claims(Tier::Ssd).forgive();
+    // A batch that may land in it keeps it from being dropped: once its items were copied out, and when it is empty.
+    let under_way = engine.catalog.batch(Tier::Ssd);
+    for live in [2, 0] {
+        assert_eq!(entry.live(), live);
+        let why = why();
+        assert!(why.contains("could not be dropped"), "{why}");
+    }
+    drop(under_way);
+    engine.renew(entry.id)?;
+    assert!(engine.catalog.containers.all().iter().all(|e| e.id != entry.id));
+    assert_eq!(cache.get("one")?.as_deref(), Some(&[1; 1000][..]));
+    Ok(())
+}
