@@ -13,11 +13,10 @@
 //! opening goes on.
 
 use super::identity::{self, Identity};
-use super::pack::{self, Pack, identity_of};
+use super::pack::{self, Pack, Shared, identity_of};
 use super::{README, entry, examine};
 use crate::container::{Known, OpenReport, Purpose, SECOND, TierContext, Unknown};
 use crate::error::{Error, IoContext, Result};
-use crate::openfiles::OpenFiles;
 use crate::tierdir::Dir;
 use crate::types::Tier;
 use crate::vfs::{EntryKind, OpenMode, Vfs, replace_small};
@@ -39,7 +38,7 @@ struct Found {
 pub(super) fn open(
     ctx: &TierContext,
     dirs: &[Arc<Dir>],
-    files: &Arc<OpenFiles>,
+    shared: &Arc<Shared>,
 ) -> Result<(Packs, OpenReport)> {
     let mut report = OpenReport::default();
     let mut packs = Packs::new();
@@ -65,7 +64,7 @@ pub(super) fn open(
         match known.remove(&f.id) {
             Some(k) => {
                 let k = Known { dir: f.dir.no, ..k };
-                attach(ctx, files, &f, k, &mut packs);
+                attach(ctx, shared, &f, k, &mut packs);
             }
             None => unknown.push(f),
         }
@@ -73,7 +72,7 @@ pub(super) fn open(
     report.missing = known.into_values().collect();
     report.missing.sort_by_key(|k| k.id);
     for f in unknown {
-        settle(ctx, files, &f, &mut packs, &mut report)?;
+        settle(ctx, shared, &f, &mut packs, &mut report)?;
     }
     Ok((packs, report))
 }
@@ -128,14 +127,8 @@ fn list_folder(
     Ok(())
 }
 
-fn attach(
-    ctx: &TierContext,
-    files: &Arc<OpenFiles>,
-    f: &Found,
-    known: Known,
-    packs: &mut Packs,
-) -> Arc<Pack> {
-    let pack = Arc::new(Pack::new(f.dir.clone(), files.clone(), known.no, f.id, &ctx.store, f.len));
+fn attach(ctx: &TierContext, shared: &Arc<Shared>, f: &Found, known: Known, packs: &mut Packs) -> Arc<Pack> {
+    let pack = Arc::new(Pack::new(f.dir.clone(), shared.clone(), known.no, f.id, &ctx.store, f.len));
     ctx.containers.attach(known, pack.clone());
     packs.insert(f.id, pack.clone());
     pack
@@ -144,7 +137,7 @@ fn attach(
 /// Decides about a pack that the catalog does not know.
 fn settle(
     ctx: &TierContext,
-    files: &Arc<OpenFiles>,
+    shared: &Arc<Shared>,
     f: &Found,
     packs: &mut Packs,
     report: &mut OpenReport,
@@ -196,7 +189,7 @@ fn settle(
         return Ok(());
     }
     if fate == Unknown::Attach {
-        return adopt(ctx, files, f, &is, packs, report);
+        return adopt(ctx, shared, f, &is, packs, report);
     }
     match ctx.vfs.remove_file(&path) {
         Ok(()) => {
@@ -227,14 +220,14 @@ fn quarantine(f: &Found, path: &Path, why: &str, packs: &Packs, report: &mut Ope
 /// Attaches a pack whose identity was read, under a fresh number.
 fn adopt(
     ctx: &TierContext,
-    files: &Arc<OpenFiles>,
+    shared: &Arc<Shared>,
     f: &Found,
     is: &Identity,
     packs: &mut Packs,
     report: &mut OpenReport,
 ) -> Result<()> {
     let reserved = ctx.containers.reserve(Purpose::Reclaim)?;
-    let probe = Pack::new(f.dir.clone(), files.clone(), reserved.no, f.id, &ctx.store, f.len);
+    let probe = Pack::new(f.dir.clone(), shared.clone(), reserved.no, f.id, &ctx.store, f.len);
     let listed = match probe.scan() {
         Ok(listed) => listed,
         Err(e) => {
@@ -253,7 +246,7 @@ fn adopt(
         records: listed.len() as u64,
         earliest_expiry: expiries.min().unwrap_or(u64::MAX),
     };
-    attach(ctx, files, f, known, packs);
+    attach(ctx, shared, f, known, packs);
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::container::Listed;
+use crate::testing::{Fault, Op};
 use proptest::prelude::*;
 
 /// A small pack: its bytes, what is in it and where.
@@ -329,4 +330,46 @@ fn of_two_copies_that_nobody_knows_the_whole_one_is_taken_in() {
         assert_eq!(listed.len(), items.len());
         write_file(&path, &whole);
     }
+}
+
+#[test]
+fn a_pack_of_which_every_record_is_damaged_is_listed_once() {
+    let mut bench = Bench::new(1);
+    let (cold, containers) = bench.open();
+    let keys: Vec<Vec<u8>> = (0..60).map(|n| format!("key {n}").into_bytes()).collect();
+    let items: Vec<Item> = keys.iter().map(|key| item(key, &noise(7, 3_000), Codec::None, 1)).collect();
+    let written = cold.write(&items, Purpose::Write).unwrap();
+    let known = containers.all()[0].known();
+    let path = bench.only_file();
+    let mut bytes = std::fs::read(&path).unwrap();
+    let at = |w: &Written| (u64::from(w.place.position()) * Place::UNIT) as usize;
+    written.iter().for_each(|w| bytes[at(w) + 1] ^= 1);
+    // The last entry of the directory too, so that the whole pack is gone through for headers.
+    let last = bytes.windows(4).rposition(|w| w == b"PK\x01\x02").unwrap();
+    bytes[last + 60] ^= 1;
+    write_file(&path, &bytes);
+    // How often all of it is read at once.
+    let (faults, whole) = (FaultFs::default().without_syncs(), Arc::new(AtomicU64::new(0)));
+    let (count, len) = (whole.clone(), bytes.len() as u64);
+    faults.fail(Fault::when(move |c| {
+        let all = c.op == Op::Read && c.range.end - c.range.start > len / 2;
+        count.fetch_add(u64::from(all), Ordering::Relaxed);
+        false
+    }));
+    bench.vfs = Arc::new(faults);
+    let (cold, _, containers) = bench.try_open(vec![known], Unknown::Delete).unwrap();
+    let entry = containers.all()[0].clone();
+    for (no, w) in written.iter().enumerate() {
+        let position = w.place.position();
+        assert!(entry.container.read(position).unwrap_err().is_corrupt());
+        let key = (no < 59).then(|| Bytes::from(keys[no].clone()));
+        assert_eq!(entry.container.key(position), key);
+        assert_eq!(cold.quarantine_record(&entry, position, "a test"), Some(path.clone()));
+        let raw = entry.container.raw(position).unwrap();
+        assert!(raw.bytes.len() < 4_000 || no >= 58, "up to the next record: {}", raw.bytes.len());
+    }
+    assert_eq!(whole.load(Ordering::Relaxed), 1);
+    cold.maintain();
+    assert!(entry.container.key(written[0].place.position()).is_some());
+    assert_eq!(whole.load(Ordering::Relaxed), 2, "nothing is kept for long");
 }
