@@ -278,11 +278,9 @@ impl Engine {
         let key = key.or_else(whose);
         Counters::bump(&self.counters.damaged);
         self.log.warn("damage", || format!("a record of the {} tier is damaged and dead: {why}", entry.tier));
-        if let Some(tier) = self.tier(entry.tier) {
-            tier.quarantine_record(entry, place.position(), why);
-        }
-        let (tier, why) = (entry.tier, why.to_owned());
-        let path = entry.container.raw(place.position()).map(|r| r.path).unwrap_or_default();
+        let tier = self.tier(entry.tier);
+        let path = tier.and_then(|tier| tier.quarantine_record(entry, place.position(), why));
+        let (tier, why, path) = (entry.tier, why.to_owned(), path.unwrap_or_default());
         self.events.emit(|| Event::Quarantined { tier, path, why, key });
     }
 }

@@ -20,10 +20,16 @@ use thermocline_storage::Error as StorageError;
 use thermocline_storage::container::{DiskTier, Entry, Purpose};
 use thermocline_storage::flaw::Part;
 use thermocline_storage::home::OpenFlags;
-use thermocline_storage::{Place, codec};
+use thermocline_storage::{Ident, Place, codec};
 
 /// How long indexes that are made anew are waited for, for each that is to be, and once more.
 const INDEX_WAIT: Duration = Duration::from_secs(60);
+
+/// Nothing in it is alive, and it is still there: the second check reports it.
+const NOT_DROPPED: &str = "nothing in it is needed any more, but it could not be dropped";
+/// A container that nobody has claimed and nobody may: see [`claim`](super::claim).
+const NOT_TO_BE_EMPTIED: &str = "it cannot be emptied now: it is still written to, it occupies nothing (its directory \
+    may be away), or emptying it failed before";
 
 /// What [`Builder::repair`](crate::Builder::repair) found and did.
 #[derive(Debug, Clone, Default)]
@@ -154,14 +160,19 @@ impl Engine {
         let Some(entry) = self.catalog.containers.get(place.container()).filter(|e| e.id == id) else {
             return;
         };
-        if self.is_damaged(&entry, place) {
+        if self.is_damaged(&entry, ident, place) {
             self.condemn(ident, place, &entry, &finding.why, finding.key.clone());
         }
     }
 
-    fn is_damaged(&self, entry: &Entry, place: Place) -> bool {
+    /// Whether what stands there is not the item: by all that the check goes by.
+    fn is_damaged(&self, entry: &Entry, ident: Ident, place: Place) -> bool {
         match entry.container.read(place.position()) {
-            Ok(item) => codec::decode(item.codec, &item.payload, item.original_len).is_err(),
+            Ok(item) => {
+                item.ident != ident
+                    || self.hasher.ident(&item.key) != ident
+                    || codec::decode(item.codec, &item.payload, item.original_len).is_err()
+            }
             Err(e) => e.is_corrupt(),
         }
     }
@@ -175,7 +186,8 @@ impl Engine {
         let Some(tier) = self.tier(entry.tier) else { return Ok(()) };
         if entry.live() == 0 {
             self.drop_empty(tier, true);
-            return Ok(());
+            let stays = self.catalog.containers.all().iter().any(|e| e.id == id);
+            return if stays { Err(StorageError::Busy(NOT_DROPPED).into()) } else { Ok(()) };
         }
         let claims = self.claims(entry.tier);
         let choice = claims.choose(
@@ -183,17 +195,19 @@ impl Engine {
             || self.catalog.containers.of_tier(entry.tier),
             |all| all.into_iter().filter(|e| e.id == id).collect(),
         );
-        let Choice::Claimed(claim) = choice else {
-            return Err(StorageError::Busy("somebody else empties it").into());
+        let claim = match choice {
+            Choice::Claimed(claim) => claim,
+            Choice::Others => return Err(StorageError::Busy("others are emptied just now").into()),
+            Choice::Nothing => return Err(StorageError::Busy(NOT_TO_BE_EMPTIED).into()),
         };
         self.copy_out(tier, &entry)?;
         if entry.live() > 0 {
             let why = format!("{} of its items cannot be read for now, and stay there", entry.live());
             return Err(StorageError::io("empty", PathBuf::new(), std::io::Error::other(why)).into());
         }
-        self.drop_container(tier, &entry, true)?;
+        let gone = self.drop_container(tier, &entry, true)?;
         drop(claim);
-        Ok(())
+        if gone { Ok(()) } else { Err(StorageError::Busy(NOT_DROPPED).into()) }
     }
 
     fn copy_out(&self, tier: &Arc<dyn DiskTier>, entry: &Arc<Entry>) -> Result<()> {
@@ -207,3 +221,6 @@ impl Engine {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

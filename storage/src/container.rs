@@ -585,8 +585,9 @@ pub trait DiskTier: Send + Sync + fmt::Debug + 'static {
     fn usage(&self) -> Usage;
     /// How its directories are.
     fn directories(&self) -> Vec<DirStatus>;
-    /// Copies the bytes at a position that failed verification to the quarantine, with a report.
-    fn quarantine_record(&self, entry: &Entry, position: u32, why: &str);
+    /// Copies the bytes at a position that failed verification to the quarantine, with a report. Gives the file they
+    /// stand in; `None` if it cannot be read.
+    fn quarantine_record(&self, entry: &Entry, position: u32, why: &str) -> Option<PathBuf>;
     /// Housekeeping, about once a second: ageing of residency bits, health of dependencies, quarantine cap.
     fn maintain(&self) {}
     /// Waits, at most so long, until indexes that are being made are made; false if they are not.

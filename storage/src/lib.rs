@@ -28,6 +28,7 @@ pub mod hdd;
 pub mod home;
 pub mod ident;
 pub mod item;
+mod keys;
 pub mod memory;
 mod openfiles;
 pub mod pair;

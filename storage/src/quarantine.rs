@@ -137,9 +137,9 @@ impl Quarantine {
         Ok(())
     }
 
-    /// [`container`](Self::container) of what is not the store's. Larger than the cap it would go at once: then it is
-    /// refused, for it is not the store's to delete.
-    pub fn stranger(&self, source: &Path, size: u64, why: &str) -> Result<()> {
+    /// [`container`](Self::container) of what is not to be deleted: another's, or a second copy. Larger than the cap it
+    /// would go at once: then it is refused, and stays where it is.
+    pub fn set_aside(&self, source: &Path, size: u64, why: &str) -> Result<()> {
         if size > self.cap {
             return Err(Error::Busy("it is larger than the quarantine"));
         }
@@ -278,14 +278,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_the_stores_is_refused_where_it_would_be_deleted() {
+    fn what_is_not_to_be_deleted_is_refused_where_it_would_be() {
         let dir = tempfile::tempdir().unwrap();
         let q = open(dir.path(), 1000);
         let path = dir.path().join("seg");
         std::fs::write(&path, [1; 1001]).unwrap();
-        assert!(q.stranger(&path, 1001, "test").is_err() && path.exists());
+        assert!(q.set_aside(&path, 1001, "test").is_err() && path.exists());
         std::fs::write(&path, [1; 1000]).unwrap();
-        q.stranger(&path, 1000, "test").unwrap();
+        q.set_aside(&path, 1000, "test").unwrap();
         assert_eq!((q.bytes(), path.exists()), (1000, false));
     }
 

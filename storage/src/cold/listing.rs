@@ -29,10 +29,25 @@ const SEARCH: u64 = 64 << 10;
 /// Of reading only; damage makes the list shorter.
 pub(super) fn list(file: &dyn VfsFile, len: u64, seed: u64) -> io::Result<Vec<Listed>> {
     let mut found = BTreeMap::new();
-    if !from_directory(file, len, seed, &mut |meta| enter(&mut found, meta))? {
-        from_headers(file, len, seed, &mut found)?;
-    }
+    each(file, len, seed, &mut |meta| enter(&mut found, meta))?;
     Ok(found.into_values().collect())
+}
+
+/// Gives every record that verifies, in any order, and perhaps twice.
+///
+/// # Errors
+///
+/// Of reading.
+pub(super) fn each(
+    file: &dyn VfsFile,
+    len: u64,
+    seed: u64,
+    found: &mut dyn FnMut(&entry::Meta),
+) -> io::Result<()> {
+    if !from_directory(file, len, seed, found)? {
+        from_headers(file, len, seed, found)?;
+    }
+    Ok(())
 }
 
 fn enter(found: &mut BTreeMap<u32, Listed>, meta: &entry::Meta) {
@@ -105,7 +120,7 @@ fn from_headers(
     file: &dyn VfsFile,
     len: u64,
     seed: u64,
-    found: &mut BTreeMap<u32, Listed>,
+    found: &mut dyn FnMut(&entry::Meta),
 ) -> io::Result<()> {
     let mut window = Window { file, len, at: 0, bytes: Vec::new() };
     let mut offset = 0_u64;
@@ -118,7 +133,7 @@ fn from_headers(
         };
         match meta {
             Some(meta) => {
-                enter(found, &meta);
+                found(&meta);
                 let past = offset + meta.payload_end() + entry::DESCRIPTOR as u64;
                 offset = past.next_multiple_of(ALIGN as u64);
             }

@@ -12,7 +12,8 @@
 //!   if one fails, the others are removed;
 //! - nothing of an entry is believed before its checksum matched, which binds it to store, pack and position.
 //!
-//! Nothing is kept in memory for an item, and about 200 bytes for a pack; files are opened when they are read.
+//! Nothing is kept in memory for an item, but the keys of the pack that was last found damaged for about a second, and
+//! about 200 bytes for a pack; files are opened when they are read.
 
 mod entry;
 mod examine;
@@ -32,14 +33,16 @@ use crate::container::{
 };
 use crate::error::{Error, Result};
 use crate::item::Item;
+use crate::keys::LastKeys;
 use crate::openfiles::OpenFiles;
 use crate::record::MAX_VALUE;
 use crate::tierdir::{Dir, Dirs, Rules};
 use crate::types::{MAX_KEY, Place, Tier};
-use pack::Pack;
+use pack::{Pack, Shared};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use transcode::Prepared;
@@ -84,7 +87,7 @@ pub struct Cold {
     ctx: TierContext,
     config: ColdConfig,
     dirs: Dirs,
-    files: Arc<OpenFiles>,
+    shared: Arc<Shared>,
     packs: Mutex<HashMap<u64, Arc<Pack>>>,
     written: AtomicU64,
     closed: AtomicBool,
@@ -103,13 +106,13 @@ impl Cold {
         let rules = Rules { tier: Tier::Cold, folder: FOLDER, free_reserve: Some(0) };
         // A limit of a few packs must not be all reserve.
         let dirs = Dirs::open(&ctx, rules, |limit| config.pack_size.min(limit / 8))?;
-        let files = Arc::new(OpenFiles::new(OPEN_FILES));
-        let (packs, report) = open::open(&ctx, &dirs, &files)?;
+        let shared = Arc::new(Shared { files: OpenFiles::new(OPEN_FILES), keys: LastKeys::default() });
+        let (packs, report) = open::open(&ctx, &dirs, &shared)?;
         let cold = Cold {
             ctx,
             config,
             dirs,
-            files,
+            shared,
             packs: Mutex::new(packs),
             written: AtomicU64::new(0),
             closed: AtomicBool::new(false),
@@ -212,7 +215,8 @@ impl Cold {
                 let place = Place::new(no, *position).ok_or(Error::Busy("the pack is full"))?;
                 written.push(Written { place, bytes: *bytes });
             }
-            let pack = Arc::new(Pack::new(s.dir.clone(), self.files.clone(), no, id, &self.ctx.store, s.len));
+            let pack =
+                Arc::new(Pack::new(s.dir.clone(), self.shared.clone(), no, id, &self.ctx.store, s.len));
             self.packs.lock().insert(id, pack.clone());
             self.written.fetch_add(s.len, Ordering::Relaxed);
             let entry = self.ctx.containers.publish(s.reserved, Tier::Cold, s.dir.no, s.created_ms, pack);
@@ -332,14 +336,16 @@ impl DiskTier for Cold {
         self.dirs.status()
     }
 
-    fn quarantine_record(&self, entry: &Entry, position: u32, why: &str) {
-        let Some(pack) = self.pack_of(entry) else { return };
-        let Some(raw) = entry.container.raw(position) else { return };
+    fn quarantine_record(&self, entry: &Entry, position: u32, why: &str) -> Option<PathBuf> {
+        let pack = self.pack_of(entry)?;
+        let raw = entry.container.raw(position)?;
         let key = entry.container.key(position);
         pack.dir.keep_damaged(&raw, why, key.as_deref());
+        Some(raw.path)
     }
 
     fn maintain(&self) {
+        self.shared.keys.forget();
         self.dirs.retry();
     }
 
@@ -353,7 +359,8 @@ impl DiskTier for Cold {
 
     fn close(&self) -> Result<()> {
         self.closed.store(true, Ordering::Release);
-        self.files.clear();
+        self.shared.files.clear();
+        self.shared.keys.forget();
         Ok(())
     }
 }

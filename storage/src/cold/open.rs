@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - a pack that the catalog knows is attached by its name, without a look at it: what is wrong with it, its reads
-//!   find;
+//!   find; only where two files have its name, that one is taken with which less is wrong;
+//! - what has the name of a pack that is attached is never deleted: it goes to the quarantine, or stays;
 //! - one that the catalog does not know is deleted only if it is this store's and says itself that it is the pack that
 //!   its name calls it; another store's, and what cannot be read just now, is left alone; what nothing identifies is
 //!   quarantined;
@@ -11,12 +12,11 @@
 //! A crash leaves some leftovers deleted and others not, or a pack in the quarantine without its report; the next
 //! opening goes on.
 
-use super::README;
 use super::identity::{self, Identity};
-use super::pack::{self, Pack, identity_of};
+use super::pack::{self, Pack, Shared, identity_of};
+use super::{README, entry, examine};
 use crate::container::{Known, OpenReport, Purpose, SECOND, TierContext, Unknown};
 use crate::error::{Error, IoContext, Result};
-use crate::openfiles::OpenFiles;
 use crate::tierdir::Dir;
 use crate::types::Tier;
 use crate::vfs::{EntryKind, OpenMode, Vfs, replace_small};
@@ -38,7 +38,7 @@ struct Found {
 pub(super) fn open(
     ctx: &TierContext,
     dirs: &[Arc<Dir>],
-    files: &Arc<OpenFiles>,
+    shared: &Arc<Shared>,
 ) -> Result<(Packs, OpenReport)> {
     let mut report = OpenReport::default();
     let mut packs = Packs::new();
@@ -50,14 +50,21 @@ pub(super) fn open(
         list_folder(ctx, dir, &mut found, &mut report)?;
     }
     let mut known = ctx.known_here();
-    // A pack that lies in two directories, because somebody copied it, is taken where the catalog says.
-    found.sort_by_key(|f| known.get(&f.id).is_none_or(|k| k.dir != f.dir.no));
+    // A pack that lies in two directories, because somebody copied it, is taken where the catalog says; if it is
+    // damaged there, where it is whole.
+    let mut files_of: HashMap<u64, usize> = HashMap::new();
+    found.iter().for_each(|f| *files_of.entry(f.id).or_default() += 1);
+    found.sort_by_cached_key(|f| {
+        let elsewhere = known.get(&f.id).is_none_or(|k| k.dir != f.dir.no);
+        let copied = files_of.get(&f.id).is_some_and(|count| *count > 1);
+        (if copied { wrong_with(ctx, f, elsewhere) } else { 0 }, elsewhere)
+    });
     let mut unknown = Vec::new();
     for f in found {
         match known.remove(&f.id) {
             Some(k) => {
                 let k = Known { dir: f.dir.no, ..k };
-                attach(ctx, files, &f, k, &mut packs);
+                attach(ctx, shared, &f, k, &mut packs);
             }
             None => unknown.push(f),
         }
@@ -65,9 +72,28 @@ pub(super) fn open(
     report.missing = known.into_values().collect();
     report.missing.sort_by_key(|k| k.id);
     for f in unknown {
-        settle(ctx, files, &f, &mut packs, &mut report)?;
+        settle(ctx, shared, &f, &mut packs, &mut report)?;
     }
     Ok((packs, report))
+}
+
+/// How much is wrong with one of several files of a pack, by which they are told apart. What cannot be read now may be
+/// whole: that is no reason to take another for the one that the catalog names.
+fn wrong_with(ctx: &TierContext, f: &Found, elsewhere: bool) -> usize {
+    let path = pack::path_in(&f.dir, f.id);
+    let looked_at = ctx.vfs.open(&path, OpenMode::Read).and_then(|file| {
+        let is = identity_of(&*file, f.len)?;
+        Ok((file, is.is_some_and(|is| is.id == f.id && is.store == ctx.store)))
+    });
+    match looked_at {
+        Ok((file, true)) => {
+            let seed = entry::seed(&ctx.store, f.id);
+            examine::flaws(&*file, &path, f.len, (f.id, seed), &[]).len()
+        }
+        Ok((_, false)) => usize::MAX - 1,
+        Err(_) if elsewhere => usize::MAX,
+        Err(_) => 0,
+    }
 }
 
 fn list_folder(
@@ -101,14 +127,8 @@ fn list_folder(
     Ok(())
 }
 
-fn attach(
-    ctx: &TierContext,
-    files: &Arc<OpenFiles>,
-    f: &Found,
-    known: Known,
-    packs: &mut Packs,
-) -> Arc<Pack> {
-    let pack = Arc::new(Pack::new(f.dir.clone(), files.clone(), known.no, f.id, &ctx.store, f.len));
+fn attach(ctx: &TierContext, shared: &Arc<Shared>, f: &Found, known: Known, packs: &mut Packs) -> Arc<Pack> {
+    let pack = Arc::new(Pack::new(f.dir.clone(), shared.clone(), known.no, f.id, &ctx.store, f.len));
     ctx.containers.attach(known, pack.clone());
     packs.insert(f.id, pack.clone());
     pack
@@ -117,7 +137,7 @@ fn attach(
 /// Decides about a pack that the catalog does not know.
 fn settle(
     ctx: &TierContext,
-    files: &Arc<OpenFiles>,
+    shared: &Arc<Shared>,
     f: &Found,
     packs: &mut Packs,
     report: &mut OpenReport,
@@ -136,7 +156,7 @@ fn settle(
     let is = match identity {
         Ok(Some(is)) => is,
         Ok(None) => {
-            quarantine(f, &path, "neither copy of the pack's identity can be read", report);
+            quarantine(f, &path, "neither copy of the pack's identity can be read", packs, report);
             return Ok(());
         }
         // Whose it is cannot be told, so it is nobody's to delete.
@@ -165,11 +185,11 @@ fn settle(
     if is.id != f.id || packs.contains_key(&f.id) {
         let why =
             format!("its name says pack {:016x}, it says {:016x}, which may lie here twice", f.id, is.id);
-        quarantine(f, &path, &why, report);
+        quarantine(f, &path, &why, packs, report);
         return Ok(());
     }
     if fate == Unknown::Attach {
-        return adopt(ctx, files, f, &is, packs, report);
+        return adopt(ctx, shared, f, &is, packs, report);
     }
     match ctx.vfs.remove_file(&path) {
         Ok(()) => {
@@ -181,9 +201,13 @@ fn settle(
     Ok(())
 }
 
-/// What cannot be moved stays where it is, and counted.
-fn quarantine(f: &Found, path: &Path, why: &str, report: &mut OpenReport) {
-    let stays = match f.dir.quarantine.container(path, why) {
+/// What cannot be moved stays where it is, and counted; so does a second copy that would be deleted there at once.
+fn quarantine(f: &Found, path: &Path, why: &str, packs: &Packs, report: &mut OpenReport) {
+    let moved = match packs.contains_key(&f.id) {
+        true => f.dir.quarantine.set_aside(path, f.len, why),
+        false => f.dir.quarantine.container(path, why),
+    };
+    let stays = match moved {
         Ok(()) => {
             f.dir.change(f.len, 0);
             String::new()
@@ -196,14 +220,14 @@ fn quarantine(f: &Found, path: &Path, why: &str, report: &mut OpenReport) {
 /// Attaches a pack whose identity was read, under a fresh number.
 fn adopt(
     ctx: &TierContext,
-    files: &Arc<OpenFiles>,
+    shared: &Arc<Shared>,
     f: &Found,
     is: &Identity,
     packs: &mut Packs,
     report: &mut OpenReport,
 ) -> Result<()> {
     let reserved = ctx.containers.reserve(Purpose::Reclaim)?;
-    let probe = Pack::new(f.dir.clone(), files.clone(), reserved.no, f.id, &ctx.store, f.len);
+    let probe = Pack::new(f.dir.clone(), shared.clone(), reserved.no, f.id, &ctx.store, f.len);
     let listed = match probe.scan() {
         Ok(listed) => listed,
         Err(e) => {
@@ -222,7 +246,7 @@ fn adopt(
         records: listed.len() as u64,
         earliest_expiry: expiries.min().unwrap_or(u64::MAX),
     };
-    attach(ctx, files, f, known, packs);
+    attach(ctx, shared, f, known, packs);
     Ok(())
 }
 

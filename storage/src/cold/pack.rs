@@ -14,6 +14,7 @@ use crate::container::{Container, Listed, RawRecord};
 use crate::error::{Error, IoContext, Result};
 use crate::flaw::Flaw;
 use crate::item::{Head, Item};
+use crate::keys::{Keys, LastKeys};
 use crate::openfiles::OpenFiles;
 use crate::tierdir::Dir;
 use crate::types::{ContainerNo, Place};
@@ -48,11 +49,19 @@ pub(super) fn path_in(dir: &Dir, id: u64) -> PathBuf {
     dir.folder.join(name_of(id))
 }
 
+/// What the packs of a tier share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) files: OpenFiles,
+    /// Of the pack that was last found damaged.
+    pub(super) keys: LastKeys,
+}
+
 /// One pack.
 #[derive(Debug)]
 pub(super) struct Pack {
     pub(super) dir: Arc<Dir>,
-    files: Arc<OpenFiles>,
+    shared: Arc<Shared>,
     no: ContainerNo,
     id: u64,
     seed: u64,
@@ -67,7 +76,7 @@ impl Pack {
     /// A pack of `len` bytes, counted as occupied by its directory.
     pub(super) fn new(
         dir: Arc<Dir>,
-        files: Arc<OpenFiles>,
+        shared: Arc<Shared>,
         no: ContainerNo,
         id: u64,
         store: &[u8; 16],
@@ -75,7 +84,7 @@ impl Pack {
     ) -> Pack {
         let seed = entry::seed(store, id);
         let counted = AtomicU64::new(len);
-        Pack { dir, files, no, id, seed, len, counted, dropped: AtomicBool::new(false) }
+        Pack { dir, shared, no, id, seed, len, counted, dropped: AtomicBool::new(false) }
     }
 
     /// Whether the disk does not say which pack the file is.
@@ -89,13 +98,13 @@ impl Pack {
 
     /// The open file. `Gone` if the pack was dropped.
     pub(super) fn file(&self) -> Result<Arc<dyn VfsFile>> {
-        self.files.open(self.id, self.no, &self.dropped, &*self.dir.vfs, || self.path())
+        self.shared.files.open(self.id, self.no, &self.dropped, &*self.dir.vfs, || self.path())
     }
 
     /// Deletes the file and makes that durable. May be called again after an error.
     pub(super) fn delete(&self) -> Result<()> {
         self.dropped.store(true, Ordering::Release);
-        self.files.remove(self.id);
+        self.shared.files.remove(self.id);
         let path = self.path();
         match self.dir.vfs.remove_file(&path) {
             Ok(()) => {}
@@ -183,6 +192,16 @@ impl Pack {
         let file = self.file()?;
         listing::list(&*file, self.len, self.seed).at("list", self.path())
     }
+
+    /// Positions and keys of every record that can be found.
+    fn keys(&self, file: &dyn VfsFile) -> Arc<Keys> {
+        let each = |keys: &mut Keys| {
+            // Whatever comes of the rest, each entry verified by itself.
+            let enter = &mut |meta: &Meta| keys.enter(meta.position, &meta.head.key);
+            let _ = listing::each(file, self.len, self.seed, enter);
+        };
+        self.shared.keys.of(self.id, || Keys::of(each))
+    }
 }
 
 /// Which pack a file says it is, from whichever of the two copies is whole; the newer format if they differ.
@@ -228,8 +247,7 @@ impl Container for Pack {
             Ok((meta, _)) => meta.payload_end() + entry::DESCRIPTOR as u64,
             // Nothing says how long it is: up to where the next record is known to begin.
             Err(_) => {
-                let all = self.scan().unwrap_or_default();
-                let next = all.iter().map(|l| l.position).filter(|p| *p > position).min();
+                let next = self.keys(&*file).next(position);
                 next.map_or(self.len, |next| self.offset(next)).saturating_sub(offset)
             }
         };
@@ -246,14 +264,7 @@ impl Container for Pack {
         if let Ok(head) = self.head(position) {
             return Some(head.key);
         }
-        let mut key = None;
-        // Whatever comes of the rest of the directory, the entry verified by itself.
-        let _ = listing::from_directory(&*self.file().ok()?, self.len, self.seed, &mut |meta| {
-            if meta.position == position {
-                key = Some(meta.head.key.clone());
-            }
-        });
-        key
+        self.keys(&*self.file().ok()?).key(position)
     }
 
     fn examine(&self, live: &[u32], each: &mut dyn FnMut(u32, Result<Item>)) -> Vec<Flaw> {

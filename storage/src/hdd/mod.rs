@@ -351,14 +351,15 @@ impl DiskTier for Hdd {
         self.dirs.status()
     }
 
-    fn quarantine_record(&self, entry: &Entry, position: u32, why: &str) {
-        let Ok(generation) = self.generation(entry) else { return };
+    fn quarantine_record(&self, entry: &Entry, position: u32, why: &str) -> Option<PathBuf> {
+        let generation = self.generation(entry).ok()?;
         let dir = Arc::clone(&generation.dir);
         let handle = Handle(generation);
-        let Some(raw) = handle.raw(position) else { return };
+        let raw = handle.raw(position)?;
         let head = record::parse_header(&raw.bytes, entry.id).ok();
         let key = head.as_ref().map(|h| h.head.key.as_ref());
         dir.keep_damaged(&raw, why, key);
+        Some(raw.path)
     }
 
     fn maintain(&self) {

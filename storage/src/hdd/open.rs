@@ -59,6 +59,8 @@ struct Files {
     values: Vec<Value>,
 }
 
+const ANOTHERS: &str = "it belongs to another generation or store";
+
 /// A value file's number, length, and bytes on disk.
 type Value = (u16, u64, u64);
 
@@ -152,7 +154,7 @@ impl Opening<'_> {
                 self.delete(f, &files);
             }
             (_, Files { identity: Identity::Lost(why), values, .. }) => self.quarantine(f, &values, why),
-            (_, Files { identity: Identity::Foreign, values, .. }) => self.set_aside(f, &values),
+            (_, Files { identity: Identity::Foreign, values, .. }) => self.set_aside(f, &values, ANOTHERS),
             // Known in part, it would be dropped once that part is dead.
             (Unknown::Attach, files @ Files { unreachable: Some(_), .. }) => {
                 let why = format!("it cannot be read: {}", files.unreachable.as_deref().unwrap_or_default());
@@ -167,7 +169,7 @@ impl Opening<'_> {
             (_, files) if self.unread.contains(&f.id) => self.leave(f, &files, SECOND),
             // A copy of one that is attached: two places would name one record.
             (_, files) if self.generations.contains_key(&f.id) => {
-                self.quarantine(f, &files.values, "a second directory with this generation's id".to_owned());
+                self.set_aside(f, &files.values, "a second directory with this generation's id");
             }
             (Unknown::Attach, files) => {
                 let known = Known {
@@ -210,11 +212,11 @@ impl Opening<'_> {
         self.was_moved(f, self.bytes(&f.path, values), &why, f.dir.quarantine.container(&f.path, &why));
     }
 
-    /// Moves a generation of another store to the quarantine, if it is not deleted there at once.
-    fn set_aside(&mut self, f: &Found, values: &[Value]) {
-        let (why, bytes) = ("it belongs to another generation or store", self.bytes(&f.path, values));
-        tracing::warn!(path = %f.path.display(), bytes, "an HDD generation of another store");
-        self.was_moved(f, bytes, why, f.dir.quarantine.stranger(&f.path, bytes, why));
+    /// Moves a generation of another store, or a second copy, to the quarantine, if it is not deleted there at once.
+    fn set_aside(&mut self, f: &Found, values: &[Value], why: &str) {
+        let bytes = self.bytes(&f.path, values);
+        tracing::warn!(path = %f.path.display(), %why, bytes, "an HDD generation is not this tier's to serve");
+        self.was_moved(f, bytes, why, f.dir.quarantine.set_aside(&f.path, bytes, why));
     }
 
     fn was_moved(&mut self, f: &Found, bytes: u64, why: &str, moved: Result<()>) {
@@ -240,7 +242,7 @@ impl Opening<'_> {
                 self.quarantine(f, &values, why);
             }
             Files { identity: Identity::Foreign, values, .. } if self.unknown != Unknown::Ignore => {
-                self.set_aside(f, &values);
+                self.set_aside(f, &values, ANOTHERS);
             }
             files => {
                 // Who only looks says so, and can still say whose items are lost with it.

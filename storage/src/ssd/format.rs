@@ -241,15 +241,13 @@ pub(super) fn parse_entries(mut bytes: &[u8], data_end: u64) -> Option<Vec<Liste
     Some(out)
 }
 
-/// The key that footer entries have for a position.
-pub(super) fn key_in(mut bytes: &[u8], position: u32) -> Option<&[u8]> {
-    loop {
+/// Position and key of each of the footer entries, up to the first that is cut short.
+pub(super) fn keys_in(mut bytes: &[u8]) -> impl Iterator<Item = (u32, &[u8])> {
+    std::iter::from_fn(move || {
         let fixed: &[u8; ENTRY_FIXED] = bytes.first_chunk()?;
         let key_len = usize::try_from(le64(fixed, 0) >> Ident::BITS).ok()?;
-        let rest = bytes.get(ENTRY_FIXED..)?;
-        if le32(fixed, 24) == position {
-            return rest.get(..key_len);
-        }
-        bytes = rest.get(key_len..)?;
-    }
+        let (key, rest) = bytes.get(ENTRY_FIXED..)?.split_at_checked(key_len)?;
+        bytes = rest;
+        Some((le32(fixed, 24), key))
+    })
 }

@@ -39,6 +39,7 @@ use crate::container::{
 };
 use crate::error::{Error, IoContext, Result};
 use crate::item::Item;
+use crate::keys::LastKeys;
 use crate::openfiles::OpenFiles;
 use crate::record::{self, MAX_VALUE};
 use crate::tierdir::{Dirs, Lease, Rules};
@@ -52,6 +53,7 @@ use room::Room;
 use segment::Reading;
 use std::collections::HashMap;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use writer::Writer;
@@ -161,6 +163,7 @@ impl Ssd {
             smallest: config.smallest_read.max(record::HEADER),
             pins: Arc::new(Pins::new(total / 10)),
             files: OpenFiles::new(OPEN_FILES),
+            keys: LastKeys::default(),
         });
         // Segments are reserved whole, which says at once when the disk is full.
         let rules = Rules { tier: Tier::Ssd, folder: FOLDER, free_reserve: None };
@@ -260,14 +263,17 @@ impl DiskTier for Ssd {
         self.room.dirs.status()
     }
 
-    fn quarantine_record(&self, entry: &Entry, position: u32, why: &str) {
-        let Some(raw) = entry.container.raw(position) else { return };
-        let Some(dir) = self.room.dirs.get(entry.dir) else { return };
-        let key = entry.container.key(position);
-        dir.keep_damaged(&raw, why, key.as_deref());
+    fn quarantine_record(&self, entry: &Entry, position: u32, why: &str) -> Option<PathBuf> {
+        let raw = entry.container.raw(position)?;
+        if let Some(dir) = self.room.dirs.get(entry.dir) {
+            let key = entry.container.key(position);
+            dir.keep_damaged(&raw, why, key.as_deref());
+        }
+        Some(raw.path)
     }
 
     fn maintain(&self) {
+        self.reading.keys.forget();
         let now = self.clock.boot_ms();
         if now.saturating_sub(self.aged_at.load(Ordering::Relaxed)) >= GENERATION_MS {
             self.aged_at.store(now, Ordering::Relaxed);

@@ -33,6 +33,7 @@ pub(super) struct OnDisk {
 }
 
 const PREFIX: &str = "seg-";
+const ANOTHERS: &str = "it belongs to another store";
 
 /// The file name of a segment.
 pub(super) fn name_of(id: u64) -> String {
@@ -162,7 +163,7 @@ impl Opening<'_> {
             }
             Found::Newer(found) => return Err(newer(path, found)),
             Found::Foreign => {
-                self.set_aside(dir, path, len);
+                self.set_aside(dir, path, ANOTHERS, len);
                 return Ok(());
             }
             Found::Unfit(why) => {
@@ -194,7 +195,7 @@ impl Opening<'_> {
         match self.identify(&path, id, len) {
             Found::Newer(found) => Err(newer(path, found)),
             Found::Foreign => {
-                self.set_aside(dir, path, len);
+                self.set_aside(dir, path, ANOTHERS, len);
                 Ok(())
             }
             Found::Unfit(why) => {
@@ -208,7 +209,7 @@ impl Opening<'_> {
             }
             // A copy of one that is attached: two places would name one record.
             Found::Ours(..) if self.files.segments.contains_key(&id) => {
-                self.quarantine(dir, path, "a second file with this container's id".to_owned(), len);
+                self.set_aside(dir, path, "a second file with this container's id", len);
                 Ok(())
             }
             Found::Ours(file, identity) if fate == Unknown::Attach => {
@@ -269,11 +270,10 @@ impl Opening<'_> {
         self.was_moved(dir, path, why, len, moved);
     }
 
-    /// Moves a segment of another store to the quarantine, if it is not deleted there at once.
-    fn set_aside(&mut self, dir: &Arc<Dir>, path: PathBuf, len: u64) {
-        let why = "it belongs to another store";
-        tracing::warn!(path = %path.display(), bytes = len, "a segment of another store");
-        let moved = self.may_change().and_then(|()| dir.quarantine.stranger(&path, len, why));
+    /// Moves a segment of another store, or a second copy, to the quarantine, if it is not deleted there at once.
+    fn set_aside(&mut self, dir: &Arc<Dir>, path: PathBuf, why: &str, len: u64) {
+        tracing::warn!(path = %path.display(), %why, bytes = len, "a segment is not this tier's to serve");
+        let moved = self.may_change().and_then(|()| dir.quarantine.set_aside(&path, len, why));
         self.was_moved(dir, path, why.to_owned(), len, moved);
     }
 

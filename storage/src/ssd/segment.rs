@@ -20,6 +20,7 @@ use crate::container::{Container, Listed, RawRecord};
 use crate::error::{Error, IoContext, Result};
 use crate::flaw::Flaw;
 use crate::item::{Head, Item};
+use crate::keys::{Keys, LastKeys};
 use crate::openfiles::OpenFiles;
 use crate::record::{self, HEADER, Header};
 use crate::tierdir::{Dir, Lease};
@@ -48,6 +49,8 @@ pub(super) struct Reading {
     pub smallest: usize,
     pub pins: Arc<Pins>,
     pub files: OpenFiles,
+    /// Of the segment that was last found damaged.
+    pub keys: LastKeys,
 }
 
 /// Footer entries of a segment that is being written, as they will stand in its footer. `None` in the segment
@@ -415,8 +418,15 @@ impl Container for Segment {
         if let Ok(head) = self.head(position) {
             return Some(head.key);
         }
-        let (entries, _) = self.footer()?;
-        format::key_in(&entries, position).map(Bytes::copy_from_slice)
+        // There is none before the segment is sealed.
+        if !self.footer.load(Ordering::Acquire) {
+            return None;
+        }
+        let each = |keys: &mut Keys| {
+            let (entries, _) = self.footer().unwrap_or_default();
+            format::keys_in(&entries).for_each(|(position, key)| keys.enter(position, key));
+        };
+        self.reading.keys.of(self.id, || Keys::of(each)).key(position)
     }
 
     fn examine(&self, live: &[u32], each: &mut dyn FnMut(u32, Result<Item>)) -> Vec<Flaw> {

@@ -267,7 +267,7 @@ fn open_files_are_bounded() {
     for (it, w) in all.iter().chain(&all) {
         assert_eq!(facts(&read(&containers, w).unwrap()), facts(it));
     }
-    assert_eq!(cold.files.len(), OPEN_FILES);
+    assert_eq!(cold.shared.files.len(), OPEN_FILES);
 }
 
 #[test]

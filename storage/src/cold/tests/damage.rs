@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::container::Listed;
+use crate::testing::{Fault, Op};
 use proptest::prelude::*;
 
 /// A small pack: its bytes, what is in it and where.
@@ -255,4 +256,120 @@ proptest! {
         bad.extend_from_slice(&tail);
         small.check(&bad, "tail");
     }
+}
+
+/// A tier of two directories of `limit` bytes, a pack in one of them, and what the catalog knows; the pack's file, and
+/// where a copy of it would lie.
+fn two_directories(limit: u64) -> (Bench, Known, Vec<(Item, Written)>, [PathBuf; 2]) {
+    let mut bench = Bench::new(2);
+    bench.dirs.iter_mut().for_each(|d| d.limit = Some(limit));
+    bench.config.pack_size = SMALLEST_PACK;
+    let (cold, containers) = bench.open();
+    let items: Vec<Item> =
+        (1..4).map(|n| item(&[b'k', n], &noise(n.into(), 9_000), Codec::None, n.into())).collect();
+    let written = cold.write(&items, Purpose::Write).unwrap();
+    let known = containers.all()[0].known();
+    cold.close().unwrap();
+    let dir = usize::from(known.dir);
+    let name = pack::name_of(known.id);
+    let paths = [bench.folder(dir).join(&name), bench.folder(1 - dir).join(&name)];
+    (bench, known, items.into_iter().zip(written).collect(), paths)
+}
+
+fn zeroed(bytes: &mut Vec<u8>) {
+    bytes.fill(0);
+}
+
+#[test]
+fn of_two_copies_of_a_pack_the_whole_one_is_served() {
+    type Harm = fn(&mut Vec<u8>);
+    let harms: [(Harm, bool); 4] =
+        [(zeroed, true), (|b| b.truncate(0), true), (|b| b.truncate(10_000), true), (|_| (), false)];
+    for (no, (harm, copy_is_served)) in harms.into_iter().enumerate() {
+        // The quarantine has room for both, and for neither.
+        for limit in [64 << 20, 400 << 10] {
+            for unknown in [Unknown::Delete, Unknown::Ignore] {
+                let (mut bench, known, items, [path, copy]) = two_directories(limit);
+                let mut bytes = std::fs::read(&path).unwrap();
+                write_file(&copy, &bytes);
+                harm(&mut bytes);
+                write_file(&path, &bytes);
+                let (cold, report, containers) = bench.try_open(vec![known], unknown).unwrap();
+                let what = format!("harm {no}, limit {limit}, {unknown:?}: {report:?}");
+                assert!(report.missing.is_empty() && report.deleted == 0, "{what}");
+                assert_eq!(containers.all()[0].dir != known.dir, copy_is_served, "{what}");
+                for (item, written) in &items {
+                    assert_eq!(facts(&read(&containers, written).unwrap()), facts(item), "{what}");
+                }
+                let (served, other) = if copy_is_served { (&copy, &path) } else { (&path, &copy) };
+                assert!(served.exists(), "{what}");
+                if unknown == Unknown::Ignore {
+                    assert!(other.exists() && report.quarantined.is_empty(), "{what}");
+                    continue;
+                }
+                assert_eq!(report.quarantined.len(), 1, "{what}");
+                let kept: u64 = cold.directories().iter().map(|d| d.quarantine).sum();
+                let left = std::fs::metadata(other).map_or(0, |m| m.len());
+                assert_eq!(kept + left, bytes.len() as u64, "it is deleted: {what}");
+                assert_eq!(other.exists(), bytes.len() as u64 > limit / 20, "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn of_two_copies_that_nobody_knows_the_whole_one_is_taken_in() {
+    let (mut bench, _, items, [path, copy]) = two_directories(64 << 20);
+    for damaged in [&path, &copy] {
+        let whole = std::fs::read(&path).unwrap();
+        [&path, &copy].iter().for_each(|p| write_file(p, &whole));
+        write_file(damaged, &whole[..10_000]);
+        let (_, report, containers) = bench.try_open(vec![], Unknown::Attach).unwrap();
+        assert_eq!((containers.all().len(), report.quarantined.len()), (1, 1), "{report:?}");
+        let listed = containers.all()[0].container.list().unwrap();
+        assert_eq!(listed.len(), items.len());
+        write_file(&path, &whole);
+    }
+}
+
+#[test]
+fn a_pack_of_which_every_record_is_damaged_is_listed_once() {
+    let mut bench = Bench::new(1);
+    let (cold, containers) = bench.open();
+    let keys: Vec<Vec<u8>> = (0..60).map(|n| format!("key {n}").into_bytes()).collect();
+    let items: Vec<Item> = keys.iter().map(|key| item(key, &noise(7, 3_000), Codec::None, 1)).collect();
+    let written = cold.write(&items, Purpose::Write).unwrap();
+    let known = containers.all()[0].known();
+    let path = bench.only_file();
+    let mut bytes = std::fs::read(&path).unwrap();
+    let at = |w: &Written| (u64::from(w.place.position()) * Place::UNIT) as usize;
+    written.iter().for_each(|w| bytes[at(w) + 1] ^= 1);
+    // The last entry of the directory too, so that the whole pack is gone through for headers.
+    let last = bytes.windows(4).rposition(|w| w == b"PK\x01\x02").unwrap();
+    bytes[last + 60] ^= 1;
+    write_file(&path, &bytes);
+    // How often all of it is read at once.
+    let (faults, whole) = (FaultFs::default().without_syncs(), Arc::new(AtomicU64::new(0)));
+    let (count, len) = (whole.clone(), bytes.len() as u64);
+    faults.fail(Fault::when(move |c| {
+        let all = c.op == Op::Read && c.range.end - c.range.start > len / 2;
+        count.fetch_add(u64::from(all), Ordering::Relaxed);
+        false
+    }));
+    bench.vfs = Arc::new(faults);
+    let (cold, _, containers) = bench.try_open(vec![known], Unknown::Delete).unwrap();
+    let entry = containers.all()[0].clone();
+    for (no, w) in written.iter().enumerate() {
+        let position = w.place.position();
+        assert!(entry.container.read(position).unwrap_err().is_corrupt());
+        let key = (no < 59).then(|| Bytes::from(keys[no].clone()));
+        assert_eq!(entry.container.key(position), key);
+        assert_eq!(cold.quarantine_record(&entry, position, "a test"), Some(path.clone()));
+        let raw = entry.container.raw(position).unwrap();
+        assert!(raw.bytes.len() < 4_000 || no >= 58, "up to the next record: {}", raw.bytes.len());
+    }
+    assert_eq!(whole.load(Ordering::Relaxed), 1);
+    cold.maintain();
+    assert!(entry.container.key(written[0].place.position()).is_some());
+    assert_eq!(whole.load(Ordering::Relaxed), 2, "nothing is kept for long");
 }

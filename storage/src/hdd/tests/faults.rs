@@ -291,3 +291,23 @@ fn a_copy_of_a_generation_that_cannot_be_read_is_kept() {
         open.hdd.close().unwrap();
     }
 }
+
+#[test]
+fn a_copy_of_a_generation_that_is_larger_than_the_quarantine_stays() {
+    let mut bench = Bench::new(&[Some(64 << 20), Some(1 << 20)]);
+    let open = bench.open(&[]);
+    let (all, written) = (items(0, 300), open.write(&items(0, 300)));
+    let known = open.known();
+    open.hdd.close().unwrap();
+    drop(open);
+    let path = bench.generations(0).remove(0);
+    let copy = bench.dir(1).join("generations").join(path.file_name().unwrap());
+    std::fs::create_dir(&copy).unwrap();
+    let size = std::fs::copy(path.join("values-0000"), copy.join("values-0000")).unwrap();
+    assert!(size > (1 << 20) / 20);
+    let open = bench.open(&known);
+    assert!(path.exists() && copy.exists(), "it is deleted: {:?}", open.report);
+    assert!(open.report.quarantined[0].1.contains("left in its place"), "{:?}", open.report);
+    assert_eq!(open.check(&all, &written), all.len());
+    open.hdd.close().unwrap();
+}

@@ -216,7 +216,7 @@ fn leftovers_go_and_strangers_are_attached_when_asked() {
 #[test]
 fn a_copy_of_a_segment_in_another_directory_is_set_aside() {
     let (a, c) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let dirs = vec![dir(0, a.path(), 4096 * KIB), dir(1, c.path(), 1024 * KIB)];
+    let dirs = vec![dir(0, a.path(), 4096 * KIB), dir(1, c.path(), 2048 * KIB)];
     let mut b = Bench::new(dirs, config(64 * KIB), Arc::new(RealFs));
     let all = items(3, 100);
     let w = b.put(&all);
@@ -237,6 +237,23 @@ fn a_copy_of_a_segment_in_another_directory_is_set_aside() {
     b.reopen_with(known, Unknown::Delete);
     assert_eq!(b.containers.all()[0].dir, 1);
     assert!(b.report.missing.is_empty());
+}
+
+#[test]
+fn a_copy_of_a_segment_that_is_larger_than_the_quarantine_stays() {
+    let (a, c) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let dirs = vec![dir(0, a.path(), 4096 * KIB), dir(1, c.path(), 1024 * KIB)];
+    let mut b = Bench::new(dirs, config(64 * KIB), Arc::new(RealFs));
+    b.put(&items(3, 100));
+    b.ssd.close().unwrap();
+    let path = b.files().remove(0);
+    assert!(path.starts_with(a.path()));
+    let copy = c.path().join(FOLDER).join(path.file_name().unwrap());
+    std::fs::copy(&path, &copy).unwrap();
+    b.reopen_with(b.known(), Unknown::Delete);
+    assert!(path.exists() && copy.exists(), "it is deleted: {:?}", b.report);
+    assert!(b.report.quarantined[0].1.contains("left in its place"), "{:?}", b.report);
+    assert_eq!(b.ssd.usage().occupied, 2 * 64 * KIB, "it counts");
 }
 
 #[test]

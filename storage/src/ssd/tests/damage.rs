@@ -1,6 +1,7 @@
 //! Damage: no flipped bit and no cut gives a wrong value, and all of them open.
 
 use super::*;
+use crate::testing::{Fault, FaultFs, Op};
 use format::Identity;
 use std::fs;
 
@@ -296,4 +297,29 @@ fn a_record_in_the_place_of_another_is_damage_not_an_older_value() {
     b.reopen_with(known, Unknown::Delete);
     let listed = b.containers.all()[0].container.list().unwrap();
     assert_eq!(listed.iter().map(|l| l.position).collect::<Vec<_>>(), [written[0].place.position()]);
+}
+
+#[test]
+fn the_footer_of_a_segment_of_which_every_record_is_damaged_is_read_once() {
+    let home = tempfile::tempdir().unwrap();
+    let (mut b, placed, path) = small(home.path());
+    placed.iter().for_each(|(_, place)| flip(&path, place.position() as usize * 32 + 8, 0));
+    let (faults, reads) = (FaultFs::default().without_maps(), Arc::new(AtomicU64::new(0)));
+    let count = reads.clone();
+    faults.fail(Fault::when(move |c| {
+        let trailer = c.op == Op::Read && c.range.start == 8 * KIB - format::TRAILER;
+        count.fetch_add(u64::from(trailer), Ordering::Relaxed);
+        false
+    }));
+    b.vfs = Arc::new(faults);
+    b.reopen();
+    let entry = b.containers.all().remove(0);
+    for (item, place) in &placed {
+        assert!(entry.container.read(place.position()).unwrap_err().is_corrupt());
+        assert_eq!(entry.container.key(place.position()), Some(item.key.clone()));
+    }
+    assert_eq!(reads.load(Ordering::Relaxed), 1);
+    b.ssd.maintain();
+    assert!(entry.container.key(placed[0].1.position()).is_some());
+    assert_eq!(reads.load(Ordering::Relaxed), 2, "nothing is kept for long");
 }
