@@ -11,7 +11,7 @@ use thermocline::testing::ManualClock;
 use thermocline::{Builder, Cache, Tier};
 use thermocline_storage::testing::FaultFs;
 
-type Try = Result<(), Box<dyn std::error::Error>>;
+type Try<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
 /// Memory holds two entries, so that reads go to the disk. No threads: who is held up is who is called.
 fn builder(dir: &Path) -> Builder {
@@ -20,7 +20,7 @@ fn builder(dir: &Path) -> Builder {
 }
 
 /// A store with an item of each name on its tier, and its gate and clock.
-fn store(dir: &Path) -> Result<(Cache, Arc<Gate>, Arc<ManualClock>), Box<dyn std::error::Error>> {
+fn store(dir: &Path) -> Try<(Cache, Arc<Gate>, Arc<ManualClock>)> {
     let (fs, clock) = (FaultFs::default(), Arc::new(ManualClock::new(1_700_000_000_000)));
     let cache = builder(dir).world(Arc::new(fs.clone()), clock.clone(), false).open()?;
     for (key, tier) in [("ssd", Tier::Ssd), ("hdd", Tier::Hdd), ("cold", Tier::Cold)] {

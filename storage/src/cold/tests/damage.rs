@@ -276,15 +276,11 @@ fn two_directories(limit: u64) -> (Bench, Known, Vec<(Item, Written)>, [PathBuf;
     (bench, known, items.into_iter().zip(written).collect(), paths)
 }
 
-fn zeroed(bytes: &mut Vec<u8>) {
-    bytes.fill(0);
-}
-
 #[test]
 fn of_two_copies_of_a_pack_the_whole_one_is_served() {
     type Harm = fn(&mut Vec<u8>);
     let harms: [(Harm, bool); 4] =
-        [(zeroed, true), (|b| b.truncate(0), true), (|b| b.truncate(10_000), true), (|_| (), false)];
+        [(|b| b.fill(0), true), (|b| b.truncate(0), true), (|b| b.truncate(10_000), true), (|_| (), false)];
     for (no, (harm, copy_is_served)) in harms.into_iter().enumerate() {
         // The quarantine has room for both, and for neither.
         for limit in [64 << 20, 400 << 10] {
