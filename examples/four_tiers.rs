@@ -46,6 +46,8 @@ fn table(cache: &Cache) {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    // Before anything is allocated: glibc would keep what the cache frees.
+    thermocline::allocator::give_back();
     let temporary = tempfile::tempdir()?;
     let given: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
     let dirs = match given.as_slice() {

@@ -9,6 +9,8 @@ use std::time::Duration;
 use thermocline::{Cache, ContentType, PutOptions};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    // Before anything is allocated: glibc would keep what the cache frees.
+    thermocline::allocator::give_back();
     let temporary = tempfile::tempdir()?;
     let root = std::env::args_os().nth(1).map_or_else(|| temporary.path().join("cache"), PathBuf::from);
 

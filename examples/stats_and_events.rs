@@ -41,6 +41,8 @@ fn kind(event: &Event) -> &'static str {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    // Before anything is allocated: glibc would keep what the cache frees.
+    thermocline::allocator::give_back();
     let dir = tempfile::tempdir()?;
     // No archive: when the HDD tier is full, the coldest items go, each with an event.
     let mut builder = Cache::builder()

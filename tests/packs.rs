@@ -87,7 +87,7 @@ fn unzip_finds_nothing_wrong_with_any_pack() {
     let live = fill(&cache);
     cache.close().unwrap();
     if Command::new("unzip").arg("-v").output().is_err() {
-        assert!(std::env::var_os("CI").is_none(), "unzip is not installed");
+        assert!(std::env::var_os("CI").is_none_or(|v| v != "true"), "unzip is not installed");
         thermocline_testing::skipped("unzip is not installed");
         return;
     }

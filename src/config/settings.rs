@@ -121,7 +121,7 @@ pub(super) static SETTINGS: &[Setting] = &[
     setting(
         "storage_tiers.ssd.item_limit",
         Field::Count(|c| &mut c.ssd.item_limit, 1..=MOST, "items"),
-        "most items on the SSD",
+        "items on the SSD above which they sink; from an eighth more, who writes makes them sink first",
     ),
     setting(
         "storage_tiers.ssd.compression",

@@ -245,8 +245,8 @@ impl Engine {
         self.checkpoint_if_due();
     }
 
-    /// Sees to it that the time of what callers were told is in the journal within a second and a beat, even if they
-    /// only read: an item that they may have found expired does not come back with a clock that was set back.
+    /// Sees to it that the time of what callers were told is in the journal within two seconds and a half (a second at
+    /// most once, a beat, and the writer's pause), even if they only read: an item that they may have found expired does not come back with a clock that was set back.
     fn keep_time(&self) {
         if self.used.swap(false, Ordering::Relaxed) && self.has_disk() {
             if self.catalog.note_time() {

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use std::sync::Arc;
 
-/// Bytes that a tier keeps at most: a pack of half a million records with keys of 100 bytes.
-const MOST: usize = 64 << 20;
+/// Bytes that a tier keeps at most: a pack of sixty thousand records with keys of 100 bytes.
+const MOST: usize = 8 << 20;
 
 /// Positions and keys of one container.
 #[derive(Debug, Default)]
