@@ -64,8 +64,8 @@ show-journey: ## one item's way through the tiers, under test
 	$(CARGO) test --test journey -- --nocapture
 
 .PHONY: show-model
-show-model: ## the engine against a plain model, with crashes and damage: 1,500 cases of each kind
-	THERMOCLINE_CASES=1500 $(CARGO) test --test model -- --nocapture
+show-model: ## the engine against a plain model, with crashes and damage: 5,000 cases
+	THERMOCLINE_CASES=5000 $(CARGO) test --test model -- --nocapture
 
 .PHONY: show-damage
 show-damage: ## a whole store with one place damaged, thousands of times (THERMOCLINE_TORTURE=1: every bit)
