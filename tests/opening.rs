@@ -62,22 +62,6 @@ fn what_opening_finds_damaged_is_told() {
     assert_eq!(told.iter().find_map(items), Some(lost), "{told:?}");
 }
 
-/// Opens a store that was just closed. A process that another test starts has the locks of this one for as long as it
-/// is not yet the program that it is to become.
-fn unlocked<T>(mut open: impl FnMut() -> thermocline::Result<T>) -> thermocline::Result<T> {
-    let begun = std::time::Instant::now();
-    loop {
-        match open() {
-            Err(e)
-                if e.to_string().contains("in use by another process") && begun.elapsed().as_secs() < 30 =>
-            {
-                std::thread::sleep(std::time::Duration::from_millis(20));
-            }
-            done => return done,
-        }
-    }
-}
-
 /// Runs in a shell that allows few open files: there are more segments.
 #[test]
 fn more_segments_than_a_process_may_open() {
@@ -239,7 +223,7 @@ fn what_belongs_to_a_directory_that_is_away_is_not_deleted_elsewhere() {
 #[test]
 fn a_link_in_place_of_a_folder_is_not_followed() {
     let dir = tempfile::tempdir().unwrap();
-    let opened = || unlocked(|| builder(dir.path()).hdd(dir.path().join("h"), 16 * MIB).open());
+    let opened = || builder(dir.path()).hdd(dir.path().join("h"), 16 * MIB).open();
     fill(&opened().unwrap(), 10);
     let elsewhere = dir.path().join("elsewhere");
     let mut folders = vec![];

@@ -13,7 +13,6 @@ use serde_json::Value;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use thermocline::Cache;
 
@@ -54,15 +53,12 @@ impl From<Output> for Ran {
     }
 }
 
-/// Starts it with pipes for its output. One at a time: between fork and exec a child has copies of every file of this
-/// process, locks of stores that other tests hold open among them, and would keep them locked beyond their close.
+/// Starts it with pipes for its output.
 fn start(args: &[&str], stdin: Stdio) -> Child {
     start_command(command(args).stdin(stdin))
 }
 
 fn start_command(command: &mut Command) -> Child {
-    static ONE: Mutex<()> = Mutex::new(());
-    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 

@@ -1,7 +1,8 @@
 //! The real file system, on Linux.
 //!
 //! Invariants: those of the module above. `sync` is `fdatasync`: of the metadata only what is needed to read the bytes
-//! is durable, which includes the length. A lock is `flock`'s, and ends with the process, however it ends.
+//! is durable, which includes the length. A lock is `flock`'s: it ends when it is let
+//! go of, or with the process, however that ends.
 
 use super::{DirEntry, EntryKind, Map, OpenMode, Space, Vfs, VfsFile, VfsLock, read_in_full, write_in_full};
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -18,9 +19,17 @@ pub struct RealFs;
 struct RealFile(File);
 
 #[derive(Debug)]
-struct RealLock(#[expect(dead_code, reason = "held for its lock, which ends when the file is closed")] File);
+struct RealLock(File);
 
 impl VfsLock for RealLock {}
+
+impl Drop for RealLock {
+    /// Lets go at once. To close the file is not enough: a child that this process is just starting has a copy of it,
+    /// and with it the lock, until it becomes the program that it is to be.
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
+}
 
 /// `O_NOFOLLOW`: the last component must not be a link.
 const NOFOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
@@ -184,5 +193,24 @@ impl VfsFile for RealFile {
 
     fn map(&self, len: u64) -> io::Result<Option<Map>> {
         Map::new(&self.0, len).map(Some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_ends_when_it_is_let_go_of_whoever_has_a_copy_of_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let file = File::create(&path).unwrap();
+        // What a child has between its fork and its exec.
+        let copy = file.try_clone().unwrap();
+        let lock = held(file.try_lock(), file).unwrap().unwrap();
+        assert!(RealFs.try_lock(&path).unwrap().is_none());
+        drop(lock);
+        assert!(RealFs.try_lock(&path).unwrap().is_some());
+        drop(copy);
     }
 }
