@@ -214,7 +214,11 @@ impl Engine {
                     drop(batch);
                     let late = Instant::now() >= deadline || (!urgent && self.is_stopping());
                     rounds += 1;
-                    match self.make_room(tier.tier(), needed, own >= SOFT) {
+                    let freed = match e {
+                        StorageError::NoNumber { .. } => self.make_number(tier.tier()),
+                        _ => self.make_room(tier.tier(), needed, own >= SOFT),
+                    };
+                    match freed {
                         // There is room to be had, so nothing need be lost for want of it: it only comes too late.
                         Freed::Later if late => return Err(StorageError::Busy(FULL_FOR_NOW)),
                         Freed::Room | Freed::ByOthers if late && rounds > ROUNDS => {

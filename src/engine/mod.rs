@@ -95,7 +95,8 @@ pub(crate) struct Settings {
     /// By tier number: whether it compresses.
     pub(crate) compress: [bool; 4],
     pub(crate) compression: Compression,
-    pub(crate) pack_size: u64,
+    /// By tier number: bytes of a container that is full.
+    pub(crate) container_size: [u64; 4],
 }
 
 /// One store, open.

@@ -166,7 +166,7 @@ impl Engine {
     ) -> Result<Moved, StorageError> {
         let (most_items, most_bytes) = match to.tier() {
             // A pack is written whole, so it is filled.
-            Tier::Cold => (usize::MAX, self.settings.pack_size),
+            Tier::Cold => (usize::MAX, self.full_size(Tier::Cold)),
             _ => (self.settings.batch_items.max(1), batch_bytes(to).min(self.settings.move_bytes)),
         };
         let mut moved = Moved::default();

@@ -527,7 +527,7 @@ fn settings(config: &Config) -> Settings {
         checkpoint_interval: Duration::from_secs(s.checkpoint_interval),
         compress: [false, config.ssd.compression, config.hdd.compression, config.cold.compression],
         compression: compression(config),
-        pack_size: config.pack_size(),
+        container_size: [0, config.segment_size(), config.generation_size(), config.pack_size()],
         ssd_items: config.ssd.item_limit,
     }
 }

@@ -21,7 +21,7 @@ use crate::stats::Counters;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use thermocline_storage::container::{DiskTier, Entry, Listed, Purpose};
 use thermocline_storage::{Error as StorageError, Tier, record};
 
@@ -34,7 +34,7 @@ const KEEP_TOP: (u64, u64) = (80, 100);
 const KEEP: (u64, u64) = (23, 100);
 /// The same where nothing is below: what is not kept is lost, so more is paid for keeping.
 const KEEP_LAST: (u64, u64) = (60, 100);
-/// How long an urgent reclaim waits for batches under way before it gives up dropping a container.
+/// How long an urgent reclaim waits for batches under way before it gives up dropping containers, at most.
 const DROP_WAIT: Duration = Duration::from_secs(5);
 
 /// How long somebody who waits for room waits for reclaim by others before it looks again.
@@ -58,6 +58,17 @@ pub(super) enum Freed {
     Later,
     /// Nothing.
     Nothing,
+}
+
+/// How a reclaim goes about it.
+#[derive(Debug, Clone, Copy)]
+struct Haste {
+    /// Somebody waits for it.
+    urgent: bool,
+    /// Nothing goes back to the head.
+    hard: bool,
+    /// Until when batches under way are waited for, those of all containers together; `None`: not at all.
+    until: Option<Instant>,
 }
 
 /// What became of the empty containers of a tier.
@@ -133,7 +144,7 @@ impl Engine {
     pub(super) fn reclaim_step(&self, tier: Tier) -> Result<bool> {
         let Some(tier) = self.tier(tier) else { return Ok(false) };
         self.claims(tier.tier()).tick();
-        match self.drop_empty(tier, false) {
+        match self.drop_empty(tier, None) {
             Dropped::Some => return Ok(true),
             // Their space is as good as free, and what is kept of further ones would take the reserve meanwhile.
             Dropped::Soon => return Ok(false),
@@ -144,7 +155,7 @@ impl Engine {
             Dropped::None => {}
         }
         let hard = self.is_in_vain(tier);
-        Ok(self.reclaim_one(tier, false, hard)? == Freed::Room)
+        Ok(self.reclaim_one(tier, Haste { urgent: false, hard, until: None })? == Freed::Room)
     }
 
     /// Whether copying to the tier's head what is hot has made no room, so that nothing more is to be kept.
@@ -168,7 +179,7 @@ impl Engine {
     }
 
     /// Waits until somebody else's reclaim of a tier comes to an end.
-    fn wait_for_others(&self, claims: &Claims) -> Freed {
+    pub(super) fn wait_for_others(&self, claims: &Claims) -> Freed {
         // They go on without the brake meanwhile.
         self.urgent.fetch_add(1, Ordering::Relaxed);
         let done = claims.wait(OTHERS_WAIT);
@@ -184,21 +195,29 @@ impl Engine {
             return Freed::Nothing;
         }
         self.claims(tier.tier()).tick();
-        if self.drop_empty(tier, true) == Dropped::Some {
+        let until = Some(self.drop_wait());
+        let empty = self.drop_empty(tier, until);
+        if empty == Dropped::Some {
             return Freed::Room;
         }
-        self.reclaim_one(tier, true, hard).unwrap_or_else(|e| {
+        let freed = self.reclaim_one(tier, Haste { urgent: true, hard, until }).unwrap_or_else(|e| {
             let name = tier.tier();
             self.log.warn("reclaim", || format!("the {name} tier cannot make room: {e}"));
             Freed::Nothing
-        })
+        });
+        if freed == Freed::Nothing && empty == Dropped::Soon { Freed::Later } else { freed }
+    }
+
+    /// Until when somebody who waits for room waits for batches under way.
+    pub(super) fn drop_wait(&self) -> Instant {
+        Instant::now() + DROP_WAIT.min(self.settings.write_stall)
     }
 
     /// Drops every empty container of a tier. One that cannot be deleted stays, and does not keep the others' space.
-    pub(super) fn drop_empty(&self, tier: &Arc<dyn DiskTier>, urgent: bool) -> Dropped {
+    pub(super) fn drop_empty(&self, tier: &Arc<dyn DiskTier>, until: Option<Instant>) -> Dropped {
         let (mut some, mut soon) = (false, false);
         for claim in self.claims(tier.tier()).empty(|| self.of_tier(tier)) {
-            match self.drop_container(tier, &claim.entry, urgent) {
+            match self.drop_container(tier, &claim.entry, until) {
                 Ok(true) => some = true,
                 Ok(false) => soon |= claim.entry.live() == 0,
                 Err(e) => {
@@ -216,17 +235,16 @@ impl Engine {
         }
     }
 
-    /// Drops a container that the caller has claimed, if it may be: see the module's text. Urgent: waits for batches
-    /// under way.
+    /// Drops a container that the caller has claimed, if it may be: see the module's text. Until that time batches
+    /// under way are waited for.
     pub(super) fn drop_container(
         &self,
         tier: &Arc<dyn DiskTier>,
         entry: &Arc<Entry>,
-        urgent: bool,
+        until: Option<Instant>,
     ) -> Result<bool> {
-        let deadline = std::time::Instant::now() + DROP_WAIT;
         while !self.catalog.may_drop(entry) {
-            if !urgent || entry.live() > 0 || std::time::Instant::now() > deadline {
+            if entry.live() > 0 || until.is_none_or(|until| Instant::now() > until) {
                 return Ok(false);
             }
             std::thread::sleep(Duration::from_millis(1));
@@ -249,9 +267,10 @@ impl Engine {
 
     /// Reclaims the best candidate of a tier. One that cannot be emptied or deleted is left alone for a while, and the
     /// next is tried.
-    fn reclaim_one(&self, tier: &Arc<dyn DiskTier>, urgent: bool, hard: bool) -> Result<Freed> {
+    fn reclaim_one(&self, tier: &Arc<dyn DiskTier>, haste: Haste) -> Result<Freed> {
         let claims = self.claims(tier.tier());
-        if hard && urgent {
+        let urgent = haste.urgent;
+        if haste.hard && urgent {
             // What was left alone, because there was no room to rewrite it, can still be given up.
             claims.forgive();
         }
@@ -261,7 +280,7 @@ impl Engine {
             if matches!(choice, Choice::Nothing) {
                 // Everything is in the container that is being appended to.
                 tier.seal().ok();
-                if self.drop_empty(tier, urgent) == Dropped::Some {
+                if self.drop_empty(tier, haste.until) == Dropped::Some {
                     return Ok(Freed::Room);
                 }
                 choice = self.candidate(tier);
@@ -281,13 +300,15 @@ impl Engine {
             }
             let entry = &claim.entry;
             let occupied = entry.container.occupied();
-            match self.reclaim_entry(tier, entry, urgent, hard) {
+            match self.reclaim_entry(tier, entry, haste) {
                 Ok(true) => {
                     claims.reclaimed(occupied);
                     return Ok(Freed::Room);
                 }
                 // Empty, and dropped as soon as the batches under way have ended.
-                Ok(false) if entry.live() == 0 => return Ok(Freed::Nothing),
+                Ok(false) if entry.live() == 0 => {
+                    return Ok(if urgent { Freed::Later } else { Freed::Nothing });
+                }
                 Ok(false) => {}
                 // The tier below is full for now: it would say the same of the next.
                 Err(Error::Busy { .. }) if urgent => return Ok(Freed::Later),
@@ -309,17 +330,12 @@ impl Engine {
 
     /// Empties a container and drops it; says whether it is gone. A batch that was on its way into the container when
     /// it was sealed may land in it after it was listed: then it is emptied again.
-    fn reclaim_entry(
-        &self,
-        tier: &Arc<dyn DiskTier>,
-        entry: &Arc<Entry>,
-        urgent: bool,
-        hard: bool,
-    ) -> Result<bool> {
+    fn reclaim_entry(&self, tier: &Arc<dyn DiskTier>, entry: &Arc<Entry>, haste: Haste) -> Result<bool> {
+        let urgent = haste.urgent;
         for _ in 0..LATE_BATCHES {
-            self.empty_out(tier, entry, urgent, hard)?;
+            self.empty_out(tier, entry, urgent, haste.hard)?;
             if entry.live() == 0 {
-                let gone = self.drop_container(tier, entry, urgent)?;
+                let gone = self.drop_container(tier, entry, haste.until)?;
                 if gone || entry.live() == 0 {
                     return Ok(gone);
                 }
@@ -333,7 +349,7 @@ impl Engine {
             let unlisted = self.unlisted(entry);
             self.send_down(tier.tier(), &unlisted, urgent)?;
         }
-        self.drop_container(tier, entry, urgent)
+        self.drop_container(tier, entry, haste.until)
     }
 
     /// Claims the best candidate of a tier.
@@ -499,8 +515,10 @@ impl Engine {
                     }
                     let name = tier.tier();
                     self.log.warn("demote", || format!("the {name} tier does not take what sinks: {e}"));
-                    // What did move is no longer live where it was.
-                    rest.extend(fit.into_iter().filter(|m| self.catalog.is_live(&m.entry, &m.listed)));
+                    // What did move is no longer live where it was. What cannot be reached stays here too: that the
+                    // tier below fails as well is no reason to give it up.
+                    let left = |m: &Mover| self.catalog.is_live(&m.entry, &m.listed) && self.fetch(m).is_ok();
+                    rest.extend(fit.into_iter().filter(left));
                 }
             }
         }

@@ -185,7 +185,7 @@ impl Engine {
         };
         let Some(tier) = self.tier(entry.tier) else { return Ok(()) };
         if entry.live() == 0 {
-            self.drop_empty(tier, true);
+            self.drop_empty(tier, Some(self.drop_wait()));
             let stays = self.catalog.containers.all().iter().any(|e| e.id == id);
             return if stays { Err(StorageError::Busy(NOT_DROPPED).into()) } else { Ok(()) };
         }
@@ -205,7 +205,7 @@ impl Engine {
             let why = format!("{} of its items cannot be read for now, and stay there", entry.live());
             return Err(StorageError::io("empty", PathBuf::new(), std::io::Error::other(why)).into());
         }
-        let gone = self.drop_container(tier, &entry, true)?;
+        let gone = self.drop_container(tier, &entry, Some(self.drop_wait()))?;
         drop(claim);
         if gone { Ok(()) } else { Err(StorageError::Busy(NOT_DROPPED).into()) }
     }

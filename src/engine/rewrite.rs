@@ -8,9 +8,12 @@
 use super::Engine;
 use super::claim::Choice;
 use super::moves::Mover;
+use super::reclaim::Freed;
 use crate::error::Result;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 use thermocline_storage::Tier;
 use thermocline_storage::container::{DiskTier, Entry, Purpose};
 
@@ -18,6 +21,8 @@ use thermocline_storage::container::{DiskTier, Entry, Purpose};
 const MERGE: usize = 8;
 /// At most so many at a time.
 const MERGE_MOST: usize = 4 * MERGE;
+/// How long who needs a container's number waits for one of a container that was dropped, which somebody may read.
+const NUMBER_WAIT: Duration = Duration::from_secs(1);
 
 impl Engine {
     /// Rewrites packs: those with little alive, those whose dead have been there for `erase_after`, and small ones,
@@ -35,7 +40,7 @@ impl Engine {
         );
         let Choice::Claimed(claimed) = choice else { return Ok(false) };
         let chosen: Vec<Arc<Entry>> = claimed.iter().map(|c| c.entry.clone()).collect();
-        let done = self.rewrite(tier, &chosen);
+        let done = self.rewrite(tier, &chosen, false);
         for entry in chosen.iter().filter(|e| e.live() > 0) {
             claims.leave_alone(entry);
         }
@@ -46,7 +51,7 @@ impl Engine {
         if let Some(stale) = packs.iter().find(|e| self.is_stale(e)) {
             return vec![stale.clone()];
         }
-        packs.retain(|e| e.container.occupied() < self.settings.pack_size / 4);
+        packs.retain(|e| e.container.occupied() < self.full_size(Tier::Cold) / 4);
         packs.sort_by_key(|e| e.container.occupied());
         packs.truncate(MERGE_MOST);
         if packs.len() < if busy { MERGE_MOST } else { MERGE } {
@@ -55,23 +60,102 @@ impl Engine {
         packs
     }
 
-    fn rewrite(&self, tier: &Arc<dyn DiskTier>, chosen: &[Arc<Entry>]) -> Result<bool> {
+    /// Bytes of a container of a tier that is full.
+    #[expect(clippy::indexing_slicing, reason = "a tier's number is at most 3")]
+    pub(super) fn full_size(&self, tier: Tier) -> u64 {
+        self.settings.container_size[(tier as usize) & 3]
+    }
+
+    /// Room for one container more, where all their numbers are in use, for somebody who waits: small ones of the tier
+    /// with the most become one, for which nothing is lost; where there are none, the tier that needs the number makes
+    /// room as if it were full.
+    pub(super) fn make_number(&self, tier: Tier) -> Freed {
+        if self.has_number(Instant::now()) {
+            return Freed::Room;
+        }
+        let merged = self.merge().unwrap_or_else(|e| {
+            self.log.warn("merge", || format!("small containers are not merged: {e}"));
+            Freed::Nothing
+        });
+        let freed = if merged == Freed::Nothing { self.make_room(tier, 0, true) } else { merged };
+        if freed == Freed::Room {
+            self.has_number(Instant::now() + NUMBER_WAIT);
+        }
+        freed
+    }
+
+    /// Whether a container may be begun. The number of one that was dropped is free once that is durable and nobody
+    /// reads it any more, for which is waited at most that long.
+    fn has_number(&self, until: Instant) -> bool {
+        // Whether or not the journal can be written: if not, no number is free, and the next write says why.
+        let _ = self.catalog.sync();
+        loop {
+            if self.catalog.containers.has_number() {
+                return true;
+            }
+            if Instant::now() >= until {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn merge(&self) -> Result<Freed> {
+        let all = self.catalog.containers.all();
+        let count = |t: Tier| all.iter().filter(|e| e.tier == t).count();
+        let Some(tier) = self.tiers.iter().max_by_key(|t| count(t.tier())) else { return Ok(Freed::Nothing) };
+        let claims = self.claims(tier.tier());
+        let choice = claims.choose(
+            self.below(tier.tier()).is_none(),
+            || self.catalog.containers.of_tier(tier.tier()),
+            with_little,
+        );
+        let claimed = match choice {
+            Choice::Claimed(claimed) => claimed,
+            Choice::Others => return Ok(self.wait_for_others(claims)),
+            Choice::Nothing => return Ok(Freed::Nothing),
+        };
+        let mut small = Vec::new();
+        for claim in &claimed {
+            // One that cannot be read for now is no reason to leave the others.
+            let Ok(listed) = claim.entry.container.list() else { continue };
+            let listed = self.catalog.live_in(&claim.entry, listed);
+            let bytes: u64 = listed.iter().map(|l| u64::from(l.bytes)).sum();
+            if bytes < self.full_size(tier.tier()) / 4 {
+                small.push((bytes, claim.entry.clone()));
+            }
+        }
+        small.sort_by_key(|(bytes, _)| *bytes);
+        small.truncate(MERGE_MOST);
+        let chosen: Vec<Arc<Entry>> = small.into_iter().map(|(_, entry)| entry).collect();
+        if chosen.len() < 2 {
+            return Ok(Freed::Nothing);
+        }
+        let gone = self.rewrite(tier, &chosen, true);
+        for entry in chosen.iter().filter(|e| e.live() > 0) {
+            claims.leave_alone(entry);
+        }
+        Ok(if gone? { Freed::Room } else { Freed::Nothing })
+    }
+
+    fn rewrite(&self, tier: &Arc<dyn DiskTier>, chosen: &[Arc<Entry>], urgent: bool) -> Result<bool> {
         let mut movers = Vec::new();
         for entry in chosen {
             let listed = self.catalog.live_in(entry, entry.container.list()?);
             movers.extend(listed.into_iter().map(|listed| Mover { entry: entry.clone(), listed }));
         }
-        self.relocate(&movers, tier, Purpose::Reclaim, false)?;
+        self.relocate(&movers, tier, Purpose::Reclaim, urgent)?;
         let mut gone = false;
+        let until = urgent.then(|| self.drop_wait());
         for entry in chosen {
-            if self.is_stopping() {
+            if self.is_stopping() && !urgent {
                 break;
             }
             if entry.live() > 0 {
-                self.relocate(&self.unlisted(entry), tier, Purpose::Reclaim, false)?;
+                self.relocate(&self.unlisted(entry), tier, Purpose::Reclaim, urgent)?;
             }
             if entry.live() == 0 {
-                gone |= self.drop_container(tier, entry, false)?;
+                gone |= self.drop_container(tier, entry, until)?;
             }
         }
         Ok(gone)
@@ -93,4 +177,15 @@ impl Engine {
             .or_insert(if self.opened_ms >= entry.created_ms { entry.created_ms } else { now });
         live * 2 < records || now.saturating_sub(since) >= self.settings.erase_after_ms
     }
+}
+
+/// Those in which the least seems to be alive: by the room that they take, and by the number of items, for a container
+/// takes room from the beginning that may never be filled.
+fn with_little(mut all: Vec<Arc<Entry>>) -> Vec<Arc<Entry>> {
+    all.sort_by_key(|e| e.live());
+    let mut chosen: Vec<Arc<Entry>> = all.iter().take(MERGE_MOST).cloned().collect();
+    all.sort_by_key(|e| e.live_bytes());
+    let few: HashSet<u64> = chosen.iter().map(|e| e.id).collect();
+    chosen.extend(all.into_iter().take(MERGE_MOST).filter(|e| !few.contains(&e.id)));
+    chosen
 }

@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 mod bench;
+mod dirs;
 mod items;
 mod progress;
 mod replay;

@@ -1,5 +1,6 @@
 //! Numbers of containers, and when they are free again.
 
+use super::table::{FOR_RECLAIM, MOST};
 use super::*;
 use crate::testing::Hollow;
 

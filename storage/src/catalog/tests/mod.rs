@@ -15,6 +15,7 @@ use crate::testing::Hollow;
 use crate::types::{ContentType, Tier};
 use bytes::Bytes;
 use journal::COPIES;
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;

@@ -207,6 +207,11 @@ fn a_full_disk_is_said_and_the_reserve_stays_free() {
 #[test]
 fn what_cannot_be_reached_is_not_called_damaged() {
     let (mut bench, disk) = bad(&[Some(64 << 20)]);
+    unreachable(&mut bench, &disk);
+}
+
+/// A tier whose values cannot be read any more since it was opened.
+fn unreachable(bench: &mut Bench, disk: &FaultFs) -> (Open, Vec<Item>, Vec<Written>) {
     let open = bench.open(&[]);
     let all = items(0, 100);
     let written = open.write(&all);
@@ -219,6 +224,7 @@ fn what_cannot_be_reached_is_not_called_damaged() {
         let error = open.read(w).unwrap_err();
         assert!(matches!(error, Error::Io { .. }), "{error}");
     }
+    (open, all, written)
 }
 
 /// An index that was built while the disk could not be read lacks records that are there.
@@ -226,17 +232,7 @@ fn what_cannot_be_reached_is_not_called_damaged() {
 fn what_could_not_be_reached_when_the_index_was_built_is_found_when_the_disk_is_back() {
     let (mut bench, disk) = bad(&[Some(64 << 20)]);
     bench.factory = None;
-    let open = bench.open(&[]);
-    let all = items(0, 100);
-    let written = open.write(&all);
-    let known = open.known();
-    open.hdd.close().unwrap();
-    drop(open);
-    disk.fail(Fault::when(|c| c.op == Op::Read && c.range.start >= value::DATA && of_values(c.path)));
-    let open = bench.open(&known);
-    for w in &written {
-        assert!(matches!(open.read(w).unwrap_err(), Error::Io { .. }));
-    }
+    let (open, all, written) = unreachable(&mut bench, &disk);
     disk.heal();
     bench.clock.advance(60_000);
     assert_eq!(open.check(&all, &written), all.len());
