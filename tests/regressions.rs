@@ -154,6 +154,53 @@ fn the_limit_of_items_is_reached_and_reclaim_ends() -> Try {
     Ok(())
 }
 
+/// Where the limit of items binds, not that of bytes, items that are asked for now and then do not rise and sink for ever.
+#[test]
+fn where_the_limit_of_items_binds_what_is_hot_stays_and_the_rest_stays_below() -> Try {
+    const ITEMS: u64 = 2_000;
+    const LIMIT: u64 = 300;
+    const HOT: u64 = 200;
+    let dir = tempfile::tempdir()?;
+    let mut builder = Cache::builder()
+        .memory(4 << 20)
+        .memory_item_limit(10)
+        .ssd(dir.path().join("s"), 32 << 20)
+        .hdd(dir.path().join("h"), 32 << 20);
+    builder.config_mut().ssd.item_limit = LIMIT;
+    let clock = Arc::new(ManualClock::new(1_700_000_000_000));
+    let cache = builder.world(Arc::new(RealFs), clock.clone(), false).open()?;
+    let key = |i: u64| format!("k{i}");
+    for i in 0..ITEMS {
+        cache.put(key(i), noise(i, 500))?;
+    }
+    cache.flush()?;
+    let moves = |cache: &Cache| {
+        let stats = cache.stats();
+        let of = |t| stats.tier(t).map_or(0, |t| t.promoted + t.demoted);
+        of(Tier::Ssd) + of(Tier::Hdd)
+    };
+    let mut moved = Vec::new();
+    for round in 0..60 {
+        let before = moves(&cache);
+        for i in 0..HOT {
+            for _ in 0..8 {
+                cache.get(key(i))?;
+            }
+        }
+        for i in (HOT..ITEMS).filter(|i| i % 4 == round % 4) {
+            cache.get(key(i))?;
+        }
+        clock.advance(1_000);
+        cache.step()?;
+        moved.push(moves(&cache) - before);
+    }
+    let ssd = cache.stats().tier(Tier::Ssd).ok_or("ssd")?.items;
+    assert!((HOT - 20..=LIMIT).contains(&ssd), "{ssd} items on the SSD; moved: {moved:?}");
+    let late: u64 = moved.iter().skip(20).sum();
+    assert!(late <= 10, "{moved:?}");
+    Ok(())
+}
+
 /// A container that cannot be deleted keeps its own space and no other's.
 #[test]
 fn a_container_that_cannot_be_deleted_holds_up_no_other() -> Try {

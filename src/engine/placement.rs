@@ -65,7 +65,7 @@ impl Default for Placement {
 }
 
 impl Placement {
-    fn bar(&self, tier: Tier) -> u32 {
+    pub(super) fn bar(&self, tier: Tier) -> u32 {
         self.bars.get(tier as usize).map_or(FLOOR, |b| b.load(Ordering::Relaxed).max(FLOOR))
     }
 
@@ -184,7 +184,7 @@ impl Engine {
         }
     }
 
-    /// How many items a tier holds when it is as full as it may get, by what those on it take.
+    /// How many items a tier holds when it is as full as it may get, by what those on it take, and by their limit.
     fn holds(&self, tier: &Arc<dyn DiskTier>) -> u64 {
         let Some(limit) = tier.usage().limit else { return u64::MAX };
         let (mut live, mut occupied) = (0u64, 0u64);
@@ -193,7 +193,9 @@ impl Engine {
             occupied += e.container.occupied();
         }
         let room = u128::from(super::reclaim::high_mark(limit));
-        u64::try_from(u128::from(live) * room / u128::from(occupied.max(1))).unwrap_or(u64::MAX)
+        let by_room =
+            u64::try_from(u128::from(live) * room / u128::from(occupied.max(1))).unwrap_or(u64::MAX);
+        if tier.tier() == Tier::Ssd { by_room.min(self.settings.ssd_items) } else { by_room }
     }
 
     /// Of each container of the highest disk tier, what it is worth in bytes: those of records over the bar whole, of

@@ -465,7 +465,8 @@ impl Engine {
             return std::mem::take(movers); // nothing need be lost
         }
         self.survey();
-        let bar = self.worth_a_copy(tier);
+        // Where too many items are the reason, what is as hot as the bar may stay: it is as many as there may be.
+        let bar = if most == usize::MAX { self.worth_a_copy(tier) } else { self.placement.bar(tier) };
         let mut hot: Vec<(u32, Mover)> =
             movers.drain(..).map(|m| (self.heat.estimate(m.listed.ident), m)).collect();
         // The newer of two that are as hot was written later.
