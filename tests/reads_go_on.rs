@@ -1,5 +1,6 @@
-//! Reads wait for no background work: while a sync of the write buffer, of a move or of a checkpoint does not come to an
-//! end, items are found in memory and on each tier, absent ones are not, and memory is written to.
+//! Reads wait for no background work: while a write, a sync or a deletion of the write buffer, of a move, of reclaim, of
+//! rewriting, of the reaper or of a checkpoint does not come to an end, items are found in memory and on each tier, absent
+//! ones are not, and memory is written to.
 
 #[path = "common/gate.rs"]
 mod gate;
@@ -7,9 +8,10 @@ mod gate;
 use gate::{Gate, LONG, Release};
 use std::path::Path;
 use std::sync::{Arc, mpsc};
+use std::time::Duration;
 use thermocline::testing::ManualClock;
 use thermocline::{Builder, Cache, Tier};
-use thermocline_storage::testing::FaultFs;
+use thermocline_storage::testing::{FaultFs, Op};
 
 type Try<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
@@ -42,7 +44,7 @@ fn reads(cache: &Cache) -> Try {
                 assert!(cache.contains(key)?);
             }
             assert_eq!(cache.get("absent")?, None);
-            assert_eq!(cache.keys("").count(), 4);
+            assert!(cache.keys("").count() >= 4);
             Ok(())
         };
         done.send(all())
@@ -56,10 +58,19 @@ fn while_held(
     part: &str,
     work: impl FnOnce(&Cache, &ManualClock) -> thermocline::Result<()> + Send + 'static,
 ) -> Try {
+    while_any_held(Op::Sync, part, work)
+}
+
+/// The same for calls of another kind.
+fn while_any_held(
+    op: Op,
+    part: &str,
+    work: impl FnOnce(&Cache, &ManualClock) -> thermocline::Result<()> + Send + 'static,
+) -> Try {
     let dir = tempfile::tempdir()?;
     let (cache, gate, clock) = store(dir.path())?;
     cache.put("new", "in the write buffer")?;
-    gate.hold(part);
+    gate.hold_any(op, part);
     let release = Release(gate.clone());
     let (working, (done, result)) = (cache.clone(), mpsc::channel());
     std::thread::spawn(move || done.send(work(&working, &clock)));
@@ -97,6 +108,71 @@ fn while_a_checkpoint_is_written() -> Try {
         for _ in 0..100 {
             cache.put("new", "and newer")?;
             cache.flush()?;
+        }
+        clock.advance(1_000_000);
+        cache.step()
+    })
+}
+
+/// More than the SSD holds: it is reclaimed, and what is in it sinks.
+fn overflow(cache: &Cache, _: &ManualClock) -> thermocline::Result<()> {
+    for n in 0u8..48 {
+        cache.put([n], noise(n))?;
+        cache.flush()?;
+        cache.step()?;
+    }
+    Ok(())
+}
+
+/// A mebibyte that nothing compresses.
+fn noise(n: u8) -> Vec<u8> {
+    let mut state = u64::from(n) + 1;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as u8
+    };
+    (0..1 << 20).map(|_| next()).collect()
+}
+
+#[test]
+fn while_reclaim_reads_and_writes() -> Try {
+    while_any_held(Op::Write, "values", overflow)
+}
+
+#[test]
+fn while_reclaim_drops_a_segment() -> Try {
+    while_any_held(Op::RemoveFile, "segments", overflow)
+}
+
+#[test]
+fn while_a_segment_is_made() -> Try {
+    while_any_held(Op::Allocate, "segments", overflow)
+}
+
+/// Packs of one item each, many of them: they are rewritten into one.
+fn scatter(cache: &Cache) -> thermocline::Result<()> {
+    for n in 0u8..40 {
+        cache.put([n], vec![n; 1000])?;
+        cache.flush()?;
+        cache.demote([n], Tier::Cold)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn while_packs_are_rewritten() -> Try {
+    while_any_held(Op::RemoveFile, "packs", |cache, _| {
+        scatter(cache)?;
+        cache.step()
+    })
+}
+
+#[test]
+fn while_expired_items_are_reaped() -> Try {
+    while_any_held(Op::RemoveFile, "packs", |cache, clock| {
+        scatter(cache)?;
+        for n in 0u8..40 {
+            cache.expire_in([n], Some(Duration::from_secs(10)))?;
         }
         clock.advance(1_000_000);
         cache.step()

@@ -1,4 +1,4 @@
-//! A gate in front of the syncs of a disk.
+//! A gate in front of what is done to a disk.
 
 #![allow(dead_code, reason = "each test uses some of it")]
 
@@ -11,7 +11,7 @@ use thermocline_storage::testing::{FaultFs, Op};
 /// Longest that anything here may take: a machine under load is slow, a fault hangs for ever.
 pub const LONG: Duration = Duration::from_secs(60);
 
-/// Holds up syncs of files.
+/// Holds up calls of one kind.
 #[derive(Debug, Default)]
 pub struct Gate {
     state: Mutex<State>,
@@ -20,28 +20,30 @@ pub struct Gate {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Syncs of paths that contain this wait.
-    hold: Option<String>,
+    /// Such calls of paths that contain this wait.
+    hold: Option<(Op, String)>,
     /// How many wait, and how many of them may go on.
     waiting: usize,
     passes: usize,
 }
 
 impl Gate {
-    /// In front of the syncs of a file system.
+    /// In front of a file system.
     pub fn of(fs: &FaultFs) -> Arc<Gate> {
         let gate = Arc::new(Gate::default());
-        let syncs = gate.clone();
-        fs.watch(move |call| {
-            if call.op == Op::Sync {
-                syncs.pass(call.path);
-            }
-        });
+        let calls = gate.clone();
+        fs.watch(move |call| calls.pass(call.op, call.path));
         gate
     }
 
+    /// Syncs of paths with `part` in them wait.
     pub fn hold(&self, part: &str) {
-        self.state.lock().hold = Some(part.into());
+        self.hold_any(Op::Sync, part);
+    }
+
+    /// Calls of that kind, of paths with `part` in them, wait.
+    pub fn hold_any(&self, op: Op, part: &str) {
+        self.state.lock().hold = Some((op, part.into()));
     }
 
     pub fn let_one_pass(&self) {
@@ -54,16 +56,20 @@ impl Gate {
         self.changed.notify_all();
     }
 
-    /// Until a sync waits that was not let through.
+    /// Until a call waits that was not let through.
     pub fn until_held(&self) {
         let mut state = self.state.lock();
         while state.waiting == 0 || state.passes > 0 {
-            assert!(!self.changed.wait_for(&mut state, LONG).timed_out(), "nothing is synced");
+            assert!(!self.changed.wait_for(&mut state, LONG).timed_out(), "nothing is done that is held up");
         }
     }
 
-    fn pass(&self, path: &Path) {
-        let held = |s: &State| s.hold.as_ref().is_some_and(|h| path.to_string_lossy().contains(h.as_str()));
+    fn pass(&self, op: Op, path: &Path) {
+        let held = |s: &State| {
+            s.hold
+                .as_ref()
+                .is_some_and(|(of, part)| *of == op && path.to_string_lossy().contains(part.as_str()))
+        };
         let mut state = self.state.lock();
         if !held(&state) {
             return;
