@@ -276,6 +276,8 @@ impl Engine {
         }
         let mut failed = None;
         for _ in 0..TRIES {
+            // A catalog that cannot be written lets nothing be dropped: what were evicted would be so in vain.
+            self.catalog.settle()?;
             let mut choice = self.candidate(tier);
             if matches!(choice, Choice::Nothing) {
                 // Everything is in the container that is being appended to.

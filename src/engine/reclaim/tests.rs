@@ -299,6 +299,40 @@ fn what_cannot_be_read_stays_when_the_tier_below_takes_nothing() -> Try {
     Ok(())
 }
 
+/// What the catalog cannot write down makes no room: nothing is evicted in vain.
+#[test]
+fn nothing_is_evicted_while_the_catalog_cannot_be_written() -> Try {
+    let dir = tempfile::tempdir()?;
+    let fs = FaultFs::default();
+    let mut builder = Cache::builder().memory(1 << 20).ssd(dir.path(), 16 << 20);
+    builder.config_mut().storage.segment_size = Some(1 << 20);
+    builder.config_mut().storage.write_stall_limit = 1;
+    let cache = builder.world(Arc::new(fs.clone()), Arc::new(SystemClock), false).open()?;
+    let engine = cache.engine();
+    let mut next = 0;
+    while cache.stats().counts.evicted == 0 {
+        next = fill(&cache, next, 40)?;
+    }
+    let catalog = dir.path().join("catalog");
+    assert!(catalog.is_dir());
+    fs.fail(Fault::when(move |c| c.op.changes() && c.path.starts_with(&catalog)));
+    // The first finds out, and has emptied a container by then.
+    let most = engine.catalog.containers.all().iter().map(|e| e.live()).max().ok_or("no container")?;
+    let before = cache.stats().counts.evicted;
+    engine.make_room(Tier::Ssd, 1, true);
+    let first = cache.stats().counts.evicted;
+    assert!((1..=most).contains(&(first - before)), "{} of {most}", first - before);
+    for _ in 0..20 {
+        let _ = engine.reclaim_step(Tier::Ssd);
+        engine.make_room(Tier::Ssd, 1, true);
+    }
+    assert!((0..20).any(|n| fill(&cache, next + n * 40, 40).is_err()));
+    assert_eq!(cache.stats().counts.evicted, first);
+    fs.heal();
+    fill(&cache, next, 40)?;
+    Ok(())
+}
+
 /// Puts items, each of which gets containers of its own.
 fn scatter(cache: &Cache, range: std::ops::Range<u64>) -> Try {
     for n in range {
