@@ -239,9 +239,9 @@ impl Guard<'_> {
             let cat = self.cat;
             let restored = beneath.and_then(|b| {
                 cat.unless_condemned(&b.entry, || {
-                    self.point(ident, version, b.place, b.expires_at.unwrap_or(0));
-                    // The reaper may have looked while nothing pointed there.
-                    b.entry.note_expiry(cat.now().max(1));
+                    // What the record says is not known here, and the reaper may have looked while nothing pointed
+                    // there: it looks again, after a crash too.
+                    self.point(ident, version, b.place, b.expires_at.unwrap_or(cat.now().max(1)));
                     if let Some(ms) = b.expires_at {
                         self.set_durable_expiry(ident, version, ms);
                     }
