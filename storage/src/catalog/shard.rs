@@ -451,12 +451,12 @@ impl Guard<'_> {
         gone.extend(
             hidden.iter().filter(|(i, h)| h.beneath.is_some() && index.get(**i).is_none()).map(|(i, _)| *i),
         );
-        // The writes themselves came before the clear and are gone with the rest.
-        for (_, hidden) in self.shard.hidden.drain() {
-            hidden.outcome.set(Ok(()));
-        }
         if index.len() > 0 {
             self.frame(Frame::Clear { shard: shard_no, version });
+        }
+        // The writes themselves came before the clear and are gone with the rest. Only now: who is told syncs the frame.
+        for (_, hidden) in self.shard.hidden.drain() {
+            hidden.outcome.clear();
         }
         // After the frame, as in `point`.
         for (_, place) in index.iter() {
