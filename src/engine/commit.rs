@@ -212,7 +212,8 @@ impl Engine {
                 // Reclaim holds its tier's lock already, and is what makes room.
                 Err(e) if e.is_no_space() && purpose != Purpose::Reclaim => {
                     drop(batch);
-                    let late = Instant::now() >= deadline || (!urgent && self.is_stopping());
+                    let closing = !urgent && self.is_stopping();
+                    let late = closing || Instant::now() >= deadline;
                     rounds += 1;
                     let freed = match e {
                         StorageError::NoNumber { .. } => self.make_number(tier.tier()),
@@ -221,7 +222,7 @@ impl Engine {
                     match freed {
                         // There is room to be had, so nothing need be lost for want of it: it only comes too late.
                         Freed::Later if late => return Err(StorageError::Busy(FULL_FOR_NOW)),
-                        Freed::Room | Freed::ByOthers if late && rounds > ROUNDS => {
+                        Freed::Room | Freed::ByOthers if closing || late && rounds > ROUNDS => {
                             return Err(StorageError::Busy(FULL_FOR_NOW));
                         }
                         Freed::Room => own += 1,

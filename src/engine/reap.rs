@@ -2,7 +2,9 @@
 //!
 //! Each container knows a time before which nothing in it expires. When that time has come, its listing is read, what
 //! has expired dies, and the next such time is noted; a container whose items expire one by one is looked at no more
-//! often than the reap interval. Who counts what is alive (`clear`) has it all looked at before.
+//! often than the reap interval. Who counts what is alive (`clear`) has it all looked at before. Those that were looked
+//! at longest ago come first, so that none that cannot be read keeps the others waiting for ever; those of a directory
+//! that is away are not looked at.
 //!
 //! Invariants: an item's own expiry decides, or the one that was changed since its record was written; a read never
 //! needs the reaper, for it compares by itself. A put or a change of expiry lowers its container's time, also while
@@ -35,7 +37,9 @@ impl Engine {
             .all()
             .into_iter()
             .filter(|e| due(e, now) && e.reap_after.load(Ordering::Relaxed) <= now)
-            .min_by_key(|e| e.earliest_expiry.load(Ordering::Relaxed));
+            .min_by_key(|e| {
+                (e.reap_after.load(Ordering::Relaxed), e.earliest_expiry.load(Ordering::Relaxed))
+            });
         match due {
             Some(entry) => self.reap(&entry, now).map(|()| true),
             None => Ok(false),
@@ -78,7 +82,11 @@ impl Engine {
     }
 }
 
-/// Whether something of the container may have expired.
+/// Whether something of the container may have expired. What is in a directory that is away occupies nothing here, and
+/// cannot be read.
 fn due(entry: &Entry, now: u64) -> bool {
-    entry.earliest_expiry.load(Ordering::Relaxed) <= now
+    entry.earliest_expiry.load(Ordering::Relaxed) <= now && entry.container.occupied() > 0
 }
+
+#[cfg(test)]
+mod tests;

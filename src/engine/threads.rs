@@ -24,6 +24,8 @@ const GATHER: Duration = Duration::from_millis(1000);
 const MOVER_PAUSE: Duration = Duration::from_millis(200);
 /// The janitor's beat.
 const BEAT: Duration = Duration::from_millis(500);
+/// The janitor begins no further listing for the reaper after so many milliseconds of a beat.
+const REAP_MS: u64 = 500;
 /// After a failed commit the writer waits this long before it tries again.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -230,8 +232,10 @@ impl Engine {
 
     /// Expiry, housekeeping of the tiers, checkpoints.
     pub(crate) fn keep_step(&self) {
+        // To list a large container takes long, and the rest is not to wait for more than one such.
+        let until = self.now().saturating_add(REAP_MS);
         for _ in 0..64 {
-            if !self.told("reap", self.reap_step()) {
+            if !self.told("reap", self.reap_step()) || self.now() >= until {
                 break;
             }
         }
@@ -246,7 +250,8 @@ impl Engine {
     }
 
     /// Sees to it that the time of what callers were told is in the journal within two seconds and a half (a second at
-    /// most once, a beat, and the writer's pause), even if they only read: an item that they may have found expired does not come back with a clock that was set back.
+    /// most once, a beat, and the writer's pause; longer by what the janitor is at, such as a listing for the reaper), even
+    /// if they only read: an item that they may have found expired does not come back with a clock that was set back.
     fn keep_time(&self) {
         if self.used.swap(false, Ordering::Relaxed) && self.has_disk() {
             if self.catalog.note_time() {

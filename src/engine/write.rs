@@ -22,7 +22,7 @@ use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use thermocline_storage::catalog::{Found, Guard, NewValue};
+use thermocline_storage::catalog::{Found, Guard, NewValue, Outcome};
 use thermocline_storage::memory::{Evicted, NewEntry, Reason};
 use thermocline_storage::pair::Pair;
 use thermocline_storage::{ContentType, Error as StorageError, Ident, Tier, Version, codec, record};
@@ -198,16 +198,14 @@ impl Engine {
             self.commit_step()?;
         }
         match outcome.wait(self.settings.write_stall) {
-            Some(Ok(())) => Ok(Put::Done(version)),
-            Some(Err(e)) => Err(e.into()),
+            Some(done) => self.put_ended(version, &outcome, done),
             None => {
                 let mut guard = self.catalog.lock(ident);
                 if guard.pending_of(ident, version).is_none() {
                     // It ended just now.
                     drop(guard);
                     return match outcome.wait(Duration::ZERO) {
-                        Some(Ok(())) => Ok(Put::Done(version)),
-                        Some(Err(e)) => Err(e.into()),
+                        Some(done) => self.put_ended(version, &outcome, done),
                         None => Err(self.busy("the disk did not take the write in time")),
                     };
                 }
@@ -219,6 +217,21 @@ impl Engine {
                 Err(self.busy("the disk did not take the write in time"))
             }
         }
+    }
+
+    /// What the caller of a hidden put is told. If a clear took it away, then once that is durable: else what was there
+    /// before both could come back after a crash.
+    fn put_ended(
+        &self,
+        version: Version,
+        outcome: &Outcome,
+        done: Result<(), Arc<StorageError>>,
+    ) -> Result<Put> {
+        done?;
+        if outcome.is_cleared() {
+            self.catalog.settle()?;
+        }
+        Ok(Put::Done(version))
     }
 
     /// A value over a quarter of the write buffer is written by its caller.

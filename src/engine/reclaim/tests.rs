@@ -4,6 +4,7 @@ use super::*;
 use crate::engine::claim::READERS;
 use crate::{Builder, Cache};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 use thermocline_storage::catalog::Found;
 use thermocline_storage::clock::SystemClock;
@@ -214,6 +215,42 @@ fn what_sinks_in_the_background_stays_while_reclaim_below_hangs() -> Try {
     assert_eq!(cache.stats().counts.evicted, before);
     drop(hangs);
     assert!(engine.reclaim_step(Tier::Ssd)?);
+    Ok(())
+}
+
+/// Others make room all the time, and it is taken each time.
+#[test]
+fn a_background_move_into_a_full_tier_ends_when_the_store_is_closed() -> Try {
+    let dir = tempfile::tempdir()?;
+    let (cache, mut next) = two_full(dir.path(), 1)?;
+    let engine = cache.engine();
+    let hdd = engine.tier(Tier::Hdd).ok_or("no tier")?;
+    let Choice::Claimed(hangs) = engine.candidate(hdd) else { return Err("nothing to claim".into()) };
+    loop {
+        match engine.reclaim_step(Tier::Ssd) {
+            Ok(true) => {}
+            Ok(false) => next = fill(&cache, next, 5)?,
+            Err(_) => break,
+        }
+    }
+    let done = AtomicBool::new(false);
+    let took = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Acquire) {
+                let first = |all: Vec<Arc<Entry>>| all.into_iter().take(1).collect();
+                drop(engine.claims(Tier::Hdd).choose(false, || engine.of_tier(hdd), first));
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        });
+        engine.stopping.store(true, Ordering::Release);
+        let began = Instant::now();
+        let refused = engine.reclaim_step(Tier::Ssd);
+        engine.stopping.store(false, Ordering::Release);
+        done.store(true, Ordering::Release);
+        refused.is_err().then(|| began.elapsed())
+    });
+    assert!(took.is_some_and(|took| took < Duration::from_secs(3)), "{took:?}");
+    drop(hangs);
     Ok(())
 }
 

@@ -2,10 +2,12 @@ use super::{Engine, NewValue};
 use crate::{Cache, ContentType, Error, Event, Persistence, Received, Subscription, Tier};
 use bytes::Bytes;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use thermocline_storage::catalog::DirtyValue;
 use thermocline_storage::clock::SystemClock;
 use thermocline_storage::pair::Pair;
+use thermocline_storage::testing::{FaultFs, Op};
 use thermocline_storage::vfs::RealFs;
 
 type Failure = Box<dyn std::error::Error>;
@@ -155,5 +157,39 @@ fn the_expiry_of_a_large_value_waits_for_its_end() -> Result<(), Failure> {
     engine.memory.remove(ident);
     assert_eq!(cache.get("k")?, None);
     assert!(!cache.expire_in("k", None)?);
+    Ok(())
+}
+
+/// Who is told that a put is durable is told so of what became of it: a clear, which has to be durable too.
+#[test]
+fn a_put_that_a_clear_takes_away_returns_when_that_is_durable() -> Result<(), Failure> {
+    let dir = tempfile::tempdir()?;
+    let (disk, held, met) =
+        (FaultFs::default(), Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (hold, meet) = (held.clone(), met.clone());
+    disk.watch(move |c| {
+        while c.op == Op::Sync && hold.load(Ordering::SeqCst) {
+            meet.store(true, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    });
+    let cache = Cache::builder().memory(4 << 20).ssd(dir.path(), 256 << 20).persistence(Persistence::Always);
+    let cache = cache.world(Arc::new(disk), Arc::new(SystemClock), true).open()?;
+    cache.put("k", "older")?;
+    held.store(true, Ordering::SeqCst);
+    std::thread::scope(|scope| {
+        let put = scope.spawn(|| cache.put("k", "newer"));
+        while !met.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        let clear = scope.spawn(|| cache.clear());
+        std::thread::sleep(Duration::from_millis(500));
+        // Nothing is durable: after a crash the older value would be back.
+        let told = put.is_finished();
+        held.store(false, Ordering::SeqCst);
+        assert!(!told);
+        assert!(put.join().is_ok_and(|r| r.is_ok()) && clear.join().is_ok_and(|r| r.is_ok()));
+    });
+    assert_eq!(cache.get("k")?, None);
     Ok(())
 }

@@ -48,7 +48,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use shard::Shard;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 /// The journal of a store in use is not older than this, in milliseconds, and what it takes to write it.
@@ -62,6 +62,7 @@ pub const SHARDS: usize = 256;
 pub struct Outcome {
     done: Mutex<Option<Result<(), Arc<Error>>>>,
     changed: Condvar,
+    cleared: AtomicBool,
 }
 
 impl Outcome {
@@ -69,6 +70,17 @@ impl Outcome {
     pub fn set(&self, result: Result<(), Arc<Error>>) {
         *self.done.lock() = Some(result);
         self.changed.notify_all();
+    }
+
+    /// Tells everybody who waits that a clear took the write away. Nothing says yet that either is durable.
+    pub(crate) fn clear(&self) {
+        self.cleared.store(true, Ordering::Release);
+        self.set(Ok(()));
+    }
+
+    /// Whether the write ended because a clear took it away: it is as durable as that.
+    pub fn is_cleared(&self) -> bool {
+        self.cleared.load(Ordering::Acquire)
     }
 
     /// Waits for the end, at most this long; `None` if it has not come.

@@ -239,9 +239,9 @@ impl Guard<'_> {
             let cat = self.cat;
             let restored = beneath.and_then(|b| {
                 cat.unless_condemned(&b.entry, || {
-                    self.point(ident, version, b.place, b.expires_at.unwrap_or(0));
-                    // The reaper may have looked while nothing pointed there.
-                    b.entry.note_expiry(cat.now().max(1));
+                    // What the record says is not known here, and the reaper may have looked while nothing pointed
+                    // there: it looks again, after a crash too.
+                    self.point(ident, version, b.place, b.expires_at.unwrap_or(cat.now().max(1)));
                     if let Some(ms) = b.expires_at {
                         self.set_durable_expiry(ident, version, ms);
                     }
@@ -451,12 +451,12 @@ impl Guard<'_> {
         gone.extend(
             hidden.iter().filter(|(i, h)| h.beneath.is_some() && index.get(**i).is_none()).map(|(i, _)| *i),
         );
-        // The writes themselves came before the clear and are gone with the rest.
-        for (_, hidden) in self.shard.hidden.drain() {
-            hidden.outcome.set(Ok(()));
-        }
         if index.len() > 0 {
             self.frame(Frame::Clear { shard: shard_no, version });
+        }
+        // The writes themselves came before the clear and are gone with the rest. Only now: who is told syncs the frame.
+        for (_, hidden) in self.shard.hidden.drain() {
+            hidden.outcome.clear();
         }
         // After the frame, as in `point`.
         for (_, place) in index.iter() {

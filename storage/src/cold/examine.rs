@@ -9,7 +9,22 @@ use super::pack::IDENTITY_WITHIN;
 use crate::flaw::{Flaw, Part};
 use crate::vfs::VfsFile;
 use std::collections::BTreeSet;
+use std::io;
 use std::path::Path;
+
+/// Whether all that [`flaws`] looks at can be read, whatever it says.
+///
+/// # Errors
+///
+/// Of reading.
+pub(super) fn reached(file: &dyn VfsFile, len: u64, seed: u64) -> io::Result<()> {
+    let near = IDENTITY_WITHIN.min(len / 2);
+    let mut bytes = vec![0; usize::try_from(near).unwrap_or(0)];
+    for at in [0, len - near] {
+        file.read_exact_at(&mut bytes, at)?;
+    }
+    listing::from_directory(file, len, seed, &mut |_| ()).map(|_| ())
+}
 
 /// What is wrong around the records of the pack with this id, which is `len` bytes long.
 pub(super) fn flaws(

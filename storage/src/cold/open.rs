@@ -81,15 +81,17 @@ pub(super) fn open(
 /// whole: that is no reason to take another for the one that the catalog names.
 fn wrong_with(ctx: &TierContext, f: &Found, elsewhere: bool) -> usize {
     let path = pack::path_in(&f.dir, f.id);
+    let seed = entry::seed(&ctx.store, f.id);
     let looked_at = ctx.vfs.open(&path, OpenMode::Read).and_then(|file| {
         let is = identity_of(&*file, f.len)?;
-        Ok((file, is.is_some_and(|is| is.id == f.id && is.store == ctx.store)))
+        let ours = is.is_some_and(|is| is.id == f.id && is.store == ctx.store);
+        if ours {
+            examine::reached(&*file, f.len, seed)?;
+        }
+        Ok((file, ours))
     });
     match looked_at {
-        Ok((file, true)) => {
-            let seed = entry::seed(&ctx.store, f.id);
-            examine::flaws(&*file, &path, f.len, (f.id, seed), &[]).len()
-        }
+        Ok((file, true)) => examine::flaws(&*file, &path, f.len, (f.id, seed), &[]).len(),
         Ok((_, false)) => usize::MAX - 1,
         Err(_) if elsewhere => usize::MAX,
         Err(_) => 0,

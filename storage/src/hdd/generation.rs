@@ -1,7 +1,8 @@
 //! A generation: value files, and the index that finds blocks in them.
 //!
 //! The index is in one of these states, and a reader waits (at most `open_wait`) only in the last:
-//! - in RAM: while the generation is appended to; after a rebuild; while sled is out of favour;
+//! - in RAM: while the generation is appended to; after a rebuild; while sled is out of favour. (Who asks it for what it
+//!   lacks, because part of the generation could not be read, waits too when it is built again for that);
 //! - behind the fence: sealed, checked, open;
 //! - neither: the keeper is asked to open or rebuild it.
 //!
@@ -40,13 +41,16 @@ pub(super) struct RamIndex {
     pub extents: Vec<Extent>,
     /// Whether part of the value files could not be read when it was built.
     pub partial: bool,
-    /// When that was begun, in milliseconds since boot.
-    pub begun_ms: u64,
+    /// If so, when it may be built again, in milliseconds since boot.
+    pub again_ms: u64,
 }
 
 /// An index of which a part is missing is built again, if it is asked for what is not in it, after so many milliseconds:
 /// the disk may be back. No sooner, for a whole generation is read for that.
 const PARTIAL_REST_MS: u64 = 60_000;
+/// Nor before so many times as long as building it took: a disk that is dying takes long, and the keeper, which other
+/// generations need too, would do nothing else.
+const PARTIAL_REST: u64 = 8;
 
 /// One value file as readers see it.
 #[derive(Debug, Clone, Copy)]
@@ -281,7 +285,13 @@ impl Generation {
     /// Whether a lookup needs nothing more.
     pub fn ready(&self) -> bool {
         let state = self.state.lock();
-        state.ram.is_some() || (state.disk.is_some() && self.trusts_sled())
+        let ram = state.ram.as_ref().is_some_and(|ram| !self.is_due_again(ram));
+        ram || (state.disk.is_some() && self.trusts_sled())
+    }
+
+    /// Whether an index in RAM is to be built again if it is asked for what it lacks.
+    fn is_due_again(&self, ram: &RamIndex) -> bool {
+        ram.partial && ram.again_ms <= self.core.clock.boot_ms()
     }
 
     /// Whether an open database may be asked.
@@ -358,15 +368,14 @@ impl Generation {
             state.used = self.core.tick();
             if let Some(ram) = &state.ram {
                 let found = index::find(&ram.extents, record);
-                if found.is_none() && ram.partial {
-                    if ram.begun_ms.saturating_add(PARTIAL_REST_MS) <= self.core.clock.boot_ms() {
-                        state.ram = None;
-                        continue;
-                    }
+                if found.is_some() || !ram.partial {
+                    return Ok((found, true));
+                }
+                if !self.is_due_again(ram) {
                     let why = "part of the generation cannot be read";
                     return Err(Error::io("read", &self.path, io::Error::other(why)));
                 }
-                return Ok((found, true));
+                // The keeper builds it again. What it has is found in it meanwhile.
             }
             let fence = state.disk.as_ref().map(|(fence, _)| Arc::clone(fence));
             if let Some(fence) = fence.filter(|_| self.trusts_sled()) {
@@ -428,7 +437,8 @@ impl Generation {
 
     /// An index from the value files; `watch` is shown what was found, with the number of the file.
     pub fn rebuild_watched(&self, watch: &mut dyn FnMut(u16, &Found)) -> Result<RamIndex> {
-        let mut ram = RamIndex { begun_ms: self.core.clock.boot_ms(), ..RamIndex::default() };
+        let begun = self.core.clock.boot_ms();
+        let mut ram = RamIndex::default();
         let values = self.values();
         let mut opened = values.is_empty();
         ram.partial = self.unlisted.load(Ordering::Acquire);
@@ -458,6 +468,9 @@ impl Generation {
         }
         ram.extents.sort_by_key(|e| e.first);
         ram.extents.dedup_by_key(|e| e.first);
+        let ended = self.core.clock.boot_ms();
+        let rest = ended.saturating_sub(begun).saturating_mul(PARTIAL_REST).max(PARTIAL_REST_MS);
+        ram.again_ms = ended.saturating_add(rest);
         Ok(ram)
     }
 

@@ -86,6 +86,33 @@ fn a_withdrawn_removal_is_as_if_it_had_not_been_unless_the_container_was_given_u
 }
 
 #[test]
+fn what_a_withdrawal_brings_back_still_expires_after_a_crash() {
+    let mem = disk();
+    let (cat, _) = open(Arc::new(mem.clone()), Path::new("/c"), 1).unwrap();
+    let entry = container(&cat);
+    let place = Place::new(entry.no, 1).unwrap();
+    let new = NewValue { expires_at: u64::MAX / 2, ..value(1) };
+    let v = cat.lock(id(1)).put_in_flight(id(1), new);
+    assert!(cat.lock(id(1)).commit(id(1), &v, place));
+    let mut g = cat.lock(id(1));
+    let beneath = g.durable(id(1));
+    let taken = g.remove(id(1));
+    g.hide(id(1), beneath, taken.version);
+    drop(g);
+    // The reaper and a checkpoint find the container empty.
+    let (earliest, noted) = (&entry.earliest_expiry, &entry.expiries_noted);
+    entry.reaped((earliest.load(Ordering::SeqCst), noted.load(Ordering::SeqCst)), u64::MAX);
+    assert_eq!(earliest.load(Ordering::SeqCst), u64::MAX);
+    cat.checkpoint_now().unwrap();
+    cat.lock(id(1)).withdraw(id(1), taken.version);
+    cat.sync().unwrap();
+    let known = |r: &Recovered| r.containers.iter().find(|k| k.no == entry.no).map(|k| k.earliest_expiry);
+    drop(cat);
+    let (_, recovered) = Catalog::open(setup(Arc::new(mem), Path::new("/c"), 2)).unwrap();
+    assert!(known(&recovered).unwrap() < u64::MAX / 2, "the reaper never looks at it: {recovered:?}");
+}
+
+#[test]
 fn a_move_under_a_hidden_write_moves_what_is_seen() {
     let (cat, _, old, new) = world();
     let (v, _) = cat.lock(id(1)).put_hidden(id(1), value(3));

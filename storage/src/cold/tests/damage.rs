@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::container::Listed;
-use crate::testing::{Fault, Op};
+use crate::testing::{Fault, FaultFs, Op};
 use proptest::prelude::*;
 
 /// A small pack: its bytes, what is in it and where.
@@ -310,6 +310,33 @@ fn of_two_copies_of_a_pack_the_whole_one_is_served() {
                 assert_eq!(other.exists(), bytes.len() as u64 > limit / 20, "{what}");
             }
         }
+    }
+}
+
+/// It may be whole: that is no reason to take it away from where the catalog says it is.
+#[test]
+fn of_two_copies_of_a_pack_the_one_that_cannot_be_read_for_now_stays() {
+    let (mut bench, known, items, [path, copy]) = two_directories(64 << 20);
+    std::fs::copy(&path, &copy).unwrap();
+    let len = std::fs::metadata(&path).unwrap().len();
+    let directory = std::fs::read(&path).unwrap().windows(4).position(|w| w == b"PK\x01\x02").unwrap() as u64;
+    for (from, to) in [(0, 1), (directory, directory + 1), (len - 1, len)] {
+        let faults = FaultFs::default().without_syncs();
+        let (bad, real) = (path.clone(), bench.vfs.clone());
+        faults.fail(Fault::when(move |c| {
+            c.op == Op::Read && c.path == bad && c.range.start < to && c.range.end > from
+        }));
+        bench.vfs = Arc::new(faults);
+        let (_, report, containers) = bench.try_open(vec![known], Unknown::Delete).unwrap();
+        bench.vfs = real;
+        assert_eq!(containers.all()[0].dir, known.dir, "{from}: {report:?}");
+        assert!(path.exists(), "{from}: {report:?}");
+        let (_, report, containers) = bench.try_open(vec![known], Unknown::Delete).unwrap();
+        assert!(report.missing.is_empty() && containers.all()[0].dir == known.dir, "{from}: {report:?}");
+        for (item, written) in &items {
+            assert_eq!(facts(&read(&containers, written).unwrap()), facts(item), "{from}");
+        }
+        std::fs::copy(&path, &copy).unwrap();
     }
 }
 

@@ -1,8 +1,10 @@
 //! sled that panics, hangs and lies; disks that are full, fail to sync, or fail altogether.
 
 use super::*;
+use crate::sim::Call;
 use crate::testing::{ENOSPC, Fault, FaultFs, Op};
 use crate::vfs::Space;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 fn items(from: u32, n: u32) -> Vec<Item> {
     (from..from + n).map(|i| item(i, 900)).collect()
@@ -305,5 +307,72 @@ fn a_copy_of_a_generation_that_is_larger_than_the_quarantine_stays() {
     assert!(path.exists() && copy.exists(), "it is deleted: {:?}", open.report);
     assert!(open.report.quarantined[0].1.contains("left in its place"), "{:?}", open.report);
     assert_eq!(open.check(&all, &written), all.len());
+    open.hdd.close().unwrap();
+}
+
+/// A disk that is dying takes longer to be read through than an index of what it gave is left alone.
+#[test]
+fn what_can_be_read_is_served_however_long_the_rest_takes() {
+    let (mut bench, disk) = bad(&[Some(64 << 20)]);
+    bench.factory = None;
+    let open = bench.open(&[]);
+    let all = items(0, 100);
+    let written = open.write(&all);
+    let known = open.known();
+    open.hdd.close().unwrap();
+    drop(open);
+    let clock = bench.clock.clone();
+    disk.fail(Fault::when(move |c| {
+        let fails = c.op == Op::Read && c.range.end > 40_000 && of_values(c.path);
+        clock.advance(if fails { 70_000 } else { 0 });
+        fails
+    }));
+    let open = bench.open(&known);
+    open.forget_headers();
+    let (first, last) = (&written[0], &written[99]);
+    for _ in 0..3 {
+        let error = open.read(last).unwrap_err();
+        assert!(matches!(error, Error::Io { .. }), "{error}");
+        assert_eq!(open.read(first).unwrap(), all[0]);
+    }
+    open.hdd.close().unwrap();
+}
+
+/// An index that lacks something serves what it has while it is built again.
+#[test]
+fn who_asks_for_what_cannot_be_reached_holds_up_nobody_else() {
+    let (mut bench, disk) = bad(&[Some(64 << 20)]);
+    bench.config.open_wait = Duration::from_secs(20);
+    let open = bench.open(&[]);
+    let all = items(0, 100);
+    let written = open.write(&all);
+    let known = open.known();
+    open.hdd.close().unwrap();
+    drop(open);
+    let (held, met) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (hold, meet) = (held.clone(), met.clone());
+    let far = |c: &Call<'_>| c.op == Op::Read && c.range.end > 40_000 && of_values(c.path);
+    disk.fail(Fault::when(far));
+    disk.watch(move |c| {
+        while far(c) && hold.load(Ordering::SeqCst) {
+            meet.store(true, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    });
+    let open = bench.open(&known);
+    assert!(matches!(open.read(&written[99]), Err(Error::Io { .. })));
+    open.forget_headers();
+    bench.clock.advance(60_000);
+    held.store(true, Ordering::SeqCst);
+    std::thread::scope(|scope| {
+        let asks = scope.spawn(|| open.read(&written[99]));
+        while !met.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        let read = open.read(&written[0]);
+        held.store(false, Ordering::SeqCst);
+        assert_eq!(read.unwrap(), all[0]);
+        assert!(matches!(asks.join().unwrap(), Err(Error::Io { .. })));
+    });
     open.hdd.close().unwrap();
 }
