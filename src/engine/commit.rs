@@ -30,6 +30,8 @@ const ITEMS_OVER: u64 = 8;
 const PATIENCE: u32 = 10;
 /// Room that is made so often, and each time is too little or taken by others, is looked for no longer than may be waited.
 const ROUNDS: u32 = 64;
+/// Nor, however few the rounds were, for longer than this beyond that: each makes room, on a machine that is slow.
+const GRACE: Duration = Duration::from_secs(10);
 /// So often what is hot is kept when room is made; if that frees too little, whole containers go.
 const SOFT: u32 = 8;
 const PAUSE: Duration = Duration::from_millis(5);
@@ -194,6 +196,7 @@ impl Engine {
     ) -> Result<(Vec<Option<Written>>, Batch<'_>), StorageError> {
         let needed: u64 = (0..supply.len()).map(|n| supply.bytes(n)).sum();
         let (mut rounds, mut own, mut in_vain) = (0, 0, 0);
+        let end = deadline + GRACE;
         if urgent && purpose != Purpose::Reclaim {
             self.keep_to_items(tier);
         }
@@ -214,6 +217,7 @@ impl Engine {
                     drop(batch);
                     let closing = !urgent && self.is_stopping();
                     let late = closing || Instant::now() >= deadline;
+                    let over = closing || late && (rounds >= ROUNDS || Instant::now() >= end);
                     rounds += 1;
                     let freed = match e {
                         StorageError::NoNumber { .. } => self.make_number(tier.tier()),
@@ -222,12 +226,12 @@ impl Engine {
                     match freed {
                         // There is room to be had, so nothing need be lost for want of it: it only comes too late.
                         Freed::Later if late => return Err(StorageError::Busy(FULL_FOR_NOW)),
-                        Freed::Room | Freed::ByOthers if closing || late && rounds > ROUNDS => {
+                        Freed::Room | Freed::ByOthers if over => {
                             return Err(StorageError::Busy(FULL_FOR_NOW));
                         }
-                        Freed::Room => own += 1,
+                        Freed::Room => (own, in_vain) = (own + 1, 0),
                         // Nothing says that it is too little to keep what is hot.
-                        Freed::ByOthers => {}
+                        Freed::ByOthers => in_vain = 0,
                         Freed::Later => std::thread::sleep(PAUSE),
                         Freed::Nothing => {
                             // Others may hold what is to be reclaimed, or have it in hand, for a moment.
