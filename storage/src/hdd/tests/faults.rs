@@ -3,6 +3,7 @@
 use super::*;
 use crate::testing::{ENOSPC, Fault, FaultFs, Op};
 use crate::vfs::Space;
+use std::time::Instant;
 
 fn items(from: u32, n: u32) -> Vec<Item> {
     (from..from + n).map(|i| item(i, 900)).collect()
