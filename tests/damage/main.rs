@@ -58,8 +58,7 @@ fn one_damaged_place_of_a_simulated_disk() {
     let cases: Vec<(usize, Case)> = harm::cases(&rests, torture(), seed());
     let (next, stop, begun) = (AtomicUsize::new(0), AtomicBool::new(false), Instant::now());
     let (all, budget) = (torture(), budget());
-    // One more than there are processors: each waits for its store's keeper now and then.
-    let threads = std::thread::available_parallelism().map_or(2, |n| n.get()) + 1;
+    let threads = std::thread::available_parallelism().map_or(2, |n| n.get());
     let work = || {
         let (mut told, mut failures) = (Told::default(), Vec::new());
         while !stop.load(Ordering::Relaxed) && begun.elapsed() < budget {
