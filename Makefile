@@ -68,7 +68,7 @@ show-model: ## the engine against a plain model, with crashes and damage: 5,000 
 	THERMOCLINE_CASES=5000 $(CARGO) test --test model -- --nocapture
 
 .PHONY: show-damage
-show-damage: ## a whole store with one place damaged, thousands of times (THERMOCLINE_TORTURE=1: every bit)
+show-damage: ## a whole store with one place damaged, hundreds of thousands of times (THERMOCLINE_TORTURE=1: every bit)
 	$(CARGO) test --test damage -- --nocapture
 
 .PHONY: show-packs

@@ -59,7 +59,7 @@ use crate::flight::Flights;
 use crate::heat::Heat;
 use crate::stats::Counters;
 use bytes::Bytes;
-use crossbeam::queue::ArrayQueue;
+use crossbeam::queue::SegQueue;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -136,7 +136,8 @@ pub(crate) struct Engine {
     urgent: AtomicUsize,
     /// What belongs on which tier.
     placement: placement::Placement,
-    promotions: ArrayQueue<(Ident, Place)>,
+    /// Places that are to be promoted; takes memory for what is in it, and is bounded by who puts something in.
+    promotions: SegQueue<(Ident, Place)>,
     /// Bytes that background moves may still move, and when it was last filled up.
     throttle: Mutex<moves::Throttle>,
     /// Taken shared by everything that uses the store, exclusively by close.

@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::events::{Event, Events, RateLimit};
 use crate::heat::Heat;
 use crate::stats::Counters;
-use crossbeam::queue::ArrayQueue;
+use crossbeam::queue::SegQueue;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -138,8 +138,6 @@ const SIMULATED_STEP: u64 = 4 << 10;
 const JOURNAL_SHARE: u64 = 32;
 /// A journal of fewer bytes does not make a checkpoint due.
 const LEAST_JOURNAL: u64 = 1 << 20;
-/// Promotions waiting at most.
-const PROMOTIONS: usize = 8_192;
 
 impl Engine {
     /// Opens a store; nothing happens in the background before [`begin`](Self::begin).
@@ -263,7 +261,7 @@ impl Engine {
             claims: Default::default(),
             urgent: AtomicUsize::new(0),
             placement: Default::default(),
-            promotions: ArrayQueue::new(PROMOTIONS),
+            promotions: SegQueue::new(),
             throttle: Mutex::default(),
             open: RwLock::new(()),
             opened_ms,

@@ -15,6 +15,9 @@ use thermocline_storage::catalog::Located;
 use thermocline_storage::container::{Listed, Purpose};
 use thermocline_storage::{Ident, Version};
 
+/// Promotions waiting at most.
+const PROMOTIONS: usize = 8_192;
+
 impl Engine {
     /// After a hit below the highest disk tier: queues the item if its heat says that it will be asked for again.
     /// A full queue forgets it; it will be asked for again.
@@ -27,7 +30,9 @@ impl Engine {
         if self.heat.estimate(ident) < self.worth_a_copy(top.tier()) {
             return;
         }
-        if self.promotions.push((ident, at.place)).is_ok() {
+        // Threads that ask at once may each put one more in.
+        if self.promotions.len() < PROMOTIONS {
+            self.promotions.push((ident, at.place));
             self.signals[1].wake_soon();
         }
     }

@@ -55,8 +55,11 @@ pub fn case(rest: &Rest, case: &Case, goes_on: bool, told: &mut Told) -> Check {
     Ok(())
 }
 
+/// More than one case has; they take room for each opening.
+const EVENTS: usize = 250;
+
 fn open(disk: &SimFs) -> Check<(Cache, Subscription)> {
-    let opened = builder(Arc::new(disk.clone()), Rest::clock()).open_with_events(4_000);
+    let opened = builder(Arc::new(disk.clone()), Rest::clock()).open_with_events(EVENTS);
     opened.map_err(|e| format!("it does not open: {e}"))
 }
 
@@ -77,8 +80,11 @@ pub fn read(cache: &Cache, expected: &Expected) -> Check<BTreeSet<String>> {
 
 fn drain(events: &Subscription) -> Vec<Event> {
     let mut all = Vec::new();
-    while let Ok(Received::Event(e)) = events.try_recv() {
-        all.push(e);
+    while let Ok(received) = events.try_recv() {
+        match received {
+            Received::Event(e) => all.push(e),
+            more => panic!("events are missing: {more:?}"),
+        }
     }
     all
 }

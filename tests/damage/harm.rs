@@ -28,6 +28,8 @@ pub enum Harm {
 pub struct Case {
     pub path: Arc<Path>,
     pub harm: Harm,
+    /// Which of the four lists it is from: those of the first two are few, and matter most.
+    weight: usize,
 }
 
 impl fmt::Display for Case {
@@ -53,9 +55,14 @@ impl Case {
         }
     }
 
-    /// There are few of these.
-    pub fn is_coarse(&self) -> bool {
-        !matches!(self.harm, Harm::Flip(_))
+    /// After one in so many of these the store goes on: that takes several times what the rest of the case does.
+    pub fn goes_on(&self) -> usize {
+        match self.harm {
+            Harm::Flip(_) => 8,
+            // Of the lengths between those that mean something there are very many.
+            _ if self.weight > 1 => 8,
+            _ => 2,
+        }
     }
 
     pub fn apply(&self, disk: &SimFs) {
@@ -188,7 +195,7 @@ pub fn cases(rests: &[Rest], all: bool, seed: u64) -> Vec<(usize, Case)> {
             let path: Arc<Path> = path.into();
             for (weight, harms) in harms.into_iter().enumerate() {
                 by_weight[weight]
-                    .extend(harms.into_iter().map(|harm| (no, Case { path: path.clone(), harm })));
+                    .extend(harms.into_iter().map(|harm| (no, Case { path: path.clone(), harm, weight })));
             }
         }
     }

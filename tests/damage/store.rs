@@ -133,10 +133,11 @@ impl Making {
         self.put(tier, "shortened", 70, Some(200_000));
         self.put(tier, "long", 70, Some(50_000_000));
         self.cache.flush().unwrap();
-        self.put(tier, "text", 700, None);
+        self.put(tier, "text", 350, None);
         self.put(tier, "old", 90, None);
         self.put(tier, "twice", 80, None);
-        self.put(tier, "large", if tier == Tier::Hdd { 1_500 } else { 900 }, None);
+        // On an HDD it has a block of its own.
+        self.put(tier, "large", if tier == Tier::Hdd { 4_200 } else { 600 }, None);
         self.expire_in(tier, "shortened", 20_000);
         self.expire_in(tier, "long", 40_000_000);
         self.cache.flush().unwrap();

@@ -193,3 +193,22 @@ fn a_put_that_a_clear_takes_away_returns_when_that_is_durable() -> Result<(), Fa
     assert_eq!(cache.get("k")?, None);
     Ok(())
 }
+
+/// Who puts faster than the disk takes it waits: the write buffer holds no more than its limit, in any mode.
+#[test]
+fn the_write_buffer_holds_no_more_than_its_limit() -> Result<(), Failure> {
+    for persistence in [Persistence::EverySecond, Persistence::OnEviction] {
+        let dir = tempfile::tempdir()?;
+        let mut builder = Cache::builder().memory(8 << 20).ssd(dir.path(), 64 << 20).persistence(persistence);
+        builder.config_mut().storage.write_buffer = 1 << 20;
+        let cache = builder.world(Arc::new(RealFs), Arc::new(SystemClock), false).open()?;
+        let buffer = &cache.engine().catalog.buffer;
+        let mut most = 0;
+        for n in 0..1_000u32 {
+            cache.put(n.to_be_bytes(), vec![7; 10_000])?;
+            most = buffer.bytes().max(most);
+        }
+        assert!((500_000..=1 << 20).contains(&most), "{persistence:?}: {most} bytes");
+    }
+    Ok(())
+}

@@ -41,6 +41,8 @@ const HEAD: usize = 64;
 const BLOCK_HEAD: usize = 40;
 /// Bytes gathered before they are written.
 const BUFFER: usize = 1 << 20;
+/// Bytes of a copy that are read at once: most blocks are small, and there are hundreds of them.
+const WINDOW: usize = 64 << 10;
 /// No block is longer: 97 million entries in one shard.
 const MAX_PAYLOAD: u64 = 1 << 30;
 const CONTAINERS: u32 = 1;
@@ -300,9 +302,10 @@ pub(crate) fn load(vfs: &dyn Vfs, dir: &Path, store: &[u8; 16], seq: u64) -> Res
     loaded.time = found.ok_or_else(|| lost(format!("checkpoint {seq} has no readable header")))?;
     let mut at = HEAD as u64;
     let mut blocks = 0;
+    let mut readers: Vec<Reader> = copies.iter().map(Reader::new).collect();
     loop {
-        let block = copies.iter().find_map(|copy| {
-            let block = read_block(copy, at, seed);
+        let block = readers.iter_mut().find_map(|reader| {
+            let block = read_block(reader, at, seed);
             loaded.mended += u64::from(block.is_none());
             block
         });
@@ -310,14 +313,14 @@ pub(crate) fn load(vfs: &dyn Vfs, dir: &Path, store: &[u8; 16], seq: u64) -> Res
             block.ok_or_else(|| lost(format!("checkpoint {seq} is damaged at byte {at} in both copies")))?;
         at += (BLOCK_HEAD + b.payload.len()) as u64;
         match b.kind {
-            CONTAINERS => loaded.containers = decode_containers(&b.payload),
+            CONTAINERS => loaded.containers = decode_containers(b.payload),
             SHARD => {
                 if let Some(shard) = loaded.shards.get_mut(usize::try_from(b.number).unwrap_or(SHARDS)) {
-                    decode_shard(&b.payload, shard);
+                    decode_shard(b.payload, shard);
                     shard.last_frame = b.last_frame;
                 }
             }
-            HEAT => loaded.heat = b.payload,
+            HEAT => loaded.heat = b.payload.to_vec(),
             END if b.number == blocks => {
                 loaded.newest = b.last_frame;
                 // The frames of such a shard would be passed over, those of the future too.
@@ -338,8 +341,8 @@ pub(super) fn is_whole(vfs: &dyn Vfs, path: &Path, seed: u64) -> bool {
     let Some(copy) = copies.first().filter(|c| matches!(read_head(c, seed), Ok(Some(_)))) else {
         return false;
     };
-    let mut at = HEAD as u64;
-    while let Some(block) = read_block(copy, at, seed) {
+    let (mut at, mut reader) = (HEAD as u64, Reader::new(copy));
+    while let Some(block) = read_block(&mut reader, at, seed) {
         at += (BLOCK_HEAD + block.payload.len()) as u64;
         if block.kind == END {
             return at == copy.len;
@@ -363,25 +366,70 @@ fn read_head(copy: &Copy, seed: u64) -> Result<Option<u64>> {
     Ok(Some(le64(&b, 40)))
 }
 
-struct Block {
+/// A copy that is read from its beginning to its end.
+struct Reader<'a> {
+    copy: &'a Copy,
+    /// Where `bytes` stand.
+    at: u64,
+    bytes: Vec<u8>,
+    /// A window up to here could not be read, and what is in it is read piece by piece: what cannot be read costs the
+    /// block that it stands in, and its disk is not asked for it over and over.
+    refused: u64,
+}
+
+impl<'a> Reader<'a> {
+    fn new(copy: &'a Copy) -> Reader<'a> {
+        Reader { copy, at: 0, bytes: Vec::new(), refused: 0 }
+    }
+
+    /// These bytes of the copy, if they are there and can be read.
+    fn view(&mut self, at: u64, len: usize) -> Option<&[u8]> {
+        let end = at.checked_add(len as u64)?;
+        if end > self.copy.len {
+            return None;
+        }
+        if at < self.at || end > self.at + self.bytes.len() as u64 {
+            self.fill(at, len);
+        }
+        let from = usize::try_from(at.checked_sub(self.at)?).ok()?;
+        self.bytes.get(from..from.checked_add(len)?)
+    }
+
+    /// Reads so many bytes, and those behind them for the next blocks, or none.
+    fn fill(&mut self, at: u64, len: usize) {
+        let left = usize::try_from(self.copy.len.saturating_sub(at)).unwrap_or(usize::MAX);
+        let window = if at < self.refused { len } else { len.max(WINDOW).min(left) };
+        self.at = at;
+        for want in [window, len] {
+            self.bytes.resize(want, 0);
+            if self.copy.file.read_exact_at(&mut self.bytes, at).is_ok() {
+                return;
+            }
+            self.bytes.clear();
+            self.refused = self.refused.max(at.saturating_add(want as u64));
+            if want == len {
+                return;
+            }
+        }
+    }
+}
+
+struct Block<'a> {
     kind: u32,
     number: u64,
     last_frame: u64,
-    payload: Vec<u8>,
+    payload: &'a [u8],
 }
 
 /// The block at a byte, if it verifies. A length is believed no further than the file reaches.
-fn read_block(copy: &Copy, at: u64, seed: u64) -> Option<Block> {
-    let mut head = [0; BLOCK_HEAD];
-    copy.file.read_exact_at(&mut head, at).ok()?;
+fn read_block<'a>(reader: &'a mut Reader, at: u64, seed: u64) -> Option<Block<'a>> {
+    let head: [u8; BLOCK_HEAD] = *reader.view(at, BLOCK_HEAD)?.first_chunk()?;
     let len = le64(&head, 16);
-    let begin = at + BLOCK_HEAD as u64;
-    if le32(&head, 0) != BLOCK_MAGIC || len > MAX_PAYLOAD || begin.checked_add(len)? > copy.len {
+    if le32(&head, 0) != BLOCK_MAGIC || len > MAX_PAYLOAD {
         return None;
     }
-    let mut payload = vec![0; usize::try_from(len).ok()?];
-    copy.file.read_exact_at(&mut payload, begin).ok()?;
-    if checksum(checksum(seed, head.get(..32)?), &payload) != le64(&head, 32) {
+    let payload = reader.view(at.checked_add(BLOCK_HEAD as u64)?, usize::try_from(len).ok()?)?;
+    if checksum(checksum(seed, head.get(..32)?), payload) != le64(&head, 32) {
         return None;
     }
     Some(Block { kind: le32(&head, 4), number: le64(&head, 8), last_frame: le64(&head, 24), payload })

@@ -221,6 +221,8 @@ struct Queue {
     urgent: VecDeque<Job>,
     other: VecDeque<Job>,
     busy: bool,
+    /// The keeper has ended.
+    ended: bool,
 }
 
 impl Jobs {
@@ -267,6 +269,24 @@ impl Jobs {
         queue.urgent.clear();
         queue.other.clear();
         self.changed.notify_all();
+    }
+
+    /// The keeper has ended, in whatever way.
+    pub fn end(&self) {
+        self.queue.lock().ended = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits until the keeper has ended; false if it has not within `limit`.
+    pub fn wait_ended(&self, limit: Duration) -> bool {
+        let until = std::time::Instant::now() + limit;
+        let mut queue = self.queue.lock();
+        while !queue.ended {
+            if self.changed.wait_until(&mut queue, until).timed_out() {
+                return queue.ended;
+            }
+        }
+        true
     }
 
     /// Forgets what is queued but for the indexes that are to be written.

@@ -42,6 +42,15 @@ impl From<Error> for Failure {
     }
 }
 
+/// Says at its end that the keeper has ended: who closes the tier waits for that, after a panic too.
+struct Ended(Arc<Core>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.jobs.end();
+    }
+}
+
 impl Keeper {
     /// A keeper that has nothing open.
     pub fn new(core: Arc<Core>) -> Keeper {
@@ -50,6 +59,7 @@ impl Keeper {
 
     /// Works until it is told to stop, then seals and closes what is open.
     pub fn run(mut self) {
+        let _ended = Ended(Arc::clone(&self.core));
         // At the callers' priority: reads wait for the generation that it opens.
         while let Some(job) = self.core.jobs.next() {
             match job {

@@ -65,7 +65,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use writer::Writer;
 
 /// The folder of the generations in each directory.
@@ -270,11 +270,7 @@ impl Hdd {
         self.generations.read().values().for_each(|g| g.wake());
         let Some(keeper) = self.keeper.lock().take() else { return };
         let most = self.core.config.sled_deadline.saturating_mul(self.core.max_open() as u32 + 4);
-        let until = Instant::now() + most;
-        while !keeper.is_finished() && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        if keeper.is_finished() {
+        if self.core.jobs.wait_ended(most) {
             let _ = keeper.join();
         } else {
             warn_seldom!(

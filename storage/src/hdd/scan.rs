@@ -118,7 +118,8 @@ impl Scan {
         self.at += record::ALIGN as u64;
         let from = usize::try_from(self.at.saturating_sub(self.buffer_at)).unwrap_or(usize::MAX);
         let rest = self.buffer.get(from..).unwrap_or_default();
-        let next = rest.chunks(record::ALIGN).position(|c| c.starts_with(b"TC") || c.len() < record::ALIGN);
+        let next =
+            rest.chunks(record::ALIGN).position(|c| matches!(c, [b'T', b'C', ..]) || c.len() < record::ALIGN);
         self.at += (next.unwrap_or(rest.len() / record::ALIGN) * record::ALIGN) as u64;
     }
 

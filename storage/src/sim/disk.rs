@@ -15,7 +15,7 @@ use std::path::{Component, Path, PathBuf};
 /// The directory at the top.
 pub(super) const ROOT: Id = 0;
 /// Files that nothing leads to are let go of once in so many times.
-const SWEEP: u32 = 64;
+const SWEEP: u32 = 512;
 
 #[derive(Debug)]
 pub(super) struct State {
@@ -146,10 +146,6 @@ impl State {
         if self.unswept < SWEEP {
             return;
         }
-        self.sweep_now();
-    }
-
-    fn sweep_now(&mut self) {
         self.unswept = 0;
         let live: BTreeSet<Id> = self
             .dirs
@@ -209,6 +205,11 @@ impl State {
 
     pub(super) fn sync_dir(&mut self, dir: Id) {
         let pending = std::mem::take(&mut self.pending);
+        // Nearly always.
+        if pending.iter().all(|change| change.names.iter().all(|n| n.0 == dir)) {
+            pending.iter().for_each(|change| enter(change, &mut self.dirs, View::Synced));
+            return self.sweep();
+        }
         let here = pending.iter().map(|change| change.names.iter().any(|n| n.0 == dir)).collect();
         let done = with_what_it_needs(&pending, here);
         for (change, done) in pending.into_iter().zip(done) {
@@ -284,10 +285,7 @@ impl State {
     pub(super) fn with(&self, files: BTreeMap<Id, FileImage>, dirs: BTreeMap<Id, DirImage>) -> SimFs {
         let state = State { files, dirs, next: self.next, ..State::new(self.changes) };
         let fs = SimFs::of(state);
-        let mut s = fs.state();
-        s.settle_names();
-        s.sweep_now();
-        drop(s);
+        fs.state().settle_names();
         fs
     }
 }

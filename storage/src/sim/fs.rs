@@ -147,7 +147,8 @@ impl SimFs {
     /// What is found when the process alone ended, and the machine went on: a copy of all that was seen.
     pub fn kill(&self) -> SimFs {
         let s = self.state();
-        s.with(s.files.iter().map(|(id, f)| (*id, f.copy())).collect(), s.dirs.clone())
+        let dirs = s.dirs.iter().map(|(id, d)| (*id, DirImage { now: d.now.clone(), ..DirImage::default() }));
+        s.with(s.files.iter().map(|(id, f)| (*id, f.copy())).collect(), dirs.collect())
     }
 
     /// All files.

@@ -4,6 +4,7 @@
 
 use super::dice::Dice;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// What a disk writes as a whole or not at all.
 const SECTOR: u64 = 512;
@@ -39,10 +40,11 @@ enum Change {
     Grow { to: u64 },
 }
 
-/// Bytes and a length: what is behind the bytes, up to the length, is zeros.
+/// Bytes and a length: what is behind the bytes, up to the length, is zeros. Copies share the bytes until one of them is
+/// written to: a disk is copied far more often than most of its files are.
 #[derive(Debug, Clone, Default)]
 struct Content {
-    bytes: Vec<u8>,
+    bytes: Arc<Vec<u8>>,
     len: u64,
 }
 
@@ -50,12 +52,16 @@ impl Content {
     fn write(&mut self, at: u64, bytes: &[u8]) {
         let Ok(start) = usize::try_from(at) else { return };
         let end = start.saturating_add(bytes.len());
-        if self.bytes.len() < end {
-            self.bytes.resize(end, 0);
+        let all = Arc::make_mut(&mut self.bytes);
+        if all.len() < start {
+            all.resize(start, 0);
         }
-        if let Some(to) = self.bytes.get_mut(start..end) {
-            to.copy_from_slice(bytes);
+        // What stands there is replaced, and the rest is added.
+        let (over, behind) = bytes.split_at(bytes.len().min(all.len() - start));
+        if let Some(to) = all.get_mut(start..start + over.len()) {
+            to.copy_from_slice(over);
         }
+        all.extend_from_slice(behind);
         self.len = self.len.max(end as u64);
     }
 
@@ -95,7 +101,7 @@ impl FileImage {
     }
 
     pub(super) fn bytes(&self) -> Vec<u8> {
-        let mut bytes = self.now.bytes.clone();
+        let mut bytes = self.now.bytes.to_vec();
         bytes.resize(usize::try_from(self.now.len).unwrap_or(bytes.len()), 0);
         bytes
     }
@@ -167,7 +173,7 @@ impl FileImage {
         let len = bytes.len() as u64;
         // Zeros at the end, of which a journal has a mebibyte, need not be kept.
         bytes.truncate(bytes.iter().rposition(|b| *b != 0).map_or(0, |at| at + 1));
-        *self = FileImage::settled(Content { bytes, len });
+        *self = FileImage::settled(Content { bytes: Arc::new(bytes), len });
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::error::Result;
+use crate::sim::Op;
 
 pub(super) const DIR: &str = "/c";
 
@@ -124,6 +125,27 @@ fn damage_at_rest_of_one_copy_is_found_and_mended_while_the_catalog_is_open() {
     drop(cat);
     let (cat, recovered) = open(Arc::new(mem), Path::new(DIR), 2).unwrap();
     assert_eq!((durable(&cat), recovered.mended), (end, 0));
+}
+
+/// A checkpoint is read in large pieces; what cannot be read is one block all the same.
+#[test]
+fn a_place_of_each_copy_that_cannot_be_read_costs_the_block_there_alone() {
+    let s = small();
+    let len = s.content(&s.path("a", &s.checkpoint)) as u64;
+    let mem = s.mem.kill();
+    let before = mem.calls(Op::Read);
+    s.expect_whole(&mem, "a whole disk");
+    let reads = mem.calls(Op::Read) - before;
+    assert!(reads < 60, "{reads} reads of two files for {SHARDS} blocks");
+    for (a, b) in [(len / 3, 2 * len / 3), (2 * len / 3, len / 3), (len / 2, len - 1)] {
+        let mem = s.mem.kill();
+        for (copy, at) in [("a", a), ("b", b)] {
+            let path = s.path(copy, &s.checkpoint);
+            mem.fail(Fault::when(move |c| c.op == Op::Read && c.path == path && c.range.contains(&at)));
+        }
+        let (cat, recovered) = open(Arc::new(mem), Path::new(DIR), 3).unwrap();
+        assert_eq!((durable(&cat), recovered.mended), (s.end.clone(), 1), "bytes {a} and {b}");
+    }
 }
 
 #[test]

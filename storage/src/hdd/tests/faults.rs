@@ -5,6 +5,7 @@ use crate::sim::Call;
 use crate::testing::{ENOSPC, Fault, FaultFs, Op};
 use crate::vfs::Space;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 fn items(from: u32, n: u32) -> Vec<Item> {
     (from..from + n).map(|i| item(i, 900)).collect()

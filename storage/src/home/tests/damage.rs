@@ -28,6 +28,23 @@ fn one_damaged_copy_is_made_good() {
 }
 
 #[test]
+fn anything_but_blanks_behind_the_checksum_is_damage() {
+    let b = bench();
+    b.live();
+    let bytes = fs::read(b.dir(0).join("store.a")).unwrap();
+    let text = bytes.trim_ascii_end().len();
+    assert!(bytes.len() - text > 2_000);
+    for (at, bit) in (text + 1..bytes.len()).flat_map(|at| [(at, 0), (at, at % 8)]) {
+        let mut harmed = bytes.clone();
+        harmed[at] ^= 1 << bit;
+        assert!(Record::decode(&harmed).unwrap().is_err(), "bit {bit} of byte {at}");
+    }
+    let mut another_pad = bytes.clone();
+    another_pad[text + 1..].fill(b'\n');
+    assert!(Record::decode(&another_pad).unwrap().is_ok());
+}
+
+#[test]
 fn a_directory_with_both_copies_damaged_is_known_by_its_path() {
     let b = bench();
     b.live();
