@@ -91,12 +91,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
 
     // By hand: to the archive, and back up.
-    let key = "item/1";
-    println!("\n{key} is in {:?}", cache.tier_of(key)?);
-    cache.demote(key, Tier::Cold)?;
-    println!("demoted, it is in {:?}", cache.tier_of(key)?);
-    cache.promote(key, Tier::Memory)?;
-    println!("promoted, it is in {:?}", cache.tier_of(key)?);
+    let key = format!("item/{}", ITEMS - 1);
+    let tier_of = |key: &str| Ok::<_, thermocline::Error>(cache.tier_of(key)?.map_or("nowhere", Tier::name));
+    println!("\n{key} is in {}", tier_of(&key)?);
+    cache.demote(&key, Tier::Cold)?;
+    println!("demoted, it is in {}", tier_of(&key)?);
+    cache.promote(&key, Tier::Memory)?;
+    println!("promoted, it is in {}", tier_of(&key)?);
 
     cache.close()?;
     Ok(())

@@ -245,3 +245,26 @@ fn a_signal_leaves_no_directories() -> Try {
     }
     Ok(())
 }
+
+/// The second signal comes while the engine makes files: none of them is left, nor is a directory made again for one.
+#[test]
+fn a_second_signal_ends_at_once_and_leaves_no_directories() -> Try {
+    for after in [1500, 2000, 2500, 3000] {
+        let dir = tempfile::tempdir()?;
+        let at = dir.path().to_str().ok_or("path")?;
+        let mut child = start(&["bench", "--dir", at, "--data", "64MiB", "--seconds", "60"], Stdio::null());
+        std::thread::sleep(Duration::from_millis(after));
+        for _ in 0..2 {
+            rustix::process::kill_process(
+                rustix::process::Pid::from_child(&child),
+                rustix::process::Signal::INT,
+            )
+            .unwrap();
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!(wait(&mut child, Duration::from_secs(20)), Some(130));
+        drop(child.wait_with_output()?);
+        assert!(left_in(dir.path()).is_empty(), "{:?}", left_in(dir.path()));
+    }
+    Ok(())
+}

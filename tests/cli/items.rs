@@ -33,6 +33,10 @@ fn put_get_ls_rm_there_and_back() -> Try {
     place.run(&["rm", "feed/7"]).with(0);
     let again = place.run(&["rm", "feed/7", "thumb/1"]).with(1);
     assert!(again.err.contains("not found: feed/7") && !again.err.contains("thumb"), "{}", again.err);
+    let none = place.run(&["rm", "--hex", "fe", "61", "--json"]).with(1).json();
+    assert_eq!(none, serde_json::json!({ "removed": 0, "not_found": [{ "key_hex": "fe" }, { "key": "a" }] }));
+    let odd = place.run(&["get", "--hex", "ffe"]).with(2).err;
+    assert!(odd.contains("pairs of hexadecimal digits"), "{odd}");
     assert_eq!(place.run(&["rm", "--prefix", "thumb/", "--json"]).with(0).json()["removed"], 1);
     assert!(place.run(&["ls"]).with(0).out.is_empty());
     Ok(())
@@ -137,6 +141,35 @@ fn what_a_put_makes_is_said() -> Try {
     assert!(err.contains(" on "), "{err}");
     assert_eq!(place.put("k", b"v", &["--create"]).with(0).err, "");
     assert_eq!(place.put("k", b"v", &[]).with(0).err, "");
+    Ok(())
+}
+
+/// Nothing says it again later.
+#[test]
+fn what_an_opening_finds_lost_is_said() -> Try {
+    let place = Place::new();
+    place.put("k", b"v", &["--create"]).with(0);
+    assert_eq!(place.run(&["stat"]).with(0).err, "");
+    let segments = place.root.join("ssd/segments");
+    for file in std::fs::read_dir(&segments)? {
+        let path = file?.path();
+        std::fs::write(&path, vec![0xaa; std::fs::metadata(&path)?.len() as usize])?;
+    }
+    let ran = place.run(&["get", "k"]).with(1);
+    let says = ["opening found 1 item lost", "quarantine", segments.to_str().ok_or("path")?];
+    assert!(says.iter().all(|s| ran.err.contains(s)), "{}", ran.err);
+    Ok(())
+}
+
+#[test]
+fn what_stands_in_the_place_of_what_was_given_up_is_said() -> Try {
+    let place = Place::new();
+    place.put("k", b"v", &["--create"]).with(0);
+    let hdd = place.root.join("hdd");
+    std::fs::remove_dir_all(&hdd)?;
+    let err = place.run(&["stat", "--discard-missing"]).with(0).err;
+    assert!(err.contains(&format!("made {} (hdd; ", hdd.display())), "{err}");
+    assert_eq!(place.run(&["stat"]).with(0).err, "");
     Ok(())
 }
 

@@ -84,6 +84,9 @@ impl Failure {
     /// The same of a path that the command line names: it is a wrong command line if nothing is there, or not what
     /// was wanted. What the system forbids keeps its own code, with the cure.
     pub fn given(doing: &str, path: &Path, e: &io::Error) -> Failure {
+        if path.as_os_str().as_encoded_bytes().contains(&0) {
+            return Failure::usage(format!("{path:?}: no name of a file has a zero byte in it"));
+        }
         let path = path.display();
         match e.kind() {
             io::ErrorKind::NotFound => Failure::usage(format!("{path}: it does not exist: check the name")),
@@ -167,7 +170,7 @@ fn with_cure(e: &Error) -> String {
         ),
         Some(StorageError::CatalogLost { path, why }) => format!(
             "{}: the catalog is lost ({why}): first see that the right disks are mounted, that of the catalog above \
-             all; only if it is lost for good, `thermocline verify --rebuild-catalog` builds one from what is there, \
+             all, and, where it was moved, named (--catalog DIR); only if it is lost for good, `thermocline verify --rebuild-catalog` builds one from what is there, \
              and removed and overwritten items may be among it",
             path.display()
         ),

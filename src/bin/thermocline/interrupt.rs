@@ -113,15 +113,19 @@ fn strike_off(path: &Path) {
     dirs().retain(|p| p != path);
 }
 
-/// Removes a directory and what is in it. A thread of the engine may be making a file in it at this very moment, so
-/// once more if something was left.
+/// Removes a directory and what is in it. A thread of the engine may be making something in it at this very moment,
+/// directories above that included: it is gone once it has not been there for a while.
 fn remove(dir: &Path) {
-    for _ in 0..20 {
-        match fs::remove_dir_all(dir) {
-            Ok(()) => return,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return,
-            Err(_) => std::thread::sleep(Duration::from_millis(20)),
+    let mut gone = 0;
+    for _ in 0..40 {
+        gone = match fs::remove_dir_all(dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => gone + 1,
+            _ => 0,
+        };
+        if gone > 5 {
+            return;
         }
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -1,6 +1,5 @@
 //! `get`, `put`, `rm`, `ls`: single items of a store that is there.
 
-use crate::device::Device;
 use crate::dirs::{left_out_json, left_out_note};
 use crate::failure::{Failure, NOT_FOUND, OK, Outcome, open_given};
 use crate::options::OpenArgs;
@@ -13,7 +12,7 @@ use std::io::{self, BufWriter, IsTerminal, Read, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use thermocline::{ContentType, Error, Event, PutOptions, Received, Subscription, Tier};
+use thermocline::{ContentType, Error, Event, PutOptions, Received, Subscription};
 use thermocline_storage::types::MAX_KEY;
 
 /// A key on the command line: its bytes, or hexadecimal digits of them with `--hex`.
@@ -22,7 +21,12 @@ fn key_bytes(key: std::ffi::OsString, hex: bool) -> Result<Vec<u8>, Failure> {
         return Ok(key.into_vec());
     }
     let digits = key.to_str().and_then(show::from_hex);
-    digits.ok_or_else(|| Failure::usage(format!("{}: with --hex a key is hexadecimal digits", key.display())))
+    digits.ok_or_else(|| {
+        Failure::usage(format!(
+            "{}: with --hex keys and prefixes are pairs of hexadecimal digits",
+            key.display()
+        ))
+    })
 }
 
 /// One key.
@@ -145,7 +149,6 @@ pub fn put(args: PutArgs, json: bool) -> Outcome {
     }
     let value = read_value(&args.file, args.store.max_value_size()?)?;
     let len = value.len();
-    let new = if args.create { args.store.new_dirs()? } else { Vec::new() };
     let cache = if args.create { args.store.create()? } else { args.store.open()? };
     let mut options = PutOptions::new().content_type(match args.content_type {
         TypeArg::Auto => ContentType::Auto,
@@ -159,26 +162,12 @@ pub fn put(args: PutArgs, json: bool) -> Outcome {
     }
     cache.put_with(&key, value, options)?;
     cache.close()?;
-    show::note(&made_note(&new))?;
     if json {
         let mut object = key_json(&key);
         object.insert("bytes".into(), json!(len));
         show::json(&Value::Object(object))?;
     }
     Ok(OK)
-}
-
-/// For people: which directories a put made part of a store, and what they stand on. Empty: none.
-fn made_note(dirs: &[(Tier, PathBuf)]) -> String {
-    let one = |(tier, dir): &(Tier, PathBuf)| {
-        let device = Device::of(dir);
-        let or = |s: Option<String>| s.unwrap_or_else(|| "unknown".into());
-        format!("{} ({tier}; {} on {})", dir.display(), or(device.file_system), or(device.source))
-    };
-    match dirs {
-        [] => String::new(),
-        _ => format!("made {}", dirs.iter().map(one).collect::<Vec<_>>().join(", ")),
-    }
 }
 
 /// The bytes of a file or of stdin, at most one more than the limit: the engine then says that it is too much.
@@ -256,18 +245,20 @@ pub fn rm(args: RmArgs, json: bool) -> Outcome {
     let mut missing = Vec::new();
     for key in &keys {
         if !cache.remove(key)? {
-            missing.push(show::key(key));
+            missing.push(key);
         }
     }
     cache.close()?;
     if json {
-        show::json(&json!({ "removed": keys.len() - missing.len(), "not_found": missing }))?;
+        let not_found: Vec<_> = missing.iter().map(|key| key_json(key)).collect();
+        show::json(&json!({ "removed": keys.len() - missing.len(), "not_found": not_found }))?;
         return Ok(if missing.is_empty() { OK } else { NOT_FOUND });
     }
     if missing.is_empty() {
         return Ok(OK);
     }
-    Err(Failure { code: NOT_FOUND, message: format!("not found: {}", missing.join(", ")) })
+    let names: Vec<String> = missing.iter().map(|key| show::key(key)).collect();
+    Err(Failure { code: NOT_FOUND, message: format!("not found: {}", names.join(", ")) })
 }
 
 /// The options of `ls`.

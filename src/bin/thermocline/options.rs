@@ -4,11 +4,12 @@
 //! shrunk by a mere look: its limit is then at least 1.25 times what it occupies, which makes it 80 % full, so that
 //! opening it starts no demotion, and what is put then is demoted for, if the command runs long enough.
 
-use crate::device::occupied;
+use crate::device::{Device, occupied};
 use crate::dirs::{
     Roster, check_is_store, dirs_by_tier, is_store, is_there, options, refuse_foreign, refused,
 };
 use crate::failure::Failure;
+use crate::show;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 use thermocline::config::{DirConfig, parse_size};
@@ -180,7 +181,12 @@ impl OpenArgs {
     /// Opens a store that is there. A directory that is not one of a store is refused, so that a slip of the pen
     /// makes none.
     pub fn open(&self) -> Result<Cache, Failure> {
-        self.builder(false)?.open().map_err(|e| self.refused(e))
+        // In the place of what is given up something new is made.
+        let new = if self.discards() { self.new_dirs()? } else { Vec::new() };
+        let cache = self.builder(false)?.open().map_err(|e| self.refused(e))?;
+        show::note(&made_note(&new))?;
+        show::note(&lost_note(&cache))?;
+        Ok(cache)
     }
 
     /// What opens, checks or repairs a store that is there; if its catalog is lost in both copies it may be built anew.
@@ -210,11 +216,16 @@ impl OpenArgs {
         let config = self.which.of_store()?;
         refuse_foreign(&config)?;
         self.missing.spares_what_is_there(&config)?;
-        self.missing.apply(Builder::from_config(config.clone())).open().map_err(|e| refused(&config, e))
+        let new = self.new_dirs()?;
+        let builder = self.missing.apply(Builder::from_config(config.clone()));
+        let cache = builder.open().map_err(|e| refused(&config, e))?;
+        show::note(&made_note(&new))?;
+        show::note(&lost_note(&cache))?;
+        Ok(cache)
     }
 
     /// The directories that are none of a store yet, which [`create`](Self::create) makes part of one.
-    pub fn new_dirs(&self) -> Result<Vec<(Tier, PathBuf)>, Failure> {
+    fn new_dirs(&self) -> Result<Vec<(Tier, PathBuf)>, Failure> {
         let config = self.which.of_store()?;
         let mut new = Vec::new();
         for (tier, dir) in dirs_by_tier(&config) {
@@ -267,6 +278,37 @@ impl MissingArgs {
 
     fn apply(self, builder: Builder) -> Builder {
         builder.without_missing(self.without_missing).discard_missing(self.discard_missing)
+    }
+}
+
+/// For people: which directories an opening made part of a store, and what they stand on. Empty: none.
+fn made_note(dirs: &[(Tier, PathBuf)]) -> String {
+    let one = |(tier, dir): &(Tier, PathBuf)| {
+        let device = Device::of(dir);
+        let or = |s: Option<String>| s.unwrap_or_else(|| "unknown".into());
+        format!("{} ({tier}; {} on {})", dir.display(), or(device.file_system), or(device.source))
+    };
+    match dirs {
+        [] => String::new(),
+        _ => format!("made {}", dirs.iter().map(one).collect::<Vec<_>>().join(", ")),
+    }
+}
+
+/// For people: what this opening found to be gone, which no later one will say again. Empty: nothing.
+fn lost_note(cache: &Cache) -> String {
+    let recovery = cache.recovery();
+    let aside: Vec<String> =
+        recovery.quarantined.iter().map(|(path, _)| path.display().to_string()).collect();
+    let aside = match &*aside {
+        [] => String::new(),
+        some => format!("; moved to the quarantine of its directory, with a report: {}", some.join(", ")),
+    };
+    match recovery.lost {
+        0 if aside.is_empty() => String::new(),
+        n => format!(
+            "opening found {} lost, because what held them is damaged or gone{aside}",
+            show::things(n, "item")
+        ),
     }
 }
 

@@ -450,7 +450,9 @@ pub(super) fn refused(op: &'static str, path: &Path, e: io::Error) -> Error {
             "give the user who runs this program permission to read, write and search the directory \
              (chown or chmod)"
         }
-        io::ErrorKind::ReadOnlyFilesystem => "mount the file system for writing, or open the store read-only",
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "mount the file system for writing (to look at a store, and no more, checking it is enough)"
+        }
         _ => return Error::io(op, path, e),
     };
     let text = format!("{e}: {cure}");

@@ -318,7 +318,10 @@ pub fn run(args: &BenchArgs, json: bool) -> Outcome {
     let mut report_file = None;
     if let Some(path) = &args.report {
         // Now, not after a minute's work.
-        report_file = Some(std::fs::File::create(path).map_err(|e| Failure::given("write", path, &e))?);
+        report_file = Some(std::fs::File::create(path).map_err(|e| {
+            let above = path.parent().filter(|above| !above.as_os_str().is_empty() && !above.exists());
+            Failure::given("write", above.unwrap_or(path), &e)
+        })?);
     }
     let spinner = show::spinner("looking for items");
     let mut items = match &args.files {
