@@ -458,6 +458,30 @@ fn without_numbers_for_containers_small_ones_are_merged_and_nothing_is_lost() ->
     Ok(())
 }
 
+/// The tier with the most containers has none with little in it: those of another are merged.
+#[test]
+fn without_numbers_small_containers_of_any_tier_are_merged() -> Try {
+    let dir = tempfile::tempdir()?;
+    let cache = open(Cache::builder().ssd(dir.path().join("s"), 64 << 20).cold(dir.path().join("c")))?;
+    let engine = cache.engine();
+    scatter(&cache, 0..10)?;
+    for n in 0..10 {
+        assert!(cache.demote(format!("{n}"), Tier::Cold)?);
+    }
+    while engine.reclaim_step(Tier::Ssd)? {}
+    let count = |tier| engine.catalog.containers.of_tier(tier).len();
+    let mut next = 0;
+    while count(Tier::Ssd) < 16 {
+        next = fill(&cache, next, 20)?;
+    }
+    assert_eq!(count(Tier::Cold), 10);
+    take_all_numbers(&cache);
+    fill(&cache, next, 4000)?;
+    assert_eq!(cache.stats().counts.evicted, 0);
+    assert!(count(Tier::Ssd) > 16 && count(Tier::Cold) < 10);
+    Ok(())
+}
+
 /// Containers that are full are not merged: one is given up for each that is begun.
 #[test]
 fn without_numbers_and_with_nothing_to_merge_room_is_made_as_on_a_full_disk() -> Try {
