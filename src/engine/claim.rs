@@ -6,7 +6,8 @@
 //!   claims are given back: who drops a container takes it out of the table before.
 //!
 //! A thread waits for claims on a tier only while it holds none there, and only for what is below the tiers on which
-//! it holds one: so nobody waits in a circle.
+//! it holds one: so nobody waits in a circle. Only who needs a container's number may wait for those of any tier (see
+//! `make_number`): each such wait ends after a second.
 //!
 //! Where nothing is below, containers are emptied one at a time: the tier's reserve has room for what is kept of one,
 //! and what finds no room at the head is lost there. A container that was dropped gives its room back only once nobody

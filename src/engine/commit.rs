@@ -215,9 +215,12 @@ impl Engine {
                 // Reclaim holds its tier's lock already, and is what makes room.
                 Err(e) if e.is_no_space() && purpose != Purpose::Reclaim => {
                     drop(batch);
-                    let closing = !urgent && self.is_stopping();
-                    let late = closing || Instant::now() >= deadline;
-                    let over = closing || late && (rounds >= ROUNDS || Instant::now() >= end);
+                    // Nothing is given up for what is not written after all.
+                    if !urgent && self.is_stopping() {
+                        return Err(StorageError::Busy(FULL_FOR_NOW));
+                    }
+                    let late = Instant::now() >= deadline;
+                    let over = late && (rounds >= ROUNDS || Instant::now() >= end);
                     rounds += 1;
                     let freed = match e {
                         StorageError::NoNumber { .. } => self.make_number(tier.tier()),

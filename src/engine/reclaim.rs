@@ -196,16 +196,17 @@ impl Engine {
         }
         self.claims(tier.tier()).tick();
         let until = Some(self.drop_wait());
-        let empty = self.drop_empty(tier, until);
-        if empty == Dropped::Some {
-            return Freed::Room;
+        match self.drop_empty(tier, until) {
+            Dropped::Some => return Freed::Room,
+            // What were emptied now would wait for the same batches, and might be lost for nothing.
+            Dropped::Soon => return Freed::Later,
+            Dropped::None => {}
         }
-        let freed = self.reclaim_one(tier, Haste { urgent: true, hard, until }).unwrap_or_else(|e| {
+        self.reclaim_one(tier, Haste { urgent: true, hard, until }).unwrap_or_else(|e| {
             let name = tier.tier();
             self.log.warn("reclaim", || format!("the {name} tier cannot make room: {e}"));
             Freed::Nothing
-        });
-        if freed == Freed::Nothing && empty == Dropped::Soon { Freed::Later } else { freed }
+        })
     }
 
     /// Until when somebody who waits for room waits for batches under way.

@@ -10,6 +10,7 @@ use super::claim::Choice;
 use super::moves::Mover;
 use super::reclaim::Freed;
 use crate::error::Result;
+use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -66,9 +67,9 @@ impl Engine {
         self.settings.container_size[(tier as usize) & 3]
     }
 
-    /// Room for one container more, where all their numbers are in use, for somebody who waits: small ones of the tier
-    /// with the most become one, for which nothing is lost; where there are none, the tier that needs the number makes
-    /// room as if it were full.
+    /// Room for one container more, where all their numbers are in use, for somebody who waits: small ones of one
+    /// tier become one, for which nothing is lost; where no tier has such, the one that needs the number makes room as if
+    /// it were full.
     pub(super) fn make_number(&self, tier: Tier) -> Freed {
         if self.has_number(Instant::now()) {
             return Freed::Room;
@@ -100,10 +101,24 @@ impl Engine {
         }
     }
 
+    /// Merges small containers of one tier, that with the most containers first.
     fn merge(&self) -> Result<Freed> {
         let all = self.catalog.containers.all();
         let count = |t: Tier| all.iter().filter(|e| e.tier == t).count();
-        let Some(tier) = self.tiers.iter().max_by_key(|t| count(t.tier())) else { return Ok(Freed::Nothing) };
+        let mut tiers: Vec<_> = self.tiers.iter().collect();
+        tiers.sort_by_key(|t| Reverse(count(t.tier())));
+        let mut failed = None;
+        for tier in tiers {
+            match self.merge_on(tier) {
+                Ok(Freed::Nothing) => {}
+                Ok(freed) => return Ok(freed),
+                Err(e) => failed = failed.or(Some(e)),
+            }
+        }
+        failed.map_or(Ok(Freed::Nothing), Err)
+    }
+
+    fn merge_on(&self, tier: &Arc<dyn DiskTier>) -> Result<Freed> {
         let claims = self.claims(tier.tier());
         let choice = claims.choose(
             self.below(tier.tier()).is_none(),

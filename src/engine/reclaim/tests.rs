@@ -108,6 +108,29 @@ fn batches_under_way_are_waited_for_no_longer_than_writes_may() -> Try {
     Ok(())
 }
 
+/// What is emptied now is dropped no sooner than what is empty: it would be lost for nothing.
+#[test]
+fn nothing_is_evicted_while_what_is_empty_waits_for_a_batch() -> Try {
+    let dir = tempfile::tempdir()?;
+    let mut builder = Cache::builder().ssd(dir.path(), 16 << 20);
+    builder.config_mut().storage.write_stall_limit = 1;
+    let cache = open(builder)?;
+    let engine = cache.engine();
+    fill(&cache, 0, 500)?;
+    let under_way = engine.catalog.batch(Tier::Ssd);
+    assert_eq!(engine.make_room(Tier::Ssd, 1, true), Freed::Later);
+    let before = cache.stats().counts.evicted;
+    assert!(before > 0 && empty(engine) == 1);
+    for _ in 0..2 {
+        assert_eq!(engine.make_room(Tier::Ssd, 1, true), Freed::Later);
+        assert_eq!(cache.stats().counts.evicted, before);
+    }
+    drop(under_way);
+    assert_eq!(engine.make_room(Tier::Ssd, 1, true), Freed::Room);
+    assert_eq!((empty(engine), cache.stats().counts.evicted), (0, before));
+    Ok(())
+}
+
 /// Puts `count` items of 10 KB with new keys, and flushes; gives the number of the next.
 fn fill(cache: &Cache, from: u64, count: u64) -> Try<u64> {
     for n in from..from + count {
@@ -252,6 +275,25 @@ fn a_background_move_into_a_full_tier_ends_when_the_store_is_closed() -> Try {
     assert!(took.is_some_and(|took| took < Duration::from_secs(3)), "{took:?}");
     drop(hangs);
     Ok(())
+}
+
+/// A move that ends with the store does not go on: room for it would be made in vain.
+#[test]
+fn nothing_is_evicted_for_a_background_move_when_the_store_is_closed() -> Try {
+    let dir = tempfile::tempdir()?;
+    let (cache, mut next) = two_full(dir.path(), 1)?;
+    let engine = cache.engine();
+    loop {
+        let before = cache.stats().counts.evicted;
+        engine.stopping.store(true, Ordering::Release);
+        let done = engine.reclaim_step(Tier::Ssd);
+        engine.stopping.store(false, Ordering::Release);
+        assert_eq!(cache.stats().counts.evicted, before, "{done:?}");
+        match done {
+            Ok(_) => next = fill(&cache, next, 5)?,
+            Err(e) => return if matches!(e, Error::Busy { .. }) { Ok(()) } else { Err(e.into()) },
+        }
+    }
 }
 
 #[test]
@@ -413,6 +455,30 @@ fn without_numbers_for_containers_small_ones_are_merged_and_nothing_is_lost() ->
         }
         assert_eq!(cache.stats().counts.evicted, 0);
     }
+    Ok(())
+}
+
+/// The tier with the most containers has none with little in it: those of another are merged.
+#[test]
+fn without_numbers_small_containers_of_any_tier_are_merged() -> Try {
+    let dir = tempfile::tempdir()?;
+    let cache = open(Cache::builder().ssd(dir.path().join("s"), 64 << 20).cold(dir.path().join("c")))?;
+    let engine = cache.engine();
+    scatter(&cache, 0..10)?;
+    for n in 0..10 {
+        assert!(cache.demote(format!("{n}"), Tier::Cold)?);
+    }
+    while engine.reclaim_step(Tier::Ssd)? {}
+    let count = |tier| engine.catalog.containers.of_tier(tier).len();
+    let mut next = 0;
+    while count(Tier::Ssd) < 16 {
+        next = fill(&cache, next, 20)?;
+    }
+    assert_eq!(count(Tier::Cold), 10);
+    take_all_numbers(&cache);
+    fill(&cache, next, 4000)?;
+    assert_eq!(cache.stats().counts.evicted, 0);
+    assert!(count(Tier::Ssd) > 16 && count(Tier::Cold) < 10);
     Ok(())
 }
 
