@@ -1,3 +1,5 @@
+//! Configurations: what is accepted, refused, and said of it.
+
 use super::settings::{Field, SETTINGS};
 use super::*;
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! The sketch of heat against exact counts.
+
 use super::*;
 use proptest::prelude::*;
 

@@ -268,3 +268,23 @@ fn a_second_signal_ends_at_once_and_leaves_no_directories() -> Try {
     }
     Ok(())
 }
+
+/// Most of the data is one file: the tiers are made so large that it fits.
+#[test]
+fn a_file_larger_than_the_others_together_is_an_item_too() -> Try {
+    let (files, work) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let mut state = 1u64;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as u8
+    };
+    std::fs::write(files.path().join("large"), (0..9 << 20).map(|_| next()).collect::<Vec<u8>>())?;
+    for n in 0..20 {
+        std::fs::write(files.path().join(format!("small {n}")), vec![b'a' + n; 10_000])?;
+    }
+    let (files, at) = (files.path().to_str().ok_or("path")?, work.path().to_str().ok_or("path")?);
+    let ran = run(&["bench", "--files", files, "--dir", at, "--verify", "--seconds", "1"]).with(0);
+    let text = ran.text();
+    assert!(text.contains("bench: 21 items") && !text.contains("larger than a value"), "{text}");
+    Ok(())
+}

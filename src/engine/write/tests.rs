@@ -1,3 +1,5 @@
+//! Writes on the engine itself, where the surface does not reach.
+
 use super::{Engine, NewValue};
 use crate::{Cache, ContentType, Error, Event, Persistence, Received, Subscription, Tier};
 use bytes::Bytes;

@@ -1,3 +1,5 @@
+//! Codecs: what comes back, what is not worth it, and what is forged.
+
 use super::*;
 use crate::testing::noise;
 use proptest::prelude::*;

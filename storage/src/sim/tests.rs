@@ -1,3 +1,5 @@
+//! The simulated disk: what it keeps, tears, reorders and refuses.
+
 use super::*;
 use crate::vfs::{OpenMode, Vfs, VfsFile};
 use std::collections::BTreeSet;

@@ -1,3 +1,5 @@
+//! Directories of a tier: limits, shares, and how they fail and come back.
+
 use super::*;
 use crate::clock::ManualClock;
 use crate::container::Containers;
