@@ -6,4 +6,4 @@ pub mod history;
 mod run;
 
 pub use history::{Absence, History, Outcome, Promise, Violation};
-pub use run::{caught, skipped, watched};
+pub use run::{caught, counted, skipped, watched};

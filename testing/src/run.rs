@@ -37,9 +37,26 @@ pub fn watched<T: Send>(what: &str, limit: Duration, run: impl FnOnce() -> T + S
     })
 }
 
-/// Says that something is not tested, and why: to the process's own error output, for cargo hides what tests that pass
-/// print.
+/// Says that something is not tested, and why.
 pub fn skipped(why: &str) {
+    tell(&format!("SKIPPED  {why}"));
+}
+
+/// Says how many of so many cases ran; those that did not for want of time are skipped.
+pub fn counted(what: &str, ran: u64, of: u64, took: Duration) {
+    tell(&format!("RAN      {what}: {ran} of {of} in {} s", took.as_secs()));
+    if ran < of {
+        skipped(&format!("{what}: {} of {of}, for want of time", of - ran));
+    }
+}
+
+/// To the process's own error output, for cargo hides what tests that pass print; and to the end of the file that
+/// `THERMOCLINE_TOLD` names, from which `scripts/test` repeats it when all is over.
+fn tell(line: &str) {
     // Who closed it does not want to know.
-    let _ = writeln!(std::io::stderr(), "\nSKIPPED: {why}");
+    let _ = writeln!(std::io::stderr(), "\n{line}");
+    let Some(path) = std::env::var_os("THERMOCLINE_TOLD") else { return };
+    let file = std::fs::OpenOptions::new().append(true).open(&path);
+    let written = file.and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
+    written.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
 }

@@ -67,7 +67,7 @@ pub fn scratch() -> TempDir {
 }
 
 /// The disk tiers of a store, and how many MiB each may occupy.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tiers {
     /// 0: there is none.
     pub ssd: u64,

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use thermocline::{Builder, Cache};
 use thermocline_storage::sim::Dice;
-use thermocline_testing::{caught, watched};
+use thermocline_testing::{caught, counted, watched};
 
 const MIB: u64 = 1 << 20;
 /// Damages that are tried, of which no more are begun after the time.
@@ -263,6 +263,7 @@ fn one_damaged_file_of_an_hdd_tier_with_sled() {
         }
     });
     println!("seed {}: {} of {cases} cases in {:?}: {told:?}", seed(), told.ran, begun.elapsed());
+    counted("damaged files of an HDD tier with sled", told.ran, cases, begun.elapsed());
     assert!(
         failures.is_empty(),
         "seed {}: {} cases failed:\n{}",

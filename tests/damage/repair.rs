@@ -7,7 +7,7 @@
 use crate::check::read;
 use crate::harm::{self, Case};
 use crate::store::{End, Rest, builder};
-use crate::{caught, number, seed, torture, watched};
+use crate::{caught, counted, number, seed, torture, watched};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,7 +17,9 @@ use thermocline::{CheckReport, Cost, Part};
 use thermocline_storage::sim::{Dice, SimFs};
 
 /// Seconds after which no more cases are begun.
-const BUDGET: u64 = 30;
+const BUDGET: u64 = 60;
+/// Of the list of the other tests, so many from its beginning.
+const CASES: usize = 6_000;
 const HANGS: Duration = Duration::from_secs(60);
 
 type Check<T = ()> = Result<T, String>;
@@ -123,7 +125,11 @@ fn a_whole_store_is_whole_whatever_a_crash_left() {
 #[test]
 fn one_damaged_place_is_found_and_mended() {
     let rests = [End::Killed, End::Closed].map(Rest::build);
-    let cases: Vec<(usize, Case)> = harm::cases(&rests, torture(), seed());
+    let mut cases: Vec<(usize, Case)> = harm::cases(&rests, torture(), seed());
+    if !torture() {
+        // Those that matter most stand first.
+        cases.truncate(CASES);
+    }
     let budget = number("THERMOCLINE_SECONDS").unwrap_or(if torture() { u64::MAX } else { BUDGET });
     let (next, begun) = (AtomicUsize::new(0), Instant::now());
     let work = || {
@@ -154,6 +160,7 @@ fn one_damaged_place_is_found_and_mended() {
         }
     });
     println!("{} of {} cases in {:?}: {all:?}", all.ran, cases.len(), begun.elapsed());
+    counted("damaged places that verify mends", all.ran, cases.len() as u64, begun.elapsed());
     assert!(failures.is_empty(), "{} cases failed:\n{}", failures.len(), failures.join("\n"));
     assert!(all.ran > 300, "the machine is too slow to say anything");
     assert!(all.lost > 0 && all.named > all.lost / 2, "hardly anything happened: {all:?}");

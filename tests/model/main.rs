@@ -30,6 +30,7 @@ use proptest::test_runner::{Config, FileFailurePersistence, TestCaseError, TestR
 use shape::{Shape, shape};
 use std::time::{Duration, Instant};
 use thermocline::Persistence;
+use thermocline_testing::counted;
 use world::{Check, World};
 
 fn run(shape: Shape, ops: &[Op]) -> Check {
@@ -40,7 +41,7 @@ fn run(shape: Shape, ops: &[Op]) -> Check {
     world.end()
 }
 
-fn check(share: (u32, u32), shape: impl Strategy<Value = Shape>, most_ops: usize) {
+fn check(what: &str, share: (u32, u32), shape: impl Strategy<Value = Shape>, most_ops: usize) {
     let asked: Option<u32> = std::env::var("THERMOCLINE_CASES").ok().and_then(|s| s.parse().ok());
     let cases = (asked.unwrap_or(CASES) * share.0 / share.1).max(1);
     let begun = Instant::now();
@@ -62,8 +63,8 @@ fn check(share: (u32, u32), shape: impl Strategy<Value = Shape>, most_ops: usize
         ran.set(ran.get() + 1);
         run(shape, &ops).inspect_err(|_| failed.set(true))
     });
-    println!("{} of {cases} cases in {:?}", ran.get(), begun.elapsed());
     result.unwrap_or_else(|e| panic!("{e}"));
+    counted(&format!("cases of the model, {what}"), ran.get().into(), cases.into(), begun.elapsed());
     let least = (LEAST * share.0 / share.1).min(cases);
     assert!(ran.get() >= least, "too slow to say anything: {} cases instead of {least}", ran.get());
 }
@@ -78,13 +79,13 @@ const BUDGET: Duration = Duration::from_secs(60);
 
 #[test]
 fn ssd_and_cold_against_the_model() {
-    check((7, 10), shape(false), 60);
+    check("SSD and cold", (7, 10), shape(false), 60);
 }
 
 /// sled makes opening slow, so these are fewer.
 #[test]
 fn hdd_among_others_against_the_model() {
-    check((1, 10), shape(true), 60);
+    check("HDD among others", (1, 10), shape(true), 60);
 }
 
 #[test]
@@ -96,5 +97,5 @@ fn memory_alone_against_the_model() {
         };
         Shape { ssd: false, cold: None, persistence, ..s }
     });
-    check((2, 10), strategy, 100);
+    check("memory alone", (2, 10), strategy, 100);
 }
