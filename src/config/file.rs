@@ -60,6 +60,9 @@ impl Config {
                 ErrorKind::NotFound => "cannot read: it does not exist: check the name".to_owned(),
                 ErrorKind::NotADirectory => "cannot read: it lies below a file: check the name".to_owned(),
                 ErrorKind::IsADirectory => "cannot read: it is a directory: name a file".to_owned(),
+                ErrorKind::PermissionDenied => {
+                    "cannot read: permission denied: make it readable, or run this as its owner".to_owned()
+                }
                 _ => format!("cannot read: {e}"),
             })
         };
@@ -70,8 +73,8 @@ impl Config {
         if bytes.len() as u64 > MAX_FILE {
             return Err(failed(format!("more than {} are no configuration", size::show(MAX_FILE))));
         }
-        let text =
-            String::from_utf8(bytes).map_err(|e| failed(format!("cannot read: {}", e.utf8_error())))?;
+        let text = String::from_utf8(bytes)
+            .map_err(|e| failed(format!("cannot read: {}: save it as UTF-8", e.utf8_error())))?;
         read(&text, Some(path.to_path_buf()))
     }
 

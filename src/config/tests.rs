@@ -151,7 +151,7 @@ fn errors_name_file_line_and_column() {
     std::fs::write(&path, vec![b' '; 2 << 20]).unwrap();
     assert!(Config::from_file(&path).unwrap_err().to_string().contains("no configuration"));
     std::fs::write(&path, [0xff]).unwrap();
-    assert!(Config::from_file(&path).unwrap_err().to_string().contains("cannot read"));
+    assert!(Config::from_file(&path).unwrap_err().to_string().contains("save it as UTF-8"));
 }
 
 #[test]

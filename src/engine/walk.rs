@@ -81,6 +81,8 @@ pub struct VerifyReport {
     pub items: u64,
     /// Bytes of their values.
     pub bytes: u64,
+    /// Bytes of their values as they are stored: compressed, without keys and headers.
+    pub stored: u64,
     /// Containers looked at.
     pub containers: u64,
     /// What failed verification. These items are dead now, their bytes in the quarantine.
@@ -293,6 +295,7 @@ impl Engine {
                         Ok(value) if item.ident == ident => {
                             report.items += 1;
                             report.bytes += value.len() as u64;
+                            report.stored += item.payload.len() as u64;
                         }
                         Ok(_) => {
                             let why = "the record is of another identity";

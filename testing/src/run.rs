@@ -57,6 +57,7 @@ fn tell(line: &str) {
     let _ = writeln!(std::io::stderr(), "\n{line}");
     let Some(path) = std::env::var_os("THERMOCLINE_TOLD") else { return };
     let file = std::fs::OpenOptions::new().append(true).open(&path);
-    let written = file.and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
-    written.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    if let Err(e) = file.and_then(|mut file| file.write_all(format!("{line}\n").as_bytes())) {
+        let _ = writeln!(std::io::stderr(), "{}: cannot be told there: {e}", path.display());
+    }
 }

@@ -32,6 +32,11 @@ fn a_small_benchmark_from_end_to_end() -> Try {
     }
     assert_eq!((&json["interrupted"], &json["reads"]["missing"]), (&Value::Null, &0.into()));
     assert_eq!(json["verify"]["items"].as_u64(), Some(items));
+    // Each was put once, so what is live is what was written at first, but for what is packed better on the way down.
+    let stored = |t: &Value| t["stored_bytes"].as_u64().unwrap_or(0);
+    let written: u64 = json["types"].as_array().ok_or("types")?.iter().map(stored).sum();
+    let live = stored(&json["verify"]);
+    assert!(live > written / 2 && live <= written + written / 100, "{live} {written}");
     let compared = json["compared"].as_array().ok_or("compared")?;
     assert_eq!(compared.len(), 2);
     assert!(

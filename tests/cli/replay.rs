@@ -189,6 +189,12 @@ fn a_signal_while_requests_are_replayed() -> Try {
 }
 
 #[test]
+fn a_trace_from_a_pipe() {
+    let ran = run_with_input(&["replay", "-", "--memory-items", "10", "--json"], b"a\nb\na\n").with(0);
+    assert_eq!((ran.json()["requests"].as_u64(), ran.json()["hits"].as_u64()), (Some(3), Some(1)));
+}
+
+#[test]
 fn what_is_no_trace_is_named() -> Try {
     let dir = tempfile::tempdir()?;
     let file = dir.path().join("prose");

@@ -66,6 +66,7 @@ impl Report<'_> {
             "verify": found.verified.as_ref().map(|v| json!({
                 "items": v.report.items,
                 "bytes": v.report.bytes,
+                "stored_bytes": v.report.stored,
                 "damaged": v.report.damaged.len(),
                 "unreachable": v.report.unreachable.len(),
                 "seconds": v.seconds,

@@ -282,6 +282,11 @@ impl Findings {
         self.on_disk.iter().filter(|d| self.sizes_judged && d.is_off())
     }
 
+    /// What the catalog's copies occupy.
+    fn catalog_bytes(&self) -> u64 {
+        self.on_disk.iter().filter(|d| d.what == "catalog").map(|d| d.bytes).sum()
+    }
+
     fn is_wrong(&self) -> bool {
         self.are_lost()
             || self.off_sizes().next().is_some()

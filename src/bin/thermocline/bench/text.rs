@@ -181,7 +181,24 @@ impl Report<'_> {
         rows.push(vec!["all".into(), show::bytes(sum), "–".into()]);
         out.push_str(&show::table(1, &["directory", "occupied", "the engine says"], rows));
         let _ = writeln!(out, "  The data themselves are {}.", show::bytes(self.items.bytes()));
+        if let Some(text) = self.makeup(sum) {
+            let _ = writeln!(out, "  {}", wrap(&text));
+        }
         self.sizes(out);
+    }
+
+    /// What is in the directories beside compressed values.
+    fn makeup(&self, sum: u64) -> Option<String> {
+        let values = self.found.verified.as_ref()?.report.stored;
+        let catalog = self.found.catalog_bytes();
+        Some(format!(
+            "Of what is occupied {} are the values of live items as they are stored, {} the catalog, and {} what is around \
+             them: keys and headers, dead records that were not yet reclaimed, the room set aside for containers that are \
+             being written.",
+            show::bytes(values),
+            show::bytes(catalog),
+            show::bytes(sum.saturating_sub(values + catalog))
+        ))
     }
 
     /// Whether directories and engine agree.

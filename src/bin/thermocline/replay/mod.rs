@@ -33,7 +33,7 @@ pub const USAGE: &str =
 /// The options of `replay`.
 #[derive(Debug, Args)]
 pub struct ReplayArgs {
-    /// Traces, replayed one after the other; gzip is found out by itself
+    /// Traces, replayed one after the other; gzip is found out by itself; - is the standard input
     #[arg(value_name = "TRACE")]
     traces: Vec<PathBuf>,
     /// How to read them [default: found out from the first line]

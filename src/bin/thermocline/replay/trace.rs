@@ -98,12 +98,13 @@ impl Trace {
         limit: usize,
         progress: &dyn Fn(u64),
     ) -> Result<Format, Failure> {
-        let file = open_given(path)?;
+        // As elsewhere `-` is what is piped in.
+        let file = open_given(if path.as_os_str() == "-" { Path::new("/dev/stdin") } else { path })?;
         let mut file = BufReader::with_capacity(1 << 16, file);
         let gzip = file.fill_buf().is_ok_and(|b| b.starts_with(&[0x1f, 0x8b]));
         let read = if gzip {
             self.lines(
-                &mut BufReader::with_capacity(1 << 16, MultiGzDecoder::new(file)),
+                &mut BufReader::with_capacity(1 << 16, Gzip(MultiGzDecoder::new(file))),
                 format,
                 limit,
                 progress,
@@ -272,6 +273,22 @@ impl Parser {
     }
 }
 
+/// What is compressed, with the cure where it cannot be decompressed.
+struct Gzip<R>(R);
+
+impl<R: Read> Read for Gzip<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        use io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
+        self.0.read(buf).map_err(|e| match e.kind() {
+            InvalidData | InvalidInput | UnexpectedEof => io::Error::new(
+                e.kind(),
+                format!("the gzip data are cut short or damaged ({e}): fetch the file again"),
+            ),
+            _ => e,
+        })
+    }
+}
+
 /// Lines, of bounded length.
 struct Lines<'r, R> {
     from: &'r mut R,
@@ -414,7 +431,8 @@ mod tests {
         assert_eq!(keys(&trace), ["a", "b", "a"]);
         packed.truncate(packed.len() / 2);
         std::fs::write(&path, &packed).unwrap();
-        assert!(Trace::default().read(&path, None, usize::MAX, &|_| ()).is_err());
+        let cut = Trace::default().read(&path, None, usize::MAX, &|_| ()).unwrap_err();
+        assert!(cut.message.contains("cut short or damaged"), "{}", cut.message);
     }
 
     proptest! {
