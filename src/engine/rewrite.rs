@@ -233,9 +233,10 @@ fn with_little(mut all: Vec<Arc<Entry>>, full: u64) -> Vec<Arc<Entry>> {
         let occupied = e.container.occupied();
         e.records.load(Ordering::Relaxed) == 1 && occupied > full / 2 && occupied != full
     };
+    // Asked once of each: others change it meanwhile, and a sort that finds no order may panic.
     all.sort_by_cached_key(|e| (large(e), e.live()));
     let mut chosen: Vec<Arc<Entry>> = all.iter().take(MERGE_MOST).cloned().collect();
-    all.sort_by_key(|e| e.live_bytes());
+    all.sort_by_cached_key(|e| e.live_bytes());
     let few: HashSet<u64> = chosen.iter().map(|e| e.id).collect();
     chosen.extend(all.into_iter().take(MERGE_MOST).filter(|e| !few.contains(&e.id)));
     chosen

@@ -3,7 +3,8 @@
 use super::*;
 use crate::{Builder, Cache};
 use thermocline_storage::clock::SystemClock;
-use thermocline_storage::testing::{Fault, FaultFs};
+use thermocline_storage::container::Containers;
+use thermocline_storage::testing::{Fault, FaultFs, Hollow};
 use thermocline_storage::vfs::{RealFs, Vfs};
 
 type Try<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -182,5 +183,36 @@ fn one_number_that_is_left_is_not_taken_for_enough() -> Try {
     // In batches of a sixteenth of the tier, which are four segments.
     scatter(&cache, std::iter::once(10..410), 10_000)?;
     assert_eq!(cache.stats().counts.evicted, 0);
+    Ok(())
+}
+
+/// What is alive changes while containers are put in order by it.
+#[test]
+fn what_changes_meanwhile_does_no_harm_to_the_order() -> Try {
+    let containers = Containers::new(1);
+    for _ in 0..1_000 {
+        let entry =
+            containers.publish(containers.reserve(Purpose::Write)?, Tier::Ssd, 0, 7, Arc::new(Hollow(1000)));
+        entry.records.store(1_000, Ordering::Relaxed);
+    }
+    let all = containers.of_tier(Tier::Ssd);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let sorted = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in 0i64.. {
+                for (at, entry) in (0i64..).zip(&all) {
+                    entry.live.store((n + at) * 7919 % 1_009, Ordering::Relaxed);
+                }
+                if done.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
+        });
+        let sorts = scope.spawn(|| (0..1_000).all(|_| with_little(all.clone(), 1 << 20).len() >= MERGE_MOST));
+        let sorted = sorts.join();
+        done.store(true, Ordering::Relaxed);
+        sorted
+    });
+    assert!(matches!(sorted, Ok(true)));
     Ok(())
 }
