@@ -6,8 +6,8 @@
 //!   claims are given back: who drops a container takes it out of the table before.
 //!
 //! A thread waits for claims on a tier only while it holds none there, and only for what is below the tiers on which
-//! it holds one: so nobody waits in a circle. Only who needs a container's number may wait for those of any tier (see
-//! `make_number`): each such wait ends after a second.
+//! it holds one: so nobody waits in a circle. Who needs a container's number looks at every tier, and asks before it waits
+//! whether it may (see `make_number`).
 //!
 //! Where nothing is below, containers are emptied one at a time: the tier's reserve has room for what is kept of one,
 //! and what finds no room at the head is lost there. A container that was dropped gives its room back only once nobody
@@ -16,6 +16,7 @@
 use parking_lot::{Condvar, Mutex};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 use thermocline_storage::container::Entry;
 
@@ -30,8 +31,8 @@ pub(super) struct Claims {
 struct State {
     /// Containers that could not be emptied or deleted: left alone until so many steps have passed.
     stuck: Vec<(u64, u32)>,
-    /// Ids of the containers that somebody has claimed.
-    claimed: Vec<u64>,
+    /// Ids of the containers that somebody has claimed, and the threads that did.
+    claimed: Vec<(u64, ThreadId)>,
     /// Containers that were dropped, and when, while somebody may still have been reading them.
     dropped: Vec<(Weak<Entry>, Instant)>,
     effort: Effort,
@@ -80,14 +81,14 @@ pub(super) struct Claim<'a> {
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        self.of.state.lock().claimed.retain(|id| *id != self.entry.id);
+        self.of.state.lock().claimed.retain(|(id, _)| *id != self.entry.id);
         self.of.given_back.notify_all();
     }
 }
 
 impl State {
     fn free(&self, entry: &Entry) -> bool {
-        entry.sealed.load(Ordering::Acquire) && !self.claimed.contains(&entry.id)
+        entry.sealed.load(Ordering::Acquire) && !self.claimed.iter().any(|(id, _)| *id == entry.id)
     }
 
     /// Whether the container is one to be emptied. Those of a directory that is away occupy nothing here and cannot
@@ -202,7 +203,7 @@ impl Claims {
         if chosen.is_empty() {
             return if state.claimed.is_empty() { Choice::Nothing } else { Choice::Others };
         }
-        state.claimed.extend(chosen.iter().map(|e| e.id));
+        state.claimed.extend(chosen.iter().map(|e| (e.id, thread::current().id())));
         Choice::Claimed(chosen.into_iter().map(|entry| Claim { of: self, entry }).collect())
     }
 
@@ -211,8 +212,14 @@ impl Claims {
         let mut state = self.state.lock();
         let mut entries = all();
         entries.retain(|e| e.live() == 0 && state.free(e));
-        state.claimed.extend(entries.iter().map(|e| e.id));
+        state.claimed.extend(entries.iter().map(|e| (e.id, thread::current().id())));
         entries.into_iter().map(|entry| Claim { of: self, entry }).collect()
+    }
+
+    /// Whether this thread has claimed any.
+    pub(super) fn has_mine(&self) -> bool {
+        let me = thread::current().id();
+        self.state.lock().claimed.iter().any(|(_, thread)| *thread == me)
     }
 
     /// Waits until some claim is given back; says whether one was, or none is out.
@@ -250,6 +257,7 @@ mod tests {
         assert_eq!(empty.len(), 1);
         assert!(claims.empty(all).is_empty(), "somebody has it");
         assert!(!claims.wait(Duration::ZERO));
+        assert!(claims.has_mine() && !std::thread::scope(|s| s.spawn(|| claims.has_mine()).join().unwrap()));
         assert!(matches!(choose(true, 1), Choice::Others), "one is out");
         let mut mine = claimed(choose(false, 1));
         let yours = claimed(choose(false, 9));

@@ -196,6 +196,7 @@ impl Engine {
     ) -> Result<(Vec<Option<Written>>, Batch<'_>), StorageError> {
         let needed: u64 = (0..supply.len()).map(|n| supply.bytes(n)).sum();
         let (mut rounds, mut own, mut in_vain) = (0, 0, 0);
+        let mut again = false;
         let end = deadline + GRACE;
         if urgent && purpose != Purpose::Reclaim {
             self.keep_to_items(tier);
@@ -223,7 +224,9 @@ impl Engine {
                     let over = late && (rounds >= ROUNDS || Instant::now() >= end);
                     rounds += 1;
                     let freed = match e {
-                        StorageError::NoNumber { .. } => self.make_number(tier.tier()),
+                        StorageError::NoNumber { .. } => {
+                            self.make_number(tier.tier(), std::mem::replace(&mut again, true))
+                        }
                         _ => self.make_room(tier.tier(), needed, own >= SOFT),
                     };
                     match freed {

@@ -8,7 +8,7 @@
 use super::Engine;
 use super::claim::Choice;
 use super::moves::Mover;
-use super::reclaim::Freed;
+use super::reclaim::{Dropped, Freed};
 use crate::error::Result;
 use std::cmp::Reverse;
 use std::collections::HashSet;
@@ -69,12 +69,12 @@ impl Engine {
 
     /// Room for one container more, where all their numbers are in use, for somebody who waits: small ones of one
     /// tier become one, for which nothing is lost; where no tier has such, the one that needs the number makes room as if
-    /// it were full.
-    pub(super) fn make_number(&self, tier: Tier) -> Freed {
-        if self.has_number(Instant::now()) {
+    /// it were full. `again`: a number that is there was not enough, since what is written takes several containers.
+    pub(super) fn make_number(&self, tier: Tier, again: bool) -> Freed {
+        if self.has_number(Instant::now()) && !again {
             return Freed::Room;
         }
-        let merged = self.merge().unwrap_or_else(|e| {
+        let merged = self.merge(again).unwrap_or_else(|e| {
             self.log.warn("merge", || format!("small containers are not merged: {e}"));
             Freed::Nothing
         });
@@ -101,34 +101,49 @@ impl Engine {
         }
     }
 
-    /// Merges small containers of one tier, that with the most containers first.
-    fn merge(&self) -> Result<Freed> {
+    /// Drops what is empty in any tier, or else merges small containers of one tier, that with the most containers first.
+    /// Others are waited for only where no tier has such, and never in a circle: see `claim`.
+    fn merge(&self, again: bool) -> Result<Freed> {
+        // What were moved while the catalog cannot be written would free nothing.
+        self.catalog.settle()?;
         let all = self.catalog.containers.all();
         let count = |t: Tier| all.iter().filter(|e| e.tier == t).count();
         let mut tiers: Vec<_> = self.tiers.iter().collect();
         tiers.sort_by_key(|t| Reverse(count(t.tier())));
-        let mut failed = None;
+        let dropped: Vec<Dropped> = tiers.iter().map(|t| self.drop_empty(t, None)).collect();
+        // Again, it may be no more than what the last try left behind.
+        if dropped.contains(&Dropped::Some) && !again {
+            return Ok(Freed::Room);
+        }
+        let (mut others, mut failed) = (None, None);
         for tier in tiers {
             match self.merge_on(tier) {
                 Ok(Freed::Nothing) => {}
+                Ok(Freed::Later) => others = others.or(Some(tier)),
                 Ok(freed) => return Ok(freed),
                 Err(e) => failed = failed.or(Some(e)),
             }
         }
-        failed.map_or(Ok(Freed::Nothing), Err)
+        match others {
+            Some(tier) => Ok(self.wait_for_others(self.claims(tier.tier()))),
+            None if dropped.contains(&Dropped::Soon) => Ok(Freed::Later),
+            None => failed.map_or(Ok(Freed::Nothing), Err),
+        }
     }
 
+    /// Merges small containers of a tier. `Later`: others hold them, and may be waited for.
     fn merge_on(&self, tier: &Arc<dyn DiskTier>) -> Result<Freed> {
         let claims = self.claims(tier.tier());
+        let full = self.full_size(tier.tier());
         let choice = claims.choose(
             self.below(tier.tier()).is_none(),
             || self.catalog.containers.of_tier(tier.tier()),
-            with_little,
+            |all| with_little(all, full),
         );
-        let claimed = match choice {
+        let mut claimed = match choice {
             Choice::Claimed(claimed) => claimed,
-            Choice::Others => return Ok(self.wait_for_others(claims)),
-            Choice::Nothing => return Ok(Freed::Nothing),
+            Choice::Others if self.may_wait_for(tier.tier()) => return Ok(Freed::Later),
+            Choice::Others | Choice::Nothing => return Ok(Freed::Nothing),
         };
         let mut small = Vec::new();
         for claim in &claimed {
@@ -136,21 +151,38 @@ impl Engine {
             let Ok(listed) = claim.entry.container.list() else { continue };
             let listed = self.catalog.live_in(&claim.entry, listed);
             let bytes: u64 = listed.iter().map(|l| u64::from(l.bytes)).sum();
-            if bytes < self.full_size(tier.tier()) / 4 {
+            if bytes < full / 4 {
                 small.push((bytes, claim.entry.clone()));
             }
         }
         small.sort_by_key(|(bytes, _)| *bytes);
         small.truncate(MERGE_MOST);
-        let chosen: Vec<Arc<Entry>> = small.into_iter().map(|(_, entry)| entry).collect();
+        // Somebody waits: no more than one container is filled. Four are small enough for that, if there are as many.
+        let mut sum = 0;
+        let chosen: Vec<Arc<Entry>> = small
+            .into_iter()
+            .take_while(|(bytes, _)| {
+                sum += bytes;
+                sum <= full
+            })
+            .map(|(_, entry)| entry)
+            .collect();
         if chosen.len() < 2 {
             return Ok(Freed::Nothing);
         }
+        // Others need not wait for what stays as it is.
+        claimed.retain(|claim| chosen.iter().any(|e| e.id == claim.entry.id));
         let gone = self.rewrite(tier, &chosen, true);
         for entry in chosen.iter().filter(|e| e.live() > 0) {
             claims.leave_alone(entry);
         }
         Ok(if gone? { Freed::Room } else { Freed::Nothing })
+    }
+
+    /// Whether this thread may wait for who holds containers of a tier: not while it holds some there or below, for
+    /// which they may be waiting in turn.
+    fn may_wait_for(&self, tier: Tier) -> bool {
+        !self.tiers.iter().any(|t| t.tier() >= tier && self.claims(t.tier()).has_mine())
     }
 
     fn rewrite(&self, tier: &Arc<dyn DiskTier>, chosen: &[Arc<Entry>], urgent: bool) -> Result<bool> {
@@ -195,12 +227,20 @@ impl Engine {
 }
 
 /// Those in which the least seems to be alive: by the room that they take, and by the number of items, for a container
-/// takes room from the beginning that may never be filled.
-fn with_little(mut all: Vec<Arc<Entry>>) -> Vec<Arc<Entry>> {
-    all.sort_by_key(|e| e.live());
+/// takes room from the beginning that may never be filled. Not so one of a single large item, which is as large as that.
+fn with_little(mut all: Vec<Arc<Entry>>, full: u64) -> Vec<Arc<Entry>> {
+    let large = |e: &Entry| {
+        let occupied = e.container.occupied();
+        e.records.load(Ordering::Relaxed) == 1 && occupied > full / 2 && occupied != full
+    };
+    // Asked once of each: others change it meanwhile, and a sort that finds no order may panic.
+    all.sort_by_cached_key(|e| (large(e), e.live()));
     let mut chosen: Vec<Arc<Entry>> = all.iter().take(MERGE_MOST).cloned().collect();
-    all.sort_by_key(|e| e.live_bytes());
+    all.sort_by_cached_key(|e| e.live_bytes());
     let few: HashSet<u64> = chosen.iter().map(|e| e.id).collect();
     chosen.extend(all.into_iter().take(MERGE_MOST).filter(|e| !few.contains(&e.id)));
     chosen
 }
+
+#[cfg(test)]
+mod tests;

@@ -293,3 +293,18 @@ fn a_file_larger_than_the_others_together_is_an_item_too() -> Try {
     assert!(text.contains("bench: 21 items") && !text.contains("larger than a value"), "{text}");
     Ok(())
 }
+
+/// One file is larger than any value may be: it is left out, and the tiers are not made large for it.
+#[test]
+fn a_file_that_is_left_out_makes_no_tier_large() -> Try {
+    let (files, work) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    std::fs::File::create(files.path().join("large"))?.set_len(65 << 20)?;
+    for n in 0..20 {
+        std::fs::write(files.path().join(format!("small {n}")), vec![b'a' + n; 10_000])?;
+    }
+    let (files, at) = (files.path().to_str().ok_or("path")?, work.path().to_str().ok_or("path")?);
+    let text = run(&["bench", "--files", files, "--dir", at, "--seconds", "1"]).with(0).text();
+    assert!(text.contains("bench: 20 items") && text.contains("1 larger than a value"), "{text}");
+    assert!(text.contains("9.00 MiB") && !text.contains("128 MiB"), "{text}");
+    Ok(())
+}

@@ -54,8 +54,9 @@ impl Plan {
         // What is stored is perhaps half of the data; of files nobody knows before.
         let (ssd_part, hdd_part) = if files { (8, 8) } else { (6, 5) };
         let even = |part: u64| (data / part).next_multiple_of(MIB);
-        // A value may be half of a directory, and every file is to fit that is no larger than any value may be.
-        let largest = items.all.iter().map(|item| item.len).max().unwrap_or(0).min(64 * MIB);
+        // A value may be half of a directory, and every file is to fit that is no larger than any value may be. One that
+        // is, is left out: made for it, the tiers would hold all others many times over.
+        let largest = items.all.iter().map(|item| item.len).filter(|len| *len <= 64 * MIB).max().unwrap_or(0);
         let fits = |dirs: usize| (2 * largest).next_multiple_of(MIB).saturating_mul(dirs.max(1) as u64);
         let size = |part, dirs: &[DirConfig]| even(part).max(8 * MIB).max(fits(dirs.len()));
         config.ssd.max_size = ssd.size.unwrap_or_else(|| size(ssd_part, &config.ssd.dirs));

@@ -1,0 +1,218 @@
+//! Merging where the numbers for containers run out, in stores without threads.
+
+use super::*;
+use crate::{Builder, Cache};
+use thermocline_storage::clock::SystemClock;
+use thermocline_storage::container::Containers;
+use thermocline_storage::testing::{Fault, FaultFs, Hollow};
+use thermocline_storage::vfs::{RealFs, Vfs};
+
+type Try<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+/// A store without threads, with segments and packs of 1 MiB, in which writes wait for a second.
+fn open(builder: Builder, vfs: Arc<dyn Vfs>) -> Try<Cache> {
+    let mut builder = builder.memory(1 << 20);
+    let storage = &mut builder.config_mut().storage;
+    (storage.segment_size, storage.pack_size, storage.write_stall_limit) = (Some(1 << 20), Some(1 << 20), 1);
+    Ok(builder.world(vfs, Arc::new(SystemClock), false).open()?)
+}
+
+/// So many bytes that look random.
+fn value(n: u64, len: u64) -> Vec<u8> {
+    let byte = |i: u64| {
+        let mixed = (n * 1_000_000 + i).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        ((mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 56) as u8
+    };
+    (0..len).map(byte).collect()
+}
+
+/// Puts the items of each range, of so many bytes, into containers of their own.
+fn scatter(cache: &Cache, ranges: impl IntoIterator<Item = std::ops::Range<u64>>, len: u64) -> Try {
+    for range in ranges {
+        for n in range {
+            cache.put(format!("{n}"), value(n, len))?;
+        }
+        cache.flush()?;
+        for tier in &cache.engine().tiers {
+            tier.seal()?;
+        }
+    }
+    Ok(())
+}
+
+/// All numbers but those that are kept for reclaim are taken by others.
+fn take_all_numbers(cache: &Cache) {
+    while cache.engine().catalog.containers.reserve(Purpose::Write).is_ok() {}
+}
+
+fn moved(cache: &Cache) -> u64 {
+    cache.engine().counters.moved_bytes.load(Ordering::Relaxed)
+}
+
+/// The tier with the most containers is one that others hold, for longer than writes may wait.
+#[test]
+fn who_waits_for_a_number_does_not_wait_for_others_while_another_tier_has_small_containers() -> Try {
+    let dir = tempfile::tempdir()?;
+    let builder = Cache::builder().ssd(dir.path().join("s"), 64 << 20).cold(dir.path().join("c"));
+    let cache = open(builder, Arc::new(RealFs))?;
+    let engine = cache.engine();
+    scatter(&cache, (0..20).map(|n| n..n + 1), 8_000)?;
+    for n in 0..20 {
+        assert!(cache.demote(format!("{n}"), Tier::Cold)?);
+    }
+    while engine.reclaim_step(Tier::Ssd)? {}
+    scatter(&cache, (20..30).map(|n| n..n + 1), 8_000)?;
+    let first = |all: Vec<Arc<Entry>>| all.into_iter().take(1).collect();
+    let cold = || engine.catalog.containers.of_tier(Tier::Cold);
+    // By another thread: it is waited for.
+    let choose = || engine.claims(Tier::Cold).choose(true, cold, first);
+    let hangs = std::thread::scope(|scope| scope.spawn(choose).join().map_err(|_| "a panic"))?;
+    assert!(matches!(hangs, Choice::Claimed(_)));
+    take_all_numbers(&cache);
+    scatter(&cache, (30..40).map(|n| n..n + 1), 8_000)?;
+    assert_eq!((cold().len(), cache.stats().counts.evicted), (20, 0));
+    drop(hangs);
+    Ok(())
+}
+
+/// What is empty gives its number before anything is given up for one, whichever tier it is of.
+#[test]
+fn nothing_is_evicted_for_a_number_while_a_container_of_any_tier_is_empty() -> Try {
+    let dir = tempfile::tempdir()?;
+    let builder = Cache::builder().ssd(dir.path().join("s"), 64 << 20).cold(dir.path().join("c"));
+    let cache = open(builder, Arc::new(RealFs))?;
+    let engine = cache.engine();
+    scatter(&cache, (0..10).map(|n| n..n + 1), 500_000)?;
+    for n in 0..10 {
+        assert!(cache.demote(format!("{n}"), Tier::Cold)?);
+    }
+    cache.put("last", value(10, 500_000))?;
+    cache.flush()?;
+    let empty = || engine.catalog.containers.of_tier(Tier::Ssd).iter().filter(|e| e.live() == 0).count();
+    assert!(empty() >= 10);
+    take_all_numbers(&cache);
+    assert!(cache.demote("last", Tier::Cold)?);
+    assert_eq!(cache.stats().counts.evicted, 0);
+    Ok(())
+}
+
+/// What is moved while the catalog cannot be written frees nothing.
+#[test]
+fn nothing_is_merged_while_the_catalog_cannot_be_written() -> Try {
+    let dir = tempfile::tempdir()?;
+    let fs = FaultFs::default();
+    let cache = open(Cache::builder().ssd(dir.path(), 64 << 20), Arc::new(fs.clone()))?;
+    scatter(&cache, (0..40).map(|n| n..n + 1), 8_000)?;
+    take_all_numbers(&cache);
+    let catalog = dir.path().join("catalog");
+    assert!(catalog.is_dir());
+    fs.fail(Fault::when(move |c| c.op.changes() && c.path.starts_with(&catalog)));
+    // The first finds out, and has moved something by then.
+    cache.engine().make_number(Tier::Ssd, false);
+    let first = moved(&cache);
+    for _ in 0..3 {
+        cache.engine().make_number(Tier::Ssd, false);
+    }
+    assert_eq!(moved(&cache), first);
+    fs.heal();
+    assert_eq!(cache.engine().make_number(Tier::Ssd, false), Freed::Room);
+    Ok(())
+}
+
+/// Somebody waits: no more is copied for a number than a container holds.
+#[test]
+fn a_number_costs_one_container_at_most() -> Try {
+    let dir = tempfile::tempdir()?;
+    let cache = open(Cache::builder().ssd(dir.path(), 128 << 20), Arc::new(RealFs))?;
+    scatter(&cache, (0..40).map(|n| 24 * n..24 * n + 24), 10_000)?;
+    take_all_numbers(&cache);
+    let before = cache.engine().catalog.containers.all().len();
+    assert_eq!(cache.engine().make_number(Tier::Ssd, false), Freed::Room);
+    assert!(cache.engine().catalog.containers.all().len() < before);
+    assert!((1..=1 << 20).contains(&moved(&cache)), "{}", moved(&cache));
+    Ok(())
+}
+
+/// Large items, each with a segment to itself, are few in it, and it is no larger than they are.
+#[test]
+fn segments_of_one_large_item_do_not_hide_small_ones() -> Try {
+    let dir = tempfile::tempdir()?;
+    let cache = open(Cache::builder().ssd(dir.path(), 128 << 20), Arc::new(RealFs))?;
+    scatter(&cache, (0..70).map(|n| n..n + 1), 600_000)?;
+    scatter(&cache, (20..30).map(|n| 5 * n..5 * n + 5), 8_000)?;
+    take_all_numbers(&cache);
+    scatter(&cache, (40..60).map(|n| 5 * n..5 * n + 5), 8_000)?;
+    assert_eq!(cache.stats().counts.evicted, 0);
+    Ok(())
+}
+
+/// Who reclaims a tier needs a number below it, and its own claim is the only one: it does not wait for itself.
+#[test]
+fn who_waits_for_a_number_does_not_wait_for_itself() -> Try {
+    let dir = tempfile::tempdir()?;
+    let builder = Cache::builder().ssd(dir.path().join("s"), 64 << 20).cold(dir.path().join("c"));
+    let cache = open(builder, Arc::new(RealFs))?;
+    let engine = cache.engine();
+    scatter(&cache, (0..10).map(|n| n..n + 1), 500_000)?;
+    for n in 0..9 {
+        assert!(cache.demote(format!("{n}"), Tier::Cold)?);
+    }
+    while engine.reclaim_step(Tier::Ssd)? {}
+    let holds = engine.catalog.containers.of_tier(Tier::Ssd).iter().filter(|e| e.live() > 0).count();
+    assert_eq!(holds, 1);
+    // Those of what was dropped as well.
+    engine.catalog.sync()?;
+    take_all_numbers(&cache);
+    // The archive, which has nothing small, gives up a pack instead.
+    assert_eq!(engine.make_room(Tier::Ssd, 1, true), Freed::Room);
+    assert_eq!(cache.stats().counts.evicted, 1);
+    Ok(())
+}
+
+/// What is written takes several containers, and one number is left: those for the others are made, too.
+#[test]
+fn one_number_that_is_left_is_not_taken_for_enough() -> Try {
+    let dir = tempfile::tempdir()?;
+    let cache = open(Cache::builder().ssd(dir.path(), 64 << 20), Arc::new(RealFs))?;
+    scatter(&cache, (0..10).map(|n| n..n + 1), 8_000)?;
+    let containers = &cache.engine().catalog.containers;
+    let last = containers.reserve(Purpose::Write)?;
+    take_all_numbers(&cache);
+    containers.abandon(last);
+    assert!(containers.has_number());
+    // In batches of a sixteenth of the tier, which are four segments.
+    scatter(&cache, std::iter::once(10..410), 10_000)?;
+    assert_eq!(cache.stats().counts.evicted, 0);
+    Ok(())
+}
+
+/// What is alive changes while containers are put in order by it.
+#[test]
+fn what_changes_meanwhile_does_no_harm_to_the_order() -> Try {
+    let containers = Containers::new(1);
+    for _ in 0..1_000 {
+        let entry =
+            containers.publish(containers.reserve(Purpose::Write)?, Tier::Ssd, 0, 7, Arc::new(Hollow(1000)));
+        entry.records.store(1_000, Ordering::Relaxed);
+    }
+    let all = containers.of_tier(Tier::Ssd);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let sorted = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in 0i64.. {
+                for (at, entry) in (0i64..).zip(&all) {
+                    entry.live.store((n + at) * 7919 % 1_009, Ordering::Relaxed);
+                }
+                if done.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
+        });
+        let sorts = scope.spawn(|| (0..1_000).all(|_| with_little(all.clone(), 1 << 20).len() >= MERGE_MOST));
+        let sorted = sorts.join();
+        done.store(true, Ordering::Relaxed);
+        sorted
+    });
+    assert!(matches!(sorted, Ok(true)));
+    Ok(())
+}
