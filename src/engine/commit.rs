@@ -196,7 +196,7 @@ impl Engine {
     ) -> Result<(Vec<Option<Written>>, Batch<'_>), StorageError> {
         let needed: u64 = (0..supply.len()).map(|n| supply.bytes(n)).sum();
         let (mut rounds, mut own, mut in_vain) = (0, 0, 0);
-        let mut again = false;
+        let mut without_number = 0;
         let end = deadline + GRACE;
         if urgent && purpose != Purpose::Reclaim {
             self.keep_to_items(tier);
@@ -225,7 +225,9 @@ impl Engine {
                     rounds += 1;
                     let freed = match e {
                         StorageError::NoNumber { .. } => {
-                            self.make_number(tier.tier(), std::mem::replace(&mut again, true))
+                            // Once or twice somebody else may have taken the number that was there.
+                            without_number += 1;
+                            self.make_number(tier.tier(), without_number % 3 == 0)
                         }
                         _ => self.make_room(tier.tier(), needed, own >= SOFT),
                     };
