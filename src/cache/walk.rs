@@ -49,7 +49,8 @@ impl Cache {
     }
 
     /// Removes everything; gives how many items were alive. One journal frame a catalog shard; containers in which
-    /// something has expired are listed before, so that it is not counted. Seen by others at once; with
+    /// something has expired are listed before, so that it is not counted: of those that two seconds do not suffice to
+    /// begin with, what has expired counts as alive. Seen by others at once; with
     /// [`Persistence::Always`](crate::Persistence::Always) durable when it returns.
     ///
     /// ```

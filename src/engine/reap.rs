@@ -2,7 +2,7 @@
 //!
 //! Each container knows a time before which nothing in it expires. When that time has come, its listing is read, what
 //! has expired dies, and the next such time is noted; a container whose items expire one by one is looked at no more
-//! often than the reap interval. Who counts what is alive (`clear`) has it all looked at before. Those that were looked
+//! often than the reap interval. Who counts what is alive (`clear`) has it all looked at before, as far as that does not take too long. Those that were looked
 //! at longest ago come first, so that none that cannot be read keeps the others waiting for ever; those of a directory
 //! that is away are not looked at.
 //!
@@ -23,6 +23,8 @@ use thermocline_storage::container::Entry;
 
 /// Entries of the memory tier that one step looks at.
 const MEMORY_BUDGET: usize = 4_096;
+/// A caller begins no further listing after so many milliseconds: each may take as long as to read a whole generation.
+const ALL_MS: u64 = 2_000;
 
 impl Engine {
     /// One step: some of memory, and the container that has waited longest. Says whether there was one.
@@ -46,10 +48,15 @@ impl Engine {
         }
     }
 
-    /// Lets everything die that has expired by now, as far as that can be read.
+    /// Lets everything die that has expired by now, as far as that can be read, and what can be listed within
+    /// [`ALL_MS`] goes.
     pub(super) fn reap_all(&self) {
         let now = self.now();
+        let until = now.saturating_add(ALL_MS);
         for entry in self.catalog.containers.all().into_iter().filter(|e| due(e, now)) {
+            if self.now() >= until {
+                return;
+            }
             if let Err(e) = self.reap(&entry, now) {
                 self.log.warn("reap", || format!("reap: {e}"));
             }

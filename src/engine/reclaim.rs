@@ -491,7 +491,7 @@ impl Engine {
 
     /// Moves records to the first tier below that takes them; what none takes is evicted.
     fn send_down(&self, from: Tier, movers: &[Mover], urgent: bool) -> Result<()> {
-        let mut reason = EvictReason::Full;
+        let (mut reason, mut refused) = (EvictReason::Full, false);
         let mut rest: Vec<Mover> = movers.to_vec();
         for tier in self.tiers.iter().filter(|t| t.tier() > from) {
             let most = tier.max_record();
@@ -519,12 +519,16 @@ impl Engine {
                     }
                     let name = tier.tier();
                     self.log.warn("demote", || format!("the {name} tier does not take what sinks: {e}"));
-                    // What did move is no longer live where it was. What cannot be reached stays here too: that the
-                    // tier below fails as well is no reason to give it up.
-                    let left = |m: &Mover| self.catalog.is_live(&m.entry, &m.listed) && self.fetch(m).is_ok();
-                    rest.extend(fit.into_iter().filter(left));
+                    refused = true;
+                    // What did move is no longer live where it was.
+                    rest.extend(fit.into_iter().filter(|m| self.catalog.is_live(&m.entry, &m.listed)));
                 }
             }
+        }
+        if refused {
+            // What cannot be reached stays here too: that the tiers below fail as well is no reason to give it up. Looked
+            // at only now, for a tier that takes the rest has read it, and keeps what it could not.
+            rest.retain(|m| self.fetch(m).is_ok());
         }
         if !rest.is_empty() {
             self.evict(&rest, reason);

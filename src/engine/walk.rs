@@ -232,7 +232,7 @@ impl Engine {
         let removed = if self.has_disk() {
             self.gate(0)?;
             // What has expired is none of those: a listing of each container that has such, which is cheaper than to
-            // read every item.
+            // read every item. Where that takes too long the number is too high; what is removed does not depend on it.
             self.reap_all();
             self.catalog.clear(|no, idents| {
                 for ident in idents {

@@ -13,6 +13,9 @@
 //! caller takes the same steps; of a removal or an expiry, its frame in the journal or not, so the key as it was or as
 //! it is to be.
 
+mod large;
+
+use self::large::Large;
 use super::Engine;
 use super::read::{Known, expired};
 use crate::config::Persistence;
@@ -257,22 +260,15 @@ impl Engine {
             self.flights.void(ident);
             (v, outcome, untold(other, &out))
         };
+        let panicked = Err(Arc::new(StorageError::Busy("the thread that was writing it panicked")));
+        let mut large = Large { engine: self, ident, v: &v, outcome, result: panicked };
         self.let_go(out);
-        let result = self.write_large(ident, &v);
-        if result.is_err() {
-            let mut guard = self.catalog.lock(ident);
-            guard.withdraw(ident, v.version);
-            guard.abort(ident, &v);
-            if self.memory.peek(ident, v.pair.key(), 0).is_some_and(|h| h.version == v.version) {
-                self.memory.remove(ident);
-            }
-        }
+        large.result = self.write_large(ident, &v);
+        let result = large.result.clone();
+        drop(large);
         // If it failed, what was before it is back.
         if let Some(key) = other.filter(|_| result.is_ok()) {
             self.tell_displaced(key, Tier::Memory);
-        }
-        if let Some(outcome) = outcome {
-            outcome.set(result.clone());
         }
         result.map(|()| Put::Done(v.version)).map_err(|e| {
             if e.is_no_space() {

@@ -91,3 +91,24 @@ fn listings_that_take_long_do_not_come_all_at_once() -> Try {
     }
     Ok(())
 }
+
+/// Nor does the caller of a clear wait for more of them than its answer is worth.
+#[test]
+fn a_clear_does_not_wait_for_every_listing() -> Try {
+    let dir = tempfile::tempdir()?;
+    let clock = Arc::new(ManualClock::new(1_000_000));
+    let builder = Cache::builder().memory(1 << 20).ssd(dir.path(), 64 << 20);
+    let cache = builder.world(Arc::new(RealFs), clock.clone(), false).open()?;
+    let listed = Arc::new(AtomicU64::new(0));
+    for _ in 0..100 {
+        let all = &cache.engine().catalog.containers;
+        let container = Arc::new(Odd(1, listed.clone(), Some((clock.clone(), 500))));
+        all.publish(all.reserve(Purpose::Write)?, Tier::Ssd, 0, 7, container).note_expiry(1);
+    }
+    cache.put("k", "v")?;
+    cache.flush()?;
+    assert_eq!(cache.clear()?, 1);
+    assert_eq!(listed.load(Ordering::Relaxed), 4, "two seconds' worth");
+    assert_eq!(cache.get("k")?, None);
+    Ok(())
+}

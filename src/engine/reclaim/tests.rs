@@ -4,7 +4,7 @@ use super::*;
 use crate::engine::claim::READERS;
 use crate::{Builder, Cache};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Instant;
 use thermocline_storage::catalog::Found;
 use thermocline_storage::clock::SystemClock;
@@ -375,6 +375,52 @@ fn what_cannot_be_read_stays_when_the_tier_below_takes_nothing() -> Try {
     for ident in kept {
         assert!(!matches!(engine.catalog.find(ident), Found::Absent), "{ident:?}");
     }
+    Ok(())
+}
+
+/// A tier that takes nothing costs no second read of what the one below it takes.
+#[test]
+fn what_one_tier_refuses_is_read_once_for_the_next() -> Try {
+    let dir = tempfile::tempdir()?;
+    let fs = FaultFs::default().without_maps();
+    let mut builder = Cache::builder()
+        .memory(1 << 20)
+        .ssd(dir.path().join("s"), 16 << 20)
+        .hdd(dir.path().join("h"), 16 << 20)
+        .cold(dir.path().join("c"));
+    builder.config_mut().storage.segment_size = Some(1 << 20);
+    let cache = builder.world(Arc::new(fs.clone()), Arc::new(SystemClock), false).open()?;
+    let engine = cache.engine();
+    let next = fill(&cache, 0, 200)?;
+    let on_ssd = |no| engine.catalog.containers.get(no).is_some_and(|e| e.tier == Tier::Ssd);
+    let all = engine.catalog.pointing_into(on_ssd);
+    let movers = engine.catalog.containers.of_tier(Tier::Ssd).into_iter().flat_map(|e| engine.unlisted(&e));
+    let movers: Vec<Mover> = movers.collect();
+    assert_eq!((movers.len(), all.len() as u64), (all.len(), next));
+
+    let below = dir.path().join("h");
+    fs.fail(Fault::when(move |c| c.op.changes() && c.path.starts_with(&below)));
+    let (segments, reads) = (dir.path().join("s"), Arc::new(AtomicU64::new(0)));
+    let count = reads.clone();
+    fs.watch(move |c| {
+        let read = c.op == Op::Read && c.path.starts_with(&segments);
+        count.fetch_add(u64::from(read), Ordering::Relaxed);
+    });
+    let (first, rest) = movers.split_first().ok_or("nothing")?;
+    for m in rest {
+        assert!(engine.fetch(m)?.is_some());
+    }
+    let once = reads.swap(0, Ordering::Relaxed);
+    // After this the tier between is out of service.
+    engine.send_down(Tier::Ssd, std::slice::from_ref(first), true)?;
+    assert_eq!(engine.catalog.containers.of_tier(Tier::Hdd).len(), 0);
+    reads.store(0, Ordering::Relaxed);
+    engine.send_down(Tier::Ssd, rest, true)?;
+    // By the archive; and one batch, which they are, by the tier between before it says that it takes nothing.
+    assert_eq!(reads.load(Ordering::Relaxed), 2 * once);
+    assert_eq!(cache.stats().counts.evicted, 0);
+    fs.heal();
+    assert!((0..next).all(|n| cache.get(format!("new {n}")).is_ok_and(|v| v.is_some())));
     Ok(())
 }
 

@@ -214,3 +214,38 @@ fn the_write_buffer_holds_no_more_than_its_limit() -> Result<(), Failure> {
     }
     Ok(())
 }
+
+/// What panics while a caller writes a large value, here the file system, ends that put and no other: nobody waits for
+/// it for ever, and nobody reads it.
+#[test]
+fn a_panic_while_a_large_value_is_written_leaves_its_key_as_it_was() -> Result<(), Failure> {
+    for persistence in [Persistence::Always, Persistence::EverySecond] {
+        let dir = tempfile::tempdir()?;
+        let (disk, armed) = (FaultFs::default(), Arc::new(AtomicBool::new(false)));
+        let strikes = armed.clone();
+        disk.watch(move |c| {
+            let hit = c.op == Op::Write && strikes.swap(false, Ordering::SeqCst);
+            assert!(!hit, "on purpose");
+        });
+        let mut builder = Cache::builder().memory(8 << 20).ssd(dir.path(), 64 << 20).persistence(persistence);
+        let storage = &mut builder.config_mut().storage;
+        (storage.write_buffer, storage.write_stall_limit) = (1 << 20, 1);
+        let cache = builder.world(Arc::new(disk), Arc::new(SystemClock), false).open()?;
+        let engine = cache.engine();
+        cache.put("k", "old")?;
+        cache.flush()?;
+        armed.store(true, Ordering::SeqCst);
+        let put = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| cache.put("k", vec![1; 400_000])));
+        assert!(put.is_err() && !armed.load(Ordering::SeqCst), "it panicked");
+        assert_eq!(cache.get("k")?.as_deref(), Some(&b"old"[..]), "{persistence:?}");
+        assert!(cache.expire_in("k", None)?, "{persistence:?}");
+        cache.put("k", vec![2; 400_000])?;
+        cache.flush()?;
+        engine.memory.remove(engine.ident(b"k")?);
+        assert_eq!(cache.get("k")?.as_deref(), Some(&[2; 400_000][..]), "{persistence:?}");
+        assert!(cache.remove("k")?);
+        let stats = engine.catalog.stats();
+        assert_eq!((stats.dirty, stats.indexed), (0, 0), "{persistence:?}");
+    }
+    Ok(())
+}

@@ -86,7 +86,8 @@ pub(crate) struct Journal {
     /// What [`Files::end`] is, likewise.
     len: AtomicU64,
     written: AtomicU64,
-    /// Bytes of one copy of the newest file, without batches of the time alone.
+    /// Bytes in one copy since the last checkpoint, those that were replayed at opening too, without batches of the time
+    /// alone.
     changes: AtomicU64,
     /// The time of the newest batch, on the engine's clock.
     written_ms: AtomicU64,
@@ -168,9 +169,14 @@ impl Journal {
         self.written.load(Ordering::Relaxed)
     }
 
-    /// Bytes of one copy of the newest file, without batches of the time alone.
+    /// Bytes in one copy of what an opening would replay, without batches of the time alone.
     pub(crate) fn changes(&self) -> u64 {
         self.changes.load(Ordering::Relaxed)
+    }
+
+    /// So many frames were replayed from older files, and are again at the next opening if no checkpoint comes first.
+    pub(crate) fn note_replayed(&self, frames: u64) {
+        self.changes.fetch_add(frames.saturating_mul(FRAME as u64), Ordering::Relaxed);
     }
 
     /// The time of the newest batch, in milliseconds of the engine's clock; 0: none was written since the store was
@@ -262,7 +268,6 @@ impl Journal {
         let head = FileHead { store: self.store, seq, open: self.open, first };
         *files = Files { orphan, ..create_pair(&*self.vfs, &self.dir, &head)? };
         self.len.store(files.end, Ordering::Relaxed);
-        self.changes.store(0, Ordering::Relaxed);
         Ok(())
     }
 
@@ -345,6 +350,8 @@ impl Journal {
     pub(crate) fn mend(&self, number: u64) {
         let mut files = self.files.lock();
         files.orphan = false;
+        // What was written while it was made.
+        self.changes.store(files.end.saturating_sub(HEAD as u64), Ordering::Relaxed);
         self.durable.fetch_max(number, Ordering::AcqRel);
         self.broken.store(files.broken(), Ordering::Release);
     }

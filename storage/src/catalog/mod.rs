@@ -526,7 +526,8 @@ impl Catalog {
         self.journal.as_ref().map_or(0, |j| j.queued())
     }
 
-    /// Bytes of the newest journal file that say more than how late it is.
+    /// Bytes in one copy of the journal since the last checkpoint, be it of an earlier opening, that say more than how late
+    /// it is: what a kill would leave to be replayed.
     pub fn journal_changes(&self) -> u64 {
         self.journal.as_ref().map_or(0, |j| j.changes())
     }

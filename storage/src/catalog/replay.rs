@@ -69,6 +69,8 @@ pub(crate) struct Replay {
     first_seq: u64,
     pub(crate) last_seq: u64,
     pairs: usize,
+    /// Frames replayed, without those of the time alone.
+    changes: u64,
     tail: HashMap<Ident, (u64, Place)>,
     /// In what the copies of journals differ, or do not verify.
     differs: Vec<Differs>,
@@ -86,6 +88,7 @@ impl Replay {
             first_seq: 1,
             last_seq: 0,
             pairs: 0,
+            changes: 0,
             tail: HashMap::new(),
             differs: Vec::new(),
         }
@@ -249,6 +252,7 @@ impl Replay {
                     supported: FORMAT,
                 };
                 let frame = Frame::decode(b).ok_or_else(newer)?;
+                self.changes += u64::from(!matches!(frame, Frame::Time { .. }));
                 self.apply(self.next, frame);
                 self.next += 1;
                 self.out.frames += 1;
@@ -406,7 +410,9 @@ impl Replay {
         } else {
             synced = sync_all(&setup, self.first_seq);
             let seq = self.last_seq + 1;
-            Some(Journal::create(&setup, seq, self.next)?)
+            let journal = Journal::create(&setup, seq, self.next)?;
+            journal.note_replayed(self.changes);
+            Some(journal)
         };
         let writes = journal.is_some();
         let catalog = Catalog::assemble(

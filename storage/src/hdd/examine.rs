@@ -28,6 +28,7 @@ pub(super) fn examine(
     // Of each value file where the first live record is that stands alone, and how many there are. A record that is
     // live was synced with its block, so the block's header was whole once.
     let mut alone: BTreeMap<u16, (u64, u64)> = BTreeMap::new();
+    let begun = generation.core.clock.boot_ms();
     let index = generation.rebuild_watched(&mut |no, found| {
         if let Found::Record(at, header) = found
             && wanted.contains(&header.ordinal)
@@ -43,7 +44,7 @@ pub(super) fn examine(
     }
     match index {
         Ok(ram) => {
-            generation.set_ram(ram);
+            generation.set_ram(ram, begun);
             live.iter().for_each(|record| each(*record, read.read(*record)));
             generation.drop_ram();
         }

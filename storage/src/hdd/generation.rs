@@ -41,8 +41,6 @@ pub(super) struct RamIndex {
     pub extents: Vec<Extent>,
     /// Whether part of the value files could not be read when it was built.
     pub partial: bool,
-    /// If so, when it may be built again, in milliseconds since boot.
-    pub again_ms: u64,
 }
 
 /// An index of which a part is missing is built again, if it is asked for what is not in it, after so many milliseconds:
@@ -51,6 +49,8 @@ const PARTIAL_REST_MS: u64 = 60_000;
 /// Nor before so many times as long as building it took: a disk that is dying takes long, and the keeper, which other
 /// generations need too, would do nothing else.
 const PARTIAL_REST: u64 = 8;
+/// Where no value file could be opened, nothing was read: so many milliseconds are enough.
+const FAILED_REST_MS: u64 = 1_000;
 
 /// One value file as readers see it.
 #[derive(Debug, Clone, Copy)]
@@ -70,6 +70,9 @@ struct State {
     /// How often the keeper failed to make an index, and why it did the last time.
     failures: u64,
     failure: Option<(io::ErrorKind, String)>,
+    /// Until when, in milliseconds since boot, no index is built again after one of which a part is missing, or none at
+    /// all. It is not the index's own: one that is let go of, to make room for others, is no sooner built again.
+    again_ms: u64,
     used: u64,
 }
 
@@ -256,9 +259,11 @@ impl Generation {
         self.ram().map_or(0, |r| (r.extents.capacity() * size_of::<Extent>()) as u64)
     }
 
-    /// Installs an index in RAM.
-    pub fn set_ram(&self, ram: RamIndex) {
+    /// Installs an index in RAM that was begun to be built at that time (milliseconds since boot).
+    pub fn set_ram(&self, ram: RamIndex, begun_ms: u64) {
         let mut state = self.state.lock();
+        state.again_ms = if ram.partial { self.rest_after(begun_ms, PARTIAL_REST_MS) } else { 0 };
+        state.failure = None;
         state.ram = Some(Arc::new(ram));
         self.settle(&mut state);
     }
@@ -273,6 +278,7 @@ impl Generation {
         let mut state = self.state.lock();
         state.disk = Some((Arc::new(fence), Arc::new(seal)));
         state.ram = None;
+        state.again_ms = 0;
         state.used = self.core.tick();
         self.settle(&mut state);
     }
@@ -282,16 +288,22 @@ impl Generation {
         self.state.lock().disk.take()
     }
 
-    /// Whether a lookup needs nothing more.
+    /// Whether a lookup needs nothing more, or gets nothing more for now.
     pub fn ready(&self) -> bool {
         let state = self.state.lock();
-        let ram = state.ram.as_ref().is_some_and(|ram| !self.is_due_again(ram));
-        ram || (state.disk.is_some() && self.trusts_sled())
+        let ram = state.ram.as_ref().is_some_and(|ram| !ram.partial);
+        ram || self.rests(&state) || (state.disk.is_some() && self.trusts_sled())
     }
 
-    /// Whether an index in RAM is to be built again if it is asked for what it lacks.
-    fn is_due_again(&self, ram: &RamIndex) -> bool {
-        ram.partial && ram.again_ms <= self.core.clock.boot_ms()
+    /// Whether no index is built for now.
+    fn rests(&self, state: &State) -> bool {
+        self.core.clock.boot_ms() < state.again_ms
+    }
+
+    /// Until when no index is built again after one that was begun at that time and has failed just now.
+    fn rest_after(&self, begun_ms: u64, least: u64) -> u64 {
+        let now = self.core.clock.boot_ms();
+        now.saturating_add(now.saturating_sub(begun_ms).saturating_mul(PARTIAL_REST).max(least))
     }
 
     /// Whether an open database may be asked.
@@ -309,8 +321,8 @@ impl Generation {
         self.state.lock().used
     }
 
-    /// The keeper could not make an index.
-    pub fn set_failure(&self, e: &Error) {
+    /// The keeper could not make an index, which it began at that time (milliseconds since boot).
+    pub fn set_failure(&self, e: &Error, begun_ms: u64) {
         let kind = match e {
             Error::Io { source, .. } => source.kind(),
             _ => io::ErrorKind::Other,
@@ -318,6 +330,7 @@ impl Generation {
         let mut state = self.state.lock();
         state.failures += 1;
         state.failure = Some((kind, e.to_string()));
+        state.again_ms = self.rest_after(begun_ms, FAILED_REST_MS);
         self.settle(&mut state);
     }
 
@@ -371,9 +384,8 @@ impl Generation {
                 if found.is_some() || !ram.partial {
                     return Ok((found, true));
                 }
-                if !self.is_due_again(ram) {
-                    let why = "part of the generation cannot be read";
-                    return Err(Error::io("read", &self.path, io::Error::other(why)));
+                if self.rests(&state) {
+                    return Err(self.cannot_read_part());
                 }
                 // The keeper builds it again. What it has is found in it meanwhile.
             }
@@ -394,10 +406,14 @@ impl Generation {
                 }
                 continue;
             }
-            if state.failures != failures
+            let rests = self.rests(&state);
+            if (rests || state.failures != failures)
                 && let Some((kind, why)) = state.failure.clone()
             {
                 return Err(Error::io("index", &self.path, io::Error::new(kind, why)));
+            }
+            if rests {
+                return Err(self.cannot_read_part());
             }
             if !state.queued {
                 state.queued = true;
@@ -407,6 +423,11 @@ impl Generation {
                 return Err(Error::Busy("a generation of the HDD tier is still opening"));
             }
         }
+    }
+
+    fn cannot_read_part(&self) -> Error {
+        let why = "part of the generation cannot be read";
+        Error::io("read", &self.path, io::Error::other(why))
     }
 
     /// Gives a database up, and leaves word for the next opening to move it to the quarantine.
@@ -437,7 +458,6 @@ impl Generation {
 
     /// An index from the value files; `watch` is shown what was found, with the number of the file.
     pub fn rebuild_watched(&self, watch: &mut dyn FnMut(u16, &Found)) -> Result<RamIndex> {
-        let begun = self.core.clock.boot_ms();
         let mut ram = RamIndex::default();
         let values = self.values();
         let mut opened = values.is_empty();
@@ -468,9 +488,6 @@ impl Generation {
         }
         ram.extents.sort_by_key(|e| e.first);
         ram.extents.dedup_by_key(|e| e.first);
-        let ended = self.core.clock.boot_ms();
-        let rest = ended.saturating_sub(begun).saturating_mul(PARTIAL_REST).max(PARTIAL_REST_MS);
-        ram.again_ms = ended.saturating_add(rest);
         Ok(ram)
     }
 

@@ -99,15 +99,16 @@ impl Keeper {
                 Err(Failure::Fault) => {}
             }
         }
+        let begun = self.core.clock.boot_ms();
         match generation.rebuild() {
             Ok(ram) => {
-                generation.set_ram(ram);
+                generation.set_ram(ram, begun);
                 self.in_ram.push(Arc::downgrade(generation));
                 self.persist(generation);
             }
             Err(e) => {
                 warn_seldom!(path = %generation.path.display(), error = %e, "cannot rebuild an HDD index");
-                generation.set_failure(&e);
+                generation.set_failure(&e, begun);
             }
         }
     }
@@ -277,27 +278,26 @@ impl Keeper {
     /// Keeps what is open and what is in RAM within their limits.
     fn trim(&mut self) {
         self.close_down_to(self.core.max_open());
-        let alive: Vec<_> =
-            self.in_ram.iter().filter_map(Weak::upgrade).filter(|g| g.ram().is_some()).collect();
+        let mut alive: Vec<Arc<Generation>> = Vec::new();
+        for generation in self.in_ram.iter().filter_map(Weak::upgrade).filter(|g| g.ram().is_some()) {
+            if !alive.iter().any(|g| Arc::ptr_eq(g, &generation)) {
+                alive.push(generation);
+            }
+        }
         let mut total: u64 = alive.iter().map(|g| g.ram_bytes()).sum();
         let mut by_use: Vec<_> = alive.iter().map(|g| (g.used(), g)).collect();
         by_use.sort_by_key(|(used, _)| *used);
         // The last one used stays, whatever its size: somebody is about to look up in it.
-        for (_, generation) in by_use.iter().take(alive.len().saturating_sub(1)) {
+        by_use.pop();
+        // Those of which a part is missing go last: until they may be built again, what they have is out of reach.
+        by_use.sort_by_key(|(_, g)| g.ram().is_some_and(|ram| ram.partial));
+        for (_, generation) in by_use {
             if total > self.core.config.sled_cache / 4 {
                 total = total.saturating_sub(generation.ram_bytes());
                 generation.drop_ram();
             }
         }
         self.in_ram = alive.iter().filter(|g| g.ram().is_some()).map(Arc::downgrade).collect();
-        let mut seen = Vec::new();
-        self.in_ram.retain(|g| {
-            let new = !seen.iter().any(|s: &Weak<Generation>| s.ptr_eq(g));
-            if new {
-                seen.push(g.clone());
-            }
-            new
-        });
     }
 
     /// Closes the least recently used databases until at most `most` are open.

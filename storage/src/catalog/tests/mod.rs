@@ -14,6 +14,7 @@ use crate::sim::{Dice, Fault, SimFs};
 use crate::testing::Hollow;
 use crate::types::{ContentType, Tier};
 use bytes::Bytes;
+use frame::{FRAME, HEAD};
 use journal::COPIES;
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -463,4 +464,36 @@ fn apply(state: &mut BTreeMap<Ident, At>, step: &[(Ident, Option<At>)]) {
             None => state.remove(ident),
         };
     }
+}
+
+/// A store that is only read after a kill would replay the same journal after the next, and after each one more.
+#[test]
+fn what_was_replayed_counts_until_the_next_checkpoint() {
+    let (vfs, dir) = (disk(), Path::new("/store"));
+    let open = |counter| open(Arc::new(vfs.clone()), dir, counter).unwrap().0;
+    let cat = open(1);
+    let entry = container(&cat);
+    for n in 0..200u8 {
+        write(&cat, id(n), Place::new(entry.no, u32::from(n)).unwrap());
+    }
+    cat.push(Frame::Time { ms: cat.now() });
+    cat.sync().unwrap();
+    let least = 200 * FRAME as u64;
+    assert!(cat.journal_changes() >= least);
+    drop(cat);
+    // Twice, for nothing is written by who only reads.
+    for counter in 2..4 {
+        let cat = open(counter);
+        assert_eq!(
+            cat.journal_changes(),
+            least + FRAME as u64,
+            "the container's frame too, not that of the time"
+        );
+        assert_eq!(cat.journal_len(), HEAD as u64);
+    }
+    let cat = open(4);
+    cat.checkpoint_now().unwrap();
+    assert_eq!(cat.journal_changes(), 0);
+    drop(cat);
+    assert_eq!(open(5).journal_changes(), 0);
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::sim::Call;
 use crate::testing::{ENOSPC, Fault, FaultFs, Op};
 use crate::vfs::Space;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 fn items(from: u32, n: u32) -> Vec<Item> {
@@ -375,5 +375,128 @@ fn who_asks_for_what_cannot_be_reached_holds_up_nobody_else() {
         assert_eq!(read.unwrap(), all[0]);
         assert!(matches!(asks.join().unwrap(), Err(Error::Io { .. })));
     });
+    open.hdd.close().unwrap();
+}
+
+/// Generations of a tier without sled and with room for one index at most, of which nobody can read the later part.
+#[test]
+fn an_index_that_lacks_something_is_no_sooner_built_again_for_having_made_room() {
+    let (mut bench, disk) = bad(&[Some(64 << 20)]);
+    let open = bench.open(&[]);
+    let all = items(0, 900);
+    let written = open.write(&all);
+    let known = open.known();
+    assert!(known.len() >= 3, "{}", known.len());
+    open.hdd.close().unwrap();
+    drop(open);
+    bench.config.sled_cache = 0;
+    disk.fail(Fault::when(|c| c.op == Op::Read && c.range.end > 40_000 && of_values(c.path)));
+    let open = bench.open(&known);
+    open.settle();
+    let mut far: Vec<&Written> = Vec::new();
+    for w in &written {
+        match far.last() {
+            Some(last) if last.place.container() == w.place.container() => *far.last_mut().unwrap() = w,
+            _ => far.push(w),
+        }
+    }
+    assert!(far.len() >= 3);
+    let round = || {
+        for w in &far {
+            open.forget_headers();
+            let error = open.read(w).unwrap_err();
+            assert!(matches!(error, Error::Io { .. }), "{error}");
+        }
+    };
+    round();
+    let rebuilt = open.hdd.health().rebuilt;
+    round();
+    round();
+    assert_eq!(open.hdd.health().rebuilt, rebuilt, "each is left alone");
+    disk.heal();
+    bench.clock.advance(60_000);
+    assert_eq!(open.check(&all, &written), all.len());
+    open.hdd.close().unwrap();
+}
+
+/// To try in vain costs the keeper, which others need, time as well: most on a disk that answers late.
+#[test]
+fn an_index_that_could_not_be_made_is_not_tried_again_at_once() {
+    let (mut bench, disk) = bad(&[Some(64 << 20)]);
+    let open = bench.open(&[]);
+    let all = items(0, 100);
+    let written = open.write(&all);
+    let known = open.known();
+    open.hdd.close().unwrap();
+    drop(open);
+    let open = bench.open(&known);
+    open.settle();
+    let tries = Arc::new(AtomicU64::new(0));
+    let (count, clock) = (tries.clone(), bench.clock.clone());
+    disk.fail(Fault::when(move |c| {
+        let fails = c.op == Op::Open && of_values(c.path);
+        count.fetch_add(u64::from(fails), Ordering::Relaxed);
+        clock.advance(if fails { 2_000 } else { 0 });
+        fails
+    }));
+    let generation = open.hdd.generation(&open.containers.all()[0]).unwrap();
+    generation.drop_ram();
+    open.hdd.core.files.clear();
+    let fails = || {
+        open.forget_headers();
+        let error = open.read(&written[0]).unwrap_err();
+        assert!(matches!(error, Error::Io { .. }), "{error}");
+    };
+    fails();
+    let once = tries.load(Ordering::Relaxed);
+    assert!(once > 0);
+    fails();
+    bench.clock.advance(2_000 * 7);
+    fails();
+    assert_eq!(tries.load(Ordering::Relaxed), once, "it rests eight times as long as it took");
+    bench.clock.advance(2_000);
+    fails();
+    assert!(tries.load(Ordering::Relaxed) > once);
+    disk.heal();
+    bench.clock.advance(60_000);
+    assert_eq!(open.check(&all, &written), all.len());
+    open.hdd.close().unwrap();
+}
+
+/// What can be read of a generation would be out of reach until its index may be built again.
+#[test]
+fn an_index_that_lacks_something_makes_room_after_those_that_can_be_built_again() {
+    let (mut bench, disk) = bad(&[Some(64 << 20)]);
+    let open = bench.open(&[]);
+    let all = items(0, 1500);
+    let written = open.write(&all);
+    let known = open.known();
+    assert!(known.len() >= 5, "{}", known.len());
+    open.hdd.close().unwrap();
+    drop(open);
+    let first = bench.generations(0).remove(0);
+    disk.fail(Fault::when(move |c| {
+        c.op == Op::Read && c.range.end > 40_000 && of_values(c.path) && c.path.starts_with(&first)
+    }));
+    let open = bench.open(&known);
+    open.settle();
+    let all_of =
+        |open: &Open| open.containers.all().iter().map(|e| open.hdd.generation(e).unwrap()).collect();
+    let generations: Vec<Arc<Generation>> = all_of(&open);
+    // Two indexes or so.
+    bench.config.sled_cache = 4 * 2 * generations.iter().map(|g| g.ram_bytes()).max().unwrap();
+    open.hdd.close().unwrap();
+    drop(open);
+    let open = bench.open(&known);
+    open.settle();
+    let far = written.len() - 1;
+    for n in (300..=far).chain(300..=far).step_by(100) {
+        open.forget_headers();
+        assert_eq!(open.read(&written[n]).unwrap(), all[n]);
+    }
+    open.settle();
+    let generations: Vec<Arc<Generation>> = all_of(&open);
+    assert!(generations.iter().any(|g| g.ram().is_none()), "some had to make room");
+    assert_eq!(open.read(&written[0]).unwrap(), all[0]);
     open.hdd.close().unwrap();
 }
