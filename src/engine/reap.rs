@@ -2,9 +2,9 @@
 //!
 //! Each container knows a time before which nothing in it expires. When that time has come, its listing is read, what
 //! has expired dies, and the next such time is noted; a container whose items expire one by one is looked at no more
-//! often than the reap interval. Who counts what is alive (`clear`) has it all looked at before, as far as that does not take too long. Those that were looked
-//! at longest ago come first, so that none that cannot be read keeps the others waiting for ever; those of a directory
-//! that is away are not looked at.
+//! often than the reap interval. Who counts what is alive (`clear`) has it all looked at before, as far as that does not
+//! take too long. Those that were looked at longest ago come first, so that none that cannot be read keeps the others
+//! waiting for ever; those of a directory that is away are not looked at.
 //!
 //! Invariants: an item's own expiry decides, or the one that was changed since its record was written; a read never
 //! needs the reaper, for it compares by itself. A put or a change of expiry lowers its container's time, also while

@@ -53,7 +53,7 @@ impl Engine {
             return vec![stale.clone()];
         }
         packs.retain(|e| e.container.occupied() < self.full_size(Tier::Cold) / 4);
-        packs.sort_by_key(|e| e.container.occupied());
+        packs.sort_by_cached_key(|e| e.container.occupied());
         packs.truncate(MERGE_MOST);
         if packs.len() < if busy { MERGE_MOST } else { MERGE } {
             packs.clear();

@@ -303,7 +303,7 @@ impl Keeper {
     /// Closes the least recently used databases until at most `most` are open.
     fn close_down_to(&mut self, most: usize) {
         let mut alive: Vec<_> = self.open.iter().filter_map(Weak::upgrade).filter(|g| g.is_open()).collect();
-        alive.sort_by_key(|g| g.used());
+        alive.sort_by_cached_key(|g| g.used());
         let excess = alive.len().saturating_sub(most);
         for generation in alive.drain(..excess) {
             // Held only by a drop of the generation, which closes the database itself.
