@@ -16,7 +16,7 @@ use thermocline_testing::{caught, counted, watched};
 const MIB: u64 = 1 << 20;
 /// Damages that are tried, of which no more are begun after the time.
 const CASES: u64 = 400;
-const BUDGET: u64 = 15;
+const BUDGET: u64 = 30;
 /// A case takes some tens of milliseconds.
 const HANGS: Duration = Duration::from_secs(90);
 /// What a disk loses at once.
