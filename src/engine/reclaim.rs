@@ -37,6 +37,8 @@ const KEEP_LAST: (u64, u64) = (60, 100);
 /// How long an urgent reclaim waits for batches under way before it gives up dropping containers, at most.
 const DROP_WAIT: Duration = Duration::from_secs(5);
 
+/// How long empty containers are dropped one after the other before somebody who waits is given what there is.
+const DROP_TIME: Duration = Duration::from_millis(500);
 /// How long somebody who waits for room waits for reclaim by others before it looks again.
 const OTHERS_WAIT: Duration = Duration::from_secs(1);
 
@@ -214,10 +216,15 @@ impl Engine {
         Instant::now() + DROP_WAIT.min(self.settings.write_stall)
     }
 
-    /// Drops every empty container of a tier. One that cannot be deleted stays, and does not keep the others' space.
+    /// Drops empty containers of a tier: all, or as many as it can in [`DROP_TIME`], for after a `clear` there may be tens of
+    /// thousands. One that cannot be deleted stays, and does not keep the others' space.
     pub(super) fn drop_empty(&self, tier: &Arc<dyn DiskTier>, until: Option<Instant>) -> Dropped {
         let (mut some, mut soon) = (false, false);
+        let enough = Instant::now() + DROP_TIME;
         for claim in self.claims(tier.tier()).empty(|| self.of_tier(tier)) {
+            if some && Instant::now() >= enough {
+                break;
+            }
             match self.drop_container(tier, &claim.entry, until) {
                 Ok(true) => some = true,
                 Ok(false) => soon |= claim.entry.live() == 0,

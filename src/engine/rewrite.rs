@@ -24,6 +24,8 @@ const MERGE: usize = 8;
 const MERGE_MOST: usize = 4 * MERGE;
 /// How long who needs a container's number waits for one of a container that was dropped, which somebody may read.
 const NUMBER_WAIT: Duration = Duration::from_secs(1);
+/// How long it goes on to list containers to find small ones: to list a generation may take as long as to read it.
+const LIST_TIME: Duration = Duration::from_millis(500);
 
 impl Engine {
     /// Rewrites packs: those with little alive, those whose dead have been there for `erase_after`, and small ones,
@@ -106,14 +108,17 @@ impl Engine {
     fn merge(&self, again: bool) -> Result<Freed> {
         // What were moved while the catalog cannot be written would free nothing.
         self.catalog.settle()?;
-        let all = self.catalog.containers.all();
-        let count = |t: Tier| all.iter().filter(|e| e.tier == t).count();
         let mut tiers: Vec<_> = self.tiers.iter().collect();
-        tiers.sort_by_key(|t| Reverse(count(t.tier())));
-        let dropped: Vec<Dropped> = tiers.iter().map(|t| self.drop_empty(t, None)).collect();
-        // Again, it may be no more than what the last try left behind.
-        if dropped.contains(&Dropped::Some) && !again {
-            return Ok(Freed::Room);
+        // Counted, and let go of at once: the number of one that is dropped is not free while somebody holds it.
+        tiers.sort_by_cached_key(|t| Reverse(self.catalog.containers.of_tier(t.tier()).len()));
+        let mut soon = false;
+        for tier in &tiers {
+            match self.drop_empty(tier, None) {
+                // Again, it may be no more than what the last try left behind.
+                Dropped::Some if !again => return Ok(Freed::Room),
+                Dropped::Soon => soon = true,
+                Dropped::Some | Dropped::None => {}
+            }
         }
         let (mut others, mut failed) = (None, None);
         for tier in tiers {
@@ -126,7 +131,7 @@ impl Engine {
         }
         match others {
             Some(tier) => Ok(self.wait_for_others(self.claims(tier.tier()))),
-            None if dropped.contains(&Dropped::Soon) => Ok(Freed::Later),
+            None if soon => Ok(Freed::Later),
             None => failed.map_or(Ok(Freed::Nothing), Err),
         }
     }
@@ -146,7 +151,11 @@ impl Engine {
             Choice::Others | Choice::Nothing => return Ok(Freed::Nothing),
         };
         let mut small = Vec::new();
+        let until = Instant::now() + LIST_TIME;
         for claim in &claimed {
+            if Instant::now() >= until {
+                break;
+            }
             // One that cannot be read for now is no reason to leave the others.
             let Ok(listed) = claim.entry.container.list() else { continue };
             let listed = self.catalog.live_in(&claim.entry, listed);

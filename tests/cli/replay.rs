@@ -176,6 +176,7 @@ fn a_signal_while_requests_are_replayed() -> Try {
             assert_eq!((&json["interrupted"], &json["wrong_values"]), (&true.into(), &0.into()), "{json}");
             let done = json["requests"].as_u64().ok_or("requests")?;
             assert!((1..REQUESTS).contains(&done) && json["hits"].as_u64() > Some(0), "{json}");
+            assert!(json["distinct_keys"].as_u64() <= Some(done), "{json}");
         } else {
             let text = ran.text();
             assert!(text.contains("Interrupted: what follows holds for the requests so far."), "{text}");

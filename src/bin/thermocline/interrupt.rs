@@ -9,7 +9,9 @@ use crate::failure::{Failure, INTERRUPTED, check_dir};
 use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
@@ -42,11 +44,14 @@ pub fn watch() -> Result<(), Failure> {
     .map_err(|e| Failure::failed(format!("watch for signals: {e}")))
 }
 
-/// Removes the directories and ends the process, whatever it is doing.
+/// Removes the directories and ends the process, whatever it is doing. The process becomes a shell that removes them:
+/// with that its threads are gone, which might make them again as fast as they are removed.
 fn give_up() {
-    let left = dirs().clone();
-    left.iter().for_each(|dir| remove(dir));
     say("ended without results");
+    let left = dirs().clone();
+    let script = format!("trap '' INT TERM HUP; rm -rf -- \"$@\"; exit {INTERRUPTED}");
+    let _no_shell = Command::new("/bin/sh").args(["-c", &script, "sh"]).args(&left).exec();
+    left.iter().for_each(|dir| remove(dir));
     std::process::exit(i32::from(INTERRUPTED));
 }
 

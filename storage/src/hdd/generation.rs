@@ -43,6 +43,12 @@ pub(super) struct RamIndex {
     pub partial: bool,
 }
 
+impl RamIndex {
+    fn records(&self) -> u64 {
+        self.extents.iter().map(|e| u64::from(e.count)).sum()
+    }
+}
+
 /// An index of which a part is missing is built again, if it is asked for what is not in it, after so many milliseconds:
 /// the disk may be back. No sooner, for a whole generation is read for that.
 const PARTIAL_REST_MS: u64 = 60_000;
@@ -51,6 +57,8 @@ const PARTIAL_REST_MS: u64 = 60_000;
 const PARTIAL_REST: u64 = 8;
 /// Where no value file could be opened, nothing was read: so many milliseconds are enough.
 const FAILED_REST_MS: u64 = 1_000;
+/// At most, however long an attempt took: a machine may have slept meanwhile.
+const LONGEST_REST_MS: u64 = 3_600_000;
 
 /// One value file as readers see it.
 #[derive(Debug, Clone, Copy)]
@@ -264,7 +272,11 @@ impl Generation {
         let mut state = self.state.lock();
         state.again_ms = if ram.partial { self.rest_after(begun_ms, PARTIAL_REST_MS) } else { 0 };
         state.failure = None;
-        state.ram = Some(Arc::new(ram));
+        // What the disk gave once is right for ever, so an index that has less replaces none that has more.
+        let has_more = |old: &RamIndex| ram.partial && old.records() > ram.records();
+        if !state.ram.as_deref().is_some_and(has_more) {
+            state.ram = Some(Arc::new(ram));
+        }
         self.settle(&mut state);
     }
 
@@ -303,7 +315,13 @@ impl Generation {
     /// Until when no index is built again after one that was begun at that time and has failed just now.
     fn rest_after(&self, begun_ms: u64, least: u64) -> u64 {
         let now = self.core.clock.boot_ms();
-        now.saturating_add(now.saturating_sub(begun_ms).saturating_mul(PARTIAL_REST).max(least))
+        let rest = now.saturating_sub(begun_ms).saturating_mul(PARTIAL_REST);
+        now.saturating_add(rest.clamp(least, LONGEST_REST_MS))
+    }
+
+    /// An index may be built again at once: somebody says that the disk is back.
+    pub fn end_rest(&self) {
+        self.state.lock().again_ms = 0;
     }
 
     /// Whether an open database may be asked.

@@ -370,6 +370,7 @@ impl DiskTier for Hdd {
 
     fn put_back(&self) {
         self.dirs.put_back();
+        self.generations.read().values().for_each(|g| g.end_rest());
     }
 
     /// What is queued now: indexes opened, checked, rebuilt, written.

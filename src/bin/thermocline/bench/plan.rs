@@ -45,7 +45,10 @@ impl Plan {
     pub fn new(args: &BenchArgs, items: &mut Items) -> Result<Plan, Failure> {
         let (mut config, [ssd, hdd, cold]) = wanted(args)?;
         let files = args.files.is_some();
-        let data = items.bytes();
+        // Every file is to fit that is no larger than any value may be. One that is, is left out: made for it, the tiers
+        // would hold all others many times over.
+        let lens = || items.all.iter().map(|item| item.len).filter(|len| *len <= 64 * MIB);
+        let (data, largest) = (lens().sum::<u64>(), lens().max().unwrap_or(0));
         let mut work = Works { what: "bench", at: Vec::new(), needed: needed(data), args };
         config.ssd.dirs = work.fresh(&ssd, "ssd")?;
         config.hdd.dirs = work.fresh(&hdd, "hdd")?;
@@ -54,9 +57,7 @@ impl Plan {
         // What is stored is perhaps half of the data; of files nobody knows before.
         let (ssd_part, hdd_part) = if files { (8, 8) } else { (6, 5) };
         let even = |part: u64| (data / part).next_multiple_of(MIB);
-        // A value may be half of a directory, and every file is to fit that is no larger than any value may be. One that
-        // is, is left out: made for it, the tiers would hold all others many times over.
-        let largest = items.all.iter().map(|item| item.len).filter(|len| *len <= 64 * MIB).max().unwrap_or(0);
+        // A value may be half of a directory.
         let fits = |dirs: usize| (2 * largest).next_multiple_of(MIB).saturating_mul(dirs.max(1) as u64);
         let size = |part, dirs: &[DirConfig]| even(part).max(8 * MIB).max(fits(dirs.len()));
         config.ssd.max_size = ssd.size.unwrap_or_else(|| size(ssd_part, &config.ssd.dirs));

@@ -5,6 +5,7 @@ use super::trace::{Format, Trace};
 use super::{Done, ReplayArgs, models, size_at};
 use crate::show;
 use serde_json::{Value, json};
+use std::collections::HashSet;
 use std::fmt::Write as _;
 use thermocline::{Config, Tier};
 
@@ -88,6 +89,13 @@ impl Report<'_> {
         !self.trace.sizes.is_empty() && self.args.value_size.is_none()
     }
 
+    /// Of the requests that were replayed.
+    fn distinct_keys(&self) -> u64 {
+        let mut seen = HashSet::new();
+        let done = usize::try_from(self.done.requests).unwrap_or(usize::MAX);
+        self.trace.requests.iter().take(done).filter(|key| seen.insert(**key)).count() as u64
+    }
+
     /// For people.
     pub fn text(&self) -> String {
         let mut out = String::new();
@@ -98,7 +106,7 @@ impl Report<'_> {
             out,
             "{} requests, {} distinct keys",
             show::count(done.requests),
-            show::count(self.trace.keys.len() as u64)
+            show::count(self.distinct_keys())
         );
         if self.has_sizes() {
             let _ = write!(out, ", {} asked for", show::bytes(done.request_bytes));
@@ -215,7 +223,7 @@ impl Report<'_> {
             "traces": self.args.traces.iter().map(|p| p.to_string_lossy()).collect::<Vec<_>>(),
             "format": self.format.name(),
             "requests": done.requests,
-            "distinct_keys": self.trace.keys.len(),
+            "distinct_keys": self.distinct_keys(),
             "request_bytes": self.has_sizes().then_some(done.request_bytes),
             "seconds": done.seconds,
             "interrupted": done.interrupted,

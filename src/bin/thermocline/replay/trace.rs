@@ -100,8 +100,11 @@ impl Trace {
     ) -> Result<Format, Failure> {
         // As elsewhere `-` is what is piped in.
         let file = open_given(if path.as_os_str() == "-" { Path::new("/dev/stdin") } else { path })?;
-        let mut file = BufReader::with_capacity(1 << 16, file);
-        let gzip = file.fill_buf().is_ok_and(|b| b.starts_with(&[0x1f, 0x8b]));
+        // A pipe may give them one by one.
+        let mut magic = Vec::new();
+        (&file).take(2).read_to_end(&mut magic).map_err(|e| Failure::given("read", path, &e))?;
+        let gzip = magic == [0x1f, 0x8b];
+        let mut file = BufReader::with_capacity(1 << 16, io::Cursor::new(magic).chain(file));
         let read = if gzip {
             self.lines(
                 &mut BufReader::with_capacity(1 << 16, Gzip(MultiGzDecoder::new(file))),

@@ -339,6 +339,69 @@ fn what_can_be_read_is_served_however_long_the_rest_takes() {
     open.hdd.close().unwrap();
 }
 
+/// What the disk gave once is right for ever; and who says that it is back is believed at once.
+#[test]
+fn an_index_with_less_replaces_none_and_who_puts_the_tier_back_ends_its_rest() {
+    let (mut bench, disk) = bad(&[Some(64 << 20)]);
+    bench.factory = None;
+    let open = bench.open(&[]);
+    let all = items(0, 100);
+    let written = open.write(&all);
+    let known = open.known();
+    open.hdd.close().unwrap();
+    drop(open);
+    let end = Arc::new(AtomicU64::new(40_000));
+    let readable = end.clone();
+    disk.fail(Fault::when(move |c| {
+        c.op == Op::Read && c.range.end > readable.load(Ordering::SeqCst) && of_values(c.path)
+    }));
+    let open = bench.open(&known);
+    open.forget_headers();
+    let (first, last) = (&written[0], &written[99]);
+    assert!(matches!(open.read(last), Err(Error::Io { .. })));
+    assert_eq!(open.read(first).unwrap(), all[0]);
+    // It is built again, and even less can be read.
+    bench.clock.advance(60_000);
+    end.store(100, Ordering::SeqCst);
+    let rebuilt = open.hdd.health().rebuilt;
+    assert!(matches!(open.read(last), Err(Error::Io { .. })));
+    assert_eq!(open.hdd.health().rebuilt, rebuilt + 1);
+    end.store(40_000, Ordering::SeqCst);
+    open.forget_headers();
+    assert_eq!(open.read(first).unwrap(), all[0]);
+    disk.heal();
+    assert!(matches!(open.read(last), Err(Error::Io { .. })));
+    open.hdd.put_back();
+    assert_eq!(open.check(&all, &written), all.len());
+    open.hdd.close().unwrap();
+}
+
+/// A machine may sleep while an index is built.
+#[test]
+fn no_index_is_left_alone_for_more_than_an_hour() {
+    let (mut bench, disk) = bad(&[Some(64 << 20)]);
+    bench.factory = None;
+    let open = bench.open(&[]);
+    let all = items(0, 100);
+    let written = open.write(&all);
+    let known = open.known();
+    open.hdd.close().unwrap();
+    drop(open);
+    let clock = bench.clock.clone();
+    disk.fail(Fault::when(move |c| {
+        let fails = c.op == Op::Read && c.range.end > 40_000 && of_values(c.path);
+        clock.advance(if fails { 36_000_000 } else { 0 });
+        fails
+    }));
+    let open = bench.open(&known);
+    open.forget_headers();
+    assert!(matches!(open.read(&written[99]), Err(Error::Io { .. })));
+    disk.heal();
+    bench.clock.advance(3_600_000);
+    assert_eq!(open.check(&all, &written), all.len());
+    open.hdd.close().unwrap();
+}
+
 /// An index that lacks something serves what it has while it is built again.
 #[test]
 fn who_asks_for_what_cannot_be_reached_holds_up_nobody_else() {
