@@ -102,7 +102,10 @@ impl Trace {
         let file = open_given(if path.as_os_str() == "-" { Path::new("/dev/stdin") } else { path })?;
         // A pipe may give them one by one.
         let mut magic = Vec::new();
-        (&file).take(2).read_to_end(&mut magic).map_err(|e| Failure::given("read", path, &e))?;
+        (&file)
+            .take(2)
+            .read_to_end(&mut magic)
+            .map_err(|e| Failure::usage(format!("{}: line 1: {e}", path.display())))?;
         let gzip = magic == [0x1f, 0x8b];
         let mut file = BufReader::with_capacity(1 << 16, io::Cursor::new(magic).chain(file));
         let read = if gzip {
