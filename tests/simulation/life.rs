@@ -75,9 +75,9 @@ pub fn live(seed: u64, told: &mut Told) -> Check {
 }
 
 /// Lives from this seed as it was lived before there were later thoughts.
-pub fn live_as_it_was(seed: u64, told: &mut Told) -> Check {
+pub fn live_without_later_thoughts(seed: u64, told: &mut Told) -> Check {
     let mut dice = Dice::new(seed);
-    let plan = Plan::draw(seed, &mut dice).as_it_was();
+    let plan = Plan::draw(seed, &mut dice).without_later_thoughts();
     live_by(seed, dice, plan, told)
 }
 

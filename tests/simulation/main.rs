@@ -86,7 +86,7 @@ const WENT_WRONG: [u64; 1] = [1_795_388_241_006_138];
 #[test]
 fn lives_that_went_wrong_once() {
     for seed in WENT_WRONG {
-        let lived = life::live_as_it_was(seed, &mut told::Told::default());
+        let lived = life::live_without_later_thoughts(seed, &mut told::Told::default());
         lived.unwrap_or_else(|e| panic!("seed {seed}: {e}"));
     }
 }

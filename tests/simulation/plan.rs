@@ -78,7 +78,7 @@ impl Plan {
     }
 
     /// The plan as it was drawn before there were later thoughts.
-    pub fn as_it_was(self) -> Plan {
+    pub fn without_later_thoughts(self) -> Plan {
         Plan { wide: false, default_ttl: None, maps: false, ..self }
     }
 
