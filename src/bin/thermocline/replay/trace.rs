@@ -60,7 +60,7 @@ impl Format {
 /// Requests in their order, by item number.
 #[derive(Debug, Default)]
 pub struct Trace {
-    /// The item of each request.
+    /// The item of each request; items are numbered in the order in which they are asked for first.
     pub requests: Vec<u32>,
     /// The size of the item in bytes, as each request has it; empty if the trace knows none.
     pub sizes: Vec<u32>,
