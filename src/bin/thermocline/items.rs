@@ -179,6 +179,7 @@ fn read_value(file: &Path, limit: u64) -> Result<Bytes, Failure> {
     } else {
         open_given(file)?.take(most).read_to_end(&mut value)
     };
+    let file = show::file(file);
     read.map_err(|e| Failure::given("read", file, &e))?;
     if value.len() as u64 > limit {
         return Err(Failure::usage(format!(

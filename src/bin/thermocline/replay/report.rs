@@ -103,7 +103,7 @@ impl Report<'_> {
     pub fn text(&self) -> String {
         let mut out = String::new();
         let names: Vec<String> =
-            self.args.traces.iter().map(|p| p.display().to_string()).collect();
+            self.args.traces.iter().map(|p| show::file(p).display().to_string()).collect();
         let _ = writeln!(out, "{} ({})", names.join(", "), self.format.name());
         let done = self.done;
         let _ = write!(
