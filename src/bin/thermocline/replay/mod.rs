@@ -12,7 +12,7 @@ use crate::random::Random;
 use crate::show;
 use bytes::Bytes;
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use report::{Models, Report};
 use serde_json::json;
 use std::hash::{DefaultHasher, Hasher};
@@ -216,9 +216,12 @@ fn make(key: &[u8], size: u32, out: &mut Vec<u8>) {
 
 fn bar(len: u64) -> ProgressBar {
     let bar = ProgressBar::new(len);
-    let template = "replaying  {wide_bar} {human_pos}/{human_len}  {per_sec}  {eta} left";
+    let template = "replaying  {wide_bar} {human_pos}/{human_len}  {rate}  {eta} left";
     if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style);
+        // indicatif's own has four decimals.
+        bar.set_style(style.with_key("rate", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+            let _ = write!(out, "{}/s", show::count(state.per_sec() as u64));
+        }));
     }
     bar
 }
