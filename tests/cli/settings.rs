@@ -281,3 +281,12 @@ fn messages_name_the_cure_that_helps() {
     let ran = run(&["config", "check", "--hdd", "q=3MiB"]).with(2);
     assert!(ran.err.contains("or lower storage.generation_size"), "{}", ran.err);
 }
+
+#[test]
+fn the_usage_of_rm_has_keys_or_a_prefix() {
+    let text = run(&["rm", "--help"]).with(0).text();
+    let usage: Vec<&str> = text.lines().skip_while(|l| !l.starts_with("Usage:")).take(3).collect();
+    let wanted =
+        ["Usage: thermocline rm [OPTIONS] <KEY>...", "       thermocline rm [OPTIONS] --prefix <PREFIX>", ""];
+    assert_eq!(usage, wanted);
+}

@@ -208,6 +208,10 @@ fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "a time is a number of seconds, or a number and ms, s, m, h or d, as in 90s".into())
 }
 
+/// How `rm` is called: keys or a prefix, which clap has no sign for.
+pub const RM_USAGE: &str =
+    "thermocline rm [OPTIONS] <KEY>...\n       thermocline rm [OPTIONS] --prefix <PREFIX>";
+
 /// The options of `rm`.
 #[derive(Debug, Args)]
 pub struct RmArgs {
