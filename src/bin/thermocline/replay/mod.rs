@@ -7,7 +7,7 @@ mod trace;
 
 use crate::failure::{Failure, INTERRUPTED, NOT_FOUND, OK, Outcome, check_dir};
 use crate::interrupt::{WorkDir, stopped, watch};
-use crate::options::size;
+use crate::options::{size, wrong};
 use crate::random::Random;
 use crate::show;
 use bytes::Bytes;
@@ -104,7 +104,7 @@ pub fn run(args: &ReplayArgs, json: bool) -> Outcome {
         trace.sizes.resize(trace.requests.len(), size);
     }
     setup::make_room(args, &trace, &mut config);
-    config.validate().map_err(|e| Failure::usage(e.to_string()))?;
+    config.validate().map_err(|e| wrong(e, &setup::typed(args)))?;
     let mut work = None;
     if config.has_disk() {
         let dir = WorkDir::new_in(&args.dir, "replay")?;
