@@ -24,7 +24,8 @@ const MERGE: usize = 8;
 const MERGE_MOST: usize = 4 * MERGE;
 /// How long who needs a container's number waits for one of a container that was dropped, which somebody may read.
 const NUMBER_WAIT: Duration = Duration::from_secs(1);
-/// How long it goes on to list containers to find small ones: to list a generation may take as long as to read it.
+/// How long it goes on to list containers to find small ones, once it has two: to list a generation may take as long
+/// as to read it.
 const LIST_TIME: Duration = Duration::from_millis(500);
 
 impl Engine {
@@ -153,7 +154,8 @@ impl Engine {
         let mut small = Vec::new();
         let until = Instant::now() + LIST_TIME;
         for claim in &claimed {
-            if Instant::now() >= until {
+            // Two make room, if little; with fewer, something that is full would be given up for want of time.
+            if small.len() >= 2 && Instant::now() >= until {
                 break;
             }
             // One that cannot be read for now is no reason to leave the others.

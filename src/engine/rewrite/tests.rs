@@ -2,9 +2,10 @@
 
 use super::*;
 use crate::{Builder, Cache};
+use std::sync::atomic::AtomicBool;
 use thermocline_storage::clock::SystemClock;
 use thermocline_storage::container::Containers;
-use thermocline_storage::testing::{Fault, FaultFs, Hollow};
+use thermocline_storage::testing::{Fault, FaultFs, Hollow, Op};
 use thermocline_storage::vfs::{RealFs, Vfs};
 
 type Try<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -130,6 +131,29 @@ fn a_number_costs_one_container_at_most() -> Try {
     assert_eq!(cache.engine().make_number(Tier::Ssd, false), Freed::Room);
     assert!(cache.engine().catalog.containers.all().len() < before);
     assert!((1..=1 << 20).contains(&moved(&cache)), "{}", moved(&cache));
+    Ok(())
+}
+
+/// A disk that answers late: to list one container takes longer than is given to look for small ones.
+#[test]
+fn small_containers_are_merged_however_long_the_first_takes_to_list() -> Try {
+    let dir = tempfile::tempdir()?;
+    let fs = FaultFs::default().without_maps();
+    let cache = open(Cache::builder().ssd(dir.path(), 128 << 20), Arc::new(fs.clone()))?;
+    scatter(&cache, (0..10).map(|n| n..n + 1), 8_000)?;
+    take_all_numbers(&cache);
+    let (segments, late) = (dir.path().join("segments"), AtomicBool::new(true));
+    assert!(segments.is_dir());
+    fs.watch(move |c| {
+        if c.op == Op::Read && c.path.starts_with(&segments) && late.swap(false, Ordering::Relaxed) {
+            std::thread::sleep(LIST_TIME + Duration::from_millis(100));
+        }
+    });
+    let began = Instant::now();
+    assert_eq!(cache.engine().make_number(Tier::Ssd, false), Freed::Room);
+    assert!(began.elapsed() >= LIST_TIME, "the first list took long");
+    assert!(moved(&cache) > 0);
+    assert_eq!(cache.stats().counts.evicted, 0);
     Ok(())
 }
 
