@@ -203,6 +203,7 @@ impl Engine {
         }
         loop {
             let batch = self.catalog.batch(tier.tier());
+            let numbers = self.catalog.containers.numbers_left();
             match tier.write_from(supply, purpose) {
                 Ok(written) => {
                     let bytes = written.iter().flatten().map(|w| u64::from(w.bytes)).sum();
@@ -225,9 +226,11 @@ impl Engine {
                     rounds += 1;
                     let freed = match e {
                         StorageError::NoNumber { .. } => {
-                            // Once or twice somebody else may have taken the number that was there.
+                            // Once or twice somebody else may have taken the number that was there. After that it
+                            // takes more of them than there were.
                             without_number += 1;
-                            self.make_number(tier.tier(), without_number % 3 == 0)
+                            let more_than = if without_number % 3 == 0 { numbers } else { 0 };
+                            self.make_number(tier.tier(), more_than)
                         }
                         _ => self.make_room(tier.tier(), needed, own >= SOFT),
                     };
