@@ -319,6 +319,7 @@ impl DiskTier for Hdd {
                 writer.seal();
             }
         }
+        generation.give_notice();
         let _upkeep = generation.upkeep.lock();
         generation.retire();
         let bytes = Handle(Arc::clone(&generation)).occupied();
@@ -359,7 +360,11 @@ impl DiskTier for Hdd {
     }
 
     fn maintain(&self) {
-        self.dirs.retry();
+        let back = self.dirs.retry();
+        if !back.is_empty() {
+            let all = self.generations.read();
+            all.values().filter(|g| back.contains(&g.dir.no)).for_each(|g| g.end_rest());
+        }
         let dead = std::mem::take(&mut *self.dead.lock());
         dead.into_iter().for_each(|(dir, path, bytes)| self.remove_dead(&dir, path, bytes));
     }
