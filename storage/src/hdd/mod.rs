@@ -300,6 +300,12 @@ impl DiskTier for Hdd {
         self.writer.lock().write(items, purpose)
     }
 
+    fn in_service(&self) -> Result<()> {
+        // The generation that is being appended to is gone on with, wherever it is.
+        let open = self.writer.lock().active_id().is_some();
+        if open { Ok(()) } else { self.dirs.in_service() }
+    }
+
     fn seal(&self) -> Result<()> {
         let mut writer = self.writer.lock();
         if writer.active_has_records() {

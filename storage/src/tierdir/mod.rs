@@ -486,6 +486,11 @@ impl Dirs {
         Error::NoSpace { tier: self.tier, needed, limit: self.limit().unwrap_or(u64::MAX) }
     }
 
+    /// Whether any directory takes new containers: `OutOfService` if none does.
+    pub fn in_service(&self) -> Result<()> {
+        if self.all.iter().any(|d| d.in_service()) { Ok(()) } else { Err(self.out_of_service()) }
+    }
+
     /// That no directory takes new containers, with what the first of them suffers from.
     pub fn out_of_service(&self) -> Error {
         let why =
