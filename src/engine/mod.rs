@@ -36,6 +36,8 @@ mod rebuild;
 mod reclaim;
 mod repair;
 mod rewrite;
+#[cfg(test)]
+mod scarce;
 mod stats;
 mod threads;
 mod walk;

@@ -263,8 +263,8 @@ impl Engine {
         let panicked = Err(Arc::new(StorageError::Busy("the thread that was writing it panicked")));
         let mut large = Large { engine: self, ident, v: &v, outcome, result: panicked };
         self.let_go(out);
-        large.result = self.write_large(ident, &v);
-        let result = large.result.clone();
+        let result = self.write_large(ident, &v, &mut large.result);
+        large.result = result.clone();
         drop(large);
         // If it failed, what was before it is back.
         if let Some(key) = other.filter(|_| result.is_ok()) {

@@ -357,8 +357,12 @@ pub trait DiskTier: Send + Sync + fmt::Debug + 'static {
     /// may stand on disk: garbage). After a failed sync the container is sealed at its last synced offset, and
     /// the batch is tried once in a new one. `NoSpace` when the limit does not allow it.
     fn write(&self, items: &[Item], purpose: Purpose) -> Result<Vec<Written>>;
-    /// [`write`](Self::write) of items that are read as they are needed; `None` for those that were not given.
+    /// Whether it takes any writes now: `OutOfService` if none of its directories does.
+    fn in_service(&self) -> Result<()>;
+    /// [`write`](Self::write) of items that are read as they are needed; `None` for those that were not given. Nothing is
+    /// read for a tier that takes no writes.
     fn write_from(&self, supply: &dyn Supply, purpose: Purpose) -> Result<Vec<Option<Written>>> {
+        self.in_service()?;
         let loaded = supply.load(0..supply.len());
         let given: Vec<Item> = loaded.iter().flatten().cloned().collect();
         let mut written =

@@ -106,6 +106,7 @@ impl Keeper {
                 self.in_ram.push(Arc::downgrade(generation));
                 self.persist(generation);
             }
+            Err(Error::Gone(_)) => generation.wake(),
             Err(e) => {
                 warn_seldom!(path = %generation.path.display(), error = %e, "cannot rebuild an HDD index");
                 generation.set_failure(&e, begun);

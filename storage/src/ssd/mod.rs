@@ -231,6 +231,10 @@ impl DiskTier for Ssd {
         self.writer.lock().write(self, items, purpose)
     }
 
+    fn in_service(&self) -> Result<()> {
+        self.room.dirs.in_service()
+    }
+
     fn seal(&self) -> Result<()> {
         self.writer.lock().seal(self)
     }

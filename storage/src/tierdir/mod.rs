@@ -317,8 +317,9 @@ impl Dir {
     }
 
     /// Tries a directory that has been out of service for [`RETRY_MS`], or at once if it is said so, and puts it back
-    /// if it works. One in which a read failed is tried too, and goes out of service if it does not work.
-    fn retry(&self, now_is_due: bool) {
+    /// if it works: says whether it came back. One in which a read failed is tried too, and goes out of service if it does
+    /// not work.
+    fn retry(&self, now_is_due: bool) -> bool {
         let now = self.clock.boot_ms();
         let since = self.out.lock().as_ref().map(|(at, _)| *at);
         let suspect = self.suspect.swap(false, Ordering::Relaxed);
@@ -328,6 +329,7 @@ impl Dir {
                     tracing::info!(tier = %self.rules.tier, dir = %self.path.display(), "back in service");
                     self.failures.store(0, Ordering::Relaxed);
                     *self.out.lock() = None;
+                    return true;
                 }
                 Err(e) => *self.out.lock() = Some((now, e.to_string())),
             },
@@ -339,6 +341,7 @@ impl Dir {
             }
             _ => {}
         }
+        false
     }
 
     fn probe(&self) -> Result<()> {
@@ -458,14 +461,17 @@ impl Dirs {
         }
     }
 
-    /// Tries again what has been out of service long enough, and what a read failed in.
-    pub fn retry(&self) {
-        self.all.iter().for_each(|d| d.retry(false));
+    /// Tries again what has been out of service long enough, and what a read failed in. Gives the numbers of the
+    /// directories that came back.
+    pub fn retry(&self) -> Vec<u16> {
+        self.all.iter().filter(|d| d.retry(false)).map(|d| d.no).collect()
     }
 
     /// Tries everything that is out of service now.
     pub fn put_back(&self) {
-        self.all.iter().for_each(|d| d.retry(true));
+        self.all.iter().for_each(|d| {
+            d.retry(true);
+        });
     }
 
     /// A read failed in the directory with this number.
@@ -478,6 +484,11 @@ impl Dirs {
     /// That there is no room for so many bytes.
     pub fn no_space(&self, needed: u64) -> Error {
         Error::NoSpace { tier: self.tier, needed, limit: self.limit().unwrap_or(u64::MAX) }
+    }
+
+    /// Whether any directory takes new containers: `OutOfService` if none does.
+    pub fn in_service(&self) -> Result<()> {
+        if self.all.iter().any(|d| d.in_service()) { Ok(()) } else { Err(self.out_of_service()) }
     }
 
     /// That no directory takes new containers, with what the first of them suffers from.
