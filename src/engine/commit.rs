@@ -83,14 +83,9 @@ impl Engine {
         let taken = flying.len();
         let (landed, failed) = self.write_batch(flying);
         let synced = self.catalog.sync().map_err(Arc::new);
-        match &synced {
-            Ok(()) => self.unsynced_since.store(0, Ordering::Relaxed),
-            Err(e) => {
-                Counters::bump(&self.counters.write_failures);
-                self.fail(e);
-                let _ =
-                    self.unsynced_since.compare_exchange(0, self.now(), Ordering::Relaxed, Ordering::Relaxed);
-            }
+        if let Err(e) = &synced {
+            Counters::bump(&self.counters.write_failures);
+            self.fail(e);
         }
         for f in &landed {
             self.finish(f, &synced);
@@ -422,6 +417,14 @@ impl Engine {
         Ok(())
     }
 
+    /// Why values wait again that were taken to be written.
+    pub(super) fn not_written(&self) -> Error {
+        match self.last_failure.lock().clone() {
+            Some(e) => (*e).clone(),
+            None => self.busy("values could not be written"),
+        }
+    }
+
     /// When this returns, everything acknowledged before the call is on stable storage.
     pub(crate) fn flush(&self) -> Result<()> {
         let _open = self.using()?;
@@ -441,11 +444,7 @@ impl Engine {
         loop {
             let done = self.commit_locked()?;
             if done.failed > 0 {
-                let cause = self.last_failure.lock().clone();
-                return Err(match cause {
-                    Some(e) => (*e).clone(),
-                    None => self.busy("values could not be written"),
-                });
+                return Err(self.not_written());
             }
             left = left.saturating_sub(done.taken);
             if left == 0 || done.taken == 0 {

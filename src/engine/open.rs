@@ -26,7 +26,7 @@ use crossbeam::queue::SegQueue;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use thermocline_storage::catalog::{Catalog, JOURNAL_STEP, Recovered, Setup};
 use thermocline_storage::clock::{Clock, EngineClock};
@@ -251,7 +251,6 @@ impl Engine {
             log: RateLimit::new(world.clock.clone()),
             closed: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
-            unsynced_since: AtomicU64::new(0),
             signals: Default::default(),
             handles: Mutex::default(),
             has_threads: AtomicBool::new(false),

@@ -6,14 +6,16 @@
 //! - what reads returned: each key is an atomic register. That is decided with *zones* (Gibbons and Korach, "Testing
 //!   Shared Memories", 1997): the operations of one value, its write and its reads, must have had it at some time
 //!   between the first that ended and the last that began, and no two values can be there at once. A removal counts as
-//!   a write of nothing. A cache may also forget: whether that is in order is for the caller to say ([`Absence`]);
+//!   a write of nothing, and what read nothing must not lie within the zone of a value, unless a cache may also forget:
+//!   whether that is in order is for the caller to say ([`Absence`]);
 //! - what is found after a crash, by what was promised ([`Promise`]): of the writes of each key the last ones may be
-//!   missing, but none that a flush acknowledged or that was durable when it returned, and nothing that an
-//!   earlier opening had replaced. A write that was refused may be found, for a disk that fails can take a write and
+//!   missing, but none that a flush acknowledged, that was durable when it returned, or that the store has had the time
+//!   to write by itself, and nothing that an earlier opening had replaced. A write that was refused may be found, for a disk that fails can take a write and
 //!   then nothing that would undo it; but not once anything later is durable.
 //!
 //! Moments come from one counter. Each has a *mark* with it, a number that the caller gives: a simulation gives how
-//! many changes its disk had seen, and can then ask for the history [up to](History::up_to) one of them.
+//! many changes its disk had seen, and can then ask for the history [up to](History::up_to) one of them; where there is
+//! a clock, it is the time.
 
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
@@ -23,13 +25,31 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 /// A value. Each is written once.
 pub type Value = u64;
 
-/// What the acknowledgement of a write promises about a crash.
+/// What the acknowledgement of a write promises about a crash. Whatever it is, a write survives once a flush that began
+/// after it has succeeded ([`flushed`](History::flushed)), and a removal once those were written that were acknowledged
+/// ([`flushed_removals`](History::flushed_removals)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Promise {
     /// The write survives.
     Durable,
-    /// The write survives once a flush that began after it has succeeded.
+    /// No more than that.
     FromFlush,
+    /// Besides, the write survives if it had returned before this mark: the store has had the time to write it by itself.
+    Until(u64),
+    /// As `Until`, of removals alone.
+    RemovalsUntil(u64),
+}
+
+impl Promise {
+    /// Whether a write that has returned is durable without a flush.
+    fn keeps(self, w: &Write) -> bool {
+        match self {
+            Promise::Durable => true,
+            Promise::FromFlush => false,
+            Promise::Until(mark) => w.ended.mark < mark,
+            Promise::RemovalsUntil(mark) => w.value.is_none() && w.ended.mark < mark,
+        }
+    }
 }
 
 /// When a read may find nothing although something was written.
@@ -119,7 +139,15 @@ pub struct History {
     keys: Vec<Mutex<BTreeMap<String, Past>>>,
     clock: Mutex<Moment>,
     /// Flushes that succeeded.
-    flushes: Mutex<Vec<(Moment, Moment)>>,
+    flushes: Mutex<Vec<Flush>>,
+}
+
+/// What made writes durable that had returned before it began.
+#[derive(Debug, Clone, Copy)]
+struct Flush {
+    began: Moment,
+    ended: Moment,
+    removals_alone: bool,
 }
 
 impl Default for History {
@@ -202,10 +230,21 @@ impl History {
         Begun { began: self.now(mark), at: 0 }
     }
 
-    /// The flush has succeeded.
+    /// The flush has succeeded: what had returned before it began is durable. So it is when a store that writes by itself
+    /// was given the time to, and says that it did.
     pub fn flushed(&self, begun: Begun, mark: u64) {
-        let ended = self.now(mark);
-        self.flushes.lock().push((begun.began, ended));
+        self.push_flush(begun, mark, false);
+    }
+
+    /// The removals that had returned before this began are durable: for stores that journal those by themselves, and
+    /// values only when they have to.
+    pub fn flushed_removals(&self, begun: Begun, mark: u64) {
+        self.push_flush(begun, mark, true);
+    }
+
+    fn push_flush(&self, begun: Begun, mark: u64, removals_alone: bool) {
+        let (began, ended) = (begun.began, self.now(mark));
+        self.flushes.lock().push(Flush { began, ended, removals_alone });
     }
 
     /// The history as it was when this mark was reached: what began with it or later has not, and what had not ended has
@@ -225,7 +264,7 @@ impl History {
                 to.insert(key.clone(), past);
             }
         }
-        *cut.flushes.lock() = self.flushes.lock().iter().copied().filter(|f| f.1.mark < mark).collect();
+        *cut.flushes.lock() = self.flushes.lock().iter().copied().filter(|f| f.ended.mark < mark).collect();
         cut
     }
 
@@ -253,24 +292,25 @@ impl History {
         absence: impl Fn(&str) -> Absence,
         found: impl Fn(&str) -> Option<Value>,
     ) -> Result<(), Violation> {
-        let flushed = self.flushes.lock().iter().map(|f| f.0.time).max().unwrap_or(0);
-        let settled = if promise == Promise::Durable { flushed.max(self.last_done()) } else { flushed };
+        let mut known = self.known(promise);
+        let last = self.keys.iter().map(|shard| known.last_durable(shard.lock().values())).max();
+        known.settled = known.settled.max(last.unwrap_or(0));
         for shard in &self.keys {
             for (key, past) in shard.lock().iter() {
-                past.check_crash(promise, absence(key), (flushed, settled), found(key))
+                past.check_crash(&known, absence(key), found(key))
                     .map_err(|what| Violation { key: key.clone(), what })?;
             }
         }
         Ok(())
     }
 
-    /// When the last write that succeeded began.
-    fn last_done(&self) -> u64 {
-        let of = |past: &Past| {
-            let done = past.writes.iter().filter(|w| w.outcome == Outcome::Done);
-            done.map(|w| w.began.time).max().unwrap_or(0)
-        };
-        self.keys.iter().filter_map(|shard| shard.lock().values().map(of).max()).max().unwrap_or(0)
+    /// What is known of a crash now.
+    fn known(&self, promise: Promise) -> Known {
+        let flushes = self.flushes.lock();
+        let last =
+            |of: fn(&&Flush) -> bool| flushes.iter().filter(of).map(|f| f.began.time).max().unwrap_or(0);
+        let (flushed, removals) = (last(|f| !f.removals_alone), last(|_| true));
+        Known { promise, flushed, removals, settled: removals }
     }
 
     /// Begins a new history, with marks from 0, with what is found now, which is durable.
@@ -287,6 +327,28 @@ impl History {
     /// All keys that anything was done to.
     pub fn keys(&self) -> Vec<String> {
         self.keys.iter().flat_map(|shard| shard.lock().keys().cloned().collect::<Vec<_>>()).collect()
+    }
+}
+
+/// What is known when a crash is judged: when the last flush began, of everything and of removals at least, and when
+/// the last of what is durable did.
+struct Known {
+    promise: Promise,
+    flushed: u64,
+    removals: u64,
+    settled: u64,
+}
+
+impl Known {
+    fn is_durable(&self, w: &Write) -> bool {
+        let flushed = if w.value.is_none() { self.removals } else { self.flushed };
+        w.outcome == Outcome::Done && (w.ended.time < flushed || self.promise.keeps(w))
+    }
+
+    /// When the last of these writes that are durable began.
+    fn last_durable<'a>(&self, pasts: impl Iterator<Item = &'a Past>) -> u64 {
+        let durable = pasts.flat_map(|past| &past.writes).filter(|w| self.is_durable(w));
+        durable.map(|w| w.began.time).max().unwrap_or(0)
     }
 }
 
@@ -308,10 +370,13 @@ impl Past {
         }
         let order = Order::of(self);
         let mut zones: HashMap<Value, Zone> = HashMap::new();
+        // Of what was nothing, each for itself: nobody can say which removal a read of nothing saw.
+        let mut nothing: Vec<Zone> = Vec::new();
         for r in &self.reads {
             let Some(value) = r.value else {
                 if absence == Absence::Told {
                     order.check_absent(r)?;
+                    nothing.push(Zone { first_end: r.ended.time, last_begin: r.began.time });
                 }
                 continue;
             };
@@ -330,23 +395,16 @@ impl Past {
         }
         // A write that nobody saw the value of is in the way of the others as well; if it was done at all.
         for w in self.writes.iter().filter(|w| w.outcome == Outcome::Done) {
-            if let Some(value) = w.value {
-                zones.entry(value).or_insert(Zone::of(w));
+            match w.value {
+                Some(value) => _ = zones.entry(value).or_insert(Zone::of(w)),
+                None => nothing.push(Zone::of(w)),
             }
         }
-        check_zones(&zones)
+        check_zones(&zones, &nothing)
     }
 
-    fn check_crash(
-        &self,
-        promise: Promise,
-        absence: Absence,
-        (flushed, settled): (u64, u64),
-        found: Option<Value>,
-    ) -> Result<(), String> {
-        let durable = |x: &&Write| {
-            x.outcome == Outcome::Done && (promise == Promise::Durable || x.ended.time < flushed)
-        };
+    fn check_crash(&self, known: &Known, absence: Absence, found: Option<Value>) -> Result<(), String> {
+        let durable = |x: &&Write| known.is_durable(x);
         let replaced = |ended: u64| self.writes.iter().filter(durable).find(|x| ended < x.began.time);
         match found {
             Some(value) => {
@@ -354,7 +412,7 @@ impl Past {
                     return Err(format!("{value} was found after a crash, which was never written"));
                 };
                 // A disk that failed may have taken the write, and then not what undoes it.
-                if w.outcome == Outcome::Refused && w.ended.time < settled {
+                if w.outcome == Outcome::Refused && w.ended.time < known.settled {
                     return Err(format!("{value} was found after a crash, the write of which had failed"));
                 }
                 replaced(w.ended.time).map_or(Ok(()), |x| {
@@ -478,7 +536,7 @@ impl Zone {
     }
 }
 
-fn check_zones(zones: &HashMap<Value, Zone>) -> Result<(), String> {
+fn check_zones(zones: &HashMap<Value, Zone>, nothing: &[Zone]) -> Result<(), String> {
     let (mut forward, backward): (Vec<_>, Vec<_>) = zones.iter().partition(|(_, z)| z.is_forward());
     forward.sort_by_key(|(_, z)| z.first_end);
     for pair in forward.windows(2) {
@@ -490,16 +548,21 @@ fn check_zones(zones: &HashMap<Value, Zone>) -> Result<(), String> {
             ));
         }
     }
-    for (b, zb) in backward {
+    // The value that was there all the while, before and after.
+    let around = |z: &Zone| {
         // The last forward zone that begins before it.
-        let at = forward.partition_point(|(_, z)| z.first_end < zb.last_begin);
-        if let Some((a, za)) = at.checked_sub(1).and_then(|at| forward.get(at))
-            && zb.first_end < za.last_begin
-        {
+        let at = forward.partition_point(|(_, f)| f.first_end < z.last_begin).checked_sub(1)?;
+        forward.get(at).filter(|(_, f)| z.first_end < f.last_begin).map(|(value, _)| **value)
+    };
+    for (b, z) in backward {
+        if let Some(a) = around(z) {
             return Err(format!("{b} was written while {a} was there before and after"));
         }
     }
-    Ok(())
+    match nothing.iter().find_map(around) {
+        Some(a) => Err(format!("{a} was gone, by a removal or for a read, and came back")),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]
