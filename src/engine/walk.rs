@@ -329,3 +329,27 @@ impl Engine {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Cache;
+
+    #[test]
+    fn what_a_walk_saw_is_removed_unless_it_was_put_since()
+    -> std::result::Result<(), Box<dyn std::error::Error>> {
+        let dir = tempfile::tempdir()?;
+        let cache = Cache::builder().memory(1 << 20).ssd(dir.path(), 64 << 20).open()?;
+        let (engine, key) = (cache.engine(), Bytes::from_static(b"k"));
+        let ident = engine.ident(&key)?;
+        cache.put("k", "1")?;
+        cache.flush()?;
+        let seen = engine.catalog.find(ident);
+        cache.put("k", "2")?;
+        assert!(!engine.remove_seen(ident, &key, seen)?);
+        assert_eq!(cache.get("k")?.as_deref(), Some(&b"2"[..]));
+        assert!(engine.remove_seen(ident, &key, engine.catalog.find(ident))?);
+        assert_eq!(cache.get("k")?, None);
+        Ok(())
+    }
+}
