@@ -23,12 +23,15 @@
 //! the roster still says the epochs before, which is less than the truth and thus harmless; a new store is
 //! still called new, a rebuilding still unfinished.
 
+mod anchor;
 mod examine;
 mod hold;
 mod judge;
 mod record;
 #[cfg(test)]
 mod tests;
+
+pub use anchor::{Anchor, Anchored};
 
 use crate::error::{Error, IoContext, Result};
 use crate::types::{Tier, Version};
@@ -41,6 +44,7 @@ use record::{
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The folder of the catalog in a directory of the store, unless another place is asked for.
 pub const CATALOG_FOLDER: &str = "catalog";
@@ -106,7 +110,8 @@ pub struct Home {
     begun: bool,
     /// Of the manifest and of each directory by its number: the copy to write first.
     first: First,
-    #[expect(dead_code, reason = "held for its locks")]
+    /// The counter that is in the identities by now.
+    written: Arc<AtomicU64>,
     holdings: Holdings,
 }
 
@@ -201,6 +206,7 @@ impl Home {
             begun: false,
             first,
             record,
+            written: Arc::default(),
             holdings,
         })
     }
@@ -235,6 +241,7 @@ impl Home {
             }
         }
         self.begun = true;
+        self.written.store(self.open_counter, Ordering::Release);
         Ok(())
     }
 
@@ -317,6 +324,33 @@ impl Home {
     /// All directories of the store: those asked for in their order, then those missing.
     pub fn dirs(&self) -> &[DirInfo] {
         &self.dirs
+    }
+
+    /// What tells whether the directory with this number is still where it was; `None` of one that is not locked, which
+    /// is one that is only read and has no lock file.
+    pub fn anchor(&self, no: u16) -> Option<Arc<Anchor>> {
+        let dir = self.dirs.iter().find(|d| d.no == no && d.present)?;
+        self.anchor_at(&dir.path, Some(no))
+    }
+
+    /// The file system for the catalog, which changes nothing where its directory is no longer the one that was opened.
+    pub fn catalog_vfs(&self) -> Arc<dyn Vfs> {
+        Anchored::over(self.vfs.clone(), self.anchor_at(&self.catalog_dir, None))
+    }
+
+    fn anchor_at(&self, path: &Path, no: Option<u16>) -> Option<Arc<Anchor>> {
+        let lock = self.holdings.lock_of(path)?;
+        let whose = (self.record.store, no);
+        Some(Arc::new(Anchor::new(self.vfs.clone(), path, lock, whose, self.written.clone())))
+    }
+
+    /// Of a store that is read only: that nobody has opened it for writing since. Where there is no lock file, none can be
+    /// taken to read, and what was read may be half of one state and half of another.
+    ///
+    /// # Errors
+    /// `Locked`: somebody has it, or had.
+    pub fn nobody_came(&self) -> Result<()> {
+        self.holdings.came().map_or(Ok(()), |path| Err(Error::Locked { path: path.to_path_buf() }))
     }
 
     /// Numbers of all directories that were ever discarded. What the catalog has in them is gone.
