@@ -158,6 +158,7 @@ impl Home {
             seen.push(Seen { tier: wanted.tier, at, identity, marked });
         }
         let mut catalog = find_catalog(&*vfs, request, &seen)?;
+        no_links(&*vfs, &catalog.path, &seen)?;
         let catalog_there = is_there(&*vfs, &catalog.path)?;
         if catalog_there && (catalog.manifest.exists || !flags.read_only) {
             holdings.lock(&catalog.path)?;
@@ -380,6 +381,23 @@ fn is_there(vfs: &dyn Vfs, path: &Path) -> Result<bool> {
         }),
         Some(_) => Ok(true),
     }
+}
+
+/// That no link stands in the place of the catalog, between it and the directory that it lies in, or of one of its two
+/// folders: what is given may be a link, and is resolved; what is in a store leads nowhere else.
+fn no_links(vfs: &dyn Vfs, catalog: &Path, seen: &[Seen]) -> Result<()> {
+    let above = seen.iter().map(|s| &s.at.path).find(|dir| catalog.starts_with(dir));
+    let inside = catalog.ancestors().take_while(|path| above.is_some_and(|dir| *path != dir));
+    let mut paths: Vec<PathBuf> = vec![catalog.join("a"), catalog.join("b"), catalog.to_path_buf()];
+    paths.extend(inside.map(Path::to_path_buf));
+    for path in paths {
+        if vfs.kind(&path).map_err(|e| refused("look at", &path, e))? == Some(EntryKind::Other) {
+            let why =
+                "it is a symbolic link, and none is followed inside a store: put the directory itself here";
+            return Err(Error::BadDirectory { path, why: why.to_owned() });
+        }
+    }
+    Ok(())
 }
 
 fn is_present(dirs: &[DirInfo], path: &Path) -> bool {
