@@ -37,7 +37,7 @@ fn open(fs: &SimFs) -> Cache {
 }
 
 fn key(no: u64) -> String {
-    format!("{}/{no}", if no % 2 == 0 { "even" } else { "odd" })
+    format!("{}/{no}", if no.is_multiple_of(2) { "even" } else { "odd" })
 }
 
 fn of(no: u64, version: u64) -> Bytes {
@@ -155,8 +155,8 @@ fn a_crash_while_a_prefix_is_removed_touches_no_other_key() {
     each_crash(&fs, remove, |cache, done, what| {
         for no in 0..ITEMS {
             let got = cache.get(key(no)).unwrap();
-            let gone = no % 2 == 0 && got.is_none();
-            assert!(gone || !(done && no % 2 == 0) && got == Some(of(no, 1)), "{what}: {}", key(no));
+            let gone = no.is_multiple_of(2) && got.is_none();
+            assert!(gone || !(done && no.is_multiple_of(2)) && got == Some(of(no, 1)), "{what}: {}", key(no));
         }
     });
 }
@@ -173,7 +173,7 @@ fn a_crash_while_an_expiry_is_changed_leaves_the_old_one_or_the_new() {
         for no in 0..ITEMS {
             let next = [Some(Duration::from_secs(2_000)), None][no as usize / 2 % 2];
             assert!(cache.expire_in(key(no), next).unwrap());
-            if no % 4 == 0 {
+            if no.is_multiple_of(4) {
                 cache.demote(key(no), Tier::Cold).unwrap();
             }
         }

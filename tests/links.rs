@@ -94,7 +94,7 @@ fn live(at: &Path, what: &str) -> bool {
         for tier in Tier::DISK {
             let name = format!("new/{tier}/{no}");
             let _ = cache.put(&name, value(no, 2, 7_000));
-            if no % 4 == 0 {
+            if no.is_multiple_of(4) {
                 let _ = cache.demote(&name, tier);
             }
         }

@@ -353,7 +353,7 @@ mod tests {
             for (at, disk) in fs.taken() {
                 let files = disk.files();
                 let held = |file: &&PathBuf| {
-                    file.starts_with("/d/quarantine") && !file.extension().is_some_and(|e| e == "txt")
+                    file.starts_with("/d/quarantine") && file.extension().is_none_or(|e| e != "txt")
                 };
                 let bytes: u64 = files.iter().filter(held).map(|f| disk.read(f).len() as u64).sum();
                 let there = names.map(|name| files.contains(&name.into()));
