@@ -152,7 +152,7 @@ pub(crate) struct Engine {
     /// Whether a caller asked for anything since the janitor looked last.
     used: AtomicBool,
     /// Of each directory, as last seen: whether it is out of service, and what its quarantine lost.
-    directories: Mutex<HashMap<std::path::PathBuf, (bool, u64)>>,
+    directories: Mutex<HashMap<std::path::PathBuf, (Option<String>, u64)>>,
 }
 
 impl std::fmt::Debug for Engine {

@@ -339,7 +339,7 @@ pub(super) fn request(config: &Config, flags: OpenFlags) -> HomeRequest {
 pub(super) fn setup(home: &Home, world: &World, clock: Arc<EngineClock>, read_only: bool) -> Setup {
     let has_containers = home.dirs().iter().any(|d| d.present && holds_containers(&*world.vfs, &d.path));
     Setup {
-        vfs: world.vfs.clone(),
+        vfs: home.catalog_vfs(),
         dir: home.catalog_dir().to_path_buf(),
         store: home.store(),
         open: home.open_counter(),
@@ -403,6 +403,7 @@ pub(super) fn open_tiers(
                 limit,
                 // What a directory that has just joined holds is garbage.
                 older: older.filter(|_| !d.new),
+                anchor: home.anchor(d.no),
             })
             .collect();
         let ours: HashSet<u16> = dirs.iter().map(|d| d.no).chain(away.keys().copied()).collect();

@@ -314,15 +314,15 @@ impl Engine {
         let kind = tier.tier();
         let mut seen = self.directories.lock();
         for now in tier.directories() {
-            let before =
-                seen.insert(now.path.clone(), (now.out_of_service.is_some(), now.quarantine_removed));
-            let (was_out, removed) = before.unwrap_or_default();
-            match (was_out, now.out_of_service) {
-                (false, Some(why)) => {
+            let before = seen.insert(now.path.clone(), (now.out_of_service.clone(), now.quarantine_removed));
+            let (was, removed) = before.unwrap_or_default();
+            match (was, now.out_of_service) {
+                // Told again where the reason is another: what was unplugged is back, but is not what it was.
+                (was, Some(why)) if was.as_ref() != Some(&why) => {
                     let path = now.path.clone();
                     self.events.emit(|| Event::TierOutOfService { tier: kind, path, why });
                 }
-                (true, None) => {
+                (Some(_), None) => {
                     let path = now.path.clone();
                     self.events.emit(|| Event::TierBack { tier: kind, path });
                 }

@@ -17,6 +17,7 @@ pub use table::{Containers, Reserved};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::flaw::Flaw;
+use crate::home::Anchor;
 use crate::ident::Ident;
 use crate::item::{Head, Item};
 use crate::record;
@@ -294,6 +295,8 @@ pub struct TierDir {
     /// What to do with unknown containers whose id is below this one, instead of what the context says: a rebuilt
     /// catalog does not know what it could not see.
     pub older: Option<(u64, Unknown)>,
+    /// What tells whether it is still there, if anything does: not in tests of a tier alone, nor where it is only read.
+    pub anchor: Option<Arc<Anchor>>,
 }
 
 /// What a tier does at opening with containers that the catalog does not know.

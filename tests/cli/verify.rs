@@ -234,6 +234,29 @@ fn where_no_store_is_none_is_made() {
     }
 }
 
+/// Without lock files there is nothing to lock for who only reads.
+#[test]
+fn who_opens_what_is_read_without_a_lock_is_noticed() {
+    let place = store();
+    for entry in walkdir::WalkDir::new(&place.root).into_iter().map(Result::unwrap) {
+        if entry.file_name() == "lock" {
+            std::fs::remove_file(entry.path()).unwrap();
+        }
+    }
+    let builder = || Cache::builder().root(&place.root);
+    assert!(builder().check(|_| {}).unwrap().is_clean());
+    let mut opened = false;
+    let checked = builder().check(|_| {
+        if !std::mem::replace(&mut opened, true) {
+            let cache = builder().open().unwrap();
+            cache.clear().unwrap();
+            cache.put("new", "value").unwrap();
+            cache.close().unwrap();
+        }
+    });
+    assert!(matches!(checked, Err(thermocline::Error::Locked { .. })), "{checked:?}");
+}
+
 #[test]
 fn several_may_look_at_once_and_nobody_opens_meanwhile() {
     let place = store();

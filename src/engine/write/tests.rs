@@ -346,3 +346,22 @@ fn what_panics_while_a_batch_is_written_loses_none_of_its_values() -> Result<(),
     }
     Ok(())
 }
+
+/// Who chooses keys cannot choose what they collide with: the identities of the same keys are others in every store.
+#[test]
+fn the_same_keys_have_other_identities_in_another_store() -> Result<(), Failure> {
+    for on_disk in [true, false] {
+        let identities = || -> Result<Vec<_>, Failure> {
+            let dir = tempfile::tempdir()?;
+            let builder = Cache::builder().memory(4 << 20);
+            let builder = if on_disk { builder.ssd(dir.path(), 256 << 20) } else { builder };
+            let cache = builder.world(Arc::new(RealFs), Arc::new(SystemClock), false).open()?;
+            let of = |no: u32| Ok(cache.engine().ident(format!("key/{no}").as_bytes())?);
+            (0..100).map(of).collect()
+        };
+        let (one, other) = (identities()?, identities()?);
+        let alike = one.iter().zip(&other).filter(|(a, b)| a == b).count();
+        assert_eq!(alike, 0, "of 100 keys, on disk: {on_disk}");
+    }
+    Ok(())
+}

@@ -230,7 +230,7 @@ impl Generation {
             return Err(Error::Gone(self.no));
         }
         let (core, path) = (&self.core, || self.value_path(no));
-        core.files.open((self.id, no), self.no, &self.dropped, &*core.vfs, path)
+        core.files.open((self.id, no), self.no, &self.dropped, &*self.dir.vfs, path)
     }
 
     /// Keeps no file of it open.
@@ -465,7 +465,7 @@ impl Generation {
         let mut marker = index.as_os_str().to_owned();
         marker.push(".abandoned");
         let marker = PathBuf::from(marker);
-        if let Err(e) = replace_small(&*self.core.vfs, &marker, fault.to_string().as_bytes()) {
+        if let Err(e) = replace_small(&*self.dir.vfs, &marker, fault.to_string().as_bytes()) {
             warn_seldom!(path = %marker.display(), error = %e, "cannot leave word of a database given up");
         }
     }
@@ -537,7 +537,7 @@ impl Generation {
 
     /// Removes index directories other than `keep`, but for those that were given up.
     pub fn remove_old_indexes(&self, keep: Option<u32>) {
-        let vfs = &self.core.vfs;
+        let vfs = &self.dir.vfs;
         let Ok(entries) = vfs.read_dir(&self.path) else { return };
         for entry in &entries {
             let Some(no) = seal::index_number(&entry.name) else { continue };

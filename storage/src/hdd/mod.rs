@@ -254,7 +254,7 @@ impl Hdd {
     }
 
     fn remove_dead(&self, dir: &Arc<Dir>, path: PathBuf, bytes: u64) {
-        match self.core.vfs.remove_dir_all(&path) {
+        match dir.vfs.remove_dir_all(&path) {
             Ok(()) => dir.change(bytes, 0),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => dir.change(bytes, 0),
             Err(e) => {
@@ -332,7 +332,7 @@ impl DiskTier for Hdd {
         let mut dead = generation.path.as_os_str().to_owned();
         dead.push(".dead");
         let dead = PathBuf::from(dead);
-        let vfs = &self.core.vfs;
+        let vfs = &generation.dir.vfs;
         match vfs.rename(&generation.path, &dead) {
             // An earlier try got so far, or somebody deleted it: what is not there is dropped.
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}

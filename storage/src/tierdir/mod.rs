@@ -23,6 +23,7 @@ pub(crate) use lease::Lease;
 use crate::clock::Clock;
 use crate::container::{AWAY, DirStatus, NOT_SEEN, Purpose, RawRecord, TierContext, TierDir, Unknown, Usage};
 use crate::error::{Error, IoContext, Result};
+use crate::home::{Anchor, Anchored};
 use crate::quarantine::Quarantine;
 use crate::types::Tier;
 use crate::vfs::{OpenMode, Vfs};
@@ -75,6 +76,7 @@ pub(crate) struct Dir {
     pub quarantine: Quarantine,
     /// The file system that it is on.
     pub vfs: Arc<dyn Vfs>,
+    anchor: Option<Arc<Anchor>>,
     clock: Arc<dyn Clock>,
     rules: Rules,
     /// What [`Purpose::Write`] leaves free below the limit.
@@ -116,7 +118,7 @@ impl Dir {
     /// The directory, with its folder made if it is missing and the context allows changes.
     fn open(ctx: &TierContext, dir: &TierDir, rules: Rules, write_reserve: u64) -> Result<Dir> {
         let folder = dir.path.join(rules.folder);
-        let vfs = &ctx.vfs;
+        let vfs = &Anchored::over(ctx.vfs.clone(), dir.anchor.clone());
         if ctx.unknown != Unknown::Ignore && vfs.kind(&folder).at("look at", &folder)?.is_none() {
             vfs.create_dir_all(&folder).at("create", &folder)?;
             vfs.sync_dir(&dir.path).at("sync", &dir.path)?;
@@ -130,6 +132,7 @@ impl Dir {
             limit: dir.limit,
             quarantine: Quarantine::open(vfs.clone(), ctx.clock.clone(), &dir.path, cap)?,
             vfs: vfs.clone(),
+            anchor: dir.anchor.clone(),
             clock: ctx.clock.clone(),
             rules,
             write_reserve,
@@ -331,7 +334,7 @@ impl Dir {
                     *self.out.lock() = None;
                     return true;
                 }
-                Err(e) => *self.out.lock() = Some((now, e.to_string())),
+                Err(e) => self.put_out(&e),
             },
             // That a disk is full is no failure of it, and a probe needs room.
             None if suspect => {
@@ -344,7 +347,12 @@ impl Dir {
         false
     }
 
+    /// Whether it is the directory that was opened, and can be written to. First the one, then the other: another's is
+    /// not touched.
     fn probe(&self) -> Result<()> {
+        if let Some(anchor) = &self.anchor {
+            anchor.check()?;
+        }
         let path = self.folder.join(PROBE);
         if self.vfs.kind(&path).at("look at", &path)?.is_some() {
             self.vfs.remove_file(&path).at("remove", &path)?;

@@ -13,7 +13,7 @@ fn context(home: &Path, limits: &[Option<u64>]) -> (TierContext, Arc<ManualClock
     let dir = |(no, limit): (usize, &Option<u64>)| {
         let path = home.join(no.to_string());
         std::fs::create_dir_all(&path).unwrap();
-        TierDir { no: no as u16, path, limit: *limit, older: None }
+        TierDir { no: no as u16, path, limit: *limit, older: None, anchor: None }
     };
     let ctx = TierContext {
         vfs: Arc::new(RealFs),
