@@ -94,13 +94,14 @@ pub enum Event {
         /// How many pieces were deleted.
         removed: u64,
     },
-    /// A directory of a tier failed and is not used; its items are absent for now.
+    /// A directory of a tier failed and is not used; its items are absent for now. Told again when it is tried and
+    /// fails for another reason: what is at its path now may be another directory, which is not used either.
     TierOutOfService {
         /// The tier.
         tier: Tier,
         /// The directory.
         path: PathBuf,
-        /// How it failed.
+        /// How it failed; of another directory than the one that was opened also what to do.
         why: String,
     },
     /// A directory that was out of service is in use again.

@@ -184,3 +184,25 @@ impl Flights {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flight_is_voided_with_its_key_a_prefix_of_it_and_everything() {
+        let flights = Arc::new(Flights::default());
+        let [mine, other] = [7, 8].map(Ident::from_bits);
+        let voided = |by: &dyn Fn()| match flights.join(mine, b"key") {
+            Part::Lead(lead) => {
+                by();
+                lead.flight.is_void()
+            }
+            part => panic!("{part:?}"),
+        };
+        assert!(!voided(&|| flights.void(other)) && voided(&|| flights.void(mine)));
+        assert!(!voided(&|| flights.void_prefix(b"x")) && voided(&|| flights.void_prefix(b"ke")));
+        assert!(!voided(&|| flights.void_all(|i| i == other)) && voided(&|| flights.void_all(|i| i == mine)));
+        assert!(!voided(&|| {}), "a new one");
+    }
+}

@@ -316,3 +316,34 @@ fn each_row_about_a_crash_names_its_test() {
     }
     assert!(tables > 10 && rows > 60, "{tables} tables with {rows} rows");
 }
+
+/// Every mutant is in the table of docs/reliability.md, and nothing else; each names a test that is there.
+#[test]
+fn the_table_of_mutants_is_their_directory() {
+    let root = root();
+    let patches = fs::read_dir(root.join("mutants")).unwrap().map(|e| e.unwrap().path());
+    let patches: Vec<PathBuf> = patches.filter(|p| p.extension().is_some_and(|e| e == "patch")).collect();
+    let there: BTreeSet<String> =
+        patches.iter().map(|p| p.file_stem().unwrap().to_string_lossy().into_owned()).collect();
+    let text = fs::read_to_string(root.join("docs/reliability.md")).unwrap();
+    let table = text.lines().skip_while(|l| !l.ends_with("| mutants |")).skip(2);
+    let mut named = BTreeSet::new();
+    for row in table.take_while(|l| l.starts_with('|')) {
+        for name in row.trim_end_matches('|').rsplit('|').next().unwrap().split(',') {
+            let name = name.trim().trim_matches('`').to_owned();
+            assert!(there.contains(&name), "{name} is in the table and not in mutants/");
+            assert!(named.insert(name), "{row}: it is there twice");
+        }
+    }
+    assert_eq!(named, there, "the table lacks some");
+    let functions = functions();
+    for patch in patches {
+        let text = fs::read_to_string(&patch).unwrap();
+        let test = text.lines().find_map(|l| l.strip_prefix("Test: cargo test ")).unwrap_or_default();
+        let wanted = test.split(' ').next_back().and_then(|t| t.rsplit("::").next()).unwrap();
+        // A module, a whole file, or what the names of functions begin with.
+        let file = root.join("tests").join(wanted).with_extension("rs");
+        let exists = test.ends_with("::") || file.exists() || functions.iter().any(|f| f.starts_with(wanted));
+        assert!(!test.is_empty() && exists, "{}: it names no test: {test}", patch.display());
+    }
+}

@@ -122,3 +122,24 @@ fn clear_of_memory_alone_counts_what_is_alive() -> Try {
     assert_eq!(cache.clear()?, 1);
     Ok(())
 }
+
+/// A value that waits for its eviction and expires meanwhile is nobody's, but what it replaced is on disk: a removal of
+/// all keys of a prefix takes that as well, or a kill would bring it back.
+#[test]
+fn a_prefix_removal_takes_what_expired_before_it_was_written() -> Try {
+    let dir = tempfile::tempdir()?;
+    let on_eviction = || builder(dir.path()).persistence(Persistence::OnEviction);
+    let (cache, clock) = open(on_eviction(), START)?;
+    cache.put("k", "older")?;
+    cache.flush()?;
+    cache.put_with("k", "newer", ttl(5))?;
+    clock.advance(6_000);
+    assert_eq!(cache.remove_prefix("k")?, 0, "it is not alive");
+    assert_eq!(cache.get("k")?, None);
+    // What is removed is durable soon, whatever else waits.
+    cache.step()?;
+    cache.crash();
+    let (cache, _) = open(on_eviction(), START + 6_000)?;
+    assert_eq!(cache.get("k")?, None);
+    Ok(())
+}

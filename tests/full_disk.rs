@@ -1,8 +1,9 @@
 //! Disks that are really full: a small tmpfs under one of the store's directories, and a file beside the store that
 //! takes up what is left, again and again, while the store runs.
 //!
-//! Nothing hangs or panics, what a flush acknowledged stays (or goes with an event, where the store may evict), and
-//! when the file is deleted the store goes on as before.
+//! Nothing hangs or panics, no read returns what it must not, what a flush acknowledged stays (or goes with an event,
+//! where the store may evict; see `thermocline_testing::history`), and when the file is deleted the store goes on as
+//! before.
 //!
 //! Mounting takes root. Without it the tests say that they are skipped, though they pass; with CI=true they fail. What is
 //! mounted is seen by the test's own threads alone and ends with them, however they end.
@@ -13,7 +14,7 @@ mod common;
 
 use common::{Dice, parse, value};
 use rustix::thread::UnshareFlags;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -22,7 +23,8 @@ use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use thermocline::testing::{ManualClock, vfs::RealFs};
-use thermocline::{Builder, Cache, Error, Event, Received, Subscription};
+use thermocline::{Builder, Cache, Error, Event, Received, RecvError, Subscription};
+use thermocline_testing::history::{Absence, Begun, History, Outcome, Promise, Value};
 use thermocline_testing::skipped;
 
 const MIB: u64 = 1 << 20;
@@ -135,13 +137,10 @@ struct Store {
     disk: Disk,
     other: TempDir,
     clock: Arc<ManualClock>,
-    /// Of each key what was put last and, if a flush has succeeded since, that as well.
-    last: BTreeMap<u64, u64>,
-    flushed: BTreeMap<u64, u64>,
-    /// Keys that the store has told to be gone.
-    gone: BTreeSet<u64>,
-    events: Vec<Event>,
-    version: u64,
+    history: History,
+    /// When the store had nothing to tell: what went by itself before is known.
+    heard: Begun,
+    values: Value,
     dice: Dice,
 }
 
@@ -154,16 +153,15 @@ fn timed<T>(what: &str, call: impl FnOnce() -> T) -> T {
 
 impl Store {
     fn new(shape: Shape) -> Option<Store> {
+        let history = History::default();
         Some(Store {
             shape,
             disk: Disk::mount(64)?,
             other: common::scratch(),
             clock: Arc::new(ManualClock::new(1_700_000_000_000)),
-            last: BTreeMap::new(),
-            flushed: BTreeMap::new(),
-            gone: BTreeSet::new(),
-            events: Vec::new(),
-            version: 0,
+            heard: history.moment(0),
+            history,
+            values: 0,
             dice: Dice::new(1),
         })
     }
@@ -202,7 +200,8 @@ impl Store {
         b.world(Arc::new(RealFs), self.clock.clone(), true)
     }
 
-    fn open(&self) -> Result<(Cache, Subscription), Error> {
+    fn open(&mut self) -> Result<(Cache, Subscription), Error> {
+        self.heard = self.history.moment(0);
         timed("opening", || self.builder().open_with_events(1 << 18))
     }
 
@@ -211,69 +210,92 @@ impl Store {
         let mut failed = None;
         for _ in 0..few {
             let no = self.dice.below(KEYS);
-            self.version += 1;
-            let bytes = value(no, self.version * 3 + 1, self.dice.below(largest) as usize);
-            match timed("a put", || cache.put(key(no), bytes)) {
-                Ok(()) => {
-                    self.last.insert(no, self.version * 3 + 1);
-                    self.gone.remove(&no);
-                }
-                Err(e) => {
-                    failed = Some(e);
-                    break;
-                }
+            self.values += 1;
+            // Every third would compress well.
+            let bytes = value(no, self.values * 3 + 1, self.dice.below(largest) as usize);
+            let begun = self.history.write(&key(no), Some(self.values), 0);
+            let done = timed("a put", || cache.put(key(no), bytes));
+            let outcome = if done.is_ok() { Outcome::Done } else { Outcome::Refused };
+            self.history.wrote(&key(no), begun, outcome, 0);
+            if let Err(e) = done {
+                failed = Some(e);
+                break;
             }
         }
+        let begun = self.history.flush(0);
         timed("a flush", || cache.flush())?;
-        self.flushed = self.last.clone();
+        self.history.flushed(begun, 0);
         failed.map_or(Ok(()), Err)
     }
 
+    /// What went by itself, as the store tells it before anybody can find it gone.
     fn hear(&mut self, events: &Subscription) {
-        while let Ok(received) = events.try_recv() {
-            match received {
-                Received::Event(Event::Evicted { key: Some(key), .. }) => {
-                    let text = String::from_utf8_lossy(&key).into_owned();
-                    self.gone.insert(text.trim_start_matches("key/").parse().unwrap());
+        loop {
+            let now = self.history.moment(0);
+            match events.try_recv() {
+                Ok(Received::Event(Event::Evicted { key: Some(key), .. })) => {
+                    self.history.forgotten(&String::from_utf8_lossy(&key), &self.heard, 0);
                 }
-                Received::Event(Event::Promoted { .. } | Event::Demoted { .. }) => {}
-                Received::Event(e @ (Event::TierOutOfService { .. } | Event::TierBack { .. })) => {
-                    self.events.push(e);
+                Ok(Received::Event(
+                    Event::Promoted { .. }
+                    | Event::Demoted { .. }
+                    | Event::TierOutOfService { .. }
+                    | Event::TierBack { .. },
+                )) => {}
+                Ok(other) => panic!("{:?}: an event: {other:?}", self.shape),
+                Err(RecvError::Closed) => return,
+                Err(_) => {
+                    self.heard = now;
+                    return;
                 }
-                other => panic!("{:?}: an event: {other:?}", self.shape),
             }
         }
     }
 
-    /// Of each key the newest that was acknowledged, or, after a restart, at least what was flushed.
-    fn check(&mut self, cache: &Cache, events: &Subscription, restarted: bool) -> usize {
-        let mut found = 0;
-        let mut missing = Vec::new();
-        for (no, last) in &self.last {
-            let flushed = self.flushed.get(no).copied();
-            match timed("a get", || cache.get(key(*no))).unwrap_or_else(|e| panic!("{no}: {e}")) {
-                Some(bytes) => {
-                    let (of, version) = parse(&bytes).unwrap_or_else(|| panic!("{no}: wrong bytes"));
-                    let right = version == *last || restarted && version <= *last && Some(version) >= flushed;
-                    assert!(of == *no && right, "{no}: {version}, put {last}, flushed {flushed:?}");
-                    found += 1;
-                }
-                None if restarted && flushed.is_none() => {}
-                None => missing.push(*no),
-            }
-        }
-        // An event comes a moment after the item is gone.
-        let deadline = Instant::now() + Duration::from_secs(5);
-        loop {
-            self.hear(events);
-            missing.retain(|no| !self.gone.contains(no));
-            if missing.is_empty() || Instant::now() > deadline {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        assert!(missing.is_empty(), "{:?}: gone without an event: {missing:?}", self.shape);
+    /// Reads every key, and has all reads judged; gives what was found.
+    fn check(&mut self, cache: &Cache, events: &Subscription) -> BTreeMap<String, Value> {
+        let found = self.read_all(cache);
+        self.hear(events);
+        self.history.check(|_| Absence::Told).unwrap_or_else(|e| panic!("{:?}: {e}", self.shape));
         found
+    }
+
+    /// [`check`](Self::check) after a restart: what was flushed is there, and what is there stays.
+    fn check_restarted(&mut self, cache: &Cache, events: &Subscription) {
+        let found = self.read_unjudged(cache);
+        self.hear(events);
+        self.history
+            .check_crash(Promise::FromFlush, |_| Absence::Told, |key| found.get(key).copied())
+            .unwrap_or_else(|e| panic!("{:?}: after a restart: {e}", self.shape));
+        self.history.restart(|key| found.get(key).copied());
+        self.heard = self.history.moment(0);
+        self.check(cache, events);
+    }
+
+    fn read_all(&self, cache: &Cache) -> BTreeMap<String, Value> {
+        let mut found = BTreeMap::new();
+        for key in self.history.keys() {
+            let begun = self.history.read(0);
+            let value = self.read(cache, &key);
+            self.history.was_read(&key, begun, value, 0);
+            if let Some(value) = value {
+                found.insert(key, value);
+            }
+        }
+        found
+    }
+
+    fn read_unjudged(&self, cache: &Cache) -> BTreeMap<String, Value> {
+        let keys = self.history.keys().into_iter();
+        keys.filter_map(|key| self.read(cache, &key).map(|value| (key, value))).collect()
+    }
+
+    fn read(&self, cache: &Cache, key: &str) -> Option<Value> {
+        let got = timed("a get", || cache.get(key)).unwrap_or_else(|e| panic!("{key}: {e}"))?;
+        match parse(&got) {
+            Some((of, number)) if self::key(of) == key => Some(number / 3),
+            other => panic!("{key}: wrong bytes: {other:?} of {}", got.len()),
+        }
     }
 
     /// Fills the disk until writes fail, or for long enough; gives the failures.
@@ -345,16 +367,18 @@ fn filled_while_it_runs(shape: Shape) {
             let named = text.contains("no space") || text.contains("room") || text.contains("bytes are free");
             assert!(named, "{shape:?}: the error does not say that there is no room: {e}");
         }
-        assert!(store.check(&cache, &events, false) > 0);
+        assert!(!store.check(&cache, &events).is_empty());
         store.recover(&cache, &events);
-        store.check(&cache, &events, false);
+        store.check(&cache, &events);
     }
+    let begun = store.history.flush(0);
     timed("closing", || cache.close()).unwrap();
+    store.history.flushed(begun, 0);
     drop(cache);
     store.hear(&events);
     let (cache, events) = store.open().unwrap();
     assert_eq!(cache.recovery().lost, 0);
-    store.check(&cache, &events, true);
+    store.check_restarted(&cache, &events);
     assert!(cache.verify().unwrap().is_clean());
     cache.close().unwrap();
 }
@@ -372,7 +396,9 @@ fn full_when_it_opens(shape: Shape) {
         if crash {
             cache.crash();
         } else {
+            let begun = store.history.flush(0);
             cache.close().unwrap();
+            store.history.flushed(begun, 0);
         }
         drop(cache);
         store.hear(&events);
@@ -382,8 +408,10 @@ fn full_when_it_opens(shape: Shape) {
             match store.open() {
                 Ok((cache, events)) => {
                     println!("{shape:?}, crash {crash}, attempt {attempt}: it opens");
-                    store.check(&cache, &events, true);
+                    store.check_restarted(&cache, &events);
                     cache.crash();
+                    drop(cache);
+                    store.hear(&events);
                 }
                 Err(e) => {
                     // There is a reserve for the first time.
@@ -405,7 +433,7 @@ fn full_when_it_opens(shape: Shape) {
         store.disk.make_room();
         let (cache, events) = store.open().unwrap();
         assert_eq!(cache.recovery().lost, 0);
-        store.check(&cache, &events, true);
+        store.check_restarted(&cache, &events);
         store.write(&cache, 10, LARGEST).unwrap();
         assert!(cache.verify().unwrap().is_clean());
         cache.close().unwrap();

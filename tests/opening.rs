@@ -62,6 +62,26 @@ fn what_opening_finds_damaged_is_told() {
     assert_eq!(told.iter().find_map(items), Some(lost), "{told:?}");
 }
 
+/// Nothing says that what the last batch of the journal points at was durable: it is read before the first answer.
+#[test]
+fn what_the_end_of_the_journal_points_at_is_verified() {
+    let dir = common::scratch();
+    let cache = builder(dir.path()).open().unwrap();
+    cache.put("key", "some value").unwrap();
+    cache.flush().unwrap();
+    cache.crash();
+    drop(cache);
+    let segment = files(&dir.path().join("s/segments")).remove(0);
+    let mut bytes = std::fs::read(&segment).unwrap();
+    let at = bytes.windows(10).position(|w| w == b"some value").unwrap();
+    bytes[at] ^= 1;
+    std::fs::write(&segment, bytes).unwrap();
+
+    let cache = builder(dir.path()).open().unwrap();
+    assert_eq!(cache.recovery().lost, 1);
+    assert_eq!(cache.get("key").unwrap(), None);
+}
+
 /// Runs in a shell that allows few open files: there are more segments.
 #[test]
 fn more_segments_than_a_process_may_open() {

@@ -6,11 +6,12 @@
 mod common;
 
 use common::value;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use thermocline::testing::ManualClock;
 use thermocline::{Cache, Error, Event, Received, Subscription, Tier};
 use thermocline_storage::sim::{Fault, Op, SimFs};
+use thermocline_storage::vfs::{OpenMode, Vfs};
 
 const KIB: u64 = 1 << 10;
 const DIRS: [&str; 3] = ["/s", "/h", "/c"];
@@ -30,15 +31,28 @@ fn bytes(tier: Tier, no: u64) -> bytes::Bytes {
 }
 
 fn store() -> (SimFs, Arc<ManualClock>, Cache) {
-    let fs = DIRS.iter().chain(&["/k"]).fold(SimFs::new(3), |fs, dir| fs.with_dir(Path::new(dir)));
+    store_of(3)
+}
+
+fn store_of(seed: u64) -> (SimFs, Arc<ManualClock>, Cache) {
+    let fs = DIRS.iter().chain(&["/k"]).fold(SimFs::new(seed), |fs, dir| fs.with_dir(Path::new(dir)));
     let clock = Arc::new(ManualClock::new(1_700_000_000_000));
+    let cache = fill(open(&fs, &clock));
+    // What stands on the highest tier is in memory as well, until it is opened again.
+    (fs, clock, cache)
+}
+
+fn open(fs: &SimFs, clock: &Arc<ManualClock>) -> Cache {
     let mut b = Cache::builder().memory(64 * KIB).ssd(DIRS[0], 512 * KIB).hdd(DIRS[1], 1024 * KIB);
     b = b.cold(DIRS[2]).cold_limit(512 * KIB).catalog("/k");
     let s = &mut b.config_mut().storage;
     (s.write_buffer, s.block_size, s.write_stall_limit) = (64 * KIB, KIB, 0);
     (s.segment_size, s.generation_size, s.pack_size) = (Some(16 * KIB), Some(32 * KIB), Some(16 * KIB));
     (s.max_value_size, s.inflight) = (Some(8 * KIB), Some(1 << 20));
-    let cache = b.simulated(Arc::new(fs.clone()), clock.clone()).open().unwrap();
+    b.simulated(Arc::new(fs.clone()), clock.clone()).open().unwrap()
+}
+
+fn fill(cache: Cache) -> Cache {
     for tier in Tier::DISK {
         for no in 0..EACH {
             cache.put(key(tier, no), bytes(tier, no)).unwrap();
@@ -51,8 +65,7 @@ fn store() -> (SimFs, Arc<ManualClock>, Cache) {
             cache.demote(key(tier, no), tier).unwrap();
         }
     }
-    // What stands on the highest tier is in memory as well, until it is opened again.
-    (fs, clock, cache)
+    cache
 }
 
 fn heard(events: &Subscription) -> Vec<(bool, Tier)> {
@@ -117,6 +130,144 @@ fn each_tier_goes_out_of_service_and_comes_back() {
         assert_eq!(cache.stats().counts.damaged, 0);
         cache.close().unwrap();
         assert!(matches!(cache.put_back(tier), Err(Error::Closed)));
+    }
+}
+
+/// All files below a directory, by what their paths are from there, with their bytes.
+fn tree(fs: &SimFs, dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let below = |path: PathBuf| Some((path.strip_prefix(dir).ok()?.to_path_buf(), fs.read(&path)));
+    fs.files().into_iter().filter_map(below).collect()
+}
+
+fn copy(fs: &SimFs, from: &Path, to: &Path) {
+    plant(fs, to, &tree(fs, from));
+}
+
+fn plant(fs: &SimFs, to: &Path, files: &[(PathBuf, Vec<u8>)]) {
+    for (path, bytes) in files {
+        let path = to.join(path);
+        fs.create_dir_all(path.parent().unwrap()).unwrap();
+        fs.open(&path, OpenMode::CreateNew).unwrap().write_all_at(bytes, 0).unwrap();
+    }
+}
+
+/// What must not be taken for the directory of a tier, with a word of why it is refused.
+fn impostors(fs: &SimFs, tier: Tier, older: &[(PathBuf, Vec<u8>)]) -> Vec<(PathBuf, &'static str)> {
+    let all = [
+        ("/older", older.to_vec(), "older copy"),
+        ("/copy", tree(fs, dir(tier)), "a copy of the directory"),
+        ("/strange", tree(&store_of(4).0, dir(tier)), "another store"),
+        ("/sibling", tree(fs, dir(if tier == Tier::Ssd { Tier::Hdd } else { Tier::Ssd })), "directory"),
+        ("/bare", vec![(dir_of_containers(tier).join("x"), vec![1])], "mount its disk"),
+    ];
+    for (path, files, _) in &all {
+        plant(fs, Path::new(path), files);
+    }
+    all.into_iter().map(|(path, _, why)| (path.into(), why)).collect()
+}
+
+fn dir_of_containers(tier: Tier) -> &'static Path {
+    Path::new(["segments", "generations", "packs"][tier as usize - 1])
+}
+
+#[test]
+fn a_directory_that_is_another_is_not_taken_back() {
+    for tier in Tier::DISK {
+        let (fs, clock, cache) = store();
+        let older = tree(&fs, dir(tier));
+        cache.close().unwrap();
+        let cache = open(&fs, &clock);
+        let events = cache.subscribe();
+        let away = Path::new("/away");
+        for (round, (impostor, word)) in impostors(&fs, tier, &older).into_iter().enumerate() {
+            let (round, what) = (round as u64, format!("{tier}, {}", impostor.display()));
+            fs.rename(dir(tier), away).unwrap();
+            fs.rename(&impostor, dir(tier)).unwrap();
+            let before = tree(&fs, dir(tier));
+            // Somebody writes, until it is noticed; and reads.
+            for no in 0..4 {
+                let name = format!("{round}/{no}");
+                cache.put(&name, value(no, round, 700)).unwrap();
+                let _ = cache.flush();
+                let _ = cache.demote(&name, tier);
+                cache.step().ok();
+            }
+            for no in 0..EACH {
+                let got = cache.get(key(tier, no)).unwrap();
+                assert!(got.is_none() || got == Some(bytes(tier, no)), "{what}");
+            }
+            assert_eq!(out(&cache, tier), 1, "{what}");
+            // Neither by itself nor when it is asked for.
+            clock.advance(31_000);
+            cache.step().ok();
+            assert!(!cache.put_back(tier).unwrap(), "{what}");
+            let stats = cache.stats();
+            let (_, why) = &stats.tier(tier).unwrap().out_of_service[0];
+            assert!(why.contains(word), "{what}: {why}");
+            let mut last = None;
+            while let Ok(Received::Event(event)) = events.try_recv() {
+                if let Event::TierOutOfService { why, .. } = event {
+                    last = Some(why);
+                }
+            }
+            assert_eq!(last.as_ref(), Some(why), "{what}: the event says why too");
+            assert!(tree(&fs, dir(tier)) == before, "{what}: it was written to");
+            // The right one.
+            fs.rename(dir(tier), &impostor).unwrap();
+            fs.rename(away, dir(tier)).unwrap();
+            assert!(cache.put_back(tier).unwrap(), "{what}");
+            cache.flush().unwrap();
+            for no in 0..EACH {
+                assert_eq!(cache.get(key(tier, no)).unwrap(), Some(bytes(tier, no)), "{what}");
+            }
+        }
+        assert_eq!(cache.stats().counts.damaged, 0);
+        cache.close().unwrap();
+    }
+}
+
+#[test]
+fn an_impostor_is_noticed_by_who_reads() {
+    for tier in Tier::DISK {
+        let (fs, clock, cache) = store();
+        cache.close().unwrap();
+        let cache = open(&fs, &clock);
+        copy(&fs, dir(tier), Path::new("/copy"));
+        fs.rename(dir(tier), Path::new("/away")).unwrap();
+        fs.rename(Path::new("/copy"), dir(tier)).unwrap();
+        let mut absent = 0;
+        for no in 0..EACH {
+            match cache.get(key(tier, no)).unwrap() {
+                None => absent += 1,
+                got => assert_eq!(got, Some(bytes(tier, no)), "{tier}"),
+            }
+        }
+        cache.step().ok();
+        // A file that is open is that of the right directory, wherever that is now.
+        assert_eq!(out(&cache, tier), usize::from(absent > 0), "{tier}: {absent}");
+        assert!(absent > 0 || tier == Tier::Ssd, "{tier}: nothing was opened, so nothing was tried");
+        assert_eq!(cache.stats().counts.damaged, 0);
+    }
+}
+
+#[test]
+fn a_catalog_that_is_another_is_not_written_to() {
+    let (fs, clock, cache) = store();
+    cache.flush().unwrap();
+    let (place, away) = (Path::new("/k"), Path::new("/away"));
+    copy(&fs, place, Path::new("/copy"));
+    fs.rename(place, away).unwrap();
+    fs.rename(Path::new("/copy"), place).unwrap();
+    let before = tree(&fs, place);
+    cache.put("late", value(9, 9, 100)).unwrap();
+    assert!(cache.close().is_err(), "there is nowhere to put a checkpoint");
+    assert!(tree(&fs, place) == before, "it was written to");
+    fs.rename(place, Path::new("/copy")).unwrap();
+    fs.rename(away, place).unwrap();
+    let cache = open(&fs, &clock);
+    assert_eq!(cache.get("late").unwrap(), Some(value(9, 9, 100)), "its journal was open all the time");
+    for tier in Tier::DISK {
+        assert_eq!(cache.get(key(tier, 1)).unwrap(), Some(bytes(tier, 1)));
     }
 }
 

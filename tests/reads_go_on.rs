@@ -114,6 +114,40 @@ fn while_a_checkpoint_is_written() -> Try {
     })
 }
 
+/// A key that is nowhere is looked for in the catalog alone; some of these are in each shard of it.
+fn looks(cache: &Cache) -> Try {
+    let (cache, (done, result)) = (cache.clone(), mpsc::channel());
+    std::thread::spawn(move || {
+        done.send((0..5_000).try_for_each(|n| cache.contains(format!("absent/{n}")).map(drop)))
+    });
+    result.recv_timeout(LONG).map_err(|_| "a look into the catalog waits for a move's reads")??;
+    Ok(())
+}
+
+#[test]
+fn while_an_item_that_rises_is_read() -> Try {
+    let dir = tempfile::tempdir()?;
+    let (cache, gate, _) = store(dir.path())?;
+    gate.hold_any(Op::Read, "packs");
+    let _release = Release(gate.clone());
+    let (working, (done, result)) = (cache.clone(), mpsc::channel());
+    std::thread::spawn(move || done.send(working.promote("cold", Tier::Ssd)));
+    let mut held = 0;
+    let rose = loop {
+        match result.recv_timeout(Duration::from_millis(10)) {
+            Err(mpsc::RecvTimeoutError::Timeout) if gate.holds() => {
+                looks(&cache)?;
+                held += 1;
+                gate.let_one_pass();
+            }
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+            rose => break rose??,
+        }
+    };
+    assert!(rose && held > 1, "it was read {held} times");
+    Ok(())
+}
+
 /// More than the SSD holds: it is reclaimed, and what is in it sinks.
 fn overflow(cache: &Cache, _: &ManualClock) -> thermocline::Result<()> {
     for n in 0u8..48 {

@@ -7,6 +7,7 @@
 
 mod common;
 
+use bytes::Bytes;
 use common::{Dice, Tiers, parse, value};
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -131,20 +132,25 @@ impl Load {
     }
 
     /// Takes events in until the store is closed, faster than they come; gives the keys that were evicted. The store was
-    /// opened after `since`.
-    fn listen(&self, events: &Subscription, since: &Begun) -> HashSet<String> {
+    /// opened after `since`. An event comes before anybody finds the item gone: so it went after the last moment at
+    /// which there was nothing to hear.
+    fn listen(&self, events: &Subscription, mut since: Begun) -> HashSet<String> {
         let mut evicted = HashSet::new();
         loop {
-            match events.recv_timeout(Duration::from_secs(60)) {
+            let now = self.history.moment(0);
+            match events.try_recv() {
                 Ok(Received::Event(Event::Evicted { key: Some(key), .. })) => {
                     let key = String::from_utf8_lossy(&key).into_owned();
-                    self.history.forgotten(&key, since, 0);
+                    self.history.forgotten(&key, &since, 0);
                     evicted.insert(key);
                 }
                 Ok(Received::Event(Event::Promoted { .. } | Event::Demoted { .. })) => {}
                 Ok(other) => self.wrong(format!("an event: {other:?}")),
                 Err(RecvError::Closed) => return evicted,
-                Err(_) => self.wrong("no event for a minute".into()),
+                Err(_) => {
+                    since = now;
+                    std::thread::sleep(Duration::from_millis(1));
+                }
             }
         }
     }
@@ -184,7 +190,7 @@ fn stress(tiers: Tiers, persistence: Persistence, then: Tiers, largest: u64, tim
     let (cache, events) = tiers.builder(dir.path(), persistence).open_with_events(1 << 20).unwrap();
     let heard = {
         let load = load.clone();
-        std::thread::spawn(move || load.listen(&events, &since))
+        std::thread::spawn(move || load.listen(&events, since))
     };
     let threads: Vec<_> = (0..THREADS)
         .map(|n| {
@@ -239,7 +245,7 @@ fn stress(tiers: Tiers, persistence: Persistence, then: Tiers, largest: u64, tim
     load.read_all(&cache);
     cache.close().unwrap();
     drop(cache);
-    let evicted = load.listen(&events, &since);
+    let evicted = load.listen(&events, since);
     load.assert_right();
     println!("after a reopen with {then:?}: {} keys evicted", evicted.len());
     assert!(tiers == then || evicted.len() > 20, "the tiers are not smaller than what is in them");
@@ -288,34 +294,75 @@ fn concurrent_increments() {
         ("disk", tiers.builder(&dir.path().join("1"), Persistence::EverySecond).open().unwrap()),
         ("always", tiers.builder(&dir.path().join("2"), Persistence::Always).open().unwrap()),
     ] {
-        cache.put("count", value(0, 0, 50)).unwrap();
+        let load = Load::new(0);
+        // The tag of a value is the count; its number says whose write it is, for the judge.
+        let put_if = |key: &str, count: u64, put: &dyn Fn(Bytes) -> thermocline::Result<bool>| {
+            let number = 1 + load.values.fetch_add(1, Ordering::Relaxed);
+            let begun = load.history.write(key, Some(number), 0);
+            let done = put(value(count, number, 50)).unwrap();
+            load.history.wrote(key, begun, if done { Outcome::Done } else { Outcome::Refused }, 0);
+            done
+        };
+        let read = |key: &str| {
+            let begun = load.history.read(0);
+            let entry = cache.get_entry(key).unwrap().unwrap();
+            let (count, number) = parse(&entry.value).unwrap();
+            load.history.was_read(key, begun, Some(number), 0);
+            (count, entry.version)
+        };
+        put_if("count", 0, &|bytes| cache.put("count", bytes).map(|()| true));
         let won = AtomicUsize::new(0);
         std::thread::scope(|scope| {
             for n in 0..THREADS as u64 {
-                let (cache, won) = (&cache, &won);
+                let (cache, won, put_if, read) = (&cache, &won, &put_if, &read);
                 scope.spawn(move || {
                     for i in 0..EACH {
                         loop {
-                            let entry = cache.get_entry("count").unwrap().unwrap();
-                            let (_, count) = parse(&entry.value).unwrap();
-                            let next = value(0, count + 1, 50);
-                            if cache.put_if_version("count", next, entry.version, PutOptions::new()).unwrap()
-                            {
+                            let (count, version) = read("count");
+                            let put = |next| cache.put_if_version("count", next, version, PutOptions::new());
+                            if put_if("count", count + 1, &put) {
                                 break;
                             }
                         }
                         if n == 0 && i % 8 == 0 && name != "memory" {
                             cache.demote("count", Tier::Cold).unwrap();
                         }
-                        let put = cache.put_if_absent(format!("once/{i}"), "it", PutOptions::new());
-                        won.fetch_add(usize::from(put.unwrap()), Ordering::SeqCst);
+                        let once = format!("once/{i}");
+                        let put = put_if(&once, 0, &|it| cache.put_if_absent(&once, it, PutOptions::new()));
+                        won.fetch_add(usize::from(put), Ordering::SeqCst);
+                        read(&once);
                     }
                 });
             }
         });
-        let count = parse(&cache.get("count").unwrap().unwrap()).unwrap().1;
-        assert_eq!(count, EACH * THREADS as u64, "{name}");
+        assert_eq!(read("count").0, EACH * THREADS as u64, "{name}");
         assert_eq!(won.into_inner(), EACH as usize, "{name}");
+        load.assert_right();
+    }
+}
+
+impl Load {
+    /// Asks for a key; `make` gives a value of so many bytes if it is to be made, with what happens meanwhile. For the
+    /// judge it is a read and, by who makes the value, a put: if that is voided, it came just before what voided it.
+    fn get_or_put(&self, cache: &Cache, no: usize, make: impl FnOnce() -> usize) {
+        let key = key(no);
+        let (asked, mut made) = (self.history.read(0), None);
+        let got = cache.get_or_put_with(&key, || {
+            let number = 1 + self.values.fetch_add(1, Ordering::Relaxed);
+            made = Some(self.history.write(&key, Some(number), 0));
+            Ok::<_, std::io::Error>(value(no as u64, number, make()))
+        });
+        if let Some(begun) = made {
+            // An error does not say whether the value is cached.
+            let outcome = if got.is_ok() { Outcome::Done } else { Outcome::Unknown };
+            self.history.wrote(&key, begun, outcome, 0);
+        }
+        match got.map(|bytes| parse(&bytes)) {
+            Ok(Some((tag, number))) if tag == no as u64 => {
+                self.history.was_read(&key, asked, Some(number), 0)
+            }
+            other => self.wrong(format!("{no}: a wrong value: {other:?}")),
+        }
     }
 }
 
@@ -324,95 +371,78 @@ fn concurrent_increments() {
 fn one_maker_at_a_time() {
     const ABSENT: usize = 24;
     let dir = common::scratch();
-    let cache = Tiers { ssd: 5, hdd: 0, cold: Some(4) }.builder(dir.path(), Persistence::EverySecond);
-    let cache = cache.open().unwrap();
-    let stop = Arc::new(AtomicBool::new(false));
-    let making: Arc<Vec<AtomicUsize>> = Arc::new((0..ABSENT).map(|_| AtomicUsize::new(0)).collect());
-    let made: Arc<Vec<AtomicU64>> = Arc::new((0..ABSENT).map(|_| AtomicU64::new(0)).collect());
-    let wrong = Arc::new(Mutex::new(Vec::new()));
-    let removals = Arc::new(AtomicU64::new(0));
-    let threads: Vec<_> = (0..THREADS)
-        .map(|n| {
-            let (cache, stop, making, made) = (cache.clone(), stop.clone(), making.clone(), made.clone());
-            let (wrong, removals) = (wrong.clone(), removals.clone());
-            std::thread::spawn(move || {
-                let mut dice = Dice::new(n as u64 + 100);
-                while !stop.load(Ordering::Relaxed) {
-                    let no = dice.below(ABSENT as u64) as usize;
-                    if n == 0 && dice.below(4) == 0 {
-                        // What is made before the removal begins must not be seen after it.
-                        let before = made[no].load(Ordering::SeqCst);
-                        cache.remove(key(no)).unwrap();
-                        removals.fetch_add(1, Ordering::Relaxed);
-                        if let Some(got) = cache.get(key(no)).unwrap() {
-                            let version = parse(&got).map_or(0, |(_, v)| v);
-                            if version <= before {
-                                wrong
-                                    .lock()
-                                    .unwrap()
-                                    .push(format!("{no}: {version} after a removal at {before}"));
+    let load = Load::new(0);
+    let since = load.history.moment(0);
+    let builder = Tiers { ssd: 5, hdd: 0, cold: Some(4) }.builder(dir.path(), Persistence::EverySecond);
+    let (cache, events) = builder.open_with_events(1 << 20).unwrap();
+    let making: Vec<AtomicUsize> = (0..ABSENT).map(|_| AtomicUsize::new(0)).collect();
+    let removals = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        let (load, cache, making, removals) = (&load, &cache, &making, &removals);
+        scope.spawn(move || load.listen(&events, since));
+        let threads: Vec<_> = (0..THREADS)
+            .map(|n| {
+                scope.spawn(move || {
+                    let mut dice = Dice::new(n as u64 + 100);
+                    while !load.stop.load(Ordering::Relaxed) {
+                        let no = dice.below(ABSENT as u64) as usize;
+                        if n == 0 && dice.below(4) == 0 {
+                            load.remove(cache, no);
+                            removals.fetch_add(1, Ordering::Relaxed);
+                            continue;
+                        }
+                        load.get_or_put(cache, no, || {
+                            let others = making[no].fetch_add(1, Ordering::SeqCst);
+                            // After a removal a new maker may begin while the voided one goes on; never more than
+                            // there were removals.
+                            if others > 0 && removals.load(Ordering::SeqCst) == 0 {
+                                load.wrong(format!("{no}: {others} makers more"));
                             }
-                        }
-                        continue;
+                            let len = dice.below(3000) as usize;
+                            std::thread::yield_now();
+                            making[no].fetch_sub(1, Ordering::SeqCst);
+                            len
+                        });
                     }
-                    let got = cache.get_or_put_with(key(no), || {
-                        let others = making[no].fetch_add(1, Ordering::SeqCst);
-                        // After a removal a new maker may begin while the voided one goes on; never more than
-                        // there were removals.
-                        if others > 0 && removals.load(Ordering::SeqCst) == 0 {
-                            wrong.lock().unwrap().push(format!("{no}: {others} makers more"));
-                        }
-                        let version = made[no].fetch_add(1, Ordering::SeqCst) + 1;
-                        let len = dice.below(3000) as usize;
-                        std::thread::yield_now();
-                        making[no].fetch_sub(1, Ordering::SeqCst);
-                        Ok::<_, std::io::Error>(value(no as u64, version, len))
-                    });
-                    let got = got.unwrap();
-                    if parse(&got).map(|(tag, _)| tag) != Some(no as u64) {
-                        wrong.lock().unwrap().push(format!("{no}: a wrong value"));
-                    }
-                }
+                })
             })
-        })
-        .collect();
-    std::thread::sleep(Duration::from_secs(3));
-    stop.store(true, Ordering::Relaxed);
-    threads.into_iter().for_each(|t| t.join().unwrap());
-    assert_eq!(*wrong.lock().unwrap(), Vec::<String>::new());
+            .collect();
+        std::thread::sleep(Duration::from_secs(3));
+        load.stop.store(true, Ordering::Relaxed);
+        let ended: Vec<_> = threads.into_iter().map(|t| t.join()).collect();
+        // Who listens hears of it, whatever became of them.
+        cache.close().unwrap();
+        ended.into_iter().for_each(|e| e.unwrap());
+    });
+    load.assert_right();
     assert!(removals.load(Ordering::Relaxed) > 20);
 }
 
 /// Without removals there is exactly one maker a key, whatever the number of callers.
 #[test]
 fn eight_callers_and_one_maker() {
+    const ROUNDS: usize = 100;
     let dir = common::scratch();
     let cache = Tiers { ssd: 5, hdd: 0, cold: None }.builder(dir.path(), Persistence::EverySecond);
     let cache = cache.open().unwrap();
-    let made = Arc::new(AtomicUsize::new(0));
-    for round in 0..100 {
-        let barrier = Arc::new(Barrier::new(THREADS));
-        let threads: Vec<_> = (0..THREADS)
-            .map(|_| {
-                let (cache, made, barrier) = (cache.clone(), made.clone(), barrier.clone());
-                std::thread::spawn(move || {
+    let load = Load::new(0);
+    for round in 0..ROUNDS {
+        let barrier = Barrier::new(THREADS);
+        std::thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
                     barrier.wait();
-                    cache
-                        .get_or_put_with(format!("round/{round}"), || {
-                            made.fetch_add(1, Ordering::SeqCst);
-                            std::thread::sleep(Duration::from_millis(2));
-                            Ok::<_, std::io::Error>(value(round, 1, 100))
-                        })
-                        .unwrap()
-                })
-            })
-            .collect();
-        for t in threads {
-            assert_eq!(t.join().unwrap(), value(round, 1, 100));
-        }
-        assert_eq!(made.load(Ordering::SeqCst), round as usize + 1);
+                    load.get_or_put(&cache, round, || {
+                        std::thread::sleep(Duration::from_millis(2));
+                        100
+                    });
+                });
+            }
+        });
+        assert_eq!(load.values.load(Ordering::SeqCst), round as u64 + 1);
     }
-    assert_eq!(cache.stats().counts.made, 100);
+    load.assert_right();
+    assert_eq!(cache.stats().counts.made, ROUNDS as u64);
 }
 
 /// A removal, a put or a clear while a value is made: it goes to who waits, and is not cached.

@@ -251,8 +251,7 @@ impl Run<'_> {
             }
             Do::Step(n) => {
                 for _ in 0..=n % 3 {
-                    let done = self.cache.step();
-                    assert!(self.failing || done.is_ok(), "{done:?}");
+                    self.work();
                 }
             }
             Do::Advance(ms) => self.advance(u64::from(ms) * 10),
@@ -266,6 +265,17 @@ impl Run<'_> {
             Do::Kill | Do::Crash(_) | Do::Close => return self.end(what),
         }
         self.hear(&since);
+    }
+
+    /// The background jobs, once: what they were to write is durable then.
+    fn work(&mut self) {
+        let begun = self.history.flush(self.mark());
+        let done = self.cache.step();
+        assert!(self.failing || done.is_ok(), "{done:?}");
+        if done.is_ok() {
+            let told = promised(self.input, [History::flushed, History::flushed, History::flushed_removals]);
+            told(&self.history, begun, self.mark());
+        }
     }
 
     fn advance(&mut self, ms: u64) {
@@ -309,13 +319,14 @@ impl Run<'_> {
     /// What was out of service comes back by itself some time after the disk works again.
     fn heal(&mut self) {
         self.fs.heal();
-        if !std::mem::take(&mut self.failing) {
+        if !self.failing {
             return;
         }
         for _ in 0..3 {
             self.advance(60_000);
-            let _ = self.cache.step();
+            self.work();
         }
+        self.failing = false;
         let since = self.history.moment(self.mark());
         self.hear(&since);
     }

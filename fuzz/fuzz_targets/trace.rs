@@ -41,6 +41,10 @@ mod show {
     pub fn key(key: &[u8]) -> String {
         key.escape_ascii().to_string()
     }
+
+    pub fn file(path: &std::path::Path) -> &std::path::Path {
+        path
+    }
 }
 
 use trace::{Format, Trace};

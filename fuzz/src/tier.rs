@@ -100,7 +100,7 @@ pub fn look(
         clock: Arc::new(ManualClock::new(LATER)),
         store,
         containers: containers.clone(),
-        dirs: vec![TierDir { no: 0, path: Path::new(dir).into(), limit: Some(4 << 20), older: None }],
+        dirs: vec![TierDir { no: 0, path: Path::new(dir).into(), limit: Some(4 << 20), older: None, anchor: None }],
         known: if meet == Meet::Rebuilt { Vec::new() } else { ids.iter().enumerate().map(known).collect() },
         unknown: match meet {
             Meet::Known => Unknown::Delete,

@@ -137,13 +137,13 @@ impl Cache {
     }
 
     /// Runs every background job once, for a store opened without background threads. One that fails keeps no other
-    /// from being run, as if each had its thread.
+    /// from being run, as if each had its thread. `Ok`: what the writer had to write when it began is durable.
     #[doc(hidden)]
     pub fn step(&self) -> Result<()> {
         let engine = self.engine();
-        let committed = engine.commit_step();
+        let written = engine.write_step();
         while engine.move_step() {}
         engine.keep_step();
-        committed.map(|_| ())
+        written
     }
 }

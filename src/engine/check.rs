@@ -145,6 +145,7 @@ pub(crate) fn check(
     }
     checker.missing(&home, &recovered);
     checker.containers(&home, &mut |done, of| progress(Progress { step, done, of }));
+    home.nobody_came()?;
     Ok(checker.report)
 }
 

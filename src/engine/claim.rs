@@ -14,6 +14,7 @@
 //! reads it any more, so before the next is emptied that is waited for, for a moment.
 
 use parking_lot::{Condvar, Mutex};
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::thread::{self, ThreadId};
@@ -32,7 +33,7 @@ struct State {
     /// Containers that could not be emptied or deleted: left alone until so many steps have passed.
     stuck: Vec<(u64, u32)>,
     /// Ids of the containers that somebody has claimed, and the threads that did.
-    claimed: Vec<(u64, ThreadId)>,
+    claimed: HashMap<u64, ThreadId>,
     /// Containers that were dropped, and when, while somebody may still have been reading them.
     dropped: Vec<(Weak<Entry>, Instant)>,
     effort: Effort,
@@ -81,14 +82,14 @@ pub(super) struct Claim<'a> {
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        self.of.state.lock().claimed.retain(|(id, _)| *id != self.entry.id);
+        self.of.state.lock().claimed.remove(&self.entry.id);
         self.of.given_back.notify_all();
     }
 }
 
 impl State {
     fn free(&self, entry: &Entry) -> bool {
-        entry.sealed.load(Ordering::Acquire) && !self.claimed.iter().any(|(id, _)| *id == entry.id)
+        entry.sealed.load(Ordering::Acquire) && !self.claimed.contains_key(&entry.id)
     }
 
     /// Whether the container is one to be emptied. Those of a directory that is away occupy nothing here and cannot
@@ -219,7 +220,7 @@ impl Claims {
     /// Whether this thread has claimed any.
     pub(super) fn has_mine(&self) -> bool {
         let me = thread::current().id();
-        self.state.lock().claimed.iter().any(|(_, thread)| *thread == me)
+        self.state.lock().claimed.values().any(|thread| *thread == me)
     }
 
     /// Waits until some claim is given back; says whether one was, or none is out.
@@ -283,6 +284,26 @@ mod tests {
         claims.leave_alone(&entry);
         assert_eq!(claimed(choose(true, 9)).len(), 1);
         assert!(matches!(choose(true, 0), Choice::Nothing));
+    }
+
+    /// After a `clear` there may be tens of thousands. One after the other, each search would go through all of them.
+    #[test]
+    fn very_many_claims_are_given_back_in_little_time() {
+        let containers = Containers::new(1);
+        for _ in 0..60_000 {
+            let reserved = containers.reserve(thermocline_storage::container::Purpose::Write).unwrap();
+            let entry = containers.publish(reserved, Tier::Ssd, 0, 7, Arc::new(Hollow(1)));
+            entry.sealed.store(true, Ordering::Relaxed);
+        }
+        let claims = Claims::default();
+        let all = claims.empty(|| containers.of_tier(Tier::Ssd));
+        assert_eq!(all.len(), 60_000);
+        let began = Instant::now();
+        // While they are out, everyone else asks about each container.
+        assert!(claims.empty(|| containers.of_tier(Tier::Ssd)).is_empty());
+        drop(all);
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+        assert!(claims.wait(Duration::ZERO), "none is out");
     }
 
     #[test]

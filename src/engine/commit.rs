@@ -42,7 +42,20 @@ const FULL_FOR_NOW: &str = "the tier is full, and its reclaim has not come to an
 struct Group<'a> {
     tier: Option<&'a Arc<dyn DiskTier>>,
     purpose: Purpose,
-    values: Vec<Flying>,
+    values: Carried<'a>,
+}
+
+/// Values that a batch carries. They wait again if it comes to no end: whatever panics, here and in what is written to.
+struct Carried<'a>(&'a Engine, Vec<Flying>);
+
+impl Drop for Carried<'_> {
+    fn drop(&mut self) {
+        let values = std::mem::take(&mut self.1);
+        if !values.is_empty() {
+            let panicked = StorageError::Busy("the thread that was writing it panicked");
+            self.0.give_back(values, &Arc::new(panicked));
+        }
+    }
 }
 
 /// How a step ended.
@@ -70,14 +83,9 @@ impl Engine {
         let taken = flying.len();
         let (landed, failed) = self.write_batch(flying);
         let synced = self.catalog.sync().map_err(Arc::new);
-        match &synced {
-            Ok(()) => self.unsynced_since.store(0, Ordering::Relaxed),
-            Err(e) => {
-                Counters::bump(&self.counters.write_failures);
-                self.fail(e);
-                let _ =
-                    self.unsynced_since.compare_exchange(0, self.now(), Ordering::Relaxed, Ordering::Relaxed);
-            }
+        if let Err(e) = &synced {
+            Counters::bump(&self.counters.write_failures);
+            self.fail(e);
         }
         for f in &landed {
             self.finish(f, &synced);
@@ -98,10 +106,10 @@ impl Engine {
     fn write_batch(&self, flying: Vec<Flying>) -> (Vec<Flying>, usize) {
         let mut landed = Vec::with_capacity(flying.len());
         let mut failed = 0;
-        for Group { tier, purpose, values } in self.by_tier(flying) {
+        for Group { tier, purpose, mut values } in self.by_tier(flying) {
             let done = match tier {
                 Some(tier) => {
-                    let items = self.encode(tier, &values);
+                    let items = self.encode(tier, &values.1);
                     self.append_down(tier.tier(), &items, purpose, Instant::now() + self.settings.write_stall)
                 }
                 None => Err(StorageError::Busy("no tier can hold a value of this size any more")),
@@ -109,13 +117,14 @@ impl Engine {
             match done {
                 Ok((written, _batch)) => {
                     self.earn(&written);
-                    for (f, w) in values.iter().zip(written) {
+                    for (f, w) in values.1.iter().zip(written) {
                         self.catalog.lock(f.ident).commit(f.ident, &f.value, w.place);
                     }
-                    landed.extend(values);
+                    landed.append(&mut values.1);
                 }
                 Err(e) => {
                     Counters::bump(&self.counters.write_failures);
+                    let values = std::mem::take(&mut values.1);
                     failed += values.len();
                     self.give_back(values, &Arc::new(e));
                 }
@@ -145,8 +154,8 @@ impl Engine {
             let tier = self.tiers.iter().find(|t| t.max_record() >= size);
             let kind = tier.map(|t| t.tier());
             match groups.iter_mut().find(|g| g.purpose == purpose && g.tier.map(|t| t.tier()) == kind) {
-                Some(group) => group.values.push(f),
-                None => groups.push(Group { tier, purpose, values: vec![f] }),
+                Some(group) => group.values.1.push(f),
+                None => groups.push(Group { tier, purpose, values: Carried(self, vec![f]) }),
             }
         }
         groups
@@ -203,6 +212,7 @@ impl Engine {
         }
         loop {
             let batch = self.catalog.batch(tier.tier());
+            let numbers = self.catalog.containers.numbers_left();
             match tier.write_from(supply, purpose) {
                 Ok(written) => {
                     let bytes = written.iter().flatten().map(|w| u64::from(w.bytes)).sum();
@@ -225,9 +235,11 @@ impl Engine {
                     rounds += 1;
                     let freed = match e {
                         StorageError::NoNumber { .. } => {
-                            // Once or twice somebody else may have taken the number that was there.
+                            // Once or twice somebody else may have taken the number that was there. After that it
+                            // takes more of them than there were.
                             without_number += 1;
-                            self.make_number(tier.tier(), without_number % 3 == 0)
+                            let more_than = if without_number % 3 == 0 { numbers } else { 0 };
+                            self.make_number(tier.tier(), more_than)
                         }
                         _ => self.make_room(tier.tier(), needed, own >= SOFT),
                     };
@@ -355,8 +367,14 @@ impl Engine {
         }
     }
 
-    /// Writes one large value on its caller's thread, down to the journal if that is what the persistence asks.
-    pub(super) fn write_large(&self, ident: Ident, v: &Arc<DirtyValue>) -> Result<(), Arc<StorageError>> {
+    /// Writes one large value on its caller's thread, down to the journal if that is what the persistence asks. `done` is
+    /// how it ends should anything panic: well, from the moment on that others see it.
+    pub(super) fn write_large(
+        &self,
+        ident: Ident,
+        v: &Arc<DirtyValue>,
+        done: &mut Result<(), Arc<StorageError>>,
+    ) -> Result<(), Arc<StorageError>> {
         let size = record::size(v.pair.key().len(), v.pair.value_len());
         let tier = self.tiers.iter().find(|t| t.max_record() >= size).ok_or_else(|| {
             Arc::new(StorageError::Busy("no tier in service can hold a value of this size"))
@@ -390,12 +408,21 @@ impl Engine {
             let mut out = Vec::new();
             let mut guard = self.catalog.lock(ident);
             if guard.reveal(ident, v.version) {
+                *done = Ok(());
                 self.enter_value(ident, v, &mut out);
             }
             drop(guard);
             self.let_go(out);
         }
         Ok(())
+    }
+
+    /// Why values wait again that were taken to be written.
+    pub(super) fn not_written(&self) -> Error {
+        match self.last_failure.lock().clone() {
+            Some(e) => (*e).clone(),
+            None => self.busy("values could not be written"),
+        }
     }
 
     /// When this returns, everything acknowledged before the call is on stable storage.
@@ -417,11 +444,7 @@ impl Engine {
         loop {
             let done = self.commit_locked()?;
             if done.failed > 0 {
-                let cause = self.last_failure.lock().clone();
-                return Err(match cause {
-                    Some(e) => (*e).clone(),
-                    None => self.busy("values could not be written"),
-                });
+                return Err(self.not_written());
             }
             left = left.saturating_sub(done.taken);
             if left == 0 || done.taken == 0 {

@@ -36,6 +36,8 @@ mod rebuild;
 mod reclaim;
 mod repair;
 mod rewrite;
+#[cfg(test)]
+mod scarce;
 mod stats;
 mod threads;
 mod walk;
@@ -63,7 +65,7 @@ use crossbeam::queue::SegQueue;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Duration;
 use thermocline_storage::catalog::{Catalog, Found};
 use thermocline_storage::codec::Compression;
@@ -117,8 +119,6 @@ pub(crate) struct Engine {
     closed: AtomicBool,
     /// The background threads end.
     stopping: AtomicBool,
-    /// Since when the journal has not become durable, in milliseconds; 0: it does.
-    unsynced_since: AtomicU64,
     /// Signals of the background threads, in the order writer, mover, janitor, sinker.
     signals: [Signal; 4],
     handles: Mutex<Vec<std::thread::JoinHandle<()>>>,
@@ -152,7 +152,7 @@ pub(crate) struct Engine {
     /// Whether a caller asked for anything since the janitor looked last.
     used: AtomicBool,
     /// Of each directory, as last seen: whether it is out of service, and what its quarantine lost.
-    directories: Mutex<HashMap<std::path::PathBuf, (bool, u64)>>,
+    directories: Mutex<HashMap<std::path::PathBuf, (Option<String>, u64)>>,
 }
 
 impl std::fmt::Debug for Engine {

@@ -287,7 +287,7 @@ impl Engine {
         }
     }
 
-    /// Drops records for good, each with an event.
+    /// Drops records for good, each with an event, which is told before anybody can find the item gone.
     pub(super) fn evict(&self, movers: &[Mover], reason: EvictReason) -> u64 {
         let mut count = 0;
         for m in movers {
@@ -300,12 +300,12 @@ impl Engine {
             if matches!(guard.find(m.listed.ident), Found::Absent) {
                 self.memory.remove(m.listed.ident);
             }
+            let tier = m.entry.tier;
+            self.events.emit(|| Event::Evicted { key, tier, reason });
             drop(guard);
             count += 1;
-            let tier = m.entry.tier;
             Counters::bump(&self.counters.evicted);
             Counters::bump(&self.counters.tier(tier).evicted);
-            self.events.emit(|| Event::Evicted { key, tier, reason });
         }
         count
     }

@@ -26,7 +26,7 @@ use crossbeam::queue::SegQueue;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use thermocline_storage::catalog::{Catalog, JOURNAL_STEP, Recovered, Setup};
 use thermocline_storage::clock::{Clock, EngineClock};
@@ -251,7 +251,6 @@ impl Engine {
             log: RateLimit::new(world.clock.clone()),
             closed: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
-            unsynced_since: AtomicU64::new(0),
             signals: Default::default(),
             handles: Mutex::default(),
             has_threads: AtomicBool::new(false),
@@ -340,7 +339,7 @@ pub(super) fn request(config: &Config, flags: OpenFlags) -> HomeRequest {
 pub(super) fn setup(home: &Home, world: &World, clock: Arc<EngineClock>, read_only: bool) -> Setup {
     let has_containers = home.dirs().iter().any(|d| d.present && holds_containers(&*world.vfs, &d.path));
     Setup {
-        vfs: world.vfs.clone(),
+        vfs: home.catalog_vfs(),
         dir: home.catalog_dir().to_path_buf(),
         store: home.store(),
         open: home.open_counter(),
@@ -404,6 +403,7 @@ pub(super) fn open_tiers(
                 limit,
                 // What a directory that has just joined holds is garbage.
                 older: older.filter(|_| !d.new),
+                anchor: home.anchor(d.no),
             })
             .collect();
         let ours: HashSet<u16> = dirs.iter().map(|d| d.no).chain(away.keys().copied()).collect();

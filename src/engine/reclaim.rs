@@ -39,6 +39,7 @@ const DROP_WAIT: Duration = Duration::from_secs(5);
 
 /// How long empty containers are dropped one after the other before somebody who waits is given what there is.
 const DROP_TIME: Duration = Duration::from_millis(500);
+
 /// How long somebody who waits for room waits for reclaim by others before it looks again.
 const OTHERS_WAIT: Duration = Duration::from_secs(1);
 

@@ -24,7 +24,8 @@ const MERGE: usize = 8;
 const MERGE_MOST: usize = 4 * MERGE;
 /// How long who needs a container's number waits for one of a container that was dropped, which somebody may read.
 const NUMBER_WAIT: Duration = Duration::from_secs(1);
-/// How long it goes on to list containers to find small ones: to list a generation may take as long as to read it.
+/// How long it goes on to list containers to find small ones, once it has two: to list a generation may take as long
+/// as to read it.
 const LIST_TIME: Duration = Duration::from_millis(500);
 
 impl Engine {
@@ -71,29 +72,29 @@ impl Engine {
 
     /// Room for one container more, where all their numbers are in use, for somebody who waits: small ones of one
     /// tier become one, for which nothing is lost; where no tier has such, the one that needs the number makes room as if
-    /// it were full. `again`: a number that is there was not enough, since what is written takes several containers.
-    pub(super) fn make_number(&self, tier: Tier, again: bool) -> Freed {
-        if self.has_number(Instant::now()) && !again {
+    /// it were full. `more_than`: so many numbers were not enough, since what is written takes several containers.
+    pub(super) fn make_number(&self, tier: Tier, more_than: usize) -> Freed {
+        if self.has_number(more_than, Instant::now()) {
             return Freed::Room;
         }
-        let merged = self.merge(again).unwrap_or_else(|e| {
+        let merged = self.merge(more_than).unwrap_or_else(|e| {
             self.log.warn("merge", || format!("small containers are not merged: {e}"));
             Freed::Nothing
         });
         let freed = if merged == Freed::Nothing { self.make_room(tier, 0, true) } else { merged };
         if freed == Freed::Room {
-            self.has_number(Instant::now() + NUMBER_WAIT);
+            self.has_number(0, Instant::now() + NUMBER_WAIT);
         }
         freed
     }
 
-    /// Whether a container may be begun. The number of one that was dropped is free once that is durable and nobody
-    /// reads it any more, for which is waited at most that long.
-    fn has_number(&self, until: Instant) -> bool {
+    /// Whether more than so many containers may be begun. The number of one that was dropped is free once that is durable
+    /// and nobody reads it any more, for which is waited at most that long.
+    fn has_number(&self, more_than: usize, until: Instant) -> bool {
         // Whether or not the journal can be written: if not, no number is free, and the next write says why.
         let _ = self.catalog.sync();
         loop {
-            if self.catalog.containers.has_number() {
+            if self.catalog.containers.has_more_numbers(more_than) {
                 return true;
             }
             if Instant::now() >= until {
@@ -105,7 +106,7 @@ impl Engine {
 
     /// Drops what is empty in any tier, or else merges small containers of one tier, that with the most containers first.
     /// Others are waited for only where no tier has such, and never in a circle: see `claim`.
-    fn merge(&self, again: bool) -> Result<Freed> {
+    fn merge(&self, more_than: usize) -> Result<Freed> {
         // What were moved while the catalog cannot be written would free nothing.
         self.catalog.settle()?;
         let mut tiers: Vec<_> = self.tiers.iter().collect();
@@ -114,8 +115,10 @@ impl Engine {
         let mut soon = false;
         for tier in &tiers {
             match self.drop_empty(tier, None) {
-                // Again, it may be no more than what the last try left behind.
-                Dropped::Some if !again => return Ok(Freed::Room),
+                // It may be no more than what the last try left behind.
+                Dropped::Some if more_than == 0 || self.has_number(more_than, Instant::now()) => {
+                    return Ok(Freed::Room);
+                }
                 Dropped::Soon => soon = true,
                 Dropped::Some | Dropped::None => {}
             }
@@ -153,7 +156,8 @@ impl Engine {
         let mut small = Vec::new();
         let until = Instant::now() + LIST_TIME;
         for claim in &claimed {
-            if Instant::now() >= until {
+            // Two make room, if little; with fewer, something that is full would be given up for want of time.
+            if small.len() >= 2 && Instant::now() >= until {
                 break;
             }
             // One that cannot be read for now is no reason to leave the others.

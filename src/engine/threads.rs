@@ -137,25 +137,28 @@ impl Engine {
             {
                 continue;
             }
-            pause = GATHER;
-            loop {
-                match self.commit_step() {
-                    Ok(done) if done.failed > 0 => {
-                        pause = RETRY;
-                        break;
-                    }
-                    // Only what was queued a while ago, or for want of room, is written at once.
-                    Ok(done) if done.taken == 0 || !self.pressed() => break,
-                    Ok(_) => {}
-                    Err(e) => {
-                        self.log.warn("writer", || format!("writes do not become durable: {e}"));
-                        pause = RETRY;
-                        break;
-                    }
+            pause = match self.write_step() {
+                Ok(()) => GATHER,
+                Err(e) => {
+                    self.log.warn("writer", || format!("writes do not become durable: {e}"));
+                    RETRY
                 }
-                if self.is_stopping() {
-                    return;
-                }
+            };
+        }
+    }
+
+    /// One beat of the writer: what had been queued when it began is durable when this returns `Ok`, for the next beat
+    /// comes a second later; and no more is waiting than may wait for that, unless the store is closing.
+    pub(crate) fn write_step(&self) -> Result<(), Error> {
+        let began = self.now();
+        loop {
+            let done = self.commit_step()?;
+            if done.failed > 0 {
+                return Err(self.not_written());
+            }
+            let left = self.catalog.buffer.oldest_ms().is_some_and(|at| at <= began);
+            if done.taken == 0 || !(left || self.pressed()) || self.is_stopping() {
+                return Ok(());
             }
         }
     }
@@ -311,15 +314,15 @@ impl Engine {
         let kind = tier.tier();
         let mut seen = self.directories.lock();
         for now in tier.directories() {
-            let before =
-                seen.insert(now.path.clone(), (now.out_of_service.is_some(), now.quarantine_removed));
-            let (was_out, removed) = before.unwrap_or_default();
-            match (was_out, now.out_of_service) {
-                (false, Some(why)) => {
+            let before = seen.insert(now.path.clone(), (now.out_of_service.clone(), now.quarantine_removed));
+            let (was, removed) = before.unwrap_or_default();
+            match (was, now.out_of_service) {
+                // Told again where the reason is another: what was unplugged is back, but is not what it was.
+                (was, Some(why)) if was.as_ref() != Some(&why) => {
                     let path = now.path.clone();
                     self.events.emit(|| Event::TierOutOfService { tier: kind, path, why });
                 }
-                (true, None) => {
+                (Some(_), None) => {
                     let path = now.path.clone();
                     self.events.emit(|| Event::TierBack { tier: kind, path });
                 }
@@ -345,3 +348,6 @@ fn lower_priority() {
     let me = rustix::thread::gettid();
     let _ = rustix::process::setpriority_process(Some(me), 10);
 }
+
+#[cfg(test)]
+mod tests;

@@ -107,6 +107,8 @@ enum Named {
     Gone,
     /// A live key, and what the catalog says of it now.
     Live(Bytes, Found),
+    /// One that has expired before it was written: what it replaced may be on disk, and a kill would bring that back.
+    Expired(Bytes, Found),
     /// Its record cannot be read for now, so nobody knows its key.
     OutOfReach(StorageError),
 }
@@ -145,7 +147,9 @@ impl Engine {
         loop {
             match &found {
                 Found::Absent => return Ok(Named::Gone),
-                Found::Dirty(v) if expired(v.expires_at, self.now()) => return Ok(Named::Gone),
+                Found::Dirty(v) if expired(v.expires_at, self.now()) => {
+                    return Ok(Named::Expired(v.pair.key_bytes(), found.clone()));
+                }
                 Found::Dirty(v) => return Ok(Named::Live(v.pair.key_bytes(), found.clone())),
                 Found::At(at) => match at.entry.container.head(at.place.position()) {
                     Ok(head) => {
@@ -183,11 +187,11 @@ impl Engine {
                 }
                 continue;
             }
-            self.gate(0)?;
+            self.gate(0, true)?;
             for seen in self.catalog.walk(no) {
                 let ident = seen.ident;
                 match self.key_of(seen)? {
-                    Named::Live(key, found) if key.starts_with(prefix) => {
+                    Named::Live(key, found) | Named::Expired(key, found) if key.starts_with(prefix) => {
                         removed += u64::from(self.remove_seen(ident, &key, found)?);
                     }
                     Named::OutOfReach(e) => out_of_reach = out_of_reach.or(Some(e)),
@@ -230,7 +234,7 @@ impl Engine {
     pub(crate) fn clear(&self) -> Result<u64> {
         let _open = self.using()?;
         let removed = if self.has_disk() {
-            self.gate(0)?;
+            self.gate(0, true)?;
             // What has expired is none of those: a listing of each container that has such, which is cheaper than to
             // read every item. Where that takes too long the number is too high; what is removed does not depend on it.
             self.reap_all();
@@ -322,6 +326,30 @@ impl Engine {
                 }
             }
         }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Cache;
+
+    #[test]
+    fn what_a_walk_saw_is_removed_unless_it_was_put_since()
+    -> std::result::Result<(), Box<dyn std::error::Error>> {
+        let dir = tempfile::tempdir()?;
+        let cache = Cache::builder().memory(1 << 20).ssd(dir.path(), 64 << 20).open()?;
+        let (engine, key) = (cache.engine(), Bytes::from_static(b"k"));
+        let ident = engine.ident(&key)?;
+        cache.put("k", "1")?;
+        cache.flush()?;
+        let seen = engine.catalog.find(ident);
+        cache.put("k", "2")?;
+        assert!(!engine.remove_seen(ident, &key, seen)?);
+        assert_eq!(cache.get("k")?.as_deref(), Some(&b"2"[..]));
+        assert!(engine.remove_seen(ident, &key, engine.catalog.find(ident))?);
+        assert_eq!(cache.get("k")?, None);
         Ok(())
     }
 }

@@ -23,14 +23,13 @@ use crate::error::{Error, Result};
 use crate::stats::Counters;
 use bytes::Bytes;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use thermocline_storage::catalog::{Found, Guard, NewValue, Outcome};
 use thermocline_storage::memory::{Evicted, NewEntry, Reason};
 use thermocline_storage::pair::Pair;
 use thermocline_storage::{ContentType, Error as StorageError, Ident, Tier, Version, codec, record};
 
-/// A dirty item older than this makes writers wait (`Persistence::EverySecond`).
+/// What is older than this and not durable, though it is to be soon, makes writers wait.
 const OLDEST_DIRTY_MS: u64 = 2_000;
 /// Frames waiting for the journal that make writers wait: 32 MiB of them.
 const MAX_QUEUED_FRAMES: usize = 1 << 20;
@@ -97,7 +96,7 @@ impl Engine {
         self.fits(key, &what)?;
         let bytes = what.value.len() as u64;
         if self.has_disk() {
-            self.gate(bytes)?;
+            self.gate(bytes, false)?;
         }
         // The one copy that memory and the write buffer share, made before any lock is taken.
         let pair = Pair::new(key, &what.value);
@@ -263,8 +262,8 @@ impl Engine {
         let panicked = Err(Arc::new(StorageError::Busy("the thread that was writing it panicked")));
         let mut large = Large { engine: self, ident, v: &v, outcome, result: panicked };
         self.let_go(out);
-        large.result = self.write_large(ident, &v);
-        let result = large.result.clone();
+        let result = self.write_large(ident, &v, &mut large.result);
+        large.result = result.clone();
         drop(large);
         // If it failed, what was before it is back.
         if let Some(key) = other.filter(|_| result.is_ok()) {
@@ -343,16 +342,18 @@ impl Engine {
         }
     }
 
-    /// Waits until there is room in the write buffer and the disk keeps up.
-    pub(super) fn gate(&self, bytes: u64) -> Result<()> {
-        if self.room(bytes) {
+    /// Waits until there is room in the write buffer for so many bytes and the disk keeps up. `journaled`: a removal or a
+    /// new expiry, whose frame is to be durable within a second in `OnEviction`, too.
+    pub(super) fn gate(&self, bytes: u64, journaled: bool) -> Result<()> {
+        let room = || self.room(bytes, journaled);
+        if room() {
             return Ok(());
         }
         Counters::bump(&self.counters.stalls);
         let deadline = Instant::now() + self.settings.write_stall;
         self.signals[0].wake_now();
         if !self.has_threads() {
-            while !self.room(bytes) {
+            while !room() {
                 self.commit_step()?;
                 if Instant::now() >= deadline {
                     return Err(self.busy("the write buffer is full"));
@@ -360,14 +361,14 @@ impl Engine {
             }
             return Ok(());
         }
-        if self.catalog.buffer.wait(deadline, || self.room(bytes) || self.is_closed()) {
+        if self.catalog.buffer.wait(deadline, || room() || self.is_closed()) {
             return Ok(());
         }
         Counters::bump(&self.counters.busy);
-        Err(self.busy("the write buffer is full, or its oldest item older than two seconds"))
+        Err(self.busy("the write buffer is full, or what is to be durable is older than two seconds"))
     }
 
-    fn room(&self, bytes: u64) -> bool {
+    fn room(&self, bytes: u64, journaled: bool) -> bool {
         let buffer = &self.catalog.buffer;
         let used = buffer.bytes();
         if used > 0 && used.saturating_add(bytes) > self.settings.write_buffer {
@@ -376,14 +377,16 @@ impl Engine {
         if self.catalog.queued_frames() > MAX_QUEUED_FRAMES {
             return false;
         }
-        if self.settings.persistence != Persistence::EverySecond || !self.has_threads() {
+        if !self.has_threads() {
             return true;
         }
-        let unsynced = match self.unsynced_since.load(Ordering::Relaxed) {
-            0 => None,
-            since => Some(since),
+        let frames = self.catalog.oldest_frame_ms();
+        let oldest = match self.settings.persistence {
+            Persistence::EverySecond => buffer.oldest_ms().into_iter().chain(frames).min(),
+            Persistence::OnEviction if journaled => frames,
+            // Nobody promised when; or whoever writes waits for it.
+            Persistence::OnEviction | Persistence::Always => None,
         };
-        let oldest = buffer.oldest_ms().into_iter().chain(unsynced).min();
         oldest.is_none_or(|at| at.saturating_add(OLDEST_DIRTY_MS) > self.now())
     }
 
@@ -396,7 +399,7 @@ impl Engine {
     pub(crate) fn remove(&self, key: &[u8]) -> Result<bool> {
         let ident = self.ident(key)?;
         let _open = self.using()?;
-        self.gate(0)?;
+        self.gate(0, true)?;
         self.remove_if(ident, key, |_| true).map(|r| r.unwrap_or(false))
     }
 
@@ -495,7 +498,7 @@ impl Engine {
             drop(guard);
             return Ok(done);
         }
-        self.gate(0)?;
+        self.gate(0, true)?;
         let deadline = Instant::now() + self.settings.write_stall;
         loop {
             let (found, Some(_)) = self.look_up(ident, key)? else { return Ok(false) };

@@ -17,6 +17,7 @@ pub use table::{Containers, Reserved};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::flaw::Flaw;
+use crate::home::Anchor;
 use crate::ident::Ident;
 use crate::item::{Head, Item};
 use crate::record;
@@ -294,6 +295,8 @@ pub struct TierDir {
     /// What to do with unknown containers whose id is below this one, instead of what the context says: a rebuilt
     /// catalog does not know what it could not see.
     pub older: Option<(u64, Unknown)>,
+    /// What tells whether it is still there, if anything does: not in tests of a tier alone, nor where it is only read.
+    pub anchor: Option<Arc<Anchor>>,
 }
 
 /// What a tier does at opening with containers that the catalog does not know.
@@ -357,8 +360,12 @@ pub trait DiskTier: Send + Sync + fmt::Debug + 'static {
     /// may stand on disk: garbage). After a failed sync the container is sealed at its last synced offset, and
     /// the batch is tried once in a new one. `NoSpace` when the limit does not allow it.
     fn write(&self, items: &[Item], purpose: Purpose) -> Result<Vec<Written>>;
-    /// [`write`](Self::write) of items that are read as they are needed; `None` for those that were not given.
+    /// Whether it takes any writes now: `OutOfService` if none of its directories does.
+    fn in_service(&self) -> Result<()>;
+    /// [`write`](Self::write) of items that are read as they are needed; `None` for those that were not given. Nothing is
+    /// read for a tier that takes no writes.
     fn write_from(&self, supply: &dyn Supply, purpose: Purpose) -> Result<Vec<Option<Written>>> {
+        self.in_service()?;
         let loaded = supply.load(0..supply.len());
         let given: Vec<Item> = loaded.iter().flatten().cloned().collect();
         let mut written =

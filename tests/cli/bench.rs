@@ -254,10 +254,16 @@ fn a_signal_leaves_no_directories() -> Try {
 /// The second signal comes while the engine makes files: none of them is left, nor is a directory made again for one.
 #[test]
 fn a_second_signal_ends_at_once_and_leaves_no_directories() -> Try {
-    for after in [2000, 2500] {
+    // Whatever the caller's `PATH` is.
+    for (after, path) in [(2000, std::env::var("PATH")?), (2500, "/nowhere".into()), (500, "".into())] {
         let dir = tempfile::tempdir()?;
         let at = dir.path().to_str().ok_or("path")?;
-        let mut child = start(&["bench", "--dir", at, "--data", "64MiB", "--seconds", "60"], Stdio::null());
+        let mut command = command(&["bench", "--dir", at, "--data", "64MiB", "--seconds", "60"]);
+        let mut child = start_command(command.stdin(Stdio::null()).env("PATH", path));
+        let start = Instant::now();
+        while left_in(dir.path()).is_empty() && start.elapsed() < Duration::from_secs(30) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
         std::thread::sleep(Duration::from_millis(after));
         for _ in 0..2 {
             rustix::process::kill_process(
@@ -268,7 +274,8 @@ fn a_second_signal_ends_at_once_and_leaves_no_directories() -> Try {
             std::thread::sleep(Duration::from_millis(20));
         }
         assert_eq!(wait(&mut child, Duration::from_secs(20)), Some(130));
-        drop(child.wait_with_output()?);
+        let said = Ran::from(child.wait_with_output()?).err;
+        assert!(said.lines().all(|line| line.starts_with("thermocline: ")), "{said}");
         assert!(left_in(dir.path()).is_empty(), "{:?}", left_in(dir.path()));
     }
     Ok(())

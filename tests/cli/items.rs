@@ -200,7 +200,8 @@ fn an_empty_key_and_a_large_value_are_refused() {
     std::fs::write(&config, text).unwrap();
     let args = ["put", "k", "--config", config.to_str().unwrap()];
     run_with_input(&args, b"0123456789").with(0);
-    assert!(run_with_input(&args, b"0123456789x").with(2).err.contains("max_value_size"));
+    let err = run_with_input(&args, b"0123456789x").with(2).err;
+    assert!(err.contains("max_value_size") && err.starts_with("thermocline: standard input: "), "{err}");
 }
 
 #[test]

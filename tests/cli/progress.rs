@@ -51,6 +51,10 @@ fn reading_a_trace_and_computing_say_so() -> Try {
     for what in ["reading the trace", "replaying", "computing LRU"] {
         assert!(drawn.contains(what), "{what} is not in {drawn:?}");
     }
+    // Nobody wants a rate to the ten thousandth of a request.
+    let rates: Vec<&str> = drawn.split_whitespace().filter_map(|word| word.strip_suffix("/s")).collect();
+    assert!(!rates.is_empty(), "{drawn:?}");
+    assert!(rates.iter().all(|r| r.split_once('.').is_none_or(|(_, digits)| digits.len() <= 1)), "{rates:?}");
     Ok(())
 }
 

@@ -193,6 +193,13 @@ fn a_signal_while_requests_are_replayed() -> Try {
 fn a_trace_from_a_pipe() {
     let ran = run_with_input(&["replay", "-", "--memory-items", "10", "--json"], b"a\nb\na\n").with(0);
     assert_eq!((ran.json()["requests"].as_u64(), ran.json()["hits"].as_u64()), (Some(3), Some(1)));
+    // It is named in words.
+    let ran = run_with_input(&["replay", "-", "--memory-items", "10"], b"a\nb\na\n").with(0);
+    assert!(ran.text().starts_with("standard input (a key a line)\n"), "{}", ran.text());
+    for input in [&b"a b\n"[..], b"", b"\x1f\x8bno gzip"] {
+        let err = run_with_input(&["replay", "-", "--memory-items", "10"], input).with(2).err;
+        assert!(err.starts_with("thermocline: standard input: "), "{err}");
+    }
 }
 
 #[test]

@@ -281,3 +281,80 @@ fn messages_name_the_cure_that_helps() {
     let ran = run(&["config", "check", "--hdd", "q=3MiB"]).with(2);
     assert!(ran.err.contains("or lower storage.generation_size"), "{}", ran.err);
 }
+
+/// What was typed is called as it was typed, what stands in a file as it stands there.
+#[test]
+fn what_an_option_said_is_named_by_the_option() -> Try {
+    let dir = tempfile::tempdir()?;
+    let (here, file, trace) =
+        (dir.path().to_str().ok_or("path")?, dir.path().join("t.toml"), dir.path().join("t"));
+    std::fs::write(
+        &file,
+        "[storage_tiers.ssd]\npath = \"q\"\nmax_size = \"8MiB\"\n[storage]\nsegment_size = \"2MiB\"\n",
+    )?;
+    std::fs::write(&trace, "a\n")?;
+    let (file, trace) = (file.to_str().ok_or("path")?, trace.to_str().ok_or("path")?);
+    for (args, begins) in [
+        (&["config", "check", "--ssd", "q=5KiB"][..], "--ssd: 5KiB is out of its limits"),
+        (&["stat", "--hdd", "q=5KiB"], "--hdd: 5KiB is out of its limits"),
+        (&["put", "k", "--cold", "q=5KiB"], "--cold: 5KiB is out of its limits"),
+        (&["config", "check", "--memory", "5KiB"], "--memory: 5KiB is out of its limits"),
+        (&["config", "check", "--ssd", "q=3MiB"], "--ssd leaves a directory 3MiB"),
+        (&["config", "check", "--ssd", "q=0B"], "--ssd: size of \"q\" = 0"),
+        (&["config", "check", "--ssd", "q", "--hdd", "q"], "--hdd: \"q\" is given twice (also in --ssd)"),
+        (&["config", "check", file, "--ssd", "q=4MiB"], "--ssd leaves a directory 4MiB"),
+        (&["config", "check", file, "--ssd", "q=3MiB", "--ssd", "r=5MiB"], "--ssd leaves a directory 3MiB"),
+        (
+            &["bench", "--dir", here, "--data", "1MiB", "--ssd", "=5KiB", "--allow-ram-disk"],
+            "--ssd: 5KiB is out of its limits",
+        ),
+        (
+            &["bench", "--dir", here, "--data", "1MiB", "--memory", "5KiB", "--allow-ram-disk"],
+            "--memory: 5KiB is out",
+        ),
+        (
+            &["replay", trace, "--dir", here, "--config", file, "--ssd", "5MiB", "--allow-ram-disk"],
+            "--ssd leaves a directory 5MiB",
+        ),
+        (
+            &["replay", trace, "--memory-items", "9999999999999999999"],
+            "--memory-items: 9999999999999999999 is out of its limits",
+        ),
+    ] {
+        let err = run(args).with(2).err;
+        assert!(err.starts_with(&format!("thermocline: {begins}")), "{args:?}: {err}");
+        assert!(!err.contains("storage_tiers"), "{args:?}: {err}");
+    }
+    // The limit is the default's here, and the file's there.
+    let err = run(&["config", "check", "--ssd", "q=6GiB", "--ssd", "r"]).with(2).err;
+    assert!(err.contains("storage_tiers.ssd.max_size = 5GiB"), "{err}");
+    std::fs::write(file, "[storage_tiers.ssd]\npath = \"q\"\nmax_size = \"5KiB\"\n")?;
+    let err = run(&["config", "check", file, "--hdd", "r=64MiB"]).with(2).err;
+    assert!(err.contains("t.toml:3:") && err.contains("storage_tiers.ssd.max_size = 5KiB"), "{err}");
+    Ok(())
+}
+
+#[test]
+fn a_file_that_names_no_directory_is_told_what_it_lacks() -> Try {
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("empty.toml");
+    std::fs::write(&file, "")?;
+    let err = run(&["stat", "--config", file.to_str().ok_or("path")?]).with(2).err;
+    assert!(
+        err.contains("empty.toml: no store is named in it") && err.contains("[storage_tiers.ssd]"),
+        "{err}"
+    );
+    assert!(err.contains("--root DIR") && !err.contains("--config"), "{err}");
+    let err = run(&["stat"]).with(2).err;
+    assert!(err.contains("give --config FILE, --root DIR"), "{err}");
+    Ok(())
+}
+
+#[test]
+fn the_usage_of_rm_has_keys_or_a_prefix() {
+    let text = run(&["rm", "--help"]).with(0).text();
+    let usage: Vec<&str> = text.lines().skip_while(|l| !l.starts_with("Usage:")).take(3).collect();
+    let wanted =
+        ["Usage: thermocline rm [OPTIONS] <KEY>...", "       thermocline rm [OPTIONS] --prefix <PREFIX>", ""];
+    assert_eq!(usage, wanted);
+}

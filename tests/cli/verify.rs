@@ -148,7 +148,7 @@ fn each_kind_of_file_is_checked_named_and_mended() {
             assert_eq!(named[0]["key"], format!("key-{no}"), "{what}: {json:#}");
         }
         let repaired = place.run(&["verify", "--repair"]).with(1);
-        let words = if *lost { "1 item lost" } else { "1 mended, 0 items lost" };
+        let words = if *lost { "1 item lost" } else { "1 mended, nothing lost" };
         assert!(repaired.text().contains(words), "{what}: {}", repaired.text());
         let again = place.run(&["verify", "--json"]).with(0).json();
         assert_eq!(again["items"], (ITEMS - usize::from(*lost)) as u64, "{what}: {again:#}");
@@ -177,8 +177,9 @@ fn a_container_that_nothing_identifies_is_counted_once_and_as_what_it_is() {
     let ran = place.run(&["verify", "--repair"]).with(1);
     let text = ran.text();
     assert!(text.contains("moved to the quarantine: ") && text.contains("lost: key-30"), "{text}");
-    let sum = text.lines().find(|l| l.starts_with("Repaired: 0 mended, ")).unwrap_or_default();
-    assert!(sum.contains("again), 1 container moved to the quarantine, 0 left as they were."), "{text}");
+    let sum = text.lines().find(|l| l.starts_with("Repaired: ")).unwrap_or_default();
+    assert!(sum.contains("again), 1 container moved to the quarantine, nothing left to repair."), "{text}");
+    assert!(!sum.contains("mended"), "{text}");
     place.run(&["verify"]).with(0);
 }
 
@@ -231,6 +232,29 @@ fn where_no_store_is_none_is_made() {
         assert!(checked.unwrap_err().to_string().contains("no store to read here"));
         assert!(!place.root.exists());
     }
+}
+
+/// Without lock files there is nothing to lock for who only reads.
+#[test]
+fn who_opens_what_is_read_without_a_lock_is_noticed() {
+    let place = store();
+    for entry in walkdir::WalkDir::new(&place.root).into_iter().map(Result::unwrap) {
+        if entry.file_name() == "lock" {
+            std::fs::remove_file(entry.path()).unwrap();
+        }
+    }
+    let builder = || Cache::builder().root(&place.root);
+    assert!(builder().check(|_| {}).unwrap().is_clean());
+    let mut opened = false;
+    let checked = builder().check(|_| {
+        if !std::mem::replace(&mut opened, true) {
+            let cache = builder().open().unwrap();
+            cache.clear().unwrap();
+            cache.put("new", "value").unwrap();
+            cache.close().unwrap();
+        }
+    });
+    assert!(matches!(checked, Err(thermocline::Error::Locked { .. })), "{checked:?}");
 }
 
 #[test]

@@ -64,6 +64,12 @@ impl Gate {
         }
     }
 
+    /// Whether a call waits that was not let through.
+    pub fn holds(&self) -> bool {
+        let state = self.state.lock();
+        state.waiting > 0 && state.passes == 0
+    }
+
     fn pass(&self, op: Op, path: &Path) {
         let held = |s: &State| {
             s.hold

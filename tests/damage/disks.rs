@@ -3,7 +3,7 @@
 use crate::check::{self, Told};
 use crate::common::{self, scratch};
 use crate::store::{Expected, Record, records};
-use crate::{number, seed, torture};
+use crate::{Progress, number, seed, torture};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -236,13 +236,16 @@ fn one_damaged_file_of_an_hdd_tier_with_sled() {
     let rest = watched("building the store", Duration::from_secs(180), Rest::build);
     println!("{} files of indexes, {} of values", rest.indexes.len(), rest.values.len());
     let budget = number("THERMOCLINE_SECONDS").unwrap_or(if torture() { u64::MAX } else { BUDGET });
+    // Each has damage of its own, so that the next hours bring others.
+    let progress = Progress::of("disks");
+    let from = progress.first(u64::MAX);
     let cases = if torture() { 20 * CASES } else { CASES };
-    let (next, begun) = (AtomicU64::new(0), Instant::now());
+    let (next, begun) = (AtomicU64::new(from), Instant::now());
     let work = || {
         let (mut told, mut failures) = (Told::default(), Vec::new());
         while begun.elapsed() < Duration::from_secs(budget) && failures.len() < 10 {
             let no = next.fetch_add(1, Ordering::Relaxed);
-            if no >= cases {
+            if no >= from + cases {
                 break;
             }
             told.ran += 1;
@@ -262,7 +265,13 @@ fn one_damaged_file_of_an_hdd_tier_with_sled() {
             failures.extend(of_thread);
         }
     });
-    println!("seed {}: {} of {cases} cases in {:?}: {told:?}", seed(), told.ran, begun.elapsed());
+    println!(
+        "seed {}: {} of {cases} cases from {from} on in {:?}: {told:?}",
+        seed(),
+        told.ran,
+        begun.elapsed()
+    );
+    progress.note(from + told.ran);
     counted("damaged files of an HDD tier with sled", told.ran, cases, begun.elapsed());
     assert!(
         failures.is_empty(),

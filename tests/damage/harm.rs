@@ -10,6 +10,8 @@ use thermocline_storage::sim::{Dice, SimFs};
 
 /// What a disk loses at once.
 const BLOCK: usize = 512;
+/// Zeros this near to something else may be fields of the same header: none is longer than this, and what follows one.
+const NEAR: usize = 64;
 /// Lengths of a file that are tried besides those near boundaries.
 const CUTS: u64 = 20;
 
@@ -96,7 +98,7 @@ fn kinds(path: &Path, bytes: &[u8]) -> Vec<Kind> {
     let mut kinds = vec![Kind::Nothing; bytes.len()];
     let content = content_of(bytes);
     for at in 0..content {
-        let near = &bytes[at.saturating_sub(15)..(at + 16).min(content)];
+        let near = &bytes[at.saturating_sub(NEAR)..(at + NEAR + 1).min(content)];
         if near.iter().any(|b| *b != 0) {
             kinds[at] = Kind::Structure;
         }
@@ -134,15 +136,16 @@ fn flips(rest: &Rest, path: &Path, all: bool, dice: &mut Dice, out: &mut [Vec<Ha
             _ if all && at < content_of(&bytes) + 64 => out[1].extend(every),
             // One bit of each first. Both stores have the same files, but for the end of the journal: one of them is
             // enough for every bit.
-            Kind::Structure | Kind::Payload if bytes[at] != 0 => {
+            Kind::Payload => out[1].push(one),
+            Kind::Structure if bytes[at] != 0 => {
                 out[1].push(one);
-                if kind == Kind::Structure && rest.end == End::Killed {
+                if rest.end == End::Killed {
                     out[2].extend(every.filter(|bit| *bit != one));
                 }
             }
             Kind::Structure if rest.end == End::Killed => out[2].extend(every),
             Kind::Filler if bytes[at] != 0 && dice.one_in(8) => out[3].push(one),
-            Kind::Payload | Kind::Filler | Kind::Nothing if dice.one_in(4_000) => out[3].push(one),
+            Kind::Filler | Kind::Nothing if dice.one_in(4_000) => out[3].push(one),
             _ => {}
         }
     }
@@ -164,8 +167,9 @@ fn cuts(rest: &Rest, path: &Path, all: bool, dice: &mut Dice) -> BTreeSet<usize>
     cuts
 }
 
-/// All cases of these stores, those first that matter most, and of one weight in any order.
-pub fn cases(rests: &[Rest], all: bool, seed: u64) -> Vec<(usize, Case)> {
+/// All cases of these stores, those first that matter most, and of one weight in any order; and how many of them have to
+/// be tried before anything is said: those of the first two lists.
+pub fn cases(rests: &[Rest], all: bool, seed: u64) -> (Vec<(usize, Case)>, usize) {
     let mut dice = Dice::new(seed);
     let mut by_weight: [Vec<(usize, Case)>; 4] = Default::default();
     for (no, rest) in rests.iter().enumerate() {
@@ -205,5 +209,6 @@ pub fn cases(rests: &[Rest], all: bool, seed: u64) -> Vec<(usize, Case)> {
         }
     }
     println!("cases by weight: {:?}", by_weight.each_ref().map(Vec::len));
-    by_weight.into_iter().flatten().collect()
+    let first = by_weight[0].len() + by_weight[1].len();
+    (by_weight.into_iter().flatten().collect(), first)
 }

@@ -7,7 +7,7 @@
 use crate::check::read;
 use crate::harm::{self, Case};
 use crate::store::{End, Rest, builder};
-use crate::{caught, counted, number, seed, torture, watched};
+use crate::{Progress, caught, counted, number, seed, torture, watched};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -125,13 +125,15 @@ fn a_whole_store_is_whole_whatever_a_crash_left() {
 #[test]
 fn one_damaged_place_is_found_and_mended() {
     let rests = [End::Killed, End::Closed].map(Rest::build);
-    let mut cases: Vec<(usize, Case)> = harm::cases(&rests, torture(), seed());
+    let (mut cases, _): (Vec<(usize, Case)>, usize) = harm::cases(&rests, torture(), seed());
     if !torture() {
         // Those that matter most stand first.
         cases.truncate(CASES);
     }
     let budget = number("THERMOCLINE_SECONDS").unwrap_or(if torture() { u64::MAX } else { BUDGET });
-    let (next, begun) = (AtomicUsize::new(0), Instant::now());
+    let progress = Progress::of("repair");
+    let from = progress.first(cases.len() as u64) as usize;
+    let (next, begun) = (AtomicUsize::new(from), Instant::now());
     let work = || {
         let (mut told, mut failures) = (Told::default(), Vec::new());
         while begun.elapsed() < Duration::from_secs(budget) && failures.len() < 8 {
@@ -159,10 +161,13 @@ fn one_damaged_place_is_found_and_mended() {
             told.parts.into_iter().for_each(|(part, n)| *all.parts.entry(part).or_default() += n);
         }
     });
-    println!("{} of {} cases in {:?}: {all:?}", all.ran, cases.len(), begun.elapsed());
+    println!("{} of {} cases from {from} on in {:?}: {all:?}", all.ran, cases.len(), begun.elapsed());
+    if failures.is_empty() {
+        progress.note((from + all.ran as usize) as u64);
+    }
     counted("damaged places that verify mends", all.ran, cases.len() as u64, begun.elapsed());
     assert!(failures.is_empty(), "{} cases failed:\n{}", failures.len(), failures.join("\n"));
-    assert!(all.ran > 300, "the machine is too slow to say anything");
+    assert!(all.ran as usize > 300.min(cases.len() - from - 1), "the machine is too slow to say anything");
     assert!(all.lost > 0 && all.named > all.lost / 2, "hardly anything happened: {all:?}");
     assert!(all.parts.len() >= 8, "few kinds of damage: {all:?}");
 }

@@ -1,15 +1,17 @@
 //! The process that is killed: it opens the store and works on it from four threads without pause.
 
 use crate::common::{Dice, parse, value};
-use crate::log::{Entry, Log, key};
+use crate::log::{Entry, Log, NAMELESS, key, number};
 use crate::plan::{Job, Plan};
 use std::time::Duration;
-use thermocline::{Cache, Error, Event, Received, Subscription, Tier};
+use thermocline::{Cache, Error, Event, Received, RecvError, Subscription, Tier};
 use thermocline_testing::history::Value;
 
 const THREADS: u64 = 4;
 /// Nobody kills it: it ends by itself.
 const LONGEST: Duration = Duration::from_secs(60);
+/// Between two questions to the store for what it has to tell.
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// Ends the process: what went wrong is in its output, and it was not killed, which its parent sees.
 fn wrong(what: &str) -> ! {
@@ -49,12 +51,19 @@ pub fn run(job: &Job) -> ! {
 
 fn listen(plan: &Plan, events: &Subscription, log: &Log) {
     loop {
-        match events.recv_timeout(LONGEST) {
-            Ok(Received::Event(e @ Event::Evicted { .. })) => {
+        let operation = log.begin(Entry::Listen);
+        let heard = events.try_recv();
+        if heard == Err(RecvError::Empty) {
+            log.end(operation, Entry::Done);
+            std::thread::sleep(PAUSE);
+            continue;
+        }
+        match heard {
+            Ok(Received::Event(Event::Evicted { key, .. })) => {
                 if plan.tiers.keep_all() {
-                    wrong(&format!("there is room for everything: {e:?}"));
+                    wrong(&format!("there is room for everything: {key:?} was evicted"));
                 }
-                log.say(Entry::Evicted);
+                log.say(Entry::Evicted(key.map_or(NAMELESS, |key| number(&key))));
             }
             Ok(Received::Event(Event::Promoted { .. })) => {}
             Ok(Received::Event(Event::Demoted { .. })) => log.say(Entry::Moved),

@@ -11,12 +11,15 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use thermocline::{Cache, Event, Received, Subscription};
-use thermocline_testing::history::{History, Value, Violation};
+use thermocline_testing::history::{Absence, History, Promise, Value, Violation};
 
 type Check<T = ()> = Result<T, String>;
 
 /// Within this time a child has to have opened the store and begun to work.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The round of a store that lasts longer, where writes have to grow old, and by how much.
+const OLD: u64 = 1;
+const AGE: Duration = Duration::from_millis(2_400);
 const SIGKILL: i32 = 9;
 
 /// A process of ours, which does not outlive its handle.
@@ -115,19 +118,27 @@ impl Life<'_> {
         let mut victim = Victim::start(&job, test);
         // The first says that it opens.
         victim.wait_for(&job.log, 2)?;
-        std::thread::sleep(Duration::from_millis(30 + self.dice.below(370)));
+        let longer = if self.plan.grows_old() && round == OLD { AGE } else { Duration::ZERO };
+        std::thread::sleep(Duration::from_millis(30 + self.dice.below(370)) + longer);
         victim.kill()?;
-        replay(&job.log, &self.history, self.sum);
+        let told = replay(&job.log, self.plan.keys, &self.history, self.sum);
         self.sum.rounds += 1;
-        let absence = self.plan.absence();
         let wrong = |when, e: Violation| format!("{when}: {e}\n{}", story(&job.log, &e.key));
-        self.history.check(|_| absence).map_err(|e| wrong("before the kill", e))?;
+        self.history.check(|_| Absence::Told).map_err(|e| wrong("before the kill", e))?;
+        let promise = self.plan.promise(&told);
+        self.sum.aged += match promise {
+            Promise::Until(ms) => told.ended_before(ms, false),
+            Promise::RemovalsUntil(ms) => told.ended_before(ms, true),
+            Promise::Durable | Promise::FromFlush => 0,
+        };
         if self.dice.below(3) == 0 {
             self.kill_opening(round, test)?;
         }
-        let found = self.look(&job.log)?;
+        let (found, gone) = self.look(&job.log, promise)?;
         self.sum.found += found.len() as u64;
         self.history.restart(|key| found.get(key).copied());
+        let begun = self.history.moment(0);
+        gone.iter().for_each(|key| self.history.forgotten(key, &begun, 0));
         std::fs::remove_file(&job.log).map_err(|e| e.to_string())
     }
 
@@ -142,8 +153,9 @@ impl Life<'_> {
         Ok(())
     }
 
-    /// Opens the store, judges what is there, and ends the opening in one way or another.
-    fn look(&mut self, log: &Path) -> Check<Found> {
+    /// Opens the store, judges what is there, and ends the opening in one way or another. Gives what was there, and which
+    /// keys may be gone since.
+    fn look(&mut self, log: &Path, promise: Promise) -> Check<(Found, Vec<String>)> {
         let builder = self.plan.builder(self.store.path());
         let (cache, events) =
             builder.open_with_events(1 << 16).map_err(|e| format!("opening failed: {e}"))?;
@@ -152,9 +164,10 @@ impl Life<'_> {
             return Err(format!("damage that nobody did: {recovery:?}"));
         }
         let found = self.read_all(&cache)?;
-        let absence = self.plan.absence();
+        // What goes by itself may have gone since, in an opening that nobody listened to.
+        let absence = if self.plan.tiers.keep_all() { Absence::Told } else { Absence::Allowed };
         self.history
-            .check_crash(self.plan.promise(), |_| absence, |k| found.get(k).copied())
+            .check_crash(promise, |_| absence, |k| found.get(k).copied())
             .map_err(|e| format!("after the kill: {e}\n{}", story(log, &e.key)))?;
         let report = cache.verify().map_err(|e| format!("verify: {e}"))?;
         if !report.is_clean() || !report.mended.is_empty() {
@@ -175,8 +188,7 @@ impl Life<'_> {
             _ => cache.crash(),
         }
         drop(cache);
-        self.hear(&events)?;
-        Ok(again)
+        Ok((again, self.hear(&events)?))
     }
 
     fn read_all(&self, cache: &Cache) -> Check<Found> {
@@ -205,14 +217,19 @@ impl Life<'_> {
         if same || fewer { Ok(()) } else { Err(format!("{} keys, {} items", walked.len(), found.len())) }
     }
 
-    fn hear(&self, events: &Subscription) -> Check {
+    /// Keys that went by themselves.
+    fn hear(&self, events: &Subscription) -> Check<Vec<String>> {
+        let mut gone = Vec::new();
         while let Ok(received) = events.try_recv() {
             match received {
                 Received::Event(Event::Promoted { .. } | Event::Demoted { .. }) => {}
-                Received::Event(Event::Evicted { .. }) if !self.plan.tiers.keep_all() => {}
+                Received::Event(Event::Evicted { key: of, .. }) if !self.plan.tiers.keep_all() => match of {
+                    Some(of) => gone.push(String::from_utf8_lossy(&of).into_owned()),
+                    None => gone.extend((0..self.plan.keys).map(key)),
+                },
                 other => return Err(format!("an event after the kill: {other:?}")),
             }
         }
-        Ok(())
+        Ok(gone)
     }
 }

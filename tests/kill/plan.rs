@@ -1,9 +1,14 @@
 //! What a store is to be like: drawn from its seed, the same in the process that is killed and in the one that judges.
 
 use crate::common::{Dice, Tiers};
+use crate::log::Told;
 use std::path::{Path, PathBuf};
 use thermocline::{Builder, MemoryPolicy, Persistence};
-use thermocline_testing::history::{Absence, Promise};
+use thermocline_testing::history::Promise;
+
+/// Who writes waits while something is older than this that is to be durable soon: when somebody's write was
+/// acknowledged, what had ended so long before it had begun is durable, however slow the machine is.
+const OLDEST_MS: u64 = 2_000;
 
 const MIB: u64 = 1 << 20;
 
@@ -54,15 +59,20 @@ impl Plan {
         b
     }
 
-    pub fn absence(&self) -> Absence {
-        if self.tiers.keep_all() { Absence::Told } else { Absence::Allowed }
-    }
-
-    pub fn promise(&self) -> Promise {
+    /// What a kill has to leave.
+    pub fn promise(&self, told: &Told) -> Promise {
+        let old = |began: u64| began.saturating_sub(OLDEST_MS);
         match self.persistence {
             Persistence::Always => Promise::Durable,
-            _ => Promise::FromFlush,
+            Persistence::EverySecond => Promise::Until(old(told.write_began)),
+            // The promise is of removals alone, and so is what they wait for.
+            _ => Promise::RemovalsUntil(old(told.removal_began)),
         }
+    }
+
+    /// Whether, of the rounds of a store, one has to last so long that writes grow old.
+    pub fn grows_old(&self) -> bool {
+        self.persistence != Persistence::Always
     }
 }
 

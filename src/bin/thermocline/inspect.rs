@@ -140,7 +140,7 @@ pub fn config(command: &ConfigCommand, json: bool) -> Outcome {
     let mut store = args.store.clone();
     store.config = args.file.clone().or(store.config);
     let config = store.config()?;
-    config.validate().map_err(|e| Failure::usage(e.to_string()))?;
+    store.check(&config)?;
     if let ConfigCommand::Show(_) = command {
         let toml = config.to_toml().map_err(|e| Failure::usage(e.to_string()))?;
         if json {

@@ -3,7 +3,9 @@
 //! Invariants: a working directory is registered before it is made and struck off after it is gone; its guard
 //! removes it however the scope is left, by a panic too; the first signal asks the work to stop; the second, or
 //! [`PATIENCE`] after the first, removes the directories and ends the process on the spot (SIGKILL leaves them:
-//! nothing can be done then); each signal is answered at once with a line on stderr, and waits for no reader of it.
+//! nothing can be done then); each of these two is answered at once with a line on stderr, and waits for no reader of
+//! it. A third is ignored while the directories are removed, which it could only cut short. In the instant between the
+//! process becoming a shell and the shell's first words it ends that, and the directories are left, as by SIGKILL.
 
 use crate::failure::{Failure, INTERRUPTED, check_dir};
 use std::fs;
@@ -18,6 +20,11 @@ use std::time::Duration;
 
 /// How long the work may take to stop: longer than a caller of the engine waits for a slow disk.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the process becomes, with the directories as arguments. Whoever called it may have set no `PATH`, or one without
+/// `rm`; an empty part of it would be the working directory. There is nobody left to do anything about what `rm` says.
+const REMOVE: &str =
+    "trap '' INT TERM HUP; PATH=${PATH:+$PATH:}/usr/bin:/bin; rm -rf -- \"$@\" 2>/dev/null; exit";
 
 /// How long a line for stderr may take that nobody may be reading.
 const SAYING: Duration = Duration::from_millis(300);
@@ -48,9 +55,10 @@ pub fn watch() -> Result<(), Failure> {
 /// with that its threads are gone, which might make them again as fast as they are removed.
 fn give_up() {
     say("ended without results");
-    let left = dirs().clone();
-    let script = format!("trap '' INT TERM HUP; rm -rf -- \"$@\"; exit {INTERRUPTED}");
-    let _no_shell = Command::new("/bin/sh").args(["-c", &script, "sh"]).args(&left).exec();
+    // Held to the end: no directory is made that is not in the list, as it is registered first.
+    let left = dirs();
+    let script = format!("{REMOVE} {INTERRUPTED}");
+    let _no_shell = Command::new("/bin/sh").args(["-c", &script, "sh"]).args(left.iter()).exec();
     left.iter().for_each(|dir| remove(dir));
     std::process::exit(i32::from(INTERRUPTED));
 }

@@ -179,6 +179,7 @@ fn read_value(file: &Path, limit: u64) -> Result<Bytes, Failure> {
     } else {
         open_given(file)?.take(most).read_to_end(&mut value)
     };
+    let file = show::file(file);
     read.map_err(|e| Failure::given("read", file, &e))?;
     if value.len() as u64 > limit {
         return Err(Failure::usage(format!(
@@ -206,6 +207,10 @@ fn duration(text: &str) -> Result<Duration, String> {
     ms.map(Duration::from_millis)
         .ok_or_else(|| "a time is a number of seconds, or a number and ms, s, m, h or d, as in 90s".into())
 }
+
+/// How `rm` is called: keys or a prefix, which clap has no sign for.
+pub const RM_USAGE: &str =
+    "thermocline rm [OPTIONS] <KEY>...\n       thermocline rm [OPTIONS] --prefix <PREFIX>";
 
 /// The options of `rm`.
 #[derive(Debug, Args)]

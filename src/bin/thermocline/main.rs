@@ -77,7 +77,7 @@ enum Command {
     #[command(after_help = EXIT_CODES)]
     Put(items::PutArgs),
     /// Remove keys, or all keys of a prefix
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = EXIT_CODES, override_usage = items::RM_USAGE)]
     Rm(items::RmArgs),
     /// List keys, in no order
     ///

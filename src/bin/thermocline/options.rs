@@ -12,7 +12,7 @@ use crate::failure::Failure;
 use crate::show;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
-use thermocline::config::{DirConfig, parse_size};
+use thermocline::config::{ConfigError, DirConfig, parse_size};
 use thermocline::{Builder, Cache, Config, Persistence, Tier};
 use thermocline_storage::home::{DirInfo, OpenFlags};
 
@@ -40,6 +40,34 @@ pub fn dir(text: &str) -> Result<DirConfig, String> {
         None if text.is_empty() => Err("name a directory".into()),
         None => Ok(DirConfig { path: text.into(), size: None }),
     }
+}
+
+/// Settings that options stand for, each with its option.
+pub type Typed = Vec<(&'static str, &'static str)>;
+
+/// Those of the sizes of memory, SSD, HDD and cold tier, as far as options say them.
+pub fn typed_sizes(said: [bool; 4]) -> Typed {
+    let all = [
+        ("storage_tiers.memory.max_size", "--memory"),
+        ("storage_tiers.ssd.max_size", "--ssd"),
+        ("storage_tiers.hdd.max_size", "--hdd"),
+        ("storage_tiers.cold.limit", "--cold"),
+    ];
+    all.into_iter().zip(said).filter_map(|(both, said)| said.then_some(both)).collect()
+}
+
+/// What is wrong with a configuration: what was typed is called by its option, for no setting of that name is anywhere
+/// where it could be corrected.
+pub fn wrong(mut e: ConfigError, typed: &Typed) -> Failure {
+    for (setting, option) in typed {
+        if e.message.starts_with(setting) {
+            // Such a value may stand in the file as well: it is not what counts.
+            (e.file, e.at) = (None, None);
+        }
+        e.message = e.message.replace(&format!("{setting} = "), &format!("{option}: "));
+        e.message = e.message.replace(setting, option);
+    }
+    Failure::usage(e.to_string())
 }
 
 /// What a returned put means.
@@ -158,9 +186,16 @@ impl StoreArgs {
     fn of_store(&self) -> Result<Config, Failure> {
         let mut config = self.config()?;
         if !config.has_disk() {
-            return Err(Failure::usage(
-                "no store is named: give --config FILE, --root DIR, or --ssd, --hdd and --cold DIR",
-            ));
+            return Err(Failure::usage(match &self.config {
+                Some(file) => format!(
+                    "{}: no store is named in it: write the directories as `path` below [storage_tiers.ssd], \
+                     [storage_tiers.hdd] and [storage_tiers.cold], as many as it has, or give --root DIR, or --ssd, \
+                     --hdd and --cold DIR",
+                    file.display()
+                ),
+                None => "no store is named: give --config FILE, --root DIR, or --ssd, --hdd and --cold DIR"
+                    .to_owned(),
+            }));
         }
         if self.config.is_none() {
             config.ssd.item_limit = UNLIMITED;
@@ -172,8 +207,30 @@ impl StoreArgs {
                 config.hdd.max_size = room(config.hdd.max_size, &taken(&config.hdd.dirs));
             }
         }
-        config.validate().map_err(|e| Failure::usage(e.to_string()))?;
+        self.check(&config)?;
         Ok(config)
+    }
+
+    /// Checks a configuration that comes of this as a whole.
+    pub fn check(&self, config: &Config) -> Result<(), Failure> {
+        config.validate().map_err(|e| wrong(e, &self.typed()))
+    }
+
+    /// The settings that options say.
+    fn typed(&self) -> Typed {
+        let tiers = [
+            (&self.ssd, ["storage_tiers.ssd.paths", "storage_tiers.ssd.path"], "--ssd"),
+            (&self.hdd, ["storage_tiers.hdd.paths", "storage_tiers.hdd.path"], "--hdd"),
+            (&self.cold, ["storage_tiers.cold.paths", "storage_tiers.cold.path"], "--cold"),
+        ];
+        let sized = |dirs: &[DirConfig]| !dirs.is_empty() && dirs.iter().all(|d| d.size.is_some());
+        let mut typed =
+            typed_sizes([self.memory.is_some(), sized(&self.ssd), sized(&self.hdd), sized(&self.cold)]);
+        for (_, names, option) in tiers.into_iter().filter(|(dirs, ..)| !dirs.is_empty()) {
+            typed.extend(names.map(|name| (name, option)));
+        }
+        typed.extend(self.catalog.is_some().then_some(("storage.catalog", "--catalog")));
+        typed
     }
 }
 

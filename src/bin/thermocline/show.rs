@@ -4,6 +4,7 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use indicatif::ProgressBar;
 use std::fmt::Write as _;
 use std::io::{self, Write};
+use std::path::Path;
 use std::time::Duration;
 
 /// Bytes in the largest binary unit that leaves at least 1, to three figures: `12.3 MiB`.
@@ -116,6 +117,11 @@ fn is_format(c: char) -> bool {
 
 fn hex_byte(out: &mut String, b: u8) {
     let _ = write!(out, "\\x{b:02x}");
+}
+
+/// A file that the command line names, as messages call it: `-` is the standard input.
+pub fn file(path: &Path) -> &Path {
+    if path.as_os_str() == "-" { Path::new("standard input") } else { path }
 }
 
 /// Bytes as hexadecimal digits.

@@ -272,26 +272,38 @@ fn repair_text(report: &RepairReport, left_out: &[DirInfo]) -> String {
     if report.is_clean() {
         out.push_str("Nothing was wrong, and nothing was changed.\n");
     } else {
-        // What could not be moved is still there, and says so.
-        let moved = |r: &Recovery| {
-            r.quarantined.iter().filter(|(_, why)| !why.contains("(left in its place")).count()
-        };
-        let moved = match report.recovery.as_ref().map_or(0, moved) as u64 {
-            0 => String::new(),
-            n => format!(", {} moved to the quarantine", show::things(n, "container")),
-        };
-        let _ = writeln!(
-            out,
-            "Repaired: {} mended, {} lost (put {} again){moved}, {} left as {}.{}",
-            report.mended.len(),
-            show::things(lost, "item"),
-            if lost == 1 { "it" } else { "them" },
-            report.left.len(),
-            if report.left.len() == 1 { "it was" } else { "they were" },
-            advice(&report.left, left_out),
-        );
+        let rebuilt = report.recovery.as_ref().is_some_and(|r| r.rebuilt);
+        let done = done(report.mended.len() as u64, lost, moved(report), report.left.len() as u64, rebuilt);
+        let _ = writeln!(out, "{done}{}", advice(&report.left, left_out));
     }
     out
+}
+
+/// Containers that the opening moved to the quarantine. What could not be moved is still there, and says so.
+fn moved(report: &RepairReport) -> u64 {
+    let recovery = report.recovery.iter().flat_map(|r| &r.quarantined);
+    recovery.filter(|(_, why)| !why.contains("(left in its place")).count() as u64
+}
+
+/// What a repair came to, as a sentence.
+fn done(mended: u64, lost: u64, moved: u64, left: u64, rebuilt: bool) -> String {
+    let mut did = Vec::new();
+    did.extend(rebuilt.then(|| "the catalog rebuilt".to_owned()));
+    did.extend((mended > 0).then(|| format!("{} mended", show::count(mended))));
+    let again = if lost == 1 { "put it again" } else { "put them again" };
+    did.extend((lost > 0).then(|| format!("{} lost ({again})", show::things(lost, "item"))));
+    did.extend((moved > 0).then(|| format!("{} moved to the quarantine", show::things(moved, "container"))));
+    let left = match left {
+        0 => "nothing left to repair".to_owned(),
+        1 => "1 left as it was".to_owned(),
+        n => format!("{} left as they were", show::count(n)),
+    };
+    if did.is_empty() {
+        return format!("Nothing could be repaired: {left}.");
+    }
+    // What a catalog knew that is lost, nobody knows.
+    did.extend((lost == 0 && !rebuilt).then(|| "nothing lost".to_owned()));
+    format!("Repaired: {}, {left}.", did.join(", "))
 }
 
 fn finding_json(f: &Finding) -> Value {
@@ -354,4 +366,26 @@ fn repair_json(report: &RepairReport) -> Value {
         "failed": pairs(&report.failed),
         "opening": report.recovery.as_ref().map(opening),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_repair_came_to() {
+        for (what, said) in [
+            (done(2, 0, 0, 0, false), "Repaired: 2 mended, nothing lost, nothing left to repair."),
+            (done(0, 0, 0, 0, true), "Repaired: the catalog rebuilt, nothing left to repair."),
+            (done(1, 0, 0, 1, true), "Repaired: the catalog rebuilt, 1 mended, 1 left as it was."),
+            (
+                done(0, 1, 1, 0, false),
+                "Repaired: 1 item lost (put it again), 1 container moved to the quarantine, nothing left to repair.",
+            ),
+            (done(0, 2000, 0, 3, false), "Repaired: 2,000 items lost (put them again), 3 left as they were."),
+            (done(0, 0, 0, 2, false), "Nothing could be repaired: 2 left as they were."),
+        ] {
+            assert_eq!(what, said);
+        }
+    }
 }

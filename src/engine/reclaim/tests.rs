@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::engine::claim::READERS;
+use crate::engine::scarce::{self, scatter, take_all_numbers};
 use crate::{Builder, Cache};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -94,7 +95,7 @@ fn batches_under_way_are_waited_for_no_longer_than_writes_may() -> Try {
     builder.config_mut().storage.write_stall_limit = 1;
     let cache = open(builder)?;
     let engine = cache.engine();
-    scatter(&cache, 0..6)?;
+    scatter(&cache, (0..6).map(|n| n..n + 1), 8_000)?;
     let under_way = engine.catalog.batch(Tier::Ssd);
     assert_eq!(cache.clear()?, 6);
     assert!(empty(engine) >= 5);
@@ -416,8 +417,8 @@ fn what_one_tier_refuses_is_read_once_for_the_next() -> Try {
     assert_eq!(engine.catalog.containers.of_tier(Tier::Hdd).len(), 0);
     reads.store(0, Ordering::Relaxed);
     engine.send_down(Tier::Ssd, rest, true)?;
-    // By the archive; and one batch, which they are, by the tier between before it says that it takes nothing.
-    assert_eq!(reads.load(Ordering::Relaxed), 2 * once);
+    // By the archive: the tier between says that it takes nothing before it has read any.
+    assert_eq!(reads.load(Ordering::Relaxed), once);
     assert_eq!(cache.stats().counts.evicted, 0);
     fs.heal();
     assert!((0..next).all(|n| cache.get(format!("new {n}")).is_ok_and(|v| v.is_some())));
@@ -458,23 +459,6 @@ fn nothing_is_evicted_while_the_catalog_cannot_be_written() -> Try {
     Ok(())
 }
 
-/// Puts items, each of which gets containers of its own.
-fn scatter(cache: &Cache, range: std::ops::Range<u64>) -> Try {
-    for n in range {
-        cache.put(format!("{n}"), n.to_le_bytes().repeat(1000))?;
-        cache.flush()?;
-        for tier in &cache.engine().tiers {
-            tier.seal()?;
-        }
-    }
-    Ok(())
-}
-
-/// All numbers but those that are kept for reclaim are taken by others.
-fn take_all_numbers(cache: &Cache) {
-    while cache.engine().catalog.containers.reserve(Purpose::Write).is_ok() {}
-}
-
 /// Each opening that writes begins containers, so a store can run out of their numbers long before it is full.
 #[test]
 fn without_numbers_for_containers_small_ones_are_merged_and_nothing_is_lost() -> Try {
@@ -486,7 +470,7 @@ fn without_numbers_for_containers_small_ones_are_merged_and_nothing_is_lost() ->
             builder = builder.cold(dir.join("c"));
         }
         let cache = builder.world(Arc::new(RealFs), Arc::new(SystemClock), false).open()?;
-        scatter(&cache, 0..10)?;
+        scatter(&cache, (0..10).map(|n| n..n + 1), 8_000)?;
         if !lone {
             // The archive has the most of them.
             for n in 0..10 {
@@ -494,10 +478,10 @@ fn without_numbers_for_containers_small_ones_are_merged_and_nothing_is_lost() ->
             }
         }
         take_all_numbers(&cache);
-        scatter(&cache, 10..150)?;
+        scatter(&cache, (10..150).map(|n| n..n + 1), 8_000)?;
         for n in 0..150u64 {
             let found = cache.get(format!("{n}"))?;
-            assert!(found.as_deref() == Some(&n.to_le_bytes().repeat(1000)[..]), "{lone} {n}");
+            assert!(found.as_deref() == Some(&scarce::value(n, 8_000)[..]), "{lone} {n}");
         }
         assert_eq!(cache.stats().counts.evicted, 0);
     }
@@ -510,7 +494,7 @@ fn without_numbers_small_containers_of_any_tier_are_merged() -> Try {
     let dir = tempfile::tempdir()?;
     let cache = open(Cache::builder().ssd(dir.path().join("s"), 64 << 20).cold(dir.path().join("c")))?;
     let engine = cache.engine();
-    scatter(&cache, 0..10)?;
+    scatter(&cache, (0..10).map(|n| n..n + 1), 8_000)?;
     for n in 0..10 {
         assert!(cache.demote(format!("{n}"), Tier::Cold)?);
     }

@@ -1,10 +1,12 @@
 //! Merging where the numbers for containers run out, in stores without threads.
 
 use super::*;
+use crate::engine::scarce::{scatter, take_all_numbers, value};
 use crate::{Builder, Cache};
+use std::sync::atomic::AtomicBool;
 use thermocline_storage::clock::SystemClock;
 use thermocline_storage::container::Containers;
-use thermocline_storage::testing::{Fault, FaultFs, Hollow};
+use thermocline_storage::testing::{Fault, FaultFs, Hollow, Op};
 use thermocline_storage::vfs::{RealFs, Vfs};
 
 type Try<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -15,34 +17,6 @@ fn open(builder: Builder, vfs: Arc<dyn Vfs>) -> Try<Cache> {
     let storage = &mut builder.config_mut().storage;
     (storage.segment_size, storage.pack_size, storage.write_stall_limit) = (Some(1 << 20), Some(1 << 20), 1);
     Ok(builder.world(vfs, Arc::new(SystemClock), false).open()?)
-}
-
-/// So many bytes that look random.
-fn value(n: u64, len: u64) -> Vec<u8> {
-    let byte = |i: u64| {
-        let mixed = (n * 1_000_000 + i).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        ((mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 56) as u8
-    };
-    (0..len).map(byte).collect()
-}
-
-/// Puts the items of each range, of so many bytes, into containers of their own.
-fn scatter(cache: &Cache, ranges: impl IntoIterator<Item = std::ops::Range<u64>>, len: u64) -> Try {
-    for range in ranges {
-        for n in range {
-            cache.put(format!("{n}"), value(n, len))?;
-        }
-        cache.flush()?;
-        for tier in &cache.engine().tiers {
-            tier.seal()?;
-        }
-    }
-    Ok(())
-}
-
-/// All numbers but those that are kept for reclaim are taken by others.
-fn take_all_numbers(cache: &Cache) {
-    while cache.engine().catalog.containers.reserve(Purpose::Write).is_ok() {}
 }
 
 fn moved(cache: &Cache) -> u64 {
@@ -108,14 +82,14 @@ fn nothing_is_merged_while_the_catalog_cannot_be_written() -> Try {
     assert!(catalog.is_dir());
     fs.fail(Fault::when(move |c| c.op.changes() && c.path.starts_with(&catalog)));
     // The first finds out, and has moved something by then.
-    cache.engine().make_number(Tier::Ssd, false);
+    cache.engine().make_number(Tier::Ssd, 0);
     let first = moved(&cache);
     for _ in 0..3 {
-        cache.engine().make_number(Tier::Ssd, false);
+        cache.engine().make_number(Tier::Ssd, 0);
     }
     assert_eq!(moved(&cache), first);
     fs.heal();
-    assert_eq!(cache.engine().make_number(Tier::Ssd, false), Freed::Room);
+    assert_eq!(cache.engine().make_number(Tier::Ssd, 0), Freed::Room);
     Ok(())
 }
 
@@ -127,9 +101,32 @@ fn a_number_costs_one_container_at_most() -> Try {
     scatter(&cache, (0..40).map(|n| 24 * n..24 * n + 24), 10_000)?;
     take_all_numbers(&cache);
     let before = cache.engine().catalog.containers.all().len();
-    assert_eq!(cache.engine().make_number(Tier::Ssd, false), Freed::Room);
+    assert_eq!(cache.engine().make_number(Tier::Ssd, 0), Freed::Room);
     assert!(cache.engine().catalog.containers.all().len() < before);
     assert!((1..=1 << 20).contains(&moved(&cache)), "{}", moved(&cache));
+    Ok(())
+}
+
+/// A disk that answers late: to list one container takes longer than is given to look for small ones.
+#[test]
+fn small_containers_are_merged_however_long_the_first_takes_to_list() -> Try {
+    let dir = tempfile::tempdir()?;
+    let fs = FaultFs::default().without_maps();
+    let cache = open(Cache::builder().ssd(dir.path(), 128 << 20), Arc::new(fs.clone()))?;
+    scatter(&cache, (0..10).map(|n| n..n + 1), 8_000)?;
+    take_all_numbers(&cache);
+    let (segments, late) = (dir.path().join("segments"), AtomicBool::new(true));
+    assert!(segments.is_dir());
+    fs.watch(move |c| {
+        if c.op == Op::Read && c.path.starts_with(&segments) && late.swap(false, Ordering::Relaxed) {
+            std::thread::sleep(LIST_TIME + Duration::from_millis(100));
+        }
+    });
+    let began = Instant::now();
+    assert_eq!(cache.engine().make_number(Tier::Ssd, 0), Freed::Room);
+    assert!(began.elapsed() >= LIST_TIME, "the first list took long");
+    assert!(moved(&cache) > 0);
+    assert_eq!(cache.stats().counts.evicted, 0);
     Ok(())
 }
 
@@ -169,19 +166,45 @@ fn who_waits_for_a_number_does_not_wait_for_itself() -> Try {
     Ok(())
 }
 
-/// What is written takes several containers, and one number is left: those for the others are made, too.
+/// What is written takes several containers, and fewer numbers are left: those for the others are made, too. What each
+/// try leaves behind is not taken for them.
 #[test]
-fn one_number_that_is_left_is_not_taken_for_enough() -> Try {
+fn a_few_numbers_that_are_left_are_not_taken_for_enough() -> Try {
+    for left in 1..4 {
+        let dir = tempfile::tempdir()?;
+        let cache = open(Cache::builder().ssd(dir.path(), 64 << 20), Arc::new(RealFs))?;
+        scatter(&cache, (0..10).map(|n| n..n + 1), 8_000)?;
+        let containers = &cache.engine().catalog.containers;
+        let last = (0..left).map(|_| containers.reserve(Purpose::Write)).collect::<Result<Vec<_>, _>>()?;
+        take_all_numbers(&cache);
+        last.into_iter().for_each(|reserved| containers.abandon(reserved));
+        assert!(containers.has_more_numbers(left - 1) && !containers.has_more_numbers(left));
+        // In batches of a sixteenth of the tier, which are four segments.
+        scatter(&cache, std::iter::once(10..410), 10_000)?;
+        assert_eq!(cache.stats().counts.evicted, 0, "{left} are left");
+    }
+    Ok(())
+}
+
+/// What is empty gives more numbers than there were: nothing is copied before it was tried with them.
+#[test]
+fn nothing_is_merged_while_empty_containers_give_more_numbers_than_there_were() -> Try {
     let dir = tempfile::tempdir()?;
     let cache = open(Cache::builder().ssd(dir.path(), 64 << 20), Arc::new(RealFs))?;
-    scatter(&cache, (0..10).map(|n| n..n + 1), 8_000)?;
-    let containers = &cache.engine().catalog.containers;
-    let last = containers.reserve(Purpose::Write)?;
+    let engine = cache.engine();
+    scatter(&cache, (0..20).map(|n| n..n + 1), 8_000)?;
     take_all_numbers(&cache);
-    containers.abandon(last);
-    assert!(containers.has_number());
-    // In batches of a sixteenth of the tier, which are four segments.
-    scatter(&cache, std::iter::once(10..410), 10_000)?;
+    for n in 0..3 {
+        assert!(cache.remove(format!("{n}"))?);
+    }
+    cache.flush()?;
+    // One number was not enough, and three come.
+    assert_eq!(engine.make_number(Tier::Ssd, 1), Freed::Room);
+    assert!(engine.catalog.containers.has_more_numbers(2));
+    assert_eq!(moved(&cache), 0);
+    // Nor were three, and nothing is empty.
+    assert_eq!(engine.make_number(Tier::Ssd, 3), Freed::Room);
+    assert!(engine.catalog.containers.has_more_numbers(3) && moved(&cache) > 0);
     assert_eq!(cache.stats().counts.evicted, 0);
     Ok(())
 }

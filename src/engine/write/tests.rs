@@ -3,11 +3,12 @@
 use super::{Engine, NewValue};
 use crate::{Cache, ContentType, Error, Event, Persistence, Received, Subscription, Tier};
 use bytes::Bytes;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 use thermocline_storage::catalog::DirtyValue;
-use thermocline_storage::clock::SystemClock;
+use thermocline_storage::clock::{Clock, SystemClock};
 use thermocline_storage::pair::Pair;
 use thermocline_storage::testing::{FaultFs, Op};
 use thermocline_storage::vfs::RealFs;
@@ -235,7 +236,7 @@ fn a_panic_while_a_large_value_is_written_leaves_its_key_as_it_was() -> Result<(
         cache.put("k", "old")?;
         cache.flush()?;
         armed.store(true, Ordering::SeqCst);
-        let put = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| cache.put("k", vec![1; 400_000])));
+        let put = catch_unwind(AssertUnwindSafe(|| cache.put("k", vec![1; 400_000])));
         assert!(put.is_err() && !armed.load(Ordering::SeqCst), "it panicked");
         assert_eq!(cache.get("k")?.as_deref(), Some(&b"old"[..]), "{persistence:?}");
         assert!(cache.expire_in("k", None)?, "{persistence:?}");
@@ -246,6 +247,121 @@ fn a_panic_while_a_large_value_is_written_leaves_its_key_as_it_was() -> Result<(
         assert!(cache.remove("k")?);
         let stats = engine.catalog.stats();
         assert_eq!((stats.dirty, stats.indexed), (0, 0), "{persistence:?}");
+    }
+    Ok(())
+}
+
+/// The machine's clock, which panics once: when it is asked so many times more.
+#[derive(Debug, Default)]
+struct Clumsy(AtomicU32);
+
+impl Clock for Clumsy {
+    fn wall_ms(&self) -> u64 {
+        SystemClock.wall_ms()
+    }
+
+    fn boot_ms(&self) -> u64 {
+        let less = |n: u32| n.checked_sub(1);
+        let left = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less);
+        assert!(left != Ok(1), "on purpose");
+        SystemClock.boot_ms()
+    }
+}
+
+/// Whatever panics after the sync: who waits for a large put is told that it ended well exactly if it is there.
+#[test]
+fn what_is_told_of_a_large_put_that_panics_is_what_became_of_it() -> Result<(), Failure> {
+    let dir = tempfile::tempdir()?;
+    let (disk, clock) = (FaultFs::default(), Arc::new(Clumsy::default()));
+    let (held, met) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (hold, meet, catalog) = (held.clone(), met.clone(), dir.path().join("catalog"));
+    disk.watch(move |c| {
+        while c.op == Op::Sync && c.path.starts_with(&catalog) && hold.load(Ordering::SeqCst) {
+            meet.store(true, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    });
+    let mut builder =
+        Cache::builder().memory(8 << 20).ssd(dir.path(), 64 << 20).persistence(Persistence::Always);
+    builder.config_mut().storage.write_buffer = 1 << 20;
+    let cache = builder.world(Arc::new(disk), clock.clone(), false).open()?;
+    let (engine, ident) = (cache.engine(), cache.engine().ident(b"k")?);
+    let mut well_though_it_panicked = 0;
+    for n in 1..100u8 {
+        held.store(true, Ordering::SeqCst);
+        met.store(false, Ordering::SeqCst);
+        let (ended, outcome) = std::thread::scope(|scope| {
+            let put = scope.spawn(|| catch_unwind(AssertUnwindSafe(|| cache.put("k", vec![n; 400_000]))));
+            while !met.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+            let outcome = engine.catalog.lock(ident).pending(ident);
+            clock.0.store(n.into(), Ordering::SeqCst);
+            held.store(false, Ordering::SeqCst);
+            (put.join(), outcome)
+        });
+        clock.0.store(0, Ordering::SeqCst);
+        let told = outcome.and_then(|o| o.wait(Duration::ZERO)).ok_or("nothing is told")?;
+        let there = cache.get("k")?.is_some_and(|v| v[..] == [n; 400_000]);
+        assert_eq!(told.is_ok(), there, "{n}");
+        match ended {
+            Ok(Ok(put)) => {
+                put?;
+                assert!(well_though_it_panicked > 0);
+                return Ok(());
+            }
+            _ => well_though_it_panicked += u32::from(there),
+        }
+    }
+    Err("it panics for ever".into())
+}
+
+/// What a batch carried when something panicked, here the file system, waits again: a flush writes it.
+#[test]
+fn what_panics_while_a_batch_is_written_loses_none_of_its_values() -> Result<(), Failure> {
+    let dir = tempfile::tempdir()?;
+    let (disk, armed) = (FaultFs::default(), Arc::new(AtomicBool::new(false)));
+    let strikes = armed.clone();
+    disk.watch(move |c| {
+        let hit = c.op == Op::Write && strikes.swap(false, Ordering::SeqCst);
+        assert!(!hit, "on purpose");
+    });
+    let cache = Cache::builder().memory(8 << 20).ssd(dir.path(), 64 << 20);
+    let cache = cache.world(Arc::new(disk), Arc::new(SystemClock), false).open()?;
+    let engine = cache.engine();
+    for n in 0..100u8 {
+        cache.put([n], vec![n; 1000])?;
+    }
+    armed.store(true, Ordering::SeqCst);
+    assert!(catch_unwind(AssertUnwindSafe(|| cache.flush())).is_err());
+    assert!(!armed.load(Ordering::SeqCst));
+    assert_eq!(engine.catalog.buffer.queued(), 100);
+    cache.flush()?;
+    assert_eq!((engine.catalog.buffer.queued(), engine.catalog.buffer.bytes()), (0, 0));
+    let stats = engine.catalog.stats();
+    assert_eq!((stats.dirty, stats.indexed), (0, 100));
+    for n in 0..100u8 {
+        engine.memory.remove(engine.ident(&[n])?);
+        assert_eq!(cache.get([n])?.as_deref(), Some(&[n; 1000][..]));
+    }
+    Ok(())
+}
+
+/// Who chooses keys cannot choose what they collide with: the identities of the same keys are others in every store.
+#[test]
+fn the_same_keys_have_other_identities_in_another_store() -> Result<(), Failure> {
+    for on_disk in [true, false] {
+        let identities = || -> Result<Vec<_>, Failure> {
+            let dir = tempfile::tempdir()?;
+            let builder = Cache::builder().memory(4 << 20);
+            let builder = if on_disk { builder.ssd(dir.path(), 256 << 20) } else { builder };
+            let cache = builder.world(Arc::new(RealFs), Arc::new(SystemClock), false).open()?;
+            let of = |no: u32| Ok(cache.engine().ident(format!("key/{no}").as_bytes())?);
+            (0..100).map(of).collect()
+        };
+        let (one, other) = (identities()?, identities()?);
+        let alike = one.iter().zip(&other).filter(|(a, b)| a == b).count();
+        assert_eq!(alike, 0, "of 100 keys, on disk: {on_disk}");
     }
     Ok(())
 }

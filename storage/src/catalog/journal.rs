@@ -42,6 +42,23 @@ struct Queue {
     frames: Vec<Frame>,
     /// Number of the next frame to be queued; the queue holds the `frames.len()` before it.
     next: u64,
+    /// When the oldest of those that wait was queued, in milliseconds of the engine's clock.
+    since: Option<u64>,
+    /// Likewise of those that were taken out and are not durable yet.
+    taken_since: Option<u64>,
+}
+
+impl Queue {
+    fn oldest(&self) -> Option<u64> {
+        self.taken_since.into_iter().chain(self.since).min()
+    }
+
+    /// Whatever waits is taken out.
+    fn take(&mut self) -> Vec<Frame> {
+        self.taken_since = self.oldest();
+        self.since = None;
+        std::mem::take(&mut self.frames)
+    }
 }
 
 #[derive(Debug)]
@@ -118,7 +135,7 @@ impl Journal {
             store: setup.store,
             open: setup.open,
             step: setup.journal_step.max(1),
-            queue: Mutex::new(Queue { frames: Vec::new(), next }),
+            queue: Mutex::new(Queue { frames: Vec::new(), next, since: None, taken_since: None }),
             files: Mutex::new(files),
             durable: AtomicU64::new(next.saturating_sub(1)),
             broken: AtomicBool::new(false),
@@ -130,9 +147,11 @@ impl Journal {
         })
     }
 
-    /// Numbers and queues a frame. The caller holds the lock of the shard that the frame is about.
-    pub(crate) fn push(&self, frame: Frame) -> u64 {
+    /// Numbers and queues a frame. The caller holds the lock of the shard that the frame is about. The first that waits
+    /// asks for the time.
+    pub(crate) fn push(&self, frame: Frame, now: impl FnOnce() -> u64) -> u64 {
         let mut q = self.queue.lock();
+        q.since.get_or_insert_with(now);
         q.frames.push(frame);
         q.next += 1;
         q.next - 1
@@ -141,6 +160,11 @@ impl Journal {
     /// Frames queued and not yet written.
     pub(crate) fn queued(&self) -> usize {
         self.queue.lock().frames.len()
+    }
+
+    /// When the oldest frame that is not durable yet was queued, in milliseconds of the engine's clock.
+    pub(crate) fn oldest_ms(&self) -> Option<u64> {
+        self.queue.lock().oldest()
     }
 
     /// Frames up to and including this number are durable.
@@ -211,7 +235,7 @@ impl Journal {
         files.open()?;
         let (frames, next) = {
             let mut q = self.queue.lock();
-            (std::mem::take(&mut q.frames), q.next)
+            (q.take(), q.next)
         };
         if !frames.is_empty() {
             let written = match self.make_room(files, &frames, next) {
@@ -233,6 +257,7 @@ impl Journal {
         }
         if !files.orphan {
             self.durable.fetch_max(next - 1, Ordering::AcqRel);
+            self.queue.lock().taken_since = None;
         }
         Ok(next - 1)
     }
@@ -336,7 +361,7 @@ impl Journal {
         let next = {
             let mut q = self.queue.lock();
             if broken {
-                q.frames.clear();
+                q.take();
             }
             q.next - q.frames.len() as u64
         };
@@ -354,6 +379,9 @@ impl Journal {
         self.changes.store(files.end.saturating_sub(HEAD as u64), Ordering::Relaxed);
         self.durable.fetch_max(number, Ordering::AcqRel);
         self.broken.store(files.broken(), Ordering::Release);
+        if !files.broken() {
+            self.queue.lock().taken_since = None;
+        }
     }
 
     /// The checkpoint `seq` failed before either copy of it was published. If its pair is an orphan nothing will

@@ -211,8 +211,9 @@ impl Catalog {
         shards.resize_with(SHARDS, Shard::default);
         let journal = journal.map(Arc::new);
         if let Some(journal) = journal.clone() {
+            let clock = clock.clone();
             containers.on_publish(move |entry| {
-                journal.push(Frame::Created(entry.known()));
+                journal.push(Frame::Created(entry.known()), || clock.now());
             });
         }
         Catalog {
@@ -279,7 +280,7 @@ impl Catalog {
     }
 
     pub(crate) fn push(&self, frame: Frame) -> u64 {
-        self.journal.as_ref().map_or(0, |j| j.push(frame))
+        self.journal.as_ref().map_or(0, |j| j.push(frame, || self.now()))
     }
 
     pub(crate) fn dirty_value(&self, new: NewValue, version: Version) -> DirtyValue {
@@ -509,7 +510,7 @@ impl Catalog {
         }
         let due = journal.written_ms().saturating_add(TIME_EVERY_MS) <= now;
         if due {
-            journal.push(Frame::Time { ms: now });
+            journal.push(Frame::Time { ms: now }, || now);
         }
         due
     }
@@ -524,6 +525,11 @@ impl Catalog {
     /// Frames queued and not yet written.
     pub fn queued_frames(&self) -> usize {
         self.journal.as_ref().map_or(0, |j| j.queued())
+    }
+
+    /// When the oldest frame was queued that is not durable yet, in milliseconds of the engine's clock.
+    pub fn oldest_frame_ms(&self) -> Option<u64> {
+        self.journal.as_ref().and_then(|j| j.oldest_ms())
     }
 
     /// Bytes in one copy of the journal since the last checkpoint, be it of an earlier opening, that say more than how late

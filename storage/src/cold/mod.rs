@@ -317,6 +317,10 @@ impl DiskTier for Cold {
         Ok(given.into_iter().map(|given| if given { written.next() } else { None }).collect())
     }
 
+    fn in_service(&self) -> Result<()> {
+        self.dirs.in_service()
+    }
+
     fn seal(&self) -> Result<()> {
         Ok(())
     }

@@ -36,7 +36,13 @@ impl Bench {
         let dirs = temporary
             .iter()
             .enumerate()
-            .map(|(no, t)| TierDir { no: no as u16, path: t.path().to_path_buf(), limit: None, older: None })
+            .map(|(no, t)| TierDir {
+                no: no as u16,
+                path: t.path().to_path_buf(),
+                limit: None,
+                older: None,
+                anchor: None,
+            })
             .collect();
         Bench {
             vfs: Arc::new(FaultFs::default().without_syncs()),

@@ -109,13 +109,19 @@ impl Containers {
         Ok(Reserved { no, id: self.next_id.fetch_add(1, Ordering::Relaxed) })
     }
 
-    /// Whether a number may be taken for anything but reclaim.
-    pub fn has_number(&self) -> bool {
+    /// Whether more than so many numbers may be taken for anything but reclaim.
+    pub fn has_more_numbers(&self, than: usize) -> bool {
+        let least = FOR_RECLAIM.saturating_add(than);
         let mut numbers = self.numbers.lock();
-        if numbers.left() <= FOR_RECLAIM {
+        if numbers.left() <= least {
             numbers.wake();
         }
-        numbers.left() > FOR_RECLAIM
+        numbers.left() > least
+    }
+
+    /// How many numbers may be taken at once for anything but reclaim, those that rest not counted.
+    pub fn numbers_left(&self) -> usize {
+        self.numbers.lock().left().saturating_sub(FOR_RECLAIM)
     }
 
     /// Gives back a reservation whose container was not made.

@@ -43,12 +43,6 @@ pub(super) struct RamIndex {
     pub partial: bool,
 }
 
-impl RamIndex {
-    fn records(&self) -> u64 {
-        self.extents.iter().map(|e| u64::from(e.count)).sum()
-    }
-}
-
 /// An index of which a part is missing is built again, if it is asked for what is not in it, after so many milliseconds:
 /// the disk may be back. No sooner, for a whole generation is read for that.
 const PARTIAL_REST_MS: u64 = 60_000;
@@ -58,7 +52,7 @@ const PARTIAL_REST: u64 = 8;
 /// Where no value file could be opened, nothing was read: so many milliseconds are enough.
 const FAILED_REST_MS: u64 = 1_000;
 /// At most, however long an attempt took: a machine may have slept meanwhile.
-const LONGEST_REST_MS: u64 = 3_600_000;
+const LONGEST_REST_MS: u64 = 86_400_000;
 
 /// One value file as readers see it.
 #[derive(Debug, Clone, Copy)]
@@ -81,6 +75,9 @@ struct State {
     /// Until when, in milliseconds since boot, no index is built again after one of which a part is missing, or none at
     /// all. It is not the index's own: one that is let go of, to make room for others, is no sooner built again.
     again_ms: u64,
+    /// When somebody said that the disk is back, in milliseconds since boot: an index that was begun before says nothing
+    /// of what can be read since.
+    ended_ms: Option<u64>,
     used: u64,
 }
 
@@ -233,7 +230,7 @@ impl Generation {
             return Err(Error::Gone(self.no));
         }
         let (core, path) = (&self.core, || self.value_path(no));
-        core.files.open((self.id, no), self.no, &self.dropped, &*core.vfs, path)
+        core.files.open((self.id, no), self.no, &self.dropped, &*self.dir.vfs, path)
     }
 
     /// Keeps no file of it open.
@@ -267,16 +264,17 @@ impl Generation {
         self.ram().map_or(0, |r| (r.extents.capacity() * size_of::<Extent>()) as u64)
     }
 
-    /// Installs an index in RAM that was begun to be built at that time (milliseconds since boot).
-    pub fn set_ram(&self, ram: RamIndex, begun_ms: u64) {
+    /// Installs an index in RAM that was begun to be built at that time (milliseconds since boot). What the disk gave once
+    /// is right for ever: one of which a part is missing is added to the one before it.
+    pub fn set_ram(&self, mut ram: RamIndex, begun_ms: u64) {
         let mut state = self.state.lock();
-        state.again_ms = if ram.partial { self.rest_after(begun_ms, PARTIAL_REST_MS) } else { 0 };
-        state.failure = None;
-        // What the disk gave once is right for ever, so an index that has less replaces none that has more.
-        let has_more = |old: &RamIndex| ram.partial && old.records() > ram.records();
-        if !state.ram.as_deref().is_some_and(has_more) {
-            state.ram = Some(Arc::new(ram));
+        if let Some(old) = state.ram.take_if(|_| ram.partial) {
+            let partial = old.partial;
+            ram = RamIndex { extents: index::union(&old.extents, &ram.extents), partial };
         }
+        state.failure = None;
+        state.again_ms = if ram.partial { self.rest_after(&mut state, begun_ms, PARTIAL_REST_MS) } else { 0 };
+        state.ram = Some(Arc::new(ram));
         self.settle(&mut state);
     }
 
@@ -313,15 +311,21 @@ impl Generation {
     }
 
     /// Until when no index is built again after one that was begun at that time and has failed just now.
-    fn rest_after(&self, begun_ms: u64, least: u64) -> u64 {
+    fn rest_after(&self, state: &mut State, begun_ms: u64, least: u64) -> u64 {
+        if state.ended_ms.take().is_some_and(|ended| begun_ms <= ended) {
+            return 0;
+        }
         let now = self.core.clock.boot_ms();
         let rest = now.saturating_sub(begun_ms).saturating_mul(PARTIAL_REST);
         now.saturating_add(rest.clamp(least, LONGEST_REST_MS))
     }
 
-    /// An index may be built again at once: somebody says that the disk is back.
+    /// An index may be built again at once: somebody says that the disk is back. One that is being built may end
+    /// without what can be read since, and is followed by no rest either.
     pub fn end_rest(&self) {
-        self.state.lock().again_ms = 0;
+        let mut state = self.state.lock();
+        state.again_ms = 0;
+        state.ended_ms = Some(self.core.clock.boot_ms());
     }
 
     /// Whether an open database may be asked.
@@ -348,7 +352,7 @@ impl Generation {
         let mut state = self.state.lock();
         state.failures += 1;
         state.failure = Some((kind, e.to_string()));
-        state.again_ms = self.rest_after(begun_ms, FAILED_REST_MS);
+        state.again_ms = self.rest_after(&mut state, begun_ms, FAILED_REST_MS);
         self.settle(&mut state);
     }
 
@@ -461,7 +465,7 @@ impl Generation {
         let mut marker = index.as_os_str().to_owned();
         marker.push(".abandoned");
         let marker = PathBuf::from(marker);
-        if let Err(e) = replace_small(&*self.core.vfs, &marker, fault.to_string().as_bytes()) {
+        if let Err(e) = replace_small(&*self.dir.vfs, &marker, fault.to_string().as_bytes()) {
             warn_seldom!(path = %marker.display(), error = %e, "cannot leave word of a database given up");
         }
     }
@@ -490,12 +494,13 @@ impl Generation {
                 }
             };
             opened = true;
-            let mut scan = Scan::new(file, self.id, no, end);
             let keep_on = || !self.core.jobs.stopping() && !self.dropped();
-            let whole = scan::extents(&mut scan, self.core.extent_max(), &mut ram.extents, &mut |found| {
-                watch(no, found);
-                keep_on()
-            });
+            let mut scan = Scan::new(file, self.id, no, end).while_true(&keep_on);
+            let max = self.core.extent_max();
+            let whole = scan::extents(&mut scan, max, &mut ram.extents, &mut |found| watch(no, found));
+            if self.dropped() {
+                return Err(Error::Gone(self.no));
+            }
             if !keep_on() {
                 return Err(Error::Busy("the HDD tier is closing"));
             }
@@ -511,9 +516,14 @@ impl Generation {
 
     // The end.
 
-    /// No reader gets anything from now on. The caller holds `upkeep`.
-    pub fn retire(&self) {
+    /// No reader gets anything from now on, and an index that is being built ends early, so that who drops the generation
+    /// need not wait until it is.
+    pub fn give_notice(&self) {
         self.dropped.store(true, Ordering::Release);
+    }
+
+    /// Lets go of everything, after notice was given. The caller holds `upkeep`.
+    pub fn retire(&self) {
         self.let_go_of_files();
         self.core.tables.forget(self.id);
         if let Some((fence, _)) = self.take_disk()
@@ -527,7 +537,7 @@ impl Generation {
 
     /// Removes index directories other than `keep`, but for those that were given up.
     pub fn remove_old_indexes(&self, keep: Option<u32>) {
-        let vfs = &self.core.vfs;
+        let vfs = &self.dir.vfs;
         let Ok(entries) = vfs.read_dir(&self.path) else { return };
         for entry in &entries {
             let Some(no) = seal::index_number(&entry.name) else { continue };

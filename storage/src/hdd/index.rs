@@ -9,6 +9,7 @@
 //! Nothing is written here: `keeper.rs` tells when an index goes to disk and what a crash leaves of it.
 
 use crate::record::{le16, le32, le64};
+use std::cmp::Reverse;
 use std::fmt;
 use std::path::Path;
 
@@ -78,6 +79,21 @@ pub(super) fn find(extents: &[Extent], record: u32) -> Option<Extent> {
     extents.get(after.checked_sub(1)?).filter(|e| e.holds(record)).copied()
 }
 
+/// Two indexes of the same records as one, sorted by their first record: of extents that cover the same, the longer.
+/// The ends rise with the beginnings, so the last one that begins early enough holds a record if any does.
+pub(super) fn union(a: &[Extent], b: &[Extent]) -> Vec<Extent> {
+    let mut all = [a, b].concat();
+    all.sort_by_key(|e| (e.first, Reverse(e.count)));
+    let mut end = 0;
+    all.retain(|e| {
+        let its = u64::from(e.first) + u64::from(e.count);
+        let further = its > end;
+        end = end.max(its);
+        further
+    });
+    all
+}
+
 /// An index on disk. It lives on its fence thread and is free to fail, panic or hang.
 pub(super) trait BlockIndex {
     /// Enters extents, rising, each once.
@@ -126,6 +142,30 @@ mod tests {
         assert_eq!(find(&all, 4), None, "between two extents");
         assert_eq!(find(&all, 7), None);
         assert_eq!(find(&[], 0), None);
+    }
+
+    #[test]
+    fn a_union_finds_what_either_finds() {
+        // All pairs of indexes of five records: bit by bit, whether a record is in it, and whether it is joined with the
+        // one before.
+        let index = |bits: u32| {
+            let mut all = Vec::new();
+            for n in (0..5).filter(|n| bits >> n & 1 == 1) {
+                push(&mut all, extent(n, 1, 100 * u64::from(n), 100), 100 << (bits >> 5 & 3));
+            }
+            all
+        };
+        for (a, b) in (0..128).flat_map(|a| (0..128).map(move |b| (a, b))) {
+            let both = union(&index(a), &index(b));
+            let whole =
+                |e: &Extent| e.offset == 100 * u64::from(e.first) && e.len == 100 * u64::from(e.count);
+            assert!(both.iter().all(whole) && both.is_sorted_by_key(|e| e.first), "{a} {b}: {both:?}");
+            for n in 0..5 {
+                assert_eq!(find(&both, n).is_some(), (a | b) >> n & 1 == 1, "{n} of {a} {b}: {both:?}");
+            }
+        }
+        let far = [extent(7, 3, 0, 1), extent(u32::MAX, u32::MAX, 0, 1)];
+        assert_eq!(union(&far, &far), far);
     }
 
     #[test]

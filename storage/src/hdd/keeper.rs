@@ -106,6 +106,7 @@ impl Keeper {
                 self.in_ram.push(Arc::downgrade(generation));
                 self.persist(generation);
             }
+            Err(Error::Gone(_)) => generation.wake(),
             Err(e) => {
                 warn_seldom!(path = %generation.path.display(), error = %e, "cannot rebuild an HDD index");
                 generation.set_failure(&e, begun);
@@ -120,7 +121,7 @@ impl Keeper {
         factory: Arc<dyn IndexFactory>,
         open: bool,
     ) -> Result<(), Failure> {
-        let vfs = &*self.core.vfs;
+        let vfs = &*generation.dir.vfs;
         let seal = Seal::read(vfs, &generation.path, generation.id)?;
         let values = generation.values();
         let covers = seal.values.len() == values.len()
@@ -201,7 +202,7 @@ impl Keeper {
         factory: &Arc<dyn IndexFactory>,
         extents: &[Extent],
     ) -> Result<Seal, Failure> {
-        let vfs = Arc::clone(&self.core.vfs);
+        let vfs = Arc::clone(&generation.dir.vfs);
         let estimate = factory.estimate(extents.len() as u64);
         generation.claim_index(estimate)?;
         generation.dir.admit_on_disk(estimate)?;
@@ -266,13 +267,13 @@ impl Keeper {
     /// sled may have rewritten its files by opening them alone.
     fn seal_again(&self, generation: &Generation, old: &Seal) -> Result<()> {
         let folder = generation.path.join(seal::index_name(old.index));
-        let files = seal::digest(&*self.core.vfs, &folder, true)?;
+        let files = seal::digest(&*generation.dir.vfs, &folder, true)?;
         let name = seal::index_name(old.index);
-        generation.set_index_bytes(seal::occupied(&*self.core.vfs, &generation.path, &name));
+        generation.set_index_bytes(seal::occupied(&*generation.dir.vfs, &generation.path, &name));
         if files == old.files {
             return Ok(());
         }
-        Seal { files, ..old.clone() }.write(&*self.core.vfs, &generation.path)
+        Seal { files, ..old.clone() }.write(&*generation.dir.vfs, &generation.path)
     }
 
     /// Keeps what is open and what is in RAM within their limits.

@@ -254,7 +254,7 @@ impl Hdd {
     }
 
     fn remove_dead(&self, dir: &Arc<Dir>, path: PathBuf, bytes: u64) {
-        match self.core.vfs.remove_dir_all(&path) {
+        match dir.vfs.remove_dir_all(&path) {
             Ok(()) => dir.change(bytes, 0),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => dir.change(bytes, 0),
             Err(e) => {
@@ -300,6 +300,12 @@ impl DiskTier for Hdd {
         self.writer.lock().write(items, purpose)
     }
 
+    fn in_service(&self) -> Result<()> {
+        // The generation that is being appended to is gone on with, wherever it is.
+        let open = self.writer.lock().active_id().is_some();
+        if open { Ok(()) } else { self.dirs.in_service() }
+    }
+
     fn seal(&self) -> Result<()> {
         let mut writer = self.writer.lock();
         if writer.active_has_records() {
@@ -319,13 +325,14 @@ impl DiskTier for Hdd {
                 writer.seal();
             }
         }
+        generation.give_notice();
         let _upkeep = generation.upkeep.lock();
         generation.retire();
         let bytes = Handle(Arc::clone(&generation)).occupied();
         let mut dead = generation.path.as_os_str().to_owned();
         dead.push(".dead");
         let dead = PathBuf::from(dead);
-        let vfs = &self.core.vfs;
+        let vfs = &generation.dir.vfs;
         match vfs.rename(&generation.path, &dead) {
             // An earlier try got so far, or somebody deleted it: what is not there is dropped.
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
@@ -359,7 +366,11 @@ impl DiskTier for Hdd {
     }
 
     fn maintain(&self) {
-        self.dirs.retry();
+        let back = self.dirs.retry();
+        if !back.is_empty() {
+            let all = self.generations.read();
+            all.values().filter(|g| back.contains(&g.dir.no)).for_each(|g| g.end_rest());
+        }
         let dead = std::mem::take(&mut *self.dead.lock());
         dead.into_iter().for_each(|(dir, path, bytes)| self.remove_dead(&dir, path, bytes));
     }

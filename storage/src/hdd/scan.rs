@@ -29,7 +29,7 @@ pub(super) enum Found {
 }
 
 /// A scan of one value file.
-pub(super) struct Scan {
+pub(super) struct Scan<'a> {
     file: Arc<dyn VfsFile>,
     container: u64,
     no: u16,
@@ -38,13 +38,20 @@ pub(super) struct Scan {
     buffer: Vec<u8>,
     buffer_at: u64,
     refused: u32,
+    keep_on: &'a dyn Fn() -> bool,
 }
 
-impl Scan {
+impl<'a> Scan<'a> {
     /// A scan of the file's bytes up to `end`.
-    pub fn new(file: Arc<dyn VfsFile>, container: u64, no: u16, end: u64) -> Scan {
+    pub fn new(file: Arc<dyn VfsFile>, container: u64, no: u16, end: u64) -> Scan<'a> {
         let (buffer, buffer_at) = (Vec::new(), 0);
-        Scan { file, container, no, at: value::DATA, end, buffer, buffer_at, refused: 0 }
+        let keep_on = &|| true;
+        Scan { file, container, no, at: value::DATA, end, buffer, buffer_at, refused: 0, keep_on }
+    }
+
+    /// Ends once `keep_on` says no, which is asked before each step: the disk may take long for each.
+    pub fn while_true(self, keep_on: &'a dyn Fn() -> bool) -> Scan<'a> {
+        Scan { keep_on, ..self }
     }
 
     /// Whether part of the file could not be read.
@@ -89,6 +96,7 @@ impl Scan {
         // A length that a block claims may lead anywhere, but not back.
         while self.at.checked_add(record::HEADER as u64).is_some_and(|end| end <= self.end)
             && self.refused < MAX_REFUSED
+            && (self.keep_on)()
         {
             let at = self.at;
             let refused = self.refused;
@@ -131,17 +139,17 @@ impl Scan {
     }
 }
 
-/// The extents of a value file, appended to `extents`. `watch` is shown all that is found; false ends the scan.
-/// Returns whether all of the file could be read.
+/// The extents of a value file, appended to `extents`. `watch` is shown all that is found. Returns whether all of the
+/// file, as far as the scan went, could be read.
 pub(super) fn extents(
     scan: &mut Scan,
     max: u64,
     extents: &mut Vec<Extent>,
-    watch: &mut dyn FnMut(&Found) -> bool,
+    watch: &mut dyn FnMut(&Found),
 ) -> bool {
     while let Some(found) = scan.next() {
         let file = scan.no;
-        let go_on = watch(&found);
+        watch(&found);
         let new = match found {
             Found::Block(b) => {
                 let len = b.len.min(scan.end.saturating_sub(b.spot.offset));
@@ -153,9 +161,6 @@ pub(super) fn extents(
             }
         };
         index::push(extents, new, max);
-        if !go_on {
-            return false;
-        }
     }
     !scan.refused()
 }

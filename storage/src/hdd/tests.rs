@@ -81,7 +81,13 @@ impl Bench {
         self.opens += 1;
         let containers = Arc::new(Containers::new(self.opens));
         let dirs: Vec<_> = (0..self.limits.len())
-            .map(|i| TierDir { no: i as u16, path: self.dir(i), limit: self.limits[i], older: None })
+            .map(|i| TierDir {
+                no: i as u16,
+                path: self.dir(i),
+                limit: self.limits[i],
+                older: None,
+                anchor: None,
+            })
             .collect();
         dirs.iter().for_each(|d| std::fs::create_dir_all(&d.path).unwrap());
         let ctx = TierContext {

@@ -175,7 +175,7 @@ impl Writer {
     }
 
     fn create_in(&self, dir: &Arc<Dir>, reserved: Reserved) -> Result<Active> {
-        let vfs = &*self.core.vfs;
+        let vfs = &*dir.vfs;
         let created_ms = self.core.clock.wall_ms();
         let path = dir.folder.join(generation_name(reserved.id));
         let tmp = dir.folder.join(format!("{}.tmp", generation_name(reserved.id)));
@@ -252,7 +252,7 @@ impl Active {
             created_ms: generation.created_ms,
         };
         generation.dir.claim(value::DATA, purpose)?;
-        let file = ValueFile::create(&*core.vfs, &generation.path, &header)
+        let file = ValueFile::create(&*generation.dir.vfs, &generation.path, &header)
             .inspect_err(|_| generation.dir.change(value::DATA, 0))?;
         core.files.put((generation.id, file.no), Arc::clone(file.log.file()));
         generation.add_value(file.no, file.log.synced(), file.log.reserved());

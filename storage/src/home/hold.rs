@@ -8,7 +8,7 @@ use super::record::refused;
 use crate::error::{Error, IoContext, Result};
 use crate::vfs::{EntryKind, Vfs, VfsLock};
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// The name of the lock file in each directory of the store, and in the catalog.
 pub(super) const LOCK: &str = "lock";
@@ -18,15 +18,24 @@ pub(super) const LOCK: &str = "lock";
 pub(super) struct Holdings {
     vfs: Arc<dyn Vfs>,
     read_only: bool,
-    locks: Vec<Box<dyn VfsLock>>,
+    locks: Vec<(PathBuf, Arc<dyn VfsLock>)>,
     made_files: Vec<PathBuf>,
     made_dirs: Vec<PathBuf>,
+    /// Lock files that were not there and, read-only, were not made.
+    unlocked: Vec<PathBuf>,
 }
 
 impl Holdings {
     /// Nothing held.
     pub fn new(vfs: Arc<dyn Vfs>, read_only: bool) -> Holdings {
-        Holdings { vfs, read_only, locks: Vec::new(), made_files: Vec::new(), made_dirs: Vec::new() }
+        Holdings {
+            vfs,
+            read_only,
+            locks: Vec::new(),
+            made_files: Vec::new(),
+            made_dirs: Vec::new(),
+            unlocked: Vec::new(),
+        }
     }
 
     /// Locks a directory that exists; whether its lock file was there. `Locked` at once if somebody else has it.
@@ -35,8 +44,8 @@ impl Holdings {
         let file = dir.join(LOCK);
         let there = self.vfs.kind(&file).map_err(|e| refused("look at", &file, e))?.is_some();
         if !there && self.read_only {
-            // Who writes makes one first, so nobody does. That somebody begins to while this reads is no worse than
-            // any change behind the back of who reads, and a lock of the store's other directories keeps them out.
+            // Who writes makes one first, so nobody does. Whether somebody begins to while this reads, `came` tells.
+            self.unlocked.push(file);
             return Ok(false);
         }
         let locked = || Error::Locked { path: dir.to_path_buf() };
@@ -48,13 +57,25 @@ impl Holdings {
         if !there {
             self.made_files.push(file.clone());
         }
-        self.locks.push(lock);
+        self.locks.push((dir.to_path_buf(), lock.into()));
         // Another opening that failed may have removed the file between our opening it and locking it; then
         // what is locked has no name, and the next process would lock another file.
         if self.vfs.kind(&file).at("look at", &file)?.is_none() {
             return Err(locked());
         }
         Ok(there)
+    }
+
+    /// A directory that was read without a lock, and has a lock file by now: somebody has opened it meanwhile.
+    pub fn came(&self) -> Option<&Path> {
+        // What cannot be looked at is no reason to distrust what was read.
+        let file = self.unlocked.iter().find(|file| matches!(self.vfs.kind(file), Ok(Some(_))))?;
+        file.parent()
+    }
+
+    /// The lock of a directory; `None` if it has none.
+    pub fn lock_of(&self, dir: &Path) -> Option<Weak<dyn VfsLock>> {
+        self.locks.iter().find(|(of, _)| of == dir).map(|(_, lock)| Arc::downgrade(lock))
     }
 
     /// Makes a directory and those above it that are missing, durably, and remembers which were made.

@@ -23,12 +23,15 @@
 //! the roster still says the epochs before, which is less than the truth and thus harmless; a new store is
 //! still called new, a rebuilding still unfinished.
 
+mod anchor;
 mod examine;
 mod hold;
 mod judge;
 mod record;
 #[cfg(test)]
 mod tests;
+
+pub use anchor::{Anchor, Anchored};
 
 use crate::error::{Error, IoContext, Result};
 use crate::types::{Tier, Version};
@@ -41,6 +44,7 @@ use record::{
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The folder of the catalog in a directory of the store, unless another place is asked for.
 pub const CATALOG_FOLDER: &str = "catalog";
@@ -106,7 +110,8 @@ pub struct Home {
     begun: bool,
     /// Of the manifest and of each directory by its number: the copy to write first.
     first: First,
-    #[expect(dead_code, reason = "held for its locks")]
+    /// The counter that is in the identities by now.
+    written: Arc<AtomicU64>,
     holdings: Holdings,
 }
 
@@ -153,6 +158,7 @@ impl Home {
             seen.push(Seen { tier: wanted.tier, at, identity, marked });
         }
         let mut catalog = find_catalog(&*vfs, request, &seen)?;
+        no_links(&*vfs, &catalog.path, &seen)?;
         let catalog_there = is_there(&*vfs, &catalog.path)?;
         if catalog_there && (catalog.manifest.exists || !flags.read_only) {
             holdings.lock(&catalog.path)?;
@@ -201,6 +207,7 @@ impl Home {
             begun: false,
             first,
             record,
+            written: Arc::default(),
             holdings,
         })
     }
@@ -235,6 +242,7 @@ impl Home {
             }
         }
         self.begun = true;
+        self.written.store(self.open_counter, Ordering::Release);
         Ok(())
     }
 
@@ -319,6 +327,33 @@ impl Home {
         &self.dirs
     }
 
+    /// What tells whether the directory with this number is still where it was; `None` of one that is not locked, which
+    /// is one that is only read and has no lock file.
+    pub fn anchor(&self, no: u16) -> Option<Arc<Anchor>> {
+        let dir = self.dirs.iter().find(|d| d.no == no && d.present)?;
+        self.anchor_at(&dir.path, Some(no))
+    }
+
+    /// The file system for the catalog, which changes nothing where its directory is no longer the one that was opened.
+    pub fn catalog_vfs(&self) -> Arc<dyn Vfs> {
+        Anchored::over(self.vfs.clone(), self.anchor_at(&self.catalog_dir, None))
+    }
+
+    fn anchor_at(&self, path: &Path, no: Option<u16>) -> Option<Arc<Anchor>> {
+        let lock = self.holdings.lock_of(path)?;
+        let whose = (self.record.store, no);
+        Some(Arc::new(Anchor::new(self.vfs.clone(), path, lock, whose, self.written.clone())))
+    }
+
+    /// Of a store that is read only: that nobody has opened it for writing since. Where there is no lock file, none can be
+    /// taken to read, and what was read may be half of one state and half of another.
+    ///
+    /// # Errors
+    /// `Locked`: somebody has it, or had.
+    pub fn nobody_came(&self) -> Result<()> {
+        self.holdings.came().map_or(Ok(()), |path| Err(Error::Locked { path: path.to_path_buf() }))
+    }
+
     /// Numbers of all directories that were ever discarded. What the catalog has in them is gone.
     pub fn discarded(&self) -> &[u16] {
         &self.record.discarded
@@ -346,6 +381,23 @@ fn is_there(vfs: &dyn Vfs, path: &Path) -> Result<bool> {
         }),
         Some(_) => Ok(true),
     }
+}
+
+/// That no link stands in the place of the catalog, between it and the directory that it lies in, or of one of its two
+/// folders: what is given may be a link, and is resolved; what is in a store leads nowhere else.
+fn no_links(vfs: &dyn Vfs, catalog: &Path, seen: &[Seen]) -> Result<()> {
+    let above = seen.iter().map(|s| &s.at.path).find(|dir| catalog.starts_with(dir));
+    let inside = catalog.ancestors().take_while(|path| above.is_some_and(|dir| *path != dir));
+    let mut paths: Vec<PathBuf> = vec![catalog.join("a"), catalog.join("b"), catalog.to_path_buf()];
+    paths.extend(inside.map(Path::to_path_buf));
+    for path in paths {
+        if vfs.kind(&path).map_err(|e| refused("look at", &path, e))? == Some(EntryKind::Other) {
+            let why =
+                "it is a symbolic link, and none is followed inside a store: put the directory itself here";
+            return Err(Error::BadDirectory { path, why: why.to_owned() });
+        }
+    }
+    Ok(())
 }
 
 fn is_present(dirs: &[DirInfo], path: &Path) -> bool {

@@ -327,13 +327,14 @@ impl Vfs for SimFs {
     fn try_lock(&self, path: &Path) -> io::Result<Option<Box<dyn VfsLock>>> {
         let mut s = self.state();
         s.simple(Op::Lock, path)?;
-        if s.lookup(path).is_none() {
-            s.create(path)?;
-        }
+        let id = match s.lookup(path) {
+            Some(id) => id,
+            None => s.create(path)?,
+        };
         if !s.locks.insert(path.to_path_buf()) {
             return Ok(None);
         }
-        let lock = SimLock { fs: self.clone(), path: path.to_path_buf() };
+        let lock = SimLock { fs: self.clone(), path: path.to_path_buf(), id };
         match s.simple(Op::Locked, path) {
             Ok(()) => Ok(Some(Box::new(lock))),
             Err(e) => {
@@ -348,10 +349,12 @@ impl Vfs for SimFs {
     fn try_lock_shared(&self, path: &Path) -> io::Result<Option<Box<dyn VfsLock>>> {
         let mut s = self.state();
         s.simple(Op::Open, path)?;
-        s.file(path)?;
+        let id = s.file(path)?;
         let free = s.locks.insert(path.to_path_buf());
         drop(s);
-        Ok(free.then(|| Box::new(SimLock { fs: self.clone(), path: path.to_path_buf() }) as Box<dyn VfsLock>))
+        Ok(free.then(|| {
+            Box::new(SimLock { fs: self.clone(), path: path.to_path_buf(), id }) as Box<dyn VfsLock>
+        }))
     }
 
     fn canonical(&self, path: &Path) -> io::Result<PathBuf> {
@@ -372,9 +375,15 @@ impl Vfs for SimFs {
 struct SimLock {
     fs: SimFs,
     path: PathBuf,
+    id: Id,
 }
 
-impl VfsLock for SimLock {}
+impl VfsLock for SimLock {
+    fn is_at(&self, path: &Path) -> io::Result<bool> {
+        let s = self.fs.state();
+        Ok(!s.away.iter().any(|a| path.starts_with(a)) && s.lookup(path) == Some(self.id))
+    }
+}
 
 impl Drop for SimLock {
     fn drop(&mut self) {

@@ -44,7 +44,6 @@ use crate::openfiles::OpenFiles;
 use crate::record::{self, MAX_VALUE};
 use crate::tierdir::{Dirs, Lease, Rules};
 use crate::types::{MAX_KEY, Place, Tier};
-use crate::vfs::Vfs;
 use format::HEADER_BLOCK;
 use open::{Files, OnDisk};
 use parking_lot::{Mutex, RwLock};
@@ -122,7 +121,6 @@ impl SsdConfig {
 /// The SSD tier.
 #[derive(Debug)]
 pub struct Ssd {
-    vfs: Arc<dyn Vfs>,
     clock: Arc<dyn Clock>,
     store: [u8; 16],
     containers: Arc<Containers>,
@@ -170,7 +168,6 @@ impl Ssd {
         let dirs = Dirs::open(&ctx, rules, |_| 0)?;
         let (Files { segments, strays }, report) = open::open(&ctx, &dirs, &reading)?;
         let ssd = Ssd {
-            vfs: ctx.vfs,
             store: ctx.store,
             containers: ctx.containers,
             room: Room { dirs, segment: segment_size },
@@ -231,6 +228,10 @@ impl DiskTier for Ssd {
         self.writer.lock().write(self, items, purpose)
     }
 
+    fn in_service(&self) -> Result<()> {
+        self.room.dirs.in_service()
+    }
+
     fn seal(&self) -> Result<()> {
         self.writer.lock().seal(self)
     }
@@ -243,13 +244,13 @@ impl DiskTier for Ssd {
         if let Some(segment) = &file.segment {
             segment.dropping();
         }
-        match self.vfs.remove_file(&file.path) {
+        match file.lease.dir().vfs.remove_file(&file.path) {
             // It went in an attempt before this one, whose sync of the directory failed.
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             other => other.at("remove", &file.path)?,
         }
         let folder = &file.lease.dir().folder;
-        self.vfs.sync_dir(folder).at("sync", folder)?;
+        file.lease.dir().vfs.sync_dir(folder).at("sync", folder)?;
         self.segments.write().remove(&entry.id);
         file.lease.removed();
         Ok(())

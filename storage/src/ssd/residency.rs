@@ -6,7 +6,11 @@
 //! failing device is an error and not a SIGBUS.
 //!
 //! The bits are a guess: the kernel may drop a page earlier. A touch of such a page through the map reads it
-//! from the device, as any map does. Nothing but speed hangs on a bit that is lost to a race.
+//! from the device, as any map does, and a device that fails just then is a SIGBUS after all. To ask the kernel first
+//! (`mincore`) costs more than a `pread` does: who must not be ended reads with `pread` alone ([`ReadMode::Pread`]).
+//! Nothing but speed hangs on a bit that is lost to a race.
+//!
+//! [`ReadMode::Pread`]: super::ReadMode::Pread
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

@@ -451,7 +451,7 @@ fn create_in(ssd: &Ssd, dir: &Arc<Dir>, size: u64, purpose: Purpose) -> Result<A
     let lease = dir.lease(size);
     let name = super::open::name_of(reserved.id);
     let header = format::encode_header(&identity);
-    let log = match AppendFile::create(&*ssd.vfs, &dir.folder, &name, &header, Some(size)) {
+    let log = match AppendFile::create(&*dir.vfs, &dir.folder, &name, &header, Some(size)) {
         Ok(log) => log,
         Err(e) => {
             ssd.containers.abandon(reserved);

@@ -23,6 +23,7 @@ pub(crate) use lease::Lease;
 use crate::clock::Clock;
 use crate::container::{AWAY, DirStatus, NOT_SEEN, Purpose, RawRecord, TierContext, TierDir, Unknown, Usage};
 use crate::error::{Error, IoContext, Result};
+use crate::home::{Anchor, Anchored};
 use crate::quarantine::Quarantine;
 use crate::types::Tier;
 use crate::vfs::{OpenMode, Vfs};
@@ -75,6 +76,7 @@ pub(crate) struct Dir {
     pub quarantine: Quarantine,
     /// The file system that it is on.
     pub vfs: Arc<dyn Vfs>,
+    anchor: Option<Arc<Anchor>>,
     clock: Arc<dyn Clock>,
     rules: Rules,
     /// What [`Purpose::Write`] leaves free below the limit.
@@ -116,7 +118,7 @@ impl Dir {
     /// The directory, with its folder made if it is missing and the context allows changes.
     fn open(ctx: &TierContext, dir: &TierDir, rules: Rules, write_reserve: u64) -> Result<Dir> {
         let folder = dir.path.join(rules.folder);
-        let vfs = &ctx.vfs;
+        let vfs = &Anchored::over(ctx.vfs.clone(), dir.anchor.clone());
         if ctx.unknown != Unknown::Ignore && vfs.kind(&folder).at("look at", &folder)?.is_none() {
             vfs.create_dir_all(&folder).at("create", &folder)?;
             vfs.sync_dir(&dir.path).at("sync", &dir.path)?;
@@ -130,6 +132,7 @@ impl Dir {
             limit: dir.limit,
             quarantine: Quarantine::open(vfs.clone(), ctx.clock.clone(), &dir.path, cap)?,
             vfs: vfs.clone(),
+            anchor: dir.anchor.clone(),
             clock: ctx.clock.clone(),
             rules,
             write_reserve,
@@ -317,8 +320,9 @@ impl Dir {
     }
 
     /// Tries a directory that has been out of service for [`RETRY_MS`], or at once if it is said so, and puts it back
-    /// if it works. One in which a read failed is tried too, and goes out of service if it does not work.
-    fn retry(&self, now_is_due: bool) {
+    /// if it works: says whether it came back. One in which a read failed is tried too, and goes out of service if it does
+    /// not work.
+    fn retry(&self, now_is_due: bool) -> bool {
         let now = self.clock.boot_ms();
         let since = self.out.lock().as_ref().map(|(at, _)| *at);
         let suspect = self.suspect.swap(false, Ordering::Relaxed);
@@ -328,8 +332,9 @@ impl Dir {
                     tracing::info!(tier = %self.rules.tier, dir = %self.path.display(), "back in service");
                     self.failures.store(0, Ordering::Relaxed);
                     *self.out.lock() = None;
+                    return true;
                 }
-                Err(e) => *self.out.lock() = Some((now, e.to_string())),
+                Err(e) => self.put_out(&e),
             },
             // That a disk is full is no failure of it, and a probe needs room.
             None if suspect => {
@@ -339,9 +344,15 @@ impl Dir {
             }
             _ => {}
         }
+        false
     }
 
+    /// Whether it is the directory that was opened, and can be written to. First the one, then the other: another's is
+    /// not touched.
     fn probe(&self) -> Result<()> {
+        if let Some(anchor) = &self.anchor {
+            anchor.check()?;
+        }
         let path = self.folder.join(PROBE);
         if self.vfs.kind(&path).at("look at", &path)?.is_some() {
             self.vfs.remove_file(&path).at("remove", &path)?;
@@ -458,14 +469,17 @@ impl Dirs {
         }
     }
 
-    /// Tries again what has been out of service long enough, and what a read failed in.
-    pub fn retry(&self) {
-        self.all.iter().for_each(|d| d.retry(false));
+    /// Tries again what has been out of service long enough, and what a read failed in. Gives the numbers of the
+    /// directories that came back.
+    pub fn retry(&self) -> Vec<u16> {
+        self.all.iter().filter(|d| d.retry(false)).map(|d| d.no).collect()
     }
 
     /// Tries everything that is out of service now.
     pub fn put_back(&self) {
-        self.all.iter().for_each(|d| d.retry(true));
+        self.all.iter().for_each(|d| {
+            d.retry(true);
+        });
     }
 
     /// A read failed in the directory with this number.
@@ -478,6 +492,11 @@ impl Dirs {
     /// That there is no room for so many bytes.
     pub fn no_space(&self, needed: u64) -> Error {
         Error::NoSpace { tier: self.tier, needed, limit: self.limit().unwrap_or(u64::MAX) }
+    }
+
+    /// Whether any directory takes new containers: `OutOfService` if none does.
+    pub fn in_service(&self) -> Result<()> {
+        if self.all.iter().any(|d| d.in_service()) { Ok(()) } else { Err(self.out_of_service()) }
     }
 
     /// That no directory takes new containers, with what the first of them suffers from.

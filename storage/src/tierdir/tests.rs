@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::clock::ManualClock;
-use crate::container::Containers;
+use crate::container::{Containers, Known};
 use crate::vfs::RealFs;
 use std::path::Path;
 
@@ -13,7 +13,7 @@ fn context(home: &Path, limits: &[Option<u64>]) -> (TierContext, Arc<ManualClock
     let dir = |(no, limit): (usize, &Option<u64>)| {
         let path = home.join(no.to_string());
         std::fs::create_dir_all(&path).unwrap();
-        TierDir { no: no as u16, path, limit: *limit, older: None }
+        TierDir { no: no as u16, path, limit: *limit, older: None, anchor: None }
     };
     let ctx = TierContext {
         vfs: Arc::new(RealFs),
@@ -179,4 +179,28 @@ fn looking_only_makes_no_folder() {
     ctx.unknown = Unknown::Attach;
     Dirs::open(&ctx, RULES, |_| 0).unwrap();
     assert!(home.path().join("0/things").is_dir());
+}
+
+#[test]
+fn what_belongs_to_a_directory_that_is_away_is_left_alone() {
+    let home = tempfile::tempdir().unwrap();
+    let (mut ctx, _) = context(home.path(), &[None]);
+    let known = |no: u16| Known {
+        no,
+        id: 40 + u64::from(no),
+        tier: Tier::Ssd,
+        dir: no,
+        created_ms: 0,
+        records: 0,
+        earliest_expiry: u64::MAX,
+    };
+    ctx.known = vec![known(0), known(7)];
+    let dirs = Dirs::open(&ctx, RULES, |_| 0).unwrap();
+    assert_eq!(
+        [40, 47, 99].map(|id| dirs[0].unknown(id)),
+        [Unknown::Delete, Unknown::Leave, Unknown::Delete]
+    );
+    ctx.unknown = Unknown::Attach;
+    let dirs = Dirs::open(&ctx, RULES, |_| 0).unwrap();
+    assert_eq!(dirs[0].unknown(47), Unknown::Attach, "the catalog is lost, and with it what is away");
 }

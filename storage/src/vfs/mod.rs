@@ -65,7 +65,10 @@ pub struct Space {
 }
 
 /// Holds a lock until it is dropped.
-pub trait VfsLock: Send + Sync + fmt::Debug {}
+pub trait VfsLock: Send + Sync + fmt::Debug {
+    /// Whether the file at this path is the one that is locked: false if there is none, or another.
+    fn is_at(&self, path: &Path) -> io::Result<bool>;
+}
 
 /// A file system.
 pub trait Vfs: Send + Sync + fmt::Debug + 'static {

@@ -21,7 +21,17 @@ struct RealFile(File);
 #[derive(Debug)]
 struct RealLock(File);
 
-impl VfsLock for RealLock {}
+impl VfsLock for RealLock {
+    fn is_at(&self, path: &Path) -> io::Result<bool> {
+        let locked = self.0.metadata()?;
+        match fs::symlink_metadata(path) {
+            // A file that is open keeps its number, and its file system the device's.
+            Ok(there) => Ok((there.dev(), there.ino()) == (locked.dev(), locked.ino())),
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+}
 
 impl Drop for RealLock {
     /// Lets go at once. To close the file is not enough: a child that this process is just starting has a copy of it,

@@ -5,6 +5,7 @@ use super::items::Items;
 use crate::device::{Device, available_ram, free};
 use crate::failure::Failure;
 use crate::interrupt::WorkDir;
+use crate::options::{typed_sizes, wrong};
 use crate::show;
 use crate::values::MEAN_LEN;
 use std::path::{Path, PathBuf};
@@ -81,7 +82,10 @@ impl Plan {
                 config.storage.generation_size = Some(1 << (config.hdd.max_size / 8).max(MIB).ilog2());
             }
         }
-        config.validate().map_err(|e| Failure::usage(e.to_string()))?;
+        let sized = |tier: &Option<TierArg>| tier.as_ref().is_some_and(|t| t.size.is_some());
+        let typed =
+            typed_sizes([args.memory.is_some(), sized(&args.ssd), sized(&args.hdd), sized(&args.cold)]);
+        config.validate().map_err(|e| wrong(e, &typed))?;
         let most = config.max_value_size();
         items.keep("larger than a value may be", |item| item.len <= most);
         if items.all.is_empty() {

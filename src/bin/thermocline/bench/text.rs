@@ -166,6 +166,7 @@ impl Report<'_> {
         }
         section(out, "Compression on the way to the first disk tier");
         out.push_str(&show::table(1, &["type", "items", "original", "stored", "stored / original"], rows));
+        let _ = writeln!(out, "  The archive packs anew, with deflate, what came to it with LZ4 or plain.");
     }
 
     fn on_disk(&self, out: &mut String) {

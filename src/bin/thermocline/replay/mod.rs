@@ -7,12 +7,12 @@ mod trace;
 
 use crate::failure::{Failure, INTERRUPTED, NOT_FOUND, OK, Outcome, check_dir};
 use crate::interrupt::{WorkDir, stopped, watch};
-use crate::options::size;
+use crate::options::{size, wrong};
 use crate::random::Random;
 use crate::show;
 use bytes::Bytes;
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use report::{Models, Report};
 use serde_json::json;
 use std::hash::{DefaultHasher, Hasher};
@@ -104,7 +104,7 @@ pub fn run(args: &ReplayArgs, json: bool) -> Outcome {
         trace.sizes.resize(trace.requests.len(), size);
     }
     setup::make_room(args, &trace, &mut config);
-    config.validate().map_err(|e| Failure::usage(e.to_string()))?;
+    config.validate().map_err(|e| wrong(e, &setup::typed(args)))?;
     let mut work = None;
     if config.has_disk() {
         let dir = WorkDir::new_in(&args.dir, "replay")?;
@@ -216,9 +216,12 @@ fn make(key: &[u8], size: u32, out: &mut Vec<u8>) {
 
 fn bar(len: u64) -> ProgressBar {
     let bar = ProgressBar::new(len);
-    let template = "replaying  {wide_bar} {human_pos}/{human_len}  {per_sec}  {eta} left";
+    let template = "replaying  {wide_bar} {human_pos}/{human_len}  {rate}  {eta} left";
     if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style);
+        // indicatif's own has four decimals.
+        bar.set_style(style.with_key("rate", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+            let _ = write!(out, "{}/s", show::count(state.per_sec() as u64));
+        }));
     }
     bar
 }

@@ -5,7 +5,6 @@ use super::trace::{Format, Trace};
 use super::{Done, ReplayArgs, models, size_at};
 use crate::show;
 use serde_json::{Value, json};
-use std::collections::HashSet;
 use std::fmt::Write as _;
 use thermocline::{Config, Tier};
 
@@ -51,6 +50,11 @@ impl Models {
     }
 }
 
+/// Items among the first requests of a trace: those are numbered in the order in which they are asked for first.
+fn distinct(requests: &[u32]) -> u64 {
+    requests.iter().max().map_or(0, |last| u64::from(*last) + 1)
+}
+
 fn note(out: &mut String, text: &str) {
     let _ = writeln!(out, "  {}", show::wrap(text));
 }
@@ -91,15 +95,15 @@ impl Report<'_> {
 
     /// Of the requests that were replayed.
     fn distinct_keys(&self) -> u64 {
-        let mut seen = HashSet::new();
         let done = usize::try_from(self.done.requests).unwrap_or(usize::MAX);
-        self.trace.requests.iter().take(done).filter(|key| seen.insert(**key)).count() as u64
+        distinct(self.trace.requests.get(..done).unwrap_or(&self.trace.requests))
     }
 
     /// For people.
     pub fn text(&self) -> String {
         let mut out = String::new();
-        let names: Vec<String> = self.args.traces.iter().map(|p| p.display().to_string()).collect();
+        let names: Vec<String> =
+            self.args.traces.iter().map(|p| show::file(p).display().to_string()).collect();
         let _ = writeln!(out, "{} ({})", names.join(", "), self.format.name());
         let done = self.done;
         let _ = write!(
@@ -237,5 +241,28 @@ impl Report<'_> {
             "lru": { "hits": self.models.lru.requests, "hit_ratio": share(self.models.lru.requests) },
             "bound": { "kind": kind, "hits": self.models.bound.requests, "hit_ratio": share(self.models.bound.requests) },
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn distinct_items_of_any_part_of_a_trace() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut trace = Trace::default();
+        // Two, one behind the other, with items in common.
+        for start in [5, 0] {
+            let lines: String = (0..200).map(|n| format!("k{}\n", start + n * n % 37)).collect();
+            std::fs::write(file.path(), lines).unwrap();
+            trace.read(file.path(), None, usize::MAX, &|_| ()).unwrap();
+        }
+        for done in 0..=trace.requests.len() {
+            let requests = &trace.requests[..done];
+            assert_eq!(distinct(requests), requests.iter().collect::<HashSet<_>>().len() as u64, "{done}");
+        }
+        assert_eq!(distinct(&trace.requests), trace.keys.len() as u64);
     }
 }

@@ -8,6 +8,7 @@ use super::trace::Trace;
 use super::{ReplayArgs, USAGE, VALUE_SIZE};
 use crate::device::Device;
 use crate::failure::Failure;
+use crate::options::{Typed, typed_sizes};
 use crate::show;
 use std::path::Path;
 use thermocline::Config;
@@ -127,6 +128,15 @@ fn room_for(items: u64, trace: &Trace) -> u64 {
     let value = u64::from(trace.sizes.iter().max().copied().unwrap_or(VALUE_SIZE));
     // Twice: keys fall unevenly into the parts of the memory tier.
     items.saturating_mul(key + value + ROOM).saturating_mul(2).clamp(64 * MIB, 1 << 50)
+}
+
+/// The settings that options say.
+pub fn typed(args: &ReplayArgs) -> Typed {
+    let mut typed =
+        typed_sizes([args.memory.is_some(), args.ssd.is_some(), args.hdd.is_some(), args.cold.is_some()]);
+    typed
+        .extend(args.memory_items.is_some().then_some(("storage_tiers.memory.item_limit", "--memory-items")));
+    typed
 }
 
 /// A RAM file system is no disk.

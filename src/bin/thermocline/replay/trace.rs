@@ -60,7 +60,7 @@ impl Format {
 /// Requests in their order, by item number.
 #[derive(Debug, Default)]
 pub struct Trace {
-    /// The item of each request.
+    /// The item of each request; items are numbered in the order in which they are asked for first.
     pub requests: Vec<u32>,
     /// The size of the item in bytes, as each request has it; empty if the trace knows none.
     pub sizes: Vec<u32>,
@@ -105,7 +105,7 @@ impl Trace {
         (&file)
             .take(2)
             .read_to_end(&mut magic)
-            .map_err(|e| Failure::usage(format!("{}: line 1: {e}", path.display())))?;
+            .map_err(|e| Failure::usage(format!("{}: line 1: {e}", crate::show::file(path).display())))?;
         let gzip = magic == [0x1f, 0x8b];
         let mut file = BufReader::with_capacity(1 << 16, io::Cursor::new(magic).chain(file));
         let read = if gzip {
@@ -118,7 +118,7 @@ impl Trace {
         } else {
             self.lines(&mut file, format, limit, progress)
         };
-        read.map_err(|wrong| Failure::usage(format!("{}: {wrong}", path.display())))
+        read.map_err(|wrong| Failure::usage(format!("{}: {wrong}", crate::show::file(path).display())))
     }
 
     /// Reads lines.

@@ -469,3 +469,29 @@ fn an_opening_that_cannot_make_its_journal_takes_the_pair_back() {
         }
     }
 }
+
+/// A process is killed while it syncs, the next opens and answers, and then the power goes: nothing of what the second
+/// process found may have been in the page cache alone.
+#[test]
+fn what_an_opening_found_in_the_page_cache_survives_a_power_cut() {
+    let mut unsynced = 0;
+    for n in 1..=6 {
+        let mem = disk();
+        let (cat, _) = open(Arc::new(mem.clone()), Path::new("/c"), 1).unwrap();
+        let entry = container(&cat);
+        write(&cat, id(1), Place::new(entry.no, 1).unwrap());
+        cat.sync().unwrap();
+        write(&cat, id(2), Place::new(entry.no, 2).unwrap());
+        mem.fail_changes(mem.changes() + n..);
+        let _ = cat.sync();
+        drop(cat);
+        mem.heal();
+        let (cat, _) = open(Arc::new(mem.clone()), Path::new("/c"), 2).unwrap();
+        let found = durable(&cat);
+        unsynced += u32::from(found.contains_key(&id(2)));
+        let cut = mem.crash_losing_all();
+        let (cat, _) = open(Arc::new(cut), Path::new("/c"), 3).unwrap();
+        assert_eq!(durable(&cat), found, "killed before change {n}");
+    }
+    assert!(unsynced > 0);
+}

@@ -457,3 +457,10 @@ fn a_container_with_the_most_records_takes_another() {
     assert_eq!(rec.containers[0].records, u64::MAX);
     assert_eq!(durable(&cat).len(), 2);
 }
+
+#[test]
+fn containers_without_a_catalog_are_a_lost_catalog_and_not_a_new_store() {
+    let how = setup(Arc::new(disk()), Path::new("/c"), 1);
+    let found = Catalog::open(Setup { has_containers: true, ..how });
+    assert!(matches!(found, Err(Error::CatalogLost { .. })), "{found:?}");
+}

@@ -187,3 +187,48 @@ fn the_tail_is_what_no_later_batch_calls_durable() {
     assert_eq!(rec.tail, [(id(2), Place::new(entry.no, 2).unwrap())]);
     assert_eq!(rec.containers[0].records, 3);
 }
+
+#[test]
+fn versions_and_ids_rise_from_opening_to_opening() {
+    let vfs: Arc<dyn Vfs> = Arc::new(disk());
+    let mut last = (Version(0), 0);
+    for counter in 1..4 {
+        let (cat, _) = open(vfs.clone(), Path::new("/c"), counter).unwrap();
+        let entry = container(&cat);
+        let taken = (cat.lock(id(1)).version(), entry.id);
+        assert!(taken.0 > last.0 && taken.1 > last.1, "{taken:?} after {last:?}");
+        last = taken;
+    }
+}
+
+#[test]
+fn the_clock_goes_on_from_the_newest_time_of_the_journal() {
+    let vfs: Arc<dyn Vfs> = Arc::new(disk());
+    let clock = Arc::new(ManualClock::new(1000));
+    let how = setup(vfs.clone(), Path::new("/c"), 1);
+    let (cat, _) = open_with(Setup { clock: Arc::new(EngineClock::new(clock.clone())), ..how }).unwrap();
+    clock.advance(5000);
+    container(&cat);
+    cat.sync().unwrap();
+    drop(cat);
+    // The wall clock shows 1000 again.
+    let (cat, _) = open(vfs, Path::new("/c"), 2).unwrap();
+    assert_eq!(cat.now(), 6000);
+}
+
+#[test]
+fn a_move_keeps_an_expiry_that_was_changed_meanwhile() {
+    let vfs: Arc<dyn Vfs> = Arc::new(disk());
+    let (cat, _) = open(vfs.clone(), Path::new("/c"), 1).unwrap();
+    let entry = container(&cat);
+    let [old, new] = [1, 2].map(|at| Place::new(entry.no, at).unwrap());
+    write(&cat, id(1), old);
+    // The copy was made before.
+    cat.lock(id(1)).set_expiry(id(1), 9000).unwrap();
+    assert!(cat.lock(id(1)).swap(id(1), old, new, Version(1), 0));
+    cat.sync().unwrap();
+    assert_eq!(durable(&cat)[&id(1)], (new, Some(9000)));
+    drop(cat);
+    let (cat, _) = open(vfs, Path::new("/c"), 2).unwrap();
+    assert_eq!(durable(&cat)[&id(1)], (new, Some(9000)));
+}

@@ -1,6 +1,7 @@
 //! Stops and full disks at every change.
 
 use super::*;
+use crate::sim::SimFs;
 use parking_lot::Mutex;
 
 #[test]
@@ -179,4 +180,21 @@ fn a_raising_of_the_counter_on_a_full_disk_stopped_anywhere() {
         },
         true,
     );
+}
+
+/// On a disk that loses all that was not synced.
+#[test]
+fn a_counter_that_was_raised_is_not_given_again_after_a_power_cut() {
+    let paths = ["/ssd", "/hdd"].map(PathBuf::from);
+    let mut disk = paths.iter().fold(SimFs::new(1), |fs, path| fs.with_dir(path));
+    let dirs = [Tier::Ssd, Tier::Hdd].into_iter().zip(paths).map(|(tier, path)| WantedDir { tier, path });
+    let request = HomeRequest { dirs: dirs.collect(), catalog: None, flags: OpenFlags::default() };
+    let mut last = 0;
+    for _ in 0..3 {
+        let mut home = Home::open(Arc::new(disk.clone()), &request).unwrap();
+        home.begin_writing().unwrap();
+        assert!(home.open_counter() > last);
+        last = home.open_counter();
+        disk = disk.crash_losing_all();
+    }
 }

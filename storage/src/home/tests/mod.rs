@@ -1,5 +1,6 @@
 //! Tests: a faulty file system and a bench of three directories; the cases stand in the modules below.
 
+mod anchor;
 mod crash;
 mod damage;
 mod rules;

@@ -11,7 +11,7 @@ use crate::clock::ManualClock;
 use crate::container::{Known, TierDir, Unknown};
 use crate::ident::{Hasher, Ident};
 use crate::types::{Codec, ContentType, Version};
-use crate::vfs::RealFs;
+use crate::vfs::{RealFs, Vfs};
 use bytes::Bytes;
 use std::path::{Path, PathBuf};
 
@@ -35,7 +35,7 @@ pub(super) fn config(segment_size: u64) -> SsdConfig {
 }
 
 pub(super) fn dir(no: u16, path: &Path, limit: u64) -> TierDir {
-    TierDir { no, path: path.to_path_buf(), limit: Some(limit), older: None }
+    TierDir { no, path: path.to_path_buf(), limit: Some(limit), older: None, anchor: None }
 }
 
 impl Bench {
