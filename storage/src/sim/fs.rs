@@ -380,8 +380,11 @@ struct SimLock {
 
 impl VfsLock for SimLock {
     fn is_at(&self, path: &Path) -> io::Result<bool> {
-        let s = self.fs.state();
-        Ok(!s.away.iter().any(|a| path.starts_with(a)) && s.lookup(path) == Some(self.id))
+        let mut s = self.fs.state();
+        match s.simple(Op::Kind, path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            done => done.map(|()| s.lookup(path) == Some(self.id)),
+        }
     }
 }
 
