@@ -201,6 +201,14 @@ impl Builder {
         self
     }
 
+    /// With background threads, or without, in whatever world: for tests of what goes on at the same time on a simulated
+    /// disk.
+    #[doc(hidden)]
+    pub fn threads(mut self, yes: bool) -> Builder {
+        self.world.threads = yes;
+        self
+    }
+
     /// Opens the store, making its directories (mode 0700) where they are missing.
     ///
     /// ```

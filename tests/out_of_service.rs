@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use thermocline::testing::ManualClock;
 use thermocline::{Cache, Error, Event, Received, Subscription, Tier};
-use thermocline_storage::sim::{Fault, Op, SimFs};
+use thermocline_storage::sim::{Away, Fault, Op, SimFs};
 use thermocline_storage::vfs::{OpenMode, Vfs};
 
 const KIB: u64 = 1 << 10;
@@ -91,7 +91,7 @@ fn each_tier_goes_out_of_service_and_comes_back() {
         let events = cache.subscribe();
         for (round, by_hand) in [(0, false), (1, true)] {
             // The disk is pulled. Somebody reads what stands on it.
-            fs.take_away(dir(tier));
+            fs.take_away(dir(tier), Away::Missing);
             assert_eq!(cache.get(key(tier, round)).unwrap(), None, "{tier}");
             cache.step().ok();
             assert_eq!(out(&cache, tier), 1, "{tier}");

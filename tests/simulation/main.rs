@@ -14,6 +14,8 @@
 mod common;
 mod life;
 mod plan;
+mod rows;
+mod together;
 mod told;
 
 use std::ops::Range;
@@ -77,14 +79,23 @@ fn a_seed_gives_the_same_life_twice() {
     }
 }
 
-/// Lives that went wrong once, and not for a fault in the plan of a life: a tier whose containers cost as much besides
-/// their records as was kept of each was copied for ever.
-const WENT_WRONG: [u64; 1] = [1_795_388_241_006_138];
+/// Lives that went wrong once, and not for a fault in the plan of a life, as they were drawn then: a tier whose
+/// containers cost as much besides their records as was kept of each was copied for ever.
+const WENT_WRONG_EARLY: [u64; 1] = [1_795_388_241_006_138];
+
+/// And with the operations and faults that were thought of later: a prefix was removed of which an item had expired before
+/// it was written, and a crash brought back what it had replaced; the sync after the rename of a dropped generation failed
+/// and forgot it, the next one succeeded, and a crash left the generation under its name, without files, as damage.
+const WENT_WRONG: [u64; 2] = [3_142_256, 3_144_879];
 
 #[test]
 fn lives_that_went_wrong_once() {
+    for seed in WENT_WRONG_EARLY {
+        let lived = life::live_without_later_thoughts(seed, &mut told::Told::default());
+        lived.unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+    }
     for seed in WENT_WRONG {
-        life::live(seed, &mut told::Told::default()).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+        live(seed, &mut told::Told::default()).unwrap_or_else(|e| panic!("{e}"));
     }
 }
 
@@ -114,24 +125,31 @@ fn any_life_on_a_simulated_disk() {
                 panic!("{why}");
             }
         }
-        (ran, told.counts)
+        (ran, told)
     };
     let done: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         threads.into_iter().map(|t| t.join()).collect()
     });
-    let mut told = told::Counts::default();
+    let mut told = told::Told::default();
     let mut ran = 0;
     for done in done {
         let (some, of_thread) = done.unwrap_or_else(|e| std::panic::resume_unwind(e));
         ran += some;
-        told += of_thread;
+        told.add(of_thread);
     }
     let of = seeds.end - seeds.start;
-    println!("{ran} seeds, from {}, in {:?}: {told:?}", seeds.start, begun.elapsed());
+    println!("{ran} seeds, from {}, in {:?}: {:?}", seeds.start, begun.elapsed(), told.counts);
+    println!("faults: {:?}", told.faults);
+    told.rows.rows().for_each(|(row, crashes)| println!("{crashes:>8} crashes: {row}"));
     if budget == BUDGET {
         counted("lives of the simulation", ran, of, begun.elapsed());
     }
-    assert!(ran == of || ran > 200 || budget < BUDGET, "the machine is too slow to say anything");
-    assert!(ran < 200 || told.is_lively(), "hardly anything happened: {told:?}");
+    // Who checks what is handed in has the time for all of them.
+    let least = if std::env::var_os("CI").is_some_and(|ci| ci == "true") { of } else { of.min(201) };
+    assert!(ran >= least || budget < BUDGET, "the machine is too slow to say anything: {ran} lives");
+    assert!(ran < 200 || told.counts.is_lively(), "hardly anything happened: {:?}", told.counts);
+    assert!(ran < 1_000 || told.counts.is_wide(), "some things never happened: {:?}", told.counts);
+    let never: Vec<_> = told.rows.rows().filter(|(_, crashes)| *crashes == 0).collect();
+    assert!(ran < SEEDS.end || never.is_empty(), "no crash was of {never:?}");
 }

@@ -1,8 +1,11 @@
 //! What a life is to be like: drawn from its seed.
 
 use std::path::Path;
+use std::time::Duration;
 use thermocline::{Builder, Cache, MemoryPolicy, Persistence};
-use thermocline_storage::sim::{Dice, EINTR, EIO, EMFILE, ENOSPC, Fault, Op, Trouble};
+use thermocline_storage::sim::{
+    Away, Dice, EACCES, EDQUOT, EINTR, EIO, EMFILE, ENOSPC, EROFS, Fault, Op, Trouble,
+};
 
 pub const KIB: u64 = 1 << 10;
 /// The catalog's directory, where it has one.
@@ -30,6 +33,12 @@ pub struct Plan {
     pub interrupted: bool,
     /// Nobody flushes: what was put is durable by itself, or by a close.
     pub unflushed: bool,
+    /// With the operations and faults that were thought of later; without, a life that went wrong once goes as it did.
+    pub wide: bool,
+    /// How long what is put lives if nobody says otherwise, in milliseconds.
+    pub default_ttl: Option<u64>,
+    /// Files can be mapped.
+    pub maps: bool,
 }
 
 impl Plan {
@@ -62,7 +71,15 @@ impl Plan {
             rot: more.one_in(4),
             interrupted: more.one_in(4),
             unflushed: more.one_in(5),
+            wide: true,
+            default_ttl: more.one_in(4).then(|| 1000 * (1 + more.below(20))),
+            maps: more.one_in(8),
         }
+    }
+
+    /// The plan as it was drawn before there were later thoughts.
+    pub fn without_later_thoughts(self) -> Plan {
+        Plan { wide: false, default_ttl: None, maps: false, ..self }
     }
 
     /// Every directory that there has to be.
@@ -99,6 +116,9 @@ impl Plan {
         if self.cold && self.cold_limited {
             b = b.cold_limit(2 * size);
         }
+        if let Some(ms) = self.default_ttl {
+            b = b.default_ttl(Duration::from_millis(ms));
+        }
         let s = &mut b.config_mut().storage;
         s.write_buffer = 32 * KIB;
         s.segment_size = Some(size / 8);
@@ -113,42 +133,34 @@ impl Plan {
         b
     }
 
-    /// Something that goes wrong.
-    pub fn fault(&self, dice: &mut Dice) -> Fault {
-        const ANY: &[Op] = &[
-            Op::Open,
-            Op::OpenToWrite,
-            Op::Create,
-            Op::MakeDir,
-            Op::List,
-            Op::Rename,
-            Op::RemoveFile,
-            Op::SyncDir,
-            Op::Read,
-            Op::Write,
-            Op::Allocate,
-            Op::Sync,
-        ];
-        const WRITING: &[Op] = &[Op::Create, Op::Write, Op::Allocate];
-        const DATA: &[Op] = &[Op::Read, Op::Write];
-        const OPENING: &[Op] = &[Op::Open, Op::OpenToWrite, Op::Create];
-        let fault = match dice.below(8) {
-            0 => Fault::on_any(ANY).errno(EIO),
-            1 => Fault::on_any(WRITING).errno(ENOSPC),
-            2 => Fault::on(Op::Sync).trouble(Trouble::Forgotten),
-            3 => Fault::on(Op::Sync).errno(EIO),
-            4 => Fault::on_any(DATA).trouble(Trouble::Short),
-            5 => Fault::on_any(OPENING).errno(EMFILE),
+    /// Something that goes wrong, and what to call it.
+    pub fn fault(&self, dice: &mut Dice, more: &mut Dice) -> (&'static str, Fault) {
+        if self.wide && more.one_in(3) {
+            return self.rarer_fault(more);
+        }
+        let (name, fault) = match dice.below(8) {
+            0 => ("EIO", Fault::on_any(ANY).errno(EIO)),
+            1 => ("ENOSPC", Fault::on_any(WRITING).errno(ENOSPC)),
+            2 => ("forgotten sync", Fault::on(Op::Sync).trouble(Trouble::Forgotten)),
+            3 => ("EIO of sync", Fault::on(Op::Sync).errno(EIO)),
+            4 => ("short", Fault::on_any(DATA).trouble(Trouble::Short)),
+            5 => ("EMFILE", Fault::on_any(OPENING).errno(EMFILE)),
             // Not for ever: whoever is interrupted tries again.
             6 if self.interrupted => {
-                return Fault::on_any(DATA).errno(EINTR).after(dice.below(12)).times(1 + dice.below(40));
+                let fault = Fault::on_any(DATA).errno(EINTR);
+                return ("EINTR", fault.after(dice.below(12)).times(1 + dice.below(40)));
             }
-            6 => Fault::on(Op::Read).errno(EIO),
+            6 => ("EIO of read", Fault::on(Op::Read).errno(EIO)),
             _ => {
                 let one = *dice.pick(ANY).unwrap_or(&Op::Write);
-                Fault::on(one).errno(EIO)
+                ("EIO", Fault::on(one).errno(EIO))
             }
         };
+        (name, self.somewhere(fault, dice))
+    }
+
+    /// For a while, in one directory or in all.
+    fn somewhere(&self, fault: Fault, dice: &mut Dice) -> Fault {
         let fault =
             fault.after(dice.below(12)).times(if dice.one_in(3) { u64::MAX } else { 1 + dice.below(3) });
         match dice.pick(&self.all_dirs()) {
@@ -156,4 +168,65 @@ impl Plan {
             _ => fault,
         }
     }
+
+    fn rarer_fault(&self, dice: &mut Dice) -> (&'static str, Fault) {
+        let (name, fault) = match dice.below(7) {
+            // What ext4 does after an error, unless it is told otherwise: no write from then on.
+            0 => {
+                let fault = Fault::on_any(CHANGING).errno(EROFS);
+                return ("EROFS", self.somewhere(fault, dice).times(u64::MAX));
+            }
+            1 => ("EDQUOT", Fault::on_any(WRITING).errno(EDQUOT)),
+            2 | 3 => ("forgotten names", Fault::on(Op::SyncDir).trouble(Trouble::Forgotten)),
+            4 => ("forgotten all", Fault::on_any(SYNCING).trouble(Trouble::Forgotten)),
+            5 => ("EACCES", Fault::on_any(OPENING).errno(EACCES)),
+            _ => {
+                let one = *dice.pick(ASKING).unwrap_or(&Op::Len);
+                ("EIO of asking", Fault::on(one).errno(EIO))
+            }
+        };
+        (name, self.somewhere(fault, dice))
+    }
+
+    /// A way to be away.
+    pub fn away(&self, more: &mut Dice) -> (&'static str, Away) {
+        let ways = [("missing", Away::Missing), ("renamed", Away::Renamed), ("unplugged", Away::Unplugged)];
+        if self.wide { ways[more.below(3) as usize] } else { ways[0] }
+    }
 }
+
+const ANY: &[Op] = &[
+    Op::Open,
+    Op::OpenToWrite,
+    Op::Create,
+    Op::MakeDir,
+    Op::List,
+    Op::Rename,
+    Op::RemoveFile,
+    Op::SyncDir,
+    Op::Read,
+    Op::Write,
+    Op::Allocate,
+    Op::Sync,
+];
+const WRITING: &[Op] = &[Op::Create, Op::Write, Op::Allocate];
+const DATA: &[Op] = &[Op::Read, Op::Write];
+const OPENING: &[Op] = &[Op::Open, Op::OpenToWrite, Op::Create];
+const SYNCING: &[Op] = &[Op::Sync, Op::SyncDir];
+/// What a file system refuses that is mounted for reading alone.
+const CHANGING: &[Op] = &[
+    Op::OpenToWrite,
+    Op::Create,
+    Op::MakeDir,
+    Op::Rename,
+    Op::RemoveFile,
+    Op::RemoveDir,
+    Op::SyncDir,
+    Op::Lock,
+    Op::Write,
+    Op::Allocate,
+    Op::Sync,
+];
+/// What is asked seldom, and hardly ever fails.
+const ASKING: &[Op] =
+    &[Op::Kind, Op::RemoveDir, Op::Lock, Op::Locked, Op::Len, Op::Space, Op::Canonical, Op::Random];

@@ -315,7 +315,8 @@ impl DiskTier for Hdd {
     }
 
     /// Steps: (1) the index is closed, (2) the directory renamed to `.dead`, (3) its parent synced, (4) the files
-    /// removed. A crash before (3) leaves the generation or a `.dead` directory, after it a `.dead` directory,
+    /// removed. If (3) failed, (2) is made again: a sync that failed may have forgotten it. A crash before (3) leaves the
+    /// generation or a `.dead` directory, after it a `.dead` directory,
     /// which the next opening removes; the catalog no longer knows it either way.
     fn drop_container(&self, entry: &Entry) -> Result<()> {
         let generation = self.generation(entry)?;
@@ -334,8 +335,15 @@ impl DiskTier for Hdd {
         let dead = PathBuf::from(dead);
         let vfs = &generation.dir.vfs;
         match vfs.rename(&generation.path, &dead) {
-            // An earlier try got so far, or somebody deleted it: what is not there is dropped.
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            // An earlier try got so far, and its sync may have failed: then the rename may be forgotten, though the next
+            // sync succeeds, and a crash would bring back the name to a generation without its files. It is made again.
+            // Or somebody deleted it: what is not there is dropped.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => match vfs.rename(&dead, &generation.path) {
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                back => {
+                    back.and_then(|()| vfs.rename(&generation.path, &dead)).at("rename", &generation.path)?
+                }
+            },
             other => other.at("rename", &generation.path)?,
         }
         vfs.sync_dir(&generation.dir.folder).at("sync", &generation.dir.folder)?;

@@ -5,9 +5,9 @@
 
 use super::SimFs;
 use super::dice::Dice;
-use super::fault::{Call, Fault, Op, Trouble};
+use super::fault::{Away, Call, Fault, Op, Trouble};
 use super::image::{DirImage, Fate, FileImage, Id, Renaming, View, enter, with_what_it_needs};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
@@ -16,6 +16,8 @@ use std::path::{Component, Path, PathBuf};
 pub(super) const ROOT: Id = 0;
 /// Files that nothing leads to are let go of once in so many times.
 const SWEEP: u32 = 512;
+/// So many changes are remembered.
+const RECENT: usize = 8;
 
 #[derive(Debug)]
 pub(super) struct State {
@@ -29,7 +31,7 @@ pub(super) struct State {
     pub(super) locks: BTreeSet<PathBuf>,
     pub(super) faults: Vec<Fault>,
     /// Directories that are not there for now.
-    pub(super) away: Vec<PathBuf>,
+    pub(super) away: Vec<(PathBuf, Away)>,
     /// Bytes that the files below a path may have together.
     pub(super) room: Vec<(PathBuf, u64)>,
     pub(super) calls: [u64; Op::COUNT],
@@ -38,7 +40,12 @@ pub(super) struct State {
     pub(super) due: Vec<(u64, u64)>,
     pub(super) taken: Vec<(u64, SimFs)>,
     pub(super) trace: Option<Vec<String>>,
+    /// The last changes. Of a crash clone: those before the crash, and the one that was not made any more.
+    pub(super) recent: VecDeque<(Op, PathBuf)>,
     pub(super) dice: Dice,
+    /// Whether files can be mapped, and how many were.
+    pub(super) maps: bool,
+    pub(super) mapped: u64,
     /// Times that there may have been something to sweep since it was done.
     unswept: u32,
 }
@@ -73,7 +80,10 @@ impl State {
             due: Vec::new(),
             taken: Vec::new(),
             trace: None,
+            recent: VecDeque::with_capacity(RECENT + 1),
             dice: Dice::new(seed),
+            maps: false,
+            mapped: 0,
             unswept: 0,
         }
     }
@@ -85,6 +95,10 @@ impl State {
         }
         if op.changes() {
             self.changes += 1;
+            self.recent.push_back((op, path.to_path_buf()));
+            if self.recent.len() > RECENT {
+                self.recent.pop_front();
+            }
             self.take_clones();
             if let Some(trace) = &mut self.trace {
                 trace.push(format!("{op:?} {} {range:?}", path.display()));
@@ -93,8 +107,9 @@ impl State {
         if self.changes > self.stop_after {
             return Err(io::Error::other("the simulated process has ended"));
         }
-        if self.away.iter().any(|a| path.starts_with(a)) {
-            return Err(missing());
+        let away = self.away.iter().filter(|(a, _)| path.starts_with(a));
+        if let Some(e) = away.filter_map(|(_, how)| how.error(op)).next() {
+            return Err(e);
         }
         let call = Call { op, path, range };
         Ok(self.faults.iter_mut().find_map(|f| f.check(&call)))
@@ -110,6 +125,7 @@ impl State {
         let due: Vec<(u64, u64)> = self.due.iter().copied().filter(|(at, _)| *at == now).collect();
         for (at, seed) in due {
             let clone = self.crash(&mut Dice::new(seed));
+            clone.state().recent = self.recent.clone();
             self.taken.push((at, clone));
         }
     }
@@ -222,6 +238,24 @@ impl State {
         self.sweep();
     }
 
+    /// A sync of a directory fails as those of files do: of what happened there, and what it needs, some is on the disk,
+    /// and the rest never will be, though everybody sees it.
+    pub(super) fn sync_dir_in_vain(&mut self, dir: Id, dice: &mut Dice) {
+        let pending = std::mem::take(&mut self.pending);
+        let here = pending.iter().map(|change| change.names.iter().any(|n| n.0 == dir)).collect();
+        let here = with_what_it_needs(&pending, here);
+        let arrived = here.iter().map(|here| *here && dice.one_in(2)).collect();
+        let arrived = with_what_it_needs(&pending, arrived);
+        for ((change, here), arrived) in pending.into_iter().zip(here).zip(arrived) {
+            if arrived {
+                enter(&change, &mut self.dirs, View::Synced);
+            } else if !here {
+                self.pending.push(change);
+            }
+        }
+        self.sweep();
+    }
+
     pub(super) fn remove_all(&mut self, path: &Path) -> io::Result<()> {
         let id = self.lookup(path).ok_or_else(missing)?;
         let inside: Vec<String> =
@@ -283,7 +317,7 @@ impl State {
 
     /// Another file system with these images, all of which are durable.
     pub(super) fn with(&self, files: BTreeMap<Id, FileImage>, dirs: BTreeMap<Id, DirImage>) -> SimFs {
-        let state = State { files, dirs, next: self.next, ..State::new(self.changes) };
+        let state = State { files, dirs, next: self.next, maps: self.maps, ..State::new(self.changes) };
         let fs = SimFs::of(state);
         fs.state().settle_names();
         fs

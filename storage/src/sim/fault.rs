@@ -18,6 +18,10 @@ pub const EACCES: i32 = 13;
 pub const EMFILE: i32 = 24;
 /// No space left on the device.
 pub const ENOSPC: i32 = 28;
+/// The file system is mounted for reading alone.
+pub const EROFS: i32 = 30;
+/// The quota is used up.
+pub const EDQUOT: i32 = 122;
 
 /// A kind of call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,15 +58,41 @@ pub enum Op {
     Allocate,
     /// Making a file's bytes durable.
     Sync,
+    /// Asking an open file for its length, or for what it occupies.
+    Len,
+    /// Asking for free space.
+    Space,
+    /// Asking for a path without links.
+    Canonical,
+    /// Asking for bytes that nobody can guess; on no path.
+    Random,
 }
 
 impl Op {
     /// How many kinds there are.
-    pub const COUNT: usize = Op::Sync as usize + 1;
+    pub const COUNT: usize = Op::Random as usize + 1;
 
     /// Whether the call changes what a crash would leave. Allocation counts as none: it changes no byte.
     pub fn changes(self) -> bool {
-        !matches!(self, Op::Open | Op::List | Op::Kind | Op::Locked | Op::Read | Op::Allocate)
+        match self {
+            Op::OpenToWrite
+            | Op::Create
+            | Op::MakeDir
+            | Op::Rename
+            | Op::RemoveFile
+            | Op::RemoveDir
+            | Op::SyncDir
+            | Op::Lock
+            | Op::Write
+            | Op::Sync => true,
+            Op::Open | Op::List | Op::Kind | Op::Locked | Op::Read | Op::Allocate => false,
+            Op::Len | Op::Space | Op::Canonical | Op::Random => false,
+        }
+    }
+
+    /// Whether the call is one of an open file, whatever has become of its name.
+    pub(super) fn is_of_handle(self) -> bool {
+        matches!(self, Op::Read | Op::Write | Op::Allocate | Op::Sync | Op::Len)
     }
 }
 
@@ -85,7 +115,7 @@ pub enum Trouble {
     /// Fewer bytes are read or written than were asked for. Other calls fail with `EIO`.
     Short,
     /// A sync fails with `EIO`, and what was not synced is forgotten: some of it is on the disk, the rest never will be,
-    /// and the next sync succeeds. Other calls fail with `EIO`.
+    /// and the next sync succeeds. Of a directory, that is what happened to its names. Other calls fail with `EIO`.
     Forgotten,
 }
 
@@ -97,6 +127,28 @@ impl Trouble {
             Trouble::Short | Trouble::Forgotten => EIO,
         };
         io::Error::from_raw_os_error(errno)
+    }
+}
+
+/// How a path can be away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Away {
+    /// Nobody finds anything there, through handles that were open before neither.
+    Missing,
+    /// Somebody has renamed it: what was opened before works on.
+    Renamed,
+    /// Its disk is unplugged: names and handles give `EIO`.
+    Unplugged,
+}
+
+impl Away {
+    /// What a call gives that is about something that is away so.
+    pub(super) fn error(self, op: Op) -> Option<io::Error> {
+        match self {
+            Away::Renamed if op.is_of_handle() => None,
+            Away::Renamed | Away::Missing => Some(io::ErrorKind::NotFound.into()),
+            Away::Unplugged => Some(io::Error::from_raw_os_error(EIO)),
+        }
     }
 }
 

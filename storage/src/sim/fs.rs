@@ -4,7 +4,7 @@
 
 use super::dice::Dice;
 use super::disk::{ROOT, State, missing};
-use super::fault::{Fault, Op, Trouble};
+use super::fault::{Away, Fault, Op, Trouble};
 use super::image::{DirImage, FileImage, Id};
 use crate::vfs::{
     DirEntry, EntryKind, Map, OpenMode, Space, Vfs, VfsFile, VfsLock, read_in_full, write_in_full,
@@ -40,6 +40,18 @@ impl SimFs {
         s.settle_names();
         drop(s);
         self
+    }
+
+    /// Files can be mapped, of this disk and of its clones. A map has what was published at the time at which it was; no
+    /// fault strikes who reads it, and no bit that turns later is seen in it.
+    pub fn with_maps(self) -> SimFs {
+        self.state().maps = true;
+        self
+    }
+
+    /// Files mapped so far.
+    pub fn mapped(&self) -> u64 {
+        self.state().mapped
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -102,9 +114,9 @@ impl SimFs {
         self.state().trace.clone().unwrap_or_default()
     }
 
-    /// Lets a path, and what is below, disappear, as when its disk is unplugged, until [`heal`](Self::heal).
-    pub fn take_away(&self, path: &Path) {
-        self.state().away.push(path.to_path_buf());
+    /// Lets a path, and what is below, be away until [`heal`](Self::heal).
+    pub fn take_away(&self, path: &Path, how: Away) {
+        self.state().away.push((path.to_path_buf(), how));
     }
 
     /// Files below this path may have so many bytes together; `None`: as many as they like.
@@ -133,6 +145,12 @@ impl SimFs {
     /// The crash clones that were made, each with the number of the change before which it was.
     pub fn taken(&self) -> Vec<(u64, SimFs)> {
         std::mem::take(&mut self.state().taken)
+    }
+
+    /// The last changes. Of a crash clone that was taken: those before the crash, and as the last one that which was not
+    /// made any more.
+    pub fn recent(&self) -> Vec<(Op, PathBuf)> {
+        self.state().recent.iter().cloned().collect()
     }
 
     /// What is found after a power cut now if nothing that was not synced has reached the disk.
@@ -180,6 +198,17 @@ impl SimFs {
         self.with_file(path, |f| f.edit(edit));
     }
 
+    /// Turns a bit of a file, durably, whether it is in use or not; says whether there is one.
+    pub fn turn(&self, path: &Path, at: u64, bit: u32) -> bool {
+        self.with_file(path, |f| f.turn(at, bit))
+    }
+
+    /// The disk had lost a write: one of the sectors of a file that were synced has its earlier bytes again. Says where
+    /// it begins, or `None` if there is none that this changes.
+    pub fn take_back(&self, path: &Path) -> Option<u64> {
+        self.with_file(path, FileImage::take_back)
+    }
+
     /// Removes a file behind the back of who uses it, durably.
     pub fn delete(&self, path: &Path) {
         self.with_file(path, |_| ());
@@ -206,6 +235,7 @@ impl Vfs for SimFs {
     /// These can be guessed: they follow from the seed.
     fn random(&self) -> io::Result<[u8; 16]> {
         let mut s = self.state();
+        s.simple(Op::Random, Path::new(""))?;
         let [a, b] = [s.dice.roll(), s.dice.roll()].map(u64::to_le_bytes);
         let mut bytes = [0; 16];
         bytes.iter_mut().zip(a.into_iter().chain(b)).for_each(|(to, from)| *to = from);
@@ -277,10 +307,21 @@ impl Vfs for SimFs {
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         let mut s = self.state();
-        s.simple(Op::SyncDir, path)?;
+        let trouble = s.call(Op::SyncDir, path, 0..0)?;
         let dir = s.lookup(path).ok_or_else(missing)?;
-        s.sync_dir(dir);
-        Ok(())
+        match trouble {
+            None => {
+                s.sync_dir(dir);
+                Ok(())
+            }
+            Some(trouble) => {
+                if trouble == Trouble::Forgotten {
+                    let mut dice = s.dice.fork();
+                    s.sync_dir_in_vain(dir, &mut dice);
+                }
+                Err(trouble.error())
+            }
+        }
     }
 
     fn try_lock(&self, path: &Path) -> io::Result<Option<Box<dyn VfsLock>>> {
@@ -316,11 +357,14 @@ impl Vfs for SimFs {
         }))
     }
 
+    fn canonical(&self, path: &Path) -> io::Result<PathBuf> {
+        self.state().simple(Op::Canonical, path)?;
+        Ok(path.to_path_buf())
+    }
+
     fn space(&self, path: &Path) -> io::Result<Space> {
-        let s = self.state();
-        if s.away.iter().any(|a| path.starts_with(a)) {
-            return Err(missing());
-        }
+        let mut s = self.state();
+        s.simple(Op::Space, path)?;
         let total = s.room.iter().filter(|(p, _)| path.starts_with(p)).map(|(_, room)| *room).min();
         Ok(Space { free: s.free(path).min(HUGE), total: total.unwrap_or(HUGE) })
     }
@@ -336,8 +380,11 @@ struct SimLock {
 
 impl VfsLock for SimLock {
     fn is_at(&self, path: &Path) -> io::Result<bool> {
-        let s = self.fs.state();
-        Ok(!s.away.iter().any(|a| path.starts_with(a)) && s.lookup(path) == Some(self.id))
+        let mut s = self.fs.state();
+        match s.simple(Op::Kind, path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            done => done.map(|()| s.lookup(path) == Some(self.id)),
+        }
     }
 }
 
@@ -437,7 +484,7 @@ impl VfsFile for SimFile {
         let Some(file) = s.files.get_mut(&self.id) else { return Err(missing()) };
         match trouble {
             None => {
-                file.sync();
+                file.sync(&mut dice);
                 Ok(())
             }
             Some(trouble) => {
@@ -450,7 +497,8 @@ impl VfsFile for SimFile {
     }
 
     fn len(&self) -> io::Result<u64> {
-        let s = self.fs.state();
+        let mut s = self.fs.state();
+        s.simple(Op::Len, &self.path)?;
         Ok(s.files.get(&self.id).map_or(0, FileImage::len))
     }
 
@@ -458,7 +506,15 @@ impl VfsFile for SimFile {
         self.len()
     }
 
-    fn map(&self, _: u64) -> io::Result<Option<Map>> {
-        Ok(None)
+    fn map(&self, len: u64) -> io::Result<Option<Map>> {
+        let mut s = self.fs.state();
+        if !s.maps {
+            return Ok(None);
+        }
+        s.mapped += 1;
+        drop(s);
+        let (fs, id) = (self.fs.clone(), self.id);
+        let read = move |buf: &mut [u8], at| fs.state().files.get(&id).map_or(0, |f| f.read(buf, at));
+        Map::of_simulated(len, read).map(Some)
     }
 }

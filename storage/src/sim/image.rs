@@ -65,6 +65,36 @@ impl Content {
         self.len = self.len.max(end as u64);
     }
 
+    fn read(&self, buf: &mut [u8], at: u64) -> usize {
+        let left = usize::try_from(self.len.saturating_sub(at)).unwrap_or(usize::MAX);
+        let count = left.min(buf.len());
+        let from = usize::try_from(at).ok().and_then(|at| self.bytes.get(at..)).unwrap_or_default();
+        let (known, zeros) = buf.split_at_mut(from.len().min(count));
+        known.copy_from_slice(from.split_at(known.len()).0);
+        let behind = count - known.len();
+        zeros.split_at_mut(behind).0.fill(0);
+        count
+    }
+
+    /// The sector that this offset lies in: where it begins, and its bytes, fewer at the end.
+    fn sector(&self, at: u64) -> (u64, Vec<u8>) {
+        let start = at - at % SECTOR;
+        let mut bytes = vec![0; SECTOR as usize];
+        let have = self.read(&mut bytes, start);
+        bytes.truncate(have);
+        (start, bytes)
+    }
+
+    /// Turns a bit; says whether there is one.
+    fn turn(&mut self, at: u64, bit: u32) -> bool {
+        let mut byte = [0];
+        if self.read(&mut byte, at) == 0 {
+            return false;
+        }
+        self.write(at, &byte.map(|b| b ^ 1 << (bit % 8)));
+        true
+    }
+
     fn apply(&mut self, change: &Change) {
         match change {
             Change::Write { at, bytes } => self.write(*at, bytes),
@@ -93,6 +123,8 @@ pub(super) struct FileImage {
     now: Content,
     synced: Content,
     pending: Vec<Change>,
+    /// One of the sectors that were written and synced, as it was before: where it begins, and its bytes.
+    before: Option<(u64, Vec<u8>)>,
 }
 
 impl FileImage {
@@ -107,14 +139,7 @@ impl FileImage {
     }
 
     pub(super) fn read(&self, buf: &mut [u8], at: u64) -> usize {
-        let left = usize::try_from(self.now.len.saturating_sub(at)).unwrap_or(usize::MAX);
-        let count = left.min(buf.len());
-        let from = usize::try_from(at).ok().and_then(|at| self.now.bytes.get(at..)).unwrap_or_default();
-        let (known, zeros) = buf.split_at_mut(from.len().min(count));
-        known.copy_from_slice(from.split_at(known.len()).0);
-        let behind = count - known.len();
-        zeros.split_at_mut(behind).0.fill(0);
-        count
+        self.now.read(buf, at)
     }
 
     pub(super) fn write(&mut self, bytes: &[u8], at: u64) {
@@ -132,7 +157,14 @@ impl FileImage {
         self.pending.push(change);
     }
 
-    pub(super) fn sync(&mut self) {
+    pub(super) fn sync(&mut self, dice: &mut Dice) {
+        if let Some(Change::Write { at, bytes }) = dice.pick(&self.pending)
+            && (self.before.is_none() || dice.one_in(3))
+        {
+            let (start, old) = self.synced.sector(at + dice.below(bytes.len() as u64));
+            // What was not there before was zeros, if blocks were reserved for it, or nothing.
+            self.before = Some((start, old));
+        }
         for change in std::mem::take(&mut self.pending) {
             self.synced.apply(&change);
         }
@@ -149,21 +181,37 @@ impl FileImage {
     pub(super) fn survive(&self, dice: &mut Dice) -> FileImage {
         let mut left = self.synced.clone();
         arrive(&mut left, &self.pending, dice);
-        FileImage::settled(left)
+        FileImage { before: self.before.clone(), ..FileImage::settled(left) }
     }
 
     /// What is found after a crash if nothing that was not synced arrived.
     pub(super) fn synced(&self) -> FileImage {
-        FileImage::settled(self.synced.clone())
+        FileImage { before: self.before.clone(), ..FileImage::settled(self.synced.clone()) }
     }
 
     /// As it is seen, with nothing left to sync.
     pub(super) fn copy(&self) -> FileImage {
-        FileImage::settled(self.now.clone())
+        FileImage { before: self.before.clone(), ..FileImage::settled(self.now.clone()) }
     }
 
     fn settled(content: Content) -> FileImage {
-        FileImage { now: content.clone(), synced: content, pending: Vec::new() }
+        FileImage { now: content.clone(), synced: content, ..FileImage::default() }
+    }
+
+    /// Turns a bit of what is on the disk, and of what is seen; says whether there is one. What is not synced stays so.
+    pub(super) fn turn(&mut self, at: u64, bit: u32) -> bool {
+        let synced = self.synced.turn(at, bit);
+        self.now.turn(at, bit) || synced
+    }
+
+    /// A sector that was synced is as it was before; says which, or `None` if nothing is changed by that.
+    pub(super) fn take_back(&mut self) -> Option<u64> {
+        let (start, mut old) = self.before.take()?;
+        let (_, have) = self.synced.sector(start);
+        old.resize(have.len(), 0);
+        self.synced.write(start, &old);
+        self.now.write(start, &old);
+        (old != have).then_some(start)
     }
 
     /// Changes what is on the disk behind the back of who uses it.

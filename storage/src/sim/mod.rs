@@ -15,6 +15,9 @@
 //! - a name may thus lead to a file of which nothing was synced, which is empty then.
 //!
 //! Locks end with the process, so a clone has none; nor has it faults, or a limit of its room.
+//!
+//! Besides, a disk can lie: a bit turns ([`SimFs::turn`]), or a sector that was synced has its earlier bytes again
+//! ([`SimFs::take_back`]).
 
 mod dice;
 mod disk;
@@ -25,5 +28,5 @@ mod image;
 mod tests;
 
 pub use dice::Dice;
-pub use fault::{Call, EACCES, EINTR, EIO, EMFILE, ENOSPC, Fault, Op, Trouble};
+pub use fault::{Away, Call, EACCES, EDQUOT, EINTR, EIO, EMFILE, ENOSPC, EROFS, Fault, Op, Trouble};
 pub use fs::SimFs;

@@ -130,6 +130,113 @@ fn a_sync_that_forgets_succeeds_the_next_time_and_what_it_forgot_is_lost() {
 }
 
 #[test]
+fn a_sync_of_a_directory_that_forgets_loses_some_names_for_good_and_succeeds_the_next_time() {
+    let lived = |seed| {
+        let fs = SimFs::new(seed).with_dir(Path::new("/d")).with_dir(Path::new("/e"));
+        create(&fs, "/e/other");
+        create(&fs, "/d/a").sync().unwrap();
+        sync_dir(&fs, "/d");
+        fs.rename(Path::new("/d/a"), Path::new("/d/b")).unwrap();
+        create(&fs, "/d/c");
+        fs.fail(Fault::on(Op::SyncDir).times(1).trouble(Trouble::Forgotten));
+        assert_eq!(fs.sync_dir(Path::new("/d")).unwrap_err().raw_os_error(), Some(EIO));
+        sync_dir(&fs, "/d");
+        assert_eq!(names(&fs), ["/d/b", "/d/c", "/e/other"], "as if nothing had happened");
+        assert_eq!(names(&fs.kill()).len(), 3);
+        sync_dir(&fs, "/e");
+        let found = outcomes(&fs, names);
+        assert_eq!(found.len(), 1, "nothing is left to the crash");
+        found.into_iter().next().unwrap()
+    };
+    let found: BTreeSet<_> = (0..50).map(lived).collect();
+    let of = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+    let all = [
+        of(&["/d/a", "/d/c", "/e/other"]),
+        of(&["/d/a", "/e/other"]),
+        of(&["/d/b", "/d/c", "/e/other"]),
+        of(&["/d/b", "/e/other"]),
+    ];
+    assert_eq!(found, BTreeSet::from(all));
+}
+
+#[test]
+fn a_sector_that_was_synced_can_be_as_it_was_before() {
+    let mut seen = BTreeSet::new();
+    for seed in 0..200 {
+        let fs = SimFs::new(seed).with_dir(Path::new("/d"));
+        let file = create(&fs, FILE);
+        file.write_all_at(&[1; 1024], 0).unwrap();
+        file.sync().unwrap();
+        sync_dir(&fs, "/d");
+        file.write_all_at(&[2; 600], 200).unwrap();
+        file.sync().unwrap();
+        let disk = fs.crash(&mut Dice::new(seed));
+        if let Some(start) = disk.take_back(Path::new(FILE)) {
+            let bytes = disk.read(Path::new(FILE));
+            let sector = &bytes[start as usize..start as usize + 512];
+            let (second, first) = (sector.iter().all(|b| *b == 1), sector.iter().all(|b| *b == 0));
+            assert!(bytes.len() == 1024 && (second || first), "{start}");
+            seen.insert((start, second));
+            assert_eq!(disk.take_back(Path::new(FILE)), None, "once");
+        }
+    }
+    assert_eq!(seen, BTreeSet::from([(0, true), (512, true), (0, false), (512, false)]));
+}
+
+#[test]
+fn a_bit_turns_under_who_has_the_file_open_and_what_is_not_synced_stays_so() {
+    let fs = disk();
+    let file = create(&fs, FILE);
+    file.write_all_at(&[0; 8], 0).unwrap();
+    file.sync().unwrap();
+    sync_dir(&fs, "/d");
+    file.write_all_at(&[7; 4], 8).unwrap();
+    assert!(fs.turn(Path::new(FILE), 1, 2) && fs.turn(Path::new(FILE), 9, 0));
+    assert!(!fs.turn(Path::new(FILE), 12, 0), "there is none");
+    assert_eq!(fs.read(Path::new(FILE)), [0, 4, 0, 0, 0, 0, 0, 0, 7, 6, 7, 7]);
+    assert_eq!(fs.crash_losing_all().read(Path::new(FILE)), [0, 4, 0, 0, 0, 0, 0, 0]);
+}
+
+#[test]
+fn what_is_away_is_missing_renamed_or_unplugged() {
+    let fs = disk();
+    let (file, path, dir) = (create(&fs, FILE), Path::new(FILE), Path::new("/d"));
+    let mut bytes = [0; 1];
+    let errno = |e: std::io::Error| (e.kind(), e.raw_os_error());
+    let missing = (std::io::ErrorKind::NotFound, None);
+    fs.take_away(dir, Away::Renamed);
+    file.write_all_at(&[1], 0).unwrap();
+    file.sync().unwrap();
+    assert_eq!((file.len().unwrap(), file.read_at(&mut bytes, 0).unwrap()), (1, 1));
+    assert_eq!(fs.open(path, OpenMode::Read).map(drop).map_err(errno), Err(missing));
+    assert_eq!(fs.sync_dir(dir).map_err(errno), Err(missing));
+    fs.heal();
+    fs.take_away(dir, Away::Unplugged);
+    assert_eq!(file.read_at(&mut bytes, 0).unwrap_err().raw_os_error(), Some(EIO));
+    assert_eq!(fs.kind(path).unwrap_err().raw_os_error(), Some(EIO));
+    assert_eq!(fs.space(path).unwrap_err().raw_os_error(), Some(EIO));
+    fs.heal();
+    fs.take_away(dir, Away::Missing);
+    assert_eq!(file.len().map_err(errno), Err(missing));
+    fs.heal();
+    assert_eq!(fs.read(path), [1]);
+}
+
+#[test]
+fn what_asks_only_can_fail_as_well() {
+    let fs = disk();
+    let file = create(&fs, FILE);
+    for op in [Op::Len, Op::Space, Op::Canonical, Op::Random, Op::Kind, Op::Lock] {
+        fs.fail(Fault::on(op).times(1));
+    }
+    let path = Path::new(FILE);
+    assert!(file.len().is_err() && file.allocated().is_ok());
+    assert!(fs.space(path).is_err() && fs.canonical(path).is_err() && fs.random().is_err());
+    assert!(fs.kind(path).is_err() && fs.try_lock(path).is_err());
+    assert!(fs.space(path).is_ok() && fs.canonical(path).is_ok() && fs.random().is_ok());
+}
+
+#[test]
 fn short_and_interrupted_calls_are_gone_on_with() {
     let fs = disk();
     let file = create(&fs, FILE);
@@ -160,7 +267,7 @@ fn a_disk_that_is_full_or_away_says_so() {
     file.write_all_at(&[2; 1000], 0).unwrap();
     create(&fs, "/e/file").write_all_at(&[1; 5000], 0).unwrap();
     assert_eq!(fs.space(Path::new("/d/x")).unwrap().free, 0);
-    fs.take_away(Path::new("/d"));
+    fs.take_away(Path::new("/d"), Away::Missing);
     assert!(file.write_all_at(&[1], 0).is_err());
     assert!(fs.open(Path::new(FILE), OpenMode::Read).is_err());
     assert_eq!(fs.kind(Path::new(FILE)).unwrap(), None);
@@ -183,6 +290,8 @@ fn a_clone_is_of_the_moment_before_a_change_and_shares_nothing() {
     assert_eq!(taken.len(), 1);
     // The third change is the second write.
     assert_eq!(taken[0].1.read(Path::new(FILE)), [1]);
+    let last: Vec<Op> = taken[0].1.recent().iter().map(|change| change.0).collect();
+    assert_eq!(last, [Op::Create, Op::SyncDir, Op::Write, Op::Sync, Op::Write], "with the one not made");
     fs.stop_after(fs.changes());
     assert!(file.write_all_at(&[9], 0).is_err());
     assert!(file.sync().is_err());
@@ -214,4 +323,28 @@ fn a_lock_is_held_by_one_and_ends_with_its_holder() {
     assert!(fs.kill().try_lock(path).unwrap().is_some(), "locks end with the process");
     drop(held);
     assert!(fs.try_lock(path).unwrap().is_some());
+}
+
+#[test]
+fn a_map_has_what_was_written_before_it_was_published() {
+    assert!(create(&disk(), FILE).map(4096).unwrap().is_none(), "only where it is asked for");
+    let fs = disk().with_maps();
+    let file = create(&fs, FILE);
+    file.allocate(4096).unwrap();
+    file.write_all_at(&[1; 100], 0).unwrap();
+    let map = file.map(4096).unwrap().unwrap();
+    assert!(map.slice(0..1).is_none());
+    map.publish(100);
+    let first = map.slice(0..100).unwrap();
+    file.write_all_at(&[2; 100], 100).unwrap();
+    map.publish(200);
+    map.publish(150);
+    assert_eq!((first, map.slice(99..101).unwrap()), (&[1; 100][..], &[1, 2][..]));
+    assert!(map.slice(100..201).is_none());
+    map.publish(1 << 20);
+    assert_eq!((map.published(), map.slice(4095..4096).unwrap()), (4096, &[0][..]));
+    assert_eq!((fs.mapped(), fs.kill().mapped()), (1, 0));
+    drop(file);
+    fs.remove_file(Path::new(FILE)).unwrap();
+    assert_eq!(map.slice(0..2).unwrap(), [1, 1], "as long as it is held");
 }

@@ -10,6 +10,10 @@
 //!   reused: they are freed by unlink, which leaves mapped pages alone). `allocate` has reserved every block
 //!   before the map is made, so no page is beyond the end of the file. Other processes are kept out by mode 0700
 //!   and the directory's lock; one that ignores both can equally write to this process's memory through /proc.
+//!
+//! A simulated disk has no file to map. It gives a map of a file in memory that nobody else knows of, which is as long
+//! as the map from the beginning, and to which bytes are copied just before they are published: the argument holds for
+//! it as it stands, and no more `unsafe` is needed.
 
 use memmap2::{MmapOptions, MmapRaw};
 use std::fs::File;
@@ -22,6 +26,40 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Map {
     raw: MmapRaw,
     published: AtomicU64,
+    #[cfg(any(test, feature = "testing"))]
+    copied: Option<Copied>,
+}
+
+/// Where the bytes of a simulated file come from, and the file in memory that they are copied to.
+#[cfg(any(test, feature = "testing"))]
+struct Copied {
+    file: File,
+    read: Read,
+    /// One copies at a time, and raises what is published.
+    one: parking_lot::Mutex<()>,
+}
+
+/// Reads from an offset; fewer bytes at the end.
+#[cfg(any(test, feature = "testing"))]
+type Read = Box<dyn Fn(&mut [u8], u64) -> usize + Send + Sync>;
+
+#[cfg(any(test, feature = "testing"))]
+impl std::fmt::Debug for Copied {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Copied").finish_non_exhaustive()
+    }
+}
+
+#[cfg(any(test, feature = "testing"))]
+impl Copied {
+    fn copy(&self, range: Range<u64>) -> io::Result<()> {
+        let mut bytes = vec![0; usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(0)];
+        let have = (self.read)(&mut bytes, range.start);
+        if have < bytes.len() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        std::os::unix::fs::FileExt::write_all_at(&self.file, &bytes, range.start)
+    }
 }
 
 impl Map {
@@ -36,14 +74,42 @@ impl Map {
         }
         let len = usize::try_from(len).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
         let raw = MmapOptions::new().len(len).map_raw_read_only(file)?;
-        Ok(Map { raw, published: AtomicU64::new(0) })
+        Ok(Map {
+            raw,
+            published: AtomicU64::new(0),
+            #[cfg(any(test, feature = "testing"))]
+            copied: None,
+        })
+    }
+
+    /// A map of `len` bytes of a simulated file, which `read` gives.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn of_simulated(
+        len: u64,
+        read: impl Fn(&mut [u8], u64) -> usize + Send + Sync + 'static,
+    ) -> io::Result<Map> {
+        let file = File::from(rustix::fs::memfd_create("thermocline-sim", rustix::fs::MemfdFlags::CLOEXEC)?);
+        file.set_len(len)?;
+        let map = Map::new(&file, len)?;
+        let copied = Copied { file, read: Box::new(read), one: parking_lot::Mutex::default() };
+        Ok(Map { copied: Some(copied), ..map })
     }
 
     /// Declares the first `len` bytes immutable from now on. Never lowers what was published.
     ///
     /// The caller must have written them and must never write to them again.
     pub(crate) fn publish(&self, len: u64) {
-        self.published.fetch_max(len.min(self.raw.len() as u64), Ordering::Release);
+        let len = len.min(self.raw.len() as u64);
+        #[cfg(any(test, feature = "testing"))]
+        if let Some(copied) = &self.copied {
+            let _one = copied.one.lock();
+            let before = self.published();
+            if len > before && copied.copy(before..len).is_ok() {
+                self.published.store(len, Ordering::Release);
+            }
+            return;
+        }
+        self.published.fetch_max(len, Ordering::Release);
     }
 
     /// Bytes published so far.
