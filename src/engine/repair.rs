@@ -184,6 +184,11 @@ impl Engine {
             return Ok(());
         };
         let Some(tier) = self.tier(entry.tier) else { return Ok(()) };
+        if entry.container.occupied() == 0 {
+            // Its file is empty, so there is nothing to copy, and nobody may claim it for that: what the catalog has in it
+            // yet, such as what has expired, does not verify and is dead.
+            self.unlisted(&entry);
+        }
         if entry.live() == 0 {
             self.drop_empty(tier, Some(self.drop_wait()));
             let stays = self.catalog.containers.all().iter().any(|e| e.id == id);

@@ -74,3 +74,35 @@ fn a_container_that_stays_is_called_by_its_reason() -> Try {
     assert_eq!(cache.get("one")?.as_deref(), Some(&[1; 1000][..]));
     Ok(())
 }
+
+/// Nothing is lost by a pack without a byte in which everything had expired; but the catalog still has it there.
+#[test]
+fn an_empty_file_of_what_has_expired_is_dropped() -> Try {
+    let dir = tempfile::tempdir()?;
+    let clock = Arc::new(crate::testing::ManualClock::new(1_700_000_000_000));
+    let builder =
+        || Cache::builder().memory(1 << 20).cold(dir.path()).world(Arc::new(RealFs), clock.clone(), false);
+    let cache = builder().open()?;
+    cache.put("k", vec![1; 1000])?;
+    cache.flush()?;
+    // The catalog knows of this without the record.
+    cache.expire_in("k", Some(Duration::from_secs(10)))?;
+    cache.flush()?;
+    cache.close()?;
+    drop(cache);
+    clock.advance(20_000);
+    let packs: Vec<_> =
+        std::fs::read_dir(dir.path().join("packs"))?.collect::<std::result::Result<_, _>>()?;
+    assert_eq!(packs.len(), 1);
+    for pack in packs {
+        std::fs::write(pack.path(), b"")?;
+    }
+    let repaired = builder().repair(|_| {})?;
+    assert!(
+        repaired.lost.is_empty() && repaired.left.is_empty() && repaired.failed.is_empty(),
+        "{repaired:?}"
+    );
+    assert!(!repaired.mended.is_empty() && builder().check(|_| {})?.is_clean());
+    assert_eq!(std::fs::read_dir(dir.path().join("packs"))?.count(), 0);
+    Ok(())
+}
