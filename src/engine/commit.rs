@@ -58,6 +58,15 @@ impl Drop for Carried<'_> {
     }
 }
 
+/// A batch under way. Whatever panics, it has come to its end, and who waits for room looks again.
+struct Landing<'a>(&'a Engine);
+
+impl Drop for Landing<'_> {
+    fn drop(&mut self) {
+        self.0.catalog.buffer.landed();
+    }
+}
+
 /// How a step ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Committed {
@@ -80,6 +89,7 @@ impl Engine {
         let items = if top.tier() == Tier::Ssd { self.settings.ssd_items / ITEMS_OVER } else { u64::MAX };
         let items = usize::try_from(items).unwrap_or(usize::MAX).clamp(1, BATCH_ITEMS);
         let flying = self.catalog.take_dirty(items, most);
+        let end = Landing(self);
         let taken = flying.len();
         let (landed, failed) = self.write_batch(flying);
         let synced = self.catalog.sync().map_err(Arc::new);
@@ -92,7 +102,7 @@ impl Engine {
         }
         // Gives their bytes of the write buffer back before who waits for them is woken.
         drop(landed);
-        self.catalog.buffer.landed();
+        drop(end);
         if synced.is_ok() && failed == 0 {
             *self.last_failure.lock() = None;
         }

@@ -154,10 +154,10 @@ impl Engine {
             Choice::Others | Choice::Nothing => return Ok(Freed::Nothing),
         };
         let mut small = Vec::new();
-        let until = Instant::now() + LIST_TIME;
+        let (until, at_last) = (Instant::now() + LIST_TIME, self.drop_wait());
         for claim in &claimed {
             // Two make room, if little; with fewer, something that is full would be given up for want of time.
-            if small.len() >= 2 && Instant::now() >= until {
+            if (small.len() >= 2 && Instant::now() >= until) || Instant::now() >= at_last {
                 break;
             }
             // One that cannot be read for now is no reason to leave the others.

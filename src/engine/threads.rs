@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - a step that fails is told of (log, at most a line in ten seconds a class) and tried again at the next beat: no
-//!   failure ends a thread;
+//!   failure ends a thread, nor a panic;
 //! - each thread looks between two rounds whether the store is closing, and closing waits for all of them;
 //! - the mover, the sinker and the janitor run at nice 10; the writer, which callers wait for, does not.
 //!
@@ -12,6 +12,7 @@ use super::Engine;
 use crate::error::Error;
 use crate::events::Event;
 use parking_lot::{Condvar, Mutex};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -103,13 +104,24 @@ impl Engine {
         self.has_threads.store(self.has_disk(), Ordering::Release);
         for (name, job) in jobs {
             let engine = self.clone();
-            let handle =
-                std::thread::Builder::new().name(name.to_owned()).spawn(move || job(&engine)).map_err(
-                    |e| Error::Storage(Arc::new(thermocline_storage::Error::io("start the thread", name, e))),
-                )?;
+            let failed =
+                |e| Error::Storage(Arc::new(thermocline_storage::Error::io("start the thread", name, e)));
+            let handle = std::thread::Builder::new()
+                .name(name.to_owned())
+                .spawn(move || engine.go_on_with(name, job))
+                .map_err(failed)?;
             self.handles.lock().push(handle);
         }
         Ok(())
+    }
+
+    /// Runs a job until the store is closing. Should anything in it panic, a dependency say, it begins again: a store that
+    /// nobody writes for would take puts, and make none of them durable.
+    fn go_on_with(&self, name: &str, job: fn(&Engine)) {
+        while std::panic::catch_unwind(AssertUnwindSafe(|| job(self))).is_err() && !self.is_stopping() {
+            self.log.warn("panic", || format!("the thread {name} panicked, and goes on"));
+            std::thread::sleep(RETRY);
+        }
     }
 
     /// Wakes every thread, so that it sees that the store is closing, and waits for it to end.
@@ -133,7 +145,8 @@ impl Engine {
         while !self.is_stopping() {
             if !self.signals[0].sleep(pause)
                 && self.catalog.buffer.queued() == 0
-                && self.catalog.queued_frames() == 0
+                // Of those that were taken from the queue and did not become durable too.
+                && self.catalog.oldest_frame_ms().is_none()
             {
                 continue;
             }

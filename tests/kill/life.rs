@@ -121,7 +121,8 @@ impl Life<'_> {
         let longer = if self.plan.grows_old() && round == OLD { AGE } else { Duration::ZERO };
         std::thread::sleep(Duration::from_millis(30 + self.dice.below(370)) + longer);
         victim.kill()?;
-        let told = replay(&job.log, self.plan.keys, &self.history, self.sum);
+        let keep_all = self.plan.tiers.keep_all();
+        let told = replay(&job.log, self.plan.keys, keep_all, &self.history, self.sum);
         self.sum.rounds += 1;
         let wrong = |when, e: Violation| format!("{when}: {e}\n{}", story(&job.log, &e.key));
         self.history.check(|_| Absence::Told).map_err(|e| wrong("before the kill", e))?;

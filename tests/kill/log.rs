@@ -230,16 +230,19 @@ struct Replay<'a> {
     keys: u32,
 }
 
-/// Enters what a log says into the history, and counts it.
-pub fn replay(path: &Path, keys: u32, history: &History, sum: &mut Sum) -> Told {
+/// Enters what a log says into the history, and counts it. `keep_all`: the store has room for everything.
+pub fn replay(path: &Path, keys: u32, keep_all: bool, history: &History, sum: &mut Sum) -> Told {
     let bytes = std::fs::read(path).unwrap();
     let (heard, open) = (history.moment(0), HashMap::new());
     let mut replay = Replay { history, sum, told: Told::default(), open, heard, keys };
     for (entry, operation, ms) in records(&bytes) {
         replay.take(entry, operation, ms);
     }
-    // What went since then, nobody was there to tell.
-    (0..keys).for_each(|no| replay.forgotten(no));
+    // What went since then, nobody was there to tell. A store that has room for everything lets nothing go: there what is
+    // absent was lost.
+    if !keep_all {
+        (0..keys).for_each(|no| replay.forgotten(no));
+    }
     let cut_off = |what: &Entry| !matches!(what, Entry::Read(_) | Entry::Listen);
     replay.sum.cut_off += replay.open.values().filter(|(what, ..)| cut_off(what)).count() as u64;
     replay.told

@@ -39,7 +39,8 @@ fn dirs() -> MutexGuard<'static, Vec<PathBuf>> {
 /// From now on a signal asks the work to stop instead of ending the process.
 pub fn watch() -> Result<(), Failure> {
     ctrlc::set_handler(|| {
-        if STOP.swap(true, Ordering::SeqCst) {
+        // Signals are handled one after the other.
+        if stopped() {
             give_up();
         }
         std::thread::spawn(|| {
@@ -47,6 +48,8 @@ pub fn watch() -> Result<(), Failure> {
             give_up();
         });
         say("stopping, which takes seconds; Ctrl-C again ends at once, without results");
+        // Said first: the work may come to its end, and the process to its own, as soon as it sees this.
+        STOP.store(true, Ordering::SeqCst);
     })
     .map_err(|e| Failure::failed(format!("watch for signals: {e}")))
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use thermocline_storage::clock::{Clock, ManualClock, SystemClock};
-use thermocline_storage::testing::{FaultFs, Op};
+use thermocline_storage::testing::{Fault, FaultFs, Op};
 use thermocline_storage::vfs::{RealFs, Vfs};
 
 type Failure = Box<dyn std::error::Error>;
@@ -161,5 +161,63 @@ fn a_beat_writes_all_that_waited_when_it_began() -> Result<(), Failure> {
     assert_eq!(cache.engine().catalog.buffer.queued(), 8);
     cache.step()?;
     assert_eq!(cache.engine().catalog.buffer.queued(), 0);
+    Ok(())
+}
+
+/// What failed to become durable is tried again by the writer itself, whoever else does or does not do anything.
+#[test]
+fn the_writer_tries_again_once_the_catalogs_disk_is_back() -> Result<(), Failure> {
+    for work in [|cache: &Cache| cache.put("k", "1"), |cache: &Cache| cache.remove("there").map(drop)] {
+        let dir = tempfile::tempdir()?;
+        let (disk, dead) = (FaultFs::default(), Arc::new(AtomicBool::new(false)));
+        let cache =
+            open(dir.path(), Persistence::EverySecond, Arc::new(disk.clone()), Arc::new(SystemClock))?;
+        cache.put("there", "old")?;
+        cache.flush()?;
+        // Neither the journal can be synced, nor a checkpoint be written in its place.
+        let catalog = dir.path().join("catalog");
+        for op in [Op::Sync, Op::Write, Op::Create] {
+            disk.fail(Fault::on(op).below(&catalog));
+        }
+        let (saw, seen) = (dead.clone(), catalog.clone());
+        disk.watch(move |c| {
+            if [Op::Sync, Op::Write, Op::Create].contains(&c.op) && c.path.starts_with(&seen) {
+                saw.store(true, Ordering::SeqCst);
+            }
+        });
+        work(&cache)?;
+        let begun = Instant::now();
+        while !dead.load(Ordering::SeqCst) {
+            assert!(begun.elapsed() < Duration::from_secs(60), "nobody writes");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        // Well into the time in which nothing works.
+        std::thread::sleep(Duration::from_millis(700));
+        disk.heal();
+        settled(&cache);
+        cache.crash();
+    }
+    Ok(())
+}
+
+/// A panic in a background thread, here of the file system, does not end it.
+#[test]
+fn the_writer_goes_on_after_a_panic() -> Result<(), Failure> {
+    let dir = tempfile::tempdir()?;
+    let (disk, armed) = (FaultFs::default(), Arc::new(AtomicBool::new(false)));
+    let strikes = armed.clone();
+    disk.watch(move |c| {
+        let hit = c.op == Op::Write && strikes.swap(false, Ordering::SeqCst);
+        assert!(!hit, "on purpose");
+    });
+    let cache = open(dir.path(), Persistence::EverySecond, Arc::new(disk), Arc::new(SystemClock))?;
+    armed.store(true, Ordering::SeqCst);
+    cache.put("k", "1")?;
+    settled(&cache);
+    assert!(!armed.load(Ordering::SeqCst), "it panicked");
+    cache.crash();
+    drop(cache);
+    let cache = open(dir.path(), Persistence::EverySecond, Arc::new(RealFs), Arc::new(SystemClock))?;
+    assert_eq!(cache.get("k")?.as_deref(), Some(&b"1"[..]));
     Ok(())
 }
