@@ -343,13 +343,14 @@ fn concurrent_increments() {
 
 impl Load {
     /// Asks for a key; `make` gives a value of so many bytes if it is to be made, with what happens meanwhile. For the
-    /// judge it is a read and, by who makes the value, a put: if that is voided, it came just before what voided it.
+    /// judge it is a read and, by who makes the value, a put: if that is voided, it came just before what voided it, which
+    /// may have been before the making began.
     fn get_or_put(&self, cache: &Cache, no: usize, make: impl FnOnce() -> usize) {
         let key = key(no);
         let (asked, mut made) = (self.history.read(0), None);
         let got = cache.get_or_put_with(&key, || {
             let number = 1 + self.values.fetch_add(1, Ordering::Relaxed);
-            made = Some(self.history.write(&key, Some(number), 0));
+            made = Some(self.history.write_since(&key, Some(number), &asked, 0));
             Ok::<_, std::io::Error>(value(no as u64, number, make()))
         });
         if let Some(begun) = made {

@@ -189,6 +189,18 @@ impl History {
         })
     }
 
+    /// The same of a put that may have been undone, or put off, since another operation began: a value is made for a key
+    /// that was absent then, and a removal that comes before the making voids it all the same.
+    pub fn write_since(&self, key: &str, value: Option<Value>, since: &Begun, mark: u64) -> Begun {
+        let begun = self.write(key, value, mark);
+        self.with(key, |past| {
+            if let Some(write) = past.writes.get_mut(begun.at) {
+                write.began = since.began;
+            }
+        });
+        Begun { began: since.began, at: begun.at }
+    }
+
     /// The write has returned.
     pub fn wrote(&self, key: &str, begun: Begun, outcome: Outcome, mark: u64) {
         self.with(key, |past| {
