@@ -6,7 +6,10 @@ mod common;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use thermocline::{Builder, Cache, Event, Received, Tier};
+use std::sync::Arc;
+use thermocline::testing::ManualClock;
+use thermocline::{Builder, Cache, Error, Event, Received, Tier};
+use thermocline_storage::testing::{Fault, FaultFs, Op};
 
 const MIB: u64 = 1 << 20;
 
@@ -306,5 +309,37 @@ fn a_store_is_for_its_owner_alone() {
         if what == "open" {
             cache.close().unwrap();
         }
+    }
+}
+
+/// Without lock files nobody is kept out by who only reads: where somebody came meanwhile, that is the reason of
+/// whatever else was found.
+#[test]
+fn a_check_that_somebody_disturbs_says_so_and_nothing_else() {
+    for fails in [Op::Open, Op::List] {
+        let dir = common::scratch();
+        let cache = builder(dir.path()).open().unwrap();
+        fill(&cache, 3);
+        cache.close().unwrap();
+        for lock in ["s/lock", "c/lock", "s/catalog/lock"] {
+            std::fs::remove_file(dir.path().join(lock)).unwrap();
+        }
+        let disk = FaultFs::default();
+        let root = dir.path().to_path_buf();
+        disk.watch(move |call| {
+            if call.op == fails
+                && !call.path.ends_with("manifest")
+                && call.path.starts_with(root.join("s/catalog/a"))
+            {
+                std::fs::write(root.join("s/lock"), []).unwrap();
+            }
+        });
+        let manifest = |path: &Path| path.ends_with("manifest");
+        disk.fail(
+            Fault::when(move |c| c.op == fails && !manifest(c.path)).below(dir.path().join("s/catalog")),
+        );
+        let clock = Arc::new(ManualClock::new(1_700_000_000_000));
+        let e = builder(dir.path()).simulated(Arc::new(disk), clock).check(|_| ()).unwrap_err();
+        assert!(matches!(e, Error::Locked { .. }), "{fails:?}: {e}");
     }
 }

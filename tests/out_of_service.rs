@@ -250,8 +250,39 @@ fn an_impostor_is_noticed_by_who_reads() {
     }
 }
 
+/// Its journal is open all the time, and takes bytes wherever it has gone.
 #[test]
-fn a_catalog_that_is_another_is_not_written_to() {
+fn nothing_is_acknowledged_for_a_catalog_that_has_gone() {
+    let (fs, clock, cache) = store();
+    cache.flush().unwrap();
+    let (place, away) = (Path::new("/k"), Path::new("/away"));
+    copy(&fs, place, Path::new("/copy"));
+    fs.rename(place, away).unwrap();
+    let gone = tree(&fs, away);
+    let e = cache.put("late", value(9, 9, 100)).and_then(|_| cache.flush()).unwrap_err();
+    assert!(e.to_string().contains("/k"), "{e}");
+    fs.rename(Path::new("/copy"), place).unwrap();
+    let before = tree(&fs, place);
+    assert!(cache.flush().is_err() && cache.remove("late").and_then(|_| cache.flush()).is_err());
+    cache.put("late", value(9, 9, 100)).unwrap();
+    cache.step().ok();
+    assert!(tree(&fs, place) == before, "what stands in its place was written to");
+    assert!(tree(&fs, away) == gone, "it was written to where nobody will look for it");
+    assert_eq!(cache.get(key(Tier::Ssd, 1)).unwrap(), Some(bytes(Tier::Ssd, 1)), "reads go on");
+    // It is there again: what had been refused is durable now.
+    fs.rename(place, Path::new("/copy")).unwrap();
+    fs.rename(away, place).unwrap();
+    cache.flush().unwrap();
+    let disk = fs.crash_losing_all();
+    let cache = open(&disk, &clock);
+    assert_eq!(cache.get("late").unwrap(), Some(value(9, 9, 100)));
+    for tier in Tier::DISK {
+        assert_eq!(cache.get(key(tier, 1)).unwrap(), Some(bytes(tier, 1)));
+    }
+}
+
+#[test]
+fn a_close_without_its_catalog_says_so() {
     let (fs, clock, cache) = store();
     cache.flush().unwrap();
     let (place, away) = (Path::new("/k"), Path::new("/away"));
@@ -265,7 +296,7 @@ fn a_catalog_that_is_another_is_not_written_to() {
     fs.rename(place, Path::new("/copy")).unwrap();
     fs.rename(away, place).unwrap();
     let cache = open(&fs, &clock);
-    assert_eq!(cache.get("late").unwrap(), Some(value(9, 9, 100)), "its journal was open all the time");
+    assert_eq!(cache.get("late").unwrap(), None, "that it is not kept was said");
     for tier in Tier::DISK {
         assert_eq!(cache.get(key(tier, 1)).unwrap(), Some(bytes(tier, 1)));
     }

@@ -130,22 +130,34 @@ pub(crate) fn check(
         let why = "its rebuilding was interrupted, and is done again by the next opening".to_owned();
         return Err(StorageError::CatalogLost { path: home.catalog_dir().to_path_buf(), why }.into());
     }
+    let found = read_all(config, &home, &world, step, progress);
+    // Whatever went wrong: where somebody opened the store meanwhile, that is why.
+    home.nobody_came()?;
+    found
+}
+
+fn read_all(
+    config: &Config,
+    home: &Home,
+    world: &World,
+    step: Step,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<CheckReport> {
     let clock = Arc::new(EngineClock::new(world.clock.clone()));
-    let (catalog, recovered) = Catalog::open(setup(&home, &world, clock, true))?;
-    let known = (Unknown::Ignore, rebuild::older(&home, false));
+    let (catalog, recovered) = Catalog::open(setup(home, world, clock, true))?;
+    let known = (Unknown::Ignore, rebuild::older(home, false));
     let (tiers, opened): (Vec<Arc<dyn DiskTier>>, Vec<OpenReport>) =
-        open_tiers(config, &home, &world, &catalog, &recovered, known)?.into_iter().unzip();
+        open_tiers(config, home, world, &catalog, &recovered, known)?.into_iter().unzip();
     catalog.count_live();
     let hasher = Hasher::new(home.secret());
     let mut checker =
         Checker { catalog: &catalog, hasher, report: CheckReport::default(), given_up: HashSet::new() };
-    checker.copies(&home, &recovered);
+    checker.copies(home, &recovered);
     for (tier, found) in tiers.iter().zip(opened) {
         checker.opened(tier.tier(), found);
     }
-    checker.missing(&home, &recovered);
-    checker.containers(&home, &mut |done, of| progress(Progress { step, done, of }));
-    home.nobody_came()?;
+    checker.missing(home, &recovered);
+    checker.containers(home, &mut |done, of| progress(Progress { step, done, of }));
     Ok(checker.report)
 }
 

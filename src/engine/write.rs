@@ -374,13 +374,13 @@ impl Engine {
         if used > 0 && used.saturating_add(bytes) > self.settings.write_buffer {
             return false;
         }
-        if self.catalog.queued_frames() > MAX_QUEUED_FRAMES {
+        let (queued, frames) = self.catalog.waiting_frames();
+        if queued > MAX_QUEUED_FRAMES {
             return false;
         }
         if !self.has_threads() {
             return true;
         }
-        let frames = self.catalog.oldest_frame_ms();
         let oldest = match self.settings.persistence {
             Persistence::EverySecond => buffer.oldest_ms().into_iter().chain(frames).min(),
             Persistence::OnEviction if journaled => frames,

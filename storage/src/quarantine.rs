@@ -6,7 +6,10 @@
 //! - what is moved here is moved durably when the call returns: it is in one of the two places at any moment, and the
 //!   frames that say what became of its items come after that;
 //! - copies of records are not synced, so that no reader waits for the disk: the record still stands where it stood;
-//! - all bytes in the folder count towards the cap, but for the reports, whatever a crash left of them.
+//! - the lock is held for arithmetic alone, never while the disk is asked for something;
+//! - all bytes that are kept here count towards the cap, but for the reports, whatever a crash left of them; those that
+//!   are being written or removed count towards what is occupied. What has another name than is given here is a
+//!   person's: it is neither counted nor removed.
 //!
 //! The design (§7) has the table of what a crash leaves.
 //!
@@ -41,6 +44,8 @@ struct State {
     kept: VecDeque<(String, u64)>,
     /// Their sizes together: every write asks for it.
     bytes: u64,
+    /// Bytes that are being written, and such as are being removed.
+    moving: u64,
     next: u64,
     removed: u64,
 }
@@ -49,6 +54,20 @@ impl State {
     fn keep(&mut self, name: String, size: u64) {
         self.bytes = self.bytes.saturating_add(size);
         self.kept.push_back((name, size));
+    }
+
+    /// Takes out the oldest that are over the cap. They count as moving until they are gone.
+    fn over(&mut self, cap: u64) -> Vec<(String, u64)> {
+        let mut gone = Vec::new();
+        while self.bytes > cap
+            && let Some((name, size)) = self.kept.pop_front()
+        {
+            self.bytes = self.bytes.saturating_sub(size);
+            self.moving = self.moving.saturating_add(size);
+            self.removed += 1;
+            gone.push((name, size));
+        }
+        gone
     }
 }
 
@@ -61,10 +80,10 @@ impl Quarantine {
             let mut entries = vfs.read_dir(&folder).at("list", &folder)?;
             entries.sort_by(|a, b| a.name.cmp(&b.name));
             for e in entries {
-                let number = e.name.split('-').next().and_then(|n| n.parse::<u64>().ok());
-                // A name that somebody made up is not counted on from.
-                let number = number.filter(|n| *n < u64::MAX / 2);
-                state.next = state.next.max(number.map_or(0, |n| n + 1));
+                let number = e.name.split_once('-').and_then(|(n, _)| n.parse::<u64>().ok());
+                let Some(number) = number else { continue };
+                // A number that somebody made up is not counted on from.
+                state.next = state.next.max(Some(number).filter(|n| *n < u64::MAX / 2).map_or(0, |n| n + 1));
                 match e.name.strip_suffix(".txt") {
                     None => {
                         let size = size_of(&*vfs, &folder.join(&e.name), e.len);
@@ -81,9 +100,10 @@ impl Quarantine {
         Ok(Quarantine { vfs, clock, folder, cap, state: Mutex::new(state) })
     }
 
-    /// Bytes kept.
+    /// Bytes that are here.
     pub fn bytes(&self) -> u64 {
-        self.state.lock().bytes
+        let state = self.state.lock();
+        state.bytes.saturating_add(state.moving)
     }
 
     /// How many were removed, since the opening, because the cap was reached.
@@ -100,11 +120,17 @@ impl Quarantine {
         why: &str,
         key: Option<&[u8]>,
     ) -> Result<()> {
-        let mut state = self.state.lock();
-        let name = self.name(&mut state, "record")?;
+        let (size, name) = (bytes.len() as u64, self.begin("record", bytes.len() as u64)?);
         let path = self.folder.join(&name);
-        let file = self.vfs.open(&path, OpenMode::CreateNew).at("create", &path)?;
-        file.write_all_at(bytes, 0).at("write", &path)?;
+        let copy = || {
+            let file = self.vfs.open(&path, OpenMode::CreateNew).at("create", &path)?;
+            file.write_all_at(bytes, 0).at("write", &path)
+        };
+        if let Err(e) = copy() {
+            let _ = self.vfs.remove_file(&path);
+            self.end(size, None);
+            return Err(e);
+        }
         let key = match key {
             Some(key) => key.escape_ascii().to_string(),
             None => "not known: nothing that can still be read says it".to_owned(),
@@ -119,8 +145,7 @@ impl Quarantine {
             means: "the item is absent; put it again. Nothing else is lost with it",
         };
         self.report(&name, &report);
-        state.keep(name, bytes.len() as u64);
-        self.trim(&mut state);
+        self.end(size, Some((name, size)));
         Ok(())
     }
 
@@ -137,23 +162,32 @@ impl Quarantine {
     }
 
     fn take(&self, source: &Path, what: &str, why: &str, means: &'static str) -> Result<()> {
-        let mut state = self.state.lock();
         let tail = source.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        let name = self.name(&mut state, &tail)?;
+        let name = self.begin(&tail, 0)?;
         let path = self.folder.join(&name);
-        self.vfs.rename(source, &path).at("quarantine", source)?;
+        let moved = || {
+            // Whatever made the folder: a crash that forgot it would forget what is moved into it.
+            self.folder.parent().map_or(Ok(()), |above| self.vfs.sync_dir(above).at("sync", above))?;
+            self.vfs.rename(source, &path).at("quarantine", source)
+        };
+        if let Err(e) = moved() {
+            self.end(0, None);
+            return Err(e);
+        }
         let size = size_of(&*self.vfs, &path, 0);
         let what = format!("{what}, {size} bytes, moved whole");
         let report = Report { what, from: source.display().to_string(), key: None, why, means };
         self.report(&name, &report);
-        // It has been moved, whatever becomes of this; after a crash it may be found where it was, and be moved again.
-        for folder in [Some(&*self.folder), source.parent()].into_iter().flatten() {
-            if let Err(e) = self.vfs.sync_dir(folder) {
-                warn_seldom!(path = %folder.display(), error = %e, "a move to the quarantine may not be durable");
-            }
+        // It has been moved, whatever becomes of this. First where it is, then where it was: if the one fails, the other
+        // is left undone, and after a crash it may be found where it was, and be moved again.
+        let synced = [Some(&*self.folder), source.parent()]
+            .into_iter()
+            .flatten()
+            .try_for_each(|folder| self.vfs.sync_dir(folder).at("sync", folder));
+        if let Err(e) = synced {
+            warn_seldom!(path = %path.display(), error = %e, "a move to the quarantine may not be durable");
         }
-        state.keep(name, size);
-        self.trim(&mut state);
+        self.end(0, Some((name, size)));
         Ok(())
     }
 
@@ -166,15 +200,31 @@ impl Quarantine {
         self.container(source, why)
     }
 
-    fn name(&self, state: &mut State, tail: &str) -> Result<String> {
-        let made = !matches!(self.vfs.kind(&self.folder), Ok(Some(_)));
+    /// A name for something new of so many bytes, which count from now on.
+    fn begin(&self, tail: &str, bytes: u64) -> Result<String> {
         self.vfs.create_dir_all(&self.folder).at("create", &self.folder)?;
-        if let Some(above) = self.folder.parent().filter(|_| made) {
-            self.vfs.sync_dir(above).at("sync", above)?;
-        }
+        let mut state = self.state.lock();
         let n = state.next;
         state.next += 1;
+        state.moving = state.moving.saturating_add(bytes);
         Ok(format!("{n:010}-{tail}"))
+    }
+
+    /// What was begun with so many bytes is here, or is not. Removes the oldest over the cap.
+    fn end(&self, begun: u64, kept: Option<(String, u64)>) {
+        let over = {
+            let mut state = self.state.lock();
+            state.moving = state.moving.saturating_sub(begun);
+            if let Some((name, size)) = kept {
+                state.keep(name, size);
+            }
+            state.over(self.cap)
+        };
+        for (name, size) in over {
+            self.remove(&name);
+            let mut state = self.state.lock();
+            state.moving = state.moving.saturating_sub(size);
+        }
     }
 
     /// The report is for people; failing to write it loses nothing that is served.
@@ -185,25 +235,17 @@ impl Quarantine {
         }
     }
 
-    fn trim(&self, state: &mut State) {
-        while state.bytes > self.cap
-            && let Some((name, size)) = state.kept.pop_front()
-        {
-            state.bytes = state.bytes.saturating_sub(size);
-            state.removed += 1;
-            let path = self.folder.join(&name);
-            let gone = match self.vfs.kind(&path) {
-                Ok(Some(EntryKind::Dir)) => self.vfs.remove_dir_all(&path),
-                Ok(None) => Ok(()),
-                _ => self.vfs.remove_file(&path),
-            };
-            let _ = self.vfs.remove_file(&self.folder.join(format!("{name}.txt")));
-            match gone {
-                Ok(()) => {
-                    warn_seldom!(path = %path.display(), "quarantine over its cap: the oldest was removed")
-                }
-                Err(e) => warn_seldom!(path = %path.display(), error = %e, "quarantine: cannot remove"),
-            }
+    fn remove(&self, name: &str) {
+        let path = self.folder.join(name);
+        let gone = match self.vfs.kind(&path) {
+            Ok(Some(EntryKind::Dir)) => self.vfs.remove_dir_all(&path),
+            Ok(None) => Ok(()),
+            _ => self.vfs.remove_file(&path),
+        };
+        let _ = self.vfs.remove_file(&self.folder.join(format!("{name}.txt")));
+        match gone {
+            Ok(()) => warn_seldom!(path = %path.display(), "quarantine over its cap: the oldest was removed"),
+            Err(e) => warn_seldom!(path = %path.display(), error = %e, "quarantine: cannot remove"),
         }
     }
 }
@@ -269,7 +311,8 @@ fn size_of(vfs: &dyn Vfs, path: &Path, known: u64) -> u64 {
 mod tests {
     use super::*;
     use crate::clock::ManualClock;
-    use crate::sim::SimFs;
+    use crate::sim::{Dice, Fault, Op, SimFs};
+    use crate::testing::FaultFs;
     use crate::vfs::RealFs;
 
     fn open(dir: &Path, cap: u64) -> Quarantine {
@@ -301,6 +344,72 @@ mod tests {
             q.record(Path::new("seg"), 64, &[7; 100], "checksum", None).unwrap();
         }
         assert_eq!(q.bytes(), 210);
+    }
+
+    #[test]
+    fn what_a_person_left_here_is_neither_counted_nor_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("quarantine");
+        std::fs::create_dir(&folder).unwrap();
+        for name in ["notes.txt", "12", "copy-of-1"] {
+            std::fs::write(folder.join(name), [1; 1000]).unwrap();
+        }
+        let q = open(dir.path(), 250);
+        assert_eq!(q.bytes(), 0);
+        (0..5).for_each(|_| q.record(Path::new("seg"), 64, &[7; 100], "checksum", None).unwrap());
+        assert_eq!((q.bytes(), q.removed()), (200, 3));
+        assert!(["notes.txt", "12", "copy-of-1"].iter().all(|name| folder.join(name).exists()));
+    }
+
+    #[test]
+    fn nobody_waits_for_a_disk_here() {
+        let dir = tempfile::tempdir().unwrap();
+        let fs = FaultFs::default();
+        let clock = Arc::new(ManualClock::new(0));
+        let q = Arc::new(Quarantine::open(Arc::new(fs.clone()), clock, dir.path(), 250).unwrap());
+        let asked = Arc::new(std::sync::atomic::AtomicU64::new(0));
+        // Every write asks how much is here: while the disk is at any of this, too.
+        let (here, calls) = (Arc::downgrade(&q), asked.clone());
+        fs.watch(move |_| {
+            let q = here.upgrade().unwrap();
+            assert!(q.state.try_lock().is_some(), "the lock is held while the disk works");
+            calls.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        });
+        for no in 0..4 {
+            let path = dir.path().join(format!("seg-{no}"));
+            std::fs::write(&path, [no; 100]).unwrap();
+            q.record(Path::new("seg"), 64, &[7; 100], "checksum", None).unwrap();
+            q.container(&path, "header unreadable").unwrap();
+        }
+        assert_eq!((q.bytes(), q.removed()), (200, 6));
+        assert!(asked.load(std::sync::atomic::Ordering::Relaxed) > 40);
+    }
+
+    /// A folder whose name a crash forgets takes what is in it along; and what is not durable here stays durable there.
+    #[test]
+    fn a_sync_that_fails_loses_no_container() {
+        let (dir, from) = (Path::new("/d"), Path::new("/d/things/seg"));
+        for (failing, moved) in [("/d", false), ("/d/quarantine", true), ("/d/things", true)] {
+            let fs = SimFs::new(1).with_dir(Path::new("/d/things"));
+            let file = fs.open(from, OpenMode::CreateNew).unwrap();
+            file.write_all_at(&[5; 100], 0).unwrap();
+            file.sync().unwrap();
+            fs.sync_dir(Path::new("/d/things")).unwrap();
+            let clock = Arc::new(ManualClock::new(0));
+            let q = Quarantine::open(Arc::new(fs.clone()), clock, dir, 250).unwrap();
+            // The folder was made for a copy, and nobody synced it.
+            q.record(Path::new("seg"), 64, &[7; 50], "checksum", None).unwrap();
+            fs.fail(Fault::when(move |c| c.op == Op::SyncDir && c.path == Path::new(failing)).times(1));
+            assert_eq!(q.container(from, "nothing says what it is").is_ok(), moved, "{failing}");
+            for seed in 0..50 {
+                let after = fs.crash(&mut Dice::new(seed)).files();
+                let there = |name: &str| after.contains(&name.into());
+                assert!(
+                    there("/d/things/seg") || there("/d/quarantine/0000000001-seg"),
+                    "{failing}, seed {seed}: it is gone: {after:?}"
+                );
+            }
+        }
     }
 
     #[test]

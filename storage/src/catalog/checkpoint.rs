@@ -20,7 +20,7 @@
 
 use super::frame::seed;
 use super::journal::{COPIES, Journal, journal_path};
-use super::recovery::{Copy, numbered, open_twins};
+use super::recovery::{Copy, listed, numbered, open_twins};
 use super::shard::Shard;
 use super::{Catalog, SHARDS};
 use crate::container::Known;
@@ -136,12 +136,21 @@ impl Catalog {
     pub fn verify_copies(&self) -> Result<Vec<PathBuf>> {
         let Some(journal) = &self.journal else { return Ok(Vec::new()) };
         let mut rest = self.checkpointing.lock();
-        let newest = |copy: &&str| {
-            let there = numbered(&*self.vfs, &self.dir.join(copy), "checkpoint-");
-            there.iter().map(|(_, seq)| *seq).max()
-        };
+        let (mut newest, mut unread) = (None, Vec::new());
+        for copy in COPIES {
+            match listed(&*self.vfs, &self.dir.join(copy), "checkpoint-") {
+                Ok(there) => newest = there.iter().map(|(_, seq)| *seq).max().max(newest),
+                Err(e) => unread.push(e),
+            }
+        }
+        // One folder that cannot be read is a bad copy; of two nobody knows what is in them.
+        if unread.len() == COPIES.len()
+            && let Some(e) = unread.pop()
+        {
+            return Err(e);
+        }
         // None before the first one: the journal has everything.
-        let Some(seq) = COPIES.iter().filter_map(newest).max() else { return Ok(Vec::new()) };
+        let Some(seq) = newest else { return Ok(Vec::new()) };
         let paths = COPIES.map(|copy| checkpoint_path(&self.dir, copy, seq));
         let bad: Vec<PathBuf> =
             paths.into_iter().filter(|path| !is_whole(&*self.vfs, path, seed(&self.store, seq))).collect();

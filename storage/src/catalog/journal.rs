@@ -167,6 +167,12 @@ impl Journal {
         self.queue.lock().oldest()
     }
 
+    /// [`queued`](Self::queued) and [`oldest_ms`](Self::oldest_ms), for those who ask before each write.
+    pub(crate) fn waiting(&self) -> (usize, Option<u64>) {
+        let q = self.queue.lock();
+        (q.frames.len(), q.oldest())
+    }
+
     /// Frames up to and including this number are durable.
     pub(crate) fn durable(&self) -> u64 {
         self.durable.load(Ordering::Acquire)
@@ -329,6 +335,8 @@ impl Journal {
             first += chunk.len() as u64;
         }
         let end = files.end + out.len() as u64;
+        // The files are open: they would take it where nobody will look for it again.
+        self.vfs.still_there().at("write to", &self.dir)?;
         for (path, file) in &files.pair {
             file.write_all_at(&out, files.end).at("append to", path)?;
         }

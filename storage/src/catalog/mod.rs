@@ -527,6 +527,11 @@ impl Catalog {
         self.journal.as_ref().map_or(0, |j| j.queued())
     }
 
+    /// [`queued_frames`](Self::queued_frames) and [`oldest_frame_ms`](Self::oldest_frame_ms) at one time.
+    pub fn waiting_frames(&self) -> (usize, Option<u64>) {
+        self.journal.as_ref().map_or((0, None), |j| j.waiting())
+    }
+
     /// When the oldest frame was queued that is not durable yet, in milliseconds of the engine's clock.
     pub fn oldest_frame_ms(&self) -> Option<u64> {
         self.journal.as_ref().and_then(|j| j.oldest_ms())

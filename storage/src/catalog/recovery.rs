@@ -110,8 +110,13 @@ pub(crate) fn open_twins(vfs: &dyn Vfs, paths: &[PathBuf]) -> Result<Vec<Copy>> 
 /// Files `PREFIX` + 16 hexadecimal digits in a folder; an unreadable folder counts as empty, because there are two.
 /// Numbers that no store reaches are nobody's.
 pub(crate) fn numbered(vfs: &dyn Vfs, folder: &Path, prefix: &str) -> Vec<(String, u64)> {
-    let entries = vfs.read_dir(folder).unwrap_or_default();
-    entries
+    listed(vfs, folder, prefix).unwrap_or_default()
+}
+
+/// [`numbered`], where a folder that cannot be read is an error.
+pub(crate) fn listed(vfs: &dyn Vfs, folder: &Path, prefix: &str) -> Result<Vec<(String, u64)>> {
+    let entries = vfs.read_dir(folder).at("list", folder)?;
+    let found = entries
         .into_iter()
         .filter_map(|e| {
             let digits = e.name.strip_prefix(prefix)?;
@@ -119,7 +124,8 @@ pub(crate) fn numbered(vfs: &dyn Vfs, folder: &Path, prefix: &str) -> Vec<(Strin
             let n = plain.then(|| u64::from_str_radix(digits, 16).ok()).flatten()?;
             (n < MAX_SEQ).then_some((e.name, n))
         })
-        .collect()
+        .collect();
+    Ok(found)
 }
 
 /// The numbers of these files in either copy, rising.

@@ -77,7 +77,7 @@ fn headers(generation: &Generation) -> Vec<Flaw> {
 
 /// Checks the seal, if there is one: a generation whose process ended before its index was written has none.
 fn sealed(generation: &Generation) -> Vec<Flaw> {
-    let (vfs, folder) = (&*generation.core.vfs, &generation.path);
+    let (vfs, folder) = (&*generation.dir.vfs, &generation.path);
     let path = folder.join(seal::NAME);
     if matches!(vfs.kind(&path), Ok(None)) {
         return Vec::new();

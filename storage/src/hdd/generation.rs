@@ -506,6 +506,10 @@ impl Generation {
             }
             ram.partial |= !whole;
         }
+        // Its files may have been missing because it went.
+        if self.dropped() {
+            return Err(Error::Gone(self.no));
+        }
         if !opened {
             return Err(Error::io("open", &self.path, io::Error::other("no value file can be opened")));
         }

@@ -154,6 +154,8 @@ impl Keeper {
         let most = self.core.max_open();
         self.close_down_to(most - 1);
         let path = generation.path.join(seal::index_name(index));
+        // sled opens its files by itself, and makes those that are not there.
+        generation.dir.vfs.still_there().at("open the index in", &generation.path)?;
         let (cache, deadline) =
             (self.core.config.sled_cache / 2 / most as u64, self.core.config.sled_deadline);
         Fence::open(&self.core.threads, factory, &path, entries, cache, deadline).map_err(|fault| {

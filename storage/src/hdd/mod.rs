@@ -301,9 +301,7 @@ impl DiskTier for Hdd {
     }
 
     fn in_service(&self) -> Result<()> {
-        // The generation that is being appended to is gone on with, wherever it is.
-        let open = self.writer.lock().active_id().is_some();
-        if open { Ok(()) } else { self.dirs.in_service() }
+        if self.writer.lock().is_open() { Ok(()) } else { self.dirs.in_service() }
     }
 
     fn seal(&self) -> Result<()> {

@@ -136,7 +136,9 @@ impl Writer {
         let generation_size = self.core.config.generation_size;
         let value_size = value_file_size(generation_size);
         let (_, len) = block::plan(items, block_size, MAX_RECORDS as usize);
-        if self.active.as_ref().is_some_and(|a| a.is_full(len, generation_size)) {
+        // What is open can still be written to when its disk is away: nobody would read it again.
+        let done_with = |a: &Active| a.is_full(len, generation_size) || !a.generation.dir.in_service();
+        if self.active.as_ref().is_some_and(done_with) {
             self.seal();
         }
         let mut active = match self.active.take() {
@@ -218,6 +220,11 @@ impl Writer {
             active.generation.set_end(file.no, file.log.synced());
             self.core.jobs.push(Job::Persist(active.generation));
         }
+    }
+
+    /// Whether the next record goes into a generation that is there, in a directory that takes records.
+    pub fn is_open(&self) -> bool {
+        self.active.as_ref().is_some_and(|a| a.generation.dir.in_service())
     }
 
     /// The id of the active generation.

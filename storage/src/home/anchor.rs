@@ -76,6 +76,8 @@ impl Anchor {
         let refused = |why: String| Err(Error::BadDirectory { path: self.path.clone(), why });
         let mut why = "it is a copy of the directory that was opened, or that one's disk was mounted as another device: \
                        put the one back that was in use, or close the store and open it again";
+        // Its identity is here: the directory, or a copy of it.
+        let mut found = false;
         if let Some(here) = self.no {
             let pair = read_pair(&*self.vfs, &identity_paths(&self.path), true)?;
             let now = self.counter.load(Ordering::Acquire);
@@ -110,11 +112,16 @@ impl Anchor {
                         r.counter
                     ));
                 }
-                Some(_) => {}
+                Some(_) => found = true,
             }
         }
         match self.holds() {
             Ok(true) => Ok(()),
+            Ok(false) if found && matches!(self.vfs.kind(&self.lock_file), Ok(None)) => refused(
+                "its file `lock` was removed, by which an open store knows its directory again: close the store and \
+                 open it again"
+                    .to_owned(),
+            ),
             Ok(false) => refused(why.to_owned()),
             Err(e) => Err(Error::io("look at", &self.lock_file, e)),
         }
@@ -143,12 +150,19 @@ impl Anchored {
         }
         Err(io::Error::new(
             io::ErrorKind::StaleNetworkFileHandle,
-            format!("{} does not lead to the directory that was opened", self.anchor.path.display()),
+            format!(
+                "{} does not lead to the directory that was opened, or its lock file was removed",
+                self.anchor.path.display()
+            ),
         ))
     }
 }
 
 impl Vfs for Anchored {
+    fn still_there(&self) -> io::Result<()> {
+        self.held().map(drop)
+    }
+
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn VfsFile>> {
         self.held()?.open(path, mode)
     }

@@ -54,16 +54,27 @@ impl Holdings {
             false => self.vfs.try_lock(&file),
         };
         let lock = lock.map_err(|e| refused("lock", &file, e))?.ok_or_else(locked)?;
+        // Another opening that failed may have removed the file between our opening it and locking it; then
+        // what is locked has no name, or another file has it by now, which the next process would lock.
+        if !lock.is_at(&file).at("look at", &file)? {
+            let again =
+                || self.vfs.kind(&file).is_ok_and(|kind| kind.is_some()) && self.numbers_change(&file);
+            return Err(if again() { no_numbers(dir) } else { locked() });
+        }
         if !there {
             self.made_files.push(file.clone());
         }
         self.locks.push((dir.to_path_buf(), lock.into()));
-        // Another opening that failed may have removed the file between our opening it and locking it; then
-        // what is locked has no name, and the next process would lock another file.
-        if self.vfs.kind(&file).at("look at", &file)?.is_none() {
-            return Err(locked());
-        }
         Ok(there)
+    }
+
+    /// Whether a file that was opened just now is not found again by its number, time after time: no race is lost so
+    /// often.
+    fn numbers_change(&self, file: &Path) -> bool {
+        (0..3).all(|_| match self.vfs.try_lock_shared(file) {
+            Ok(Some(lock)) => lock.is_at(file).is_ok_and(|at| !at),
+            _ => false,
+        })
     }
 
     /// A directory that was read without a lock, and has a lock file by now: somebody has opened it meanwhile.
@@ -120,6 +131,12 @@ impl Drop for Holdings {
             }
         }
     }
+}
+
+fn no_numbers(dir: &Path) -> Error {
+    let why = "its file system gives a file another number each time it is looked at, and by the number of its lock \
+               file an open store knows its directory again: use a file system that keeps them, such as ext4, xfs or btrfs";
+    Error::BadDirectory { path: dir.to_path_buf(), why: why.to_owned() }
 }
 
 /// A path of a directory, resolved.

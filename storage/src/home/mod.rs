@@ -158,7 +158,6 @@ impl Home {
             seen.push(Seen { tier: wanted.tier, at, identity, marked });
         }
         let mut catalog = find_catalog(&*vfs, request, &seen)?;
-        no_links(&*vfs, &catalog.path, &seen)?;
         let catalog_there = is_there(&*vfs, &catalog.path)?;
         if catalog_there && (catalog.manifest.exists || !flags.read_only) {
             holdings.lock(&catalog.path)?;
@@ -459,6 +458,7 @@ fn survey(vfs: &dyn Vfs, request: &HomeRequest) -> Result<Vec<Resolved>> {
 /// For a new store where the caller says, or in the first directory.
 fn find_catalog(vfs: &dyn Vfs, request: &HomeRequest, seen: &[Seen]) -> Result<SeenCatalog> {
     let at = |path: PathBuf| -> Result<SeenCatalog> {
+        no_links(vfs, &path, seen)?;
         let manifest = read_pair(vfs, &manifest_paths(&path), false)?;
         Ok(SeenCatalog { path, manifest })
     };

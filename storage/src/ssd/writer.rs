@@ -254,7 +254,7 @@ impl Writer {
         let fits = |a: &Active| { a.fill }.take(first.key.len(), first.payload.len()).is_some();
         let now = self.stream_mut(stream);
         let mut active = match now.active.take() {
-            Some(active) if fits(&active) => active,
+            Some(active) if fits(&active) && active.segment.dir().in_service() => active,
             full => match create(ssd, next_size(ssd, now.last, first), purpose) {
                 Ok(new) => {
                     now.last = new.identity.size;
@@ -419,7 +419,13 @@ fn finish(ssd: &Ssd, active: Active) {
     }
 }
 
+/// A segment in a directory that is out of service is not written to any more: it can be open where nobody will look
+/// again.
 fn seal(ssd: &Ssd, mut active: Active) -> Result<()> {
+    if !active.segment.dir().in_service() {
+        active.retire(false);
+        return Ok(());
+    }
     let footer = active.segment.entries().is_some();
     let done = active.write_footer(ssd, Some(&[])).and_then(|()| active.log.sync());
     active.retire(footer && done.is_ok());

@@ -228,6 +228,12 @@ impl Vfs for FaultFs {
         self.0.call(Op::Locked, path)?;
         Ok(lock)
     }
+    fn try_lock_shared(&self, path: &Path) -> io::Result<Option<Box<dyn VfsLock>>> {
+        self.0.call(Op::Lock, path)?;
+        let lock = RealFs.try_lock_shared(path)?;
+        self.0.call(Op::Locked, path)?;
+        Ok(lock)
+    }
     fn canonical(&self, path: &Path) -> io::Result<PathBuf> {
         RealFs.canonical(path)
     }

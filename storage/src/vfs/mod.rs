@@ -72,6 +72,13 @@ pub trait VfsLock: Send + Sync + fmt::Debug {
 
 /// A file system.
 pub trait Vfs: Send + Sync + fmt::Debug + 'static {
+    /// Whether paths still lead to what was opened; files that are open can be written to when they do not.
+    ///
+    /// # Errors
+    /// They do not, or it cannot be told.
+    fn still_there(&self) -> io::Result<()> {
+        Ok(())
+    }
     /// Opens or creates a file.
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn VfsFile>>;
     /// Makes a directory and those above it that are missing; fine if it exists.

@@ -127,6 +127,12 @@ fn damage_at_rest_of_one_copy_is_found_and_mended_while_the_catalog_is_open() {
         assert!(n % 4 == 3 || bad == [path], "{n}: {bad:?}");
         assert_eq!(bad.len(), 1, "{n}");
     }
+    // A folder that cannot be listed has no good copy; where that is so of both, nobody knows.
+    let list = |copy: &str| Fault::on(Op::List).below(Path::new(DIR).join(copy)).times(1);
+    mem.fail(list("a"));
+    assert!(cat.verify_copies().unwrap().is_empty(), "the file itself can be read");
+    ["a", "b"].iter().for_each(|copy| mem.fail(list(copy)));
+    assert!(cat.verify_copies().unwrap_err().to_string().contains("list"));
     drop(cat);
     let (cat, recovered) = open(Arc::new(mem), Path::new(DIR), 2).unwrap();
     assert_eq!((durable(&cat), recovered.mended), (end, 0));

@@ -101,3 +101,49 @@ fn the_catalogs_place_is_held_too() {
     fs::rename(&aside, &dir).unwrap();
     vfs.remove_file(&new).unwrap();
 }
+
+#[test]
+fn a_lock_file_that_was_removed_is_said_to_be() {
+    let b = bench();
+    let home = open_and_write(&b);
+    let anchor = home.anchor(1).unwrap();
+    fs::remove_file(b.dir(1).join("lock")).unwrap();
+    assert!(refusal(&anchor).contains("its file `lock` was removed"), "{}", refusal(&anchor));
+    untouchable_without_lock(&anchor, b.dir(1));
+    drop(home);
+    // What is said to do helps.
+    b.live();
+}
+
+fn untouchable_without_lock(anchor: &Arc<Anchor>, dir: &Path) {
+    let vfs = Anchored::over(Arc::new(RealFs), Some(anchor.clone()));
+    let e = vfs.still_there().unwrap_err();
+    assert!(e.to_string().contains("its lock file was removed"), "{e}");
+    assert!(vfs.open(&dir.join("new"), crate::vfs::OpenMode::CreateNew).is_err());
+}
+
+/// A disk on which a file with the name of a lock file takes its place, just after it was locked, so many times.
+fn replacing(times: u64) -> Arc<FaultFs> {
+    let disk = FaultFs::default();
+    let left = std::sync::atomic::AtomicU64::new(times);
+    disk.watch(move |call| {
+        let order = Ordering::Relaxed;
+        if call.op == Op::Locked && left.try_update(order, order, |n| n.checked_sub(1)).is_ok() {
+            fs::remove_file(call.path).unwrap();
+            fs::write(call.path, []).unwrap();
+        }
+    });
+    Arc::new(disk)
+}
+
+#[test]
+fn a_lock_file_that_is_another_by_the_time_it_is_locked_is_no_lock() {
+    let b = bench();
+    b.live();
+    let e = Home::open(replacing(1), &b.request).unwrap_err();
+    assert!(matches!(e, Error::Locked { .. }), "{e}");
+    // A file system that gives another number each time would have every opening believe that.
+    let e = Home::open(replacing(u64::MAX), &b.request).unwrap_err().to_string();
+    assert!(e.contains("another number") && e.contains("use a file system that keeps them"), "{e}");
+    b.live();
+}

@@ -268,3 +268,35 @@ fn a_copy_of_a_segment_that_cannot_be_read_is_kept() {
         check(&b, &all.into_iter().zip(w.iter().map(|w| w.place)).collect::<Vec<_>>());
     }
 }
+
+/// What stands in the files of a directory.
+fn stands(b: &Bench, of: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let files = b.files().into_iter().filter(|path| path.starts_with(of));
+    files.map(|path| (path.clone(), std::fs::read(path).unwrap())).collect()
+}
+
+#[test]
+fn an_open_segment_gets_nothing_more_where_its_directory_is_out_of_service() {
+    let homes = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let dirs = homes.iter().zip(0..).map(|(home, no)| dir(no, home.path(), 2048 * KIB)).collect();
+    let (b, _) = bench(dirs);
+    let out = |no: u16| {
+        let dir = b.ssd.room.dirs.get(no).unwrap();
+        let why = Error::io("write", &dir.path, std::io::Error::from_raw_os_error(EIO));
+        (0..2).for_each(|_| b.ssd.room.dirs.failed(dir, &why));
+    };
+    let dir_of = |w: &Written| b.containers.get(w.place.container()).unwrap().dir;
+    let w = b.put(&items(3, 100));
+    let gone = dir_of(&w[0]);
+    out(gone);
+    let before = stands(&b, homes[usize::from(gone)].path());
+    let w = b.put(&[item("x", 50, 100)]);
+    assert_eq!(dir_of(&w[0]), 1 - gone);
+    out(1 - gone);
+    let other = stands(&b, homes[usize::from(1 - gone)].path());
+    assert!(matches!(b.ssd.write(&[item("y", 51, 100)], Purpose::Write), Err(Error::OutOfService { .. })));
+    b.ssd.seal().unwrap();
+    b.ssd.close().unwrap();
+    assert!(before == stands(&b, homes[usize::from(gone)].path()), "it was written to");
+    assert!(other == stands(&b, homes[usize::from(1 - gone)].path()), "the other one was written to");
+}
