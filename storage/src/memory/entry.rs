@@ -26,6 +26,9 @@ const REF_MASK: u32 = 0b11;
 const USES_SHIFT: u32 = 4;
 const USES_MAX: u32 = 15;
 const PREFETCHED: u32 = 1 << 8;
+/// The beat of the last use stands in the upper half.
+const BEAT_SHIFT: u32 = 16;
+const BEAT_MASK: u32 = !0 << BEAT_SHIFT;
 
 /// An entry of the tier.
 #[derive(Debug)]
@@ -55,7 +58,7 @@ pub(super) fn weight(key_len: usize, value_len: usize) -> u64 {
 }
 
 impl Entry {
-    pub(super) fn new(new: super::NewEntry) -> Entry {
+    pub(super) fn new(new: super::NewEntry, beat: u16) -> Entry {
         Entry {
             pair: new.pair,
             ident: new.ident,
@@ -64,7 +67,9 @@ impl Entry {
             stamp: AtomicU64::new(0),
             prev: NIL,
             next: NIL,
-            marks: AtomicU32::new(if new.prefetched { PREFETCHED } else { 0 }),
+            marks: AtomicU32::new(
+                if new.prefetched { PREFETCHED } else { 0 } | u32::from(beat) << BEAT_SHIFT,
+            ),
             content_type: new.content_type,
             dirty: new.dirty,
             in_main: false,
@@ -98,14 +103,14 @@ impl Entry {
         self.expires_at != 0 && self.expires_at <= now_ms
     }
 
-    /// Counts a use. Returns whether it was the first of an entry that was prefetched: once, however many
-    /// threads hit it at the same time. Writes nothing once the counts are at their limits.
-    pub(super) fn mark_used(&self) -> bool {
+    /// Counts a use, in this beat. Returns whether it was the first of an entry that was prefetched: once, however many
+    /// threads hit it at the same time. Writes nothing once the counts are at their limits, but for once a beat.
+    pub(super) fn mark_used(&self, beat: u16) -> bool {
         let mut old = self.marks.load(Ordering::Relaxed);
         loop {
             let refs = ((old & REF_MASK) + 1).min(REF_MASK);
             let uses = (((old >> USES_SHIFT) & USES_MAX) + 1).min(USES_MAX);
-            let new = refs | (uses << USES_SHIFT);
+            let new = refs | (uses << USES_SHIFT) | (u32::from(beat) << BEAT_SHIFT);
             if new == old {
                 return false;
             }
@@ -114,6 +119,18 @@ impl Entry {
                 Err(now) => old = now,
             }
         }
+    }
+
+    /// The beat of its last use.
+    pub(super) fn beat(&self) -> u16 {
+        (self.marks.load(Ordering::Relaxed) >> BEAT_SHIFT) as u16
+    }
+
+    /// For how many beats nobody has used it. What lies more than half of all beats back looks newer than it is.
+    pub(super) fn idle(&self, beat: u16) -> u16 {
+        let since = beat.wrapping_sub(self.beat());
+        // A thread that read the beat just before it changed may write the one before.
+        if since > u16::MAX / 2 { 0 } else { since }
     }
 
     /// Prefetched and not asked for yet.
@@ -142,8 +159,8 @@ impl Entry {
 
     /// Takes over what is known of the uses of the entry that this one replaces.
     pub(super) fn inherit(&mut self, old: &mut Entry) {
-        let prefetched = *self.marks.get_mut() & PREFETCHED;
-        *self.marks.get_mut() = (*old.marks.get_mut() & !PREFETCHED) | prefetched;
+        let own = *self.marks.get_mut() & (PREFETCHED | BEAT_MASK);
+        *self.marks.get_mut() = (*old.marks.get_mut() & !(PREFETCHED | BEAT_MASK)) | own;
         self.hits = old.hits;
         self.prev = old.prev;
         self.next = old.next;
@@ -158,31 +175,48 @@ mod tests {
     use crate::memory::NewEntry;
 
     fn entry(key: &[u8], value: Bytes, prefetched: bool) -> Entry {
-        Entry::new(NewEntry {
-            ident: Ident::from_bits(1),
-            pair: Pair::new(key, &value),
-            version: Version(1),
-            content_type: ContentType::Binary,
-            expires_at: 0,
-            dirty: false,
-            prefetched,
-            force: false,
-        })
+        Entry::new(
+            NewEntry {
+                ident: Ident::from_bits(1),
+                pair: Pair::new(key, &value),
+                version: Version(1),
+                content_type: ContentType::Binary,
+                expires_at: 0,
+                dirty: false,
+                prefetched,
+                force: false,
+            },
+            7,
+        )
+    }
+
+    #[test]
+    fn idle_time_is_counted_from_the_last_use_or_write_and_beats_come_round() {
+        let e = entry(b"k", Bytes::from_static(b"v"), false);
+        assert_eq!((e.idle(7), e.idle(9), e.idle(6)), (0, 2, 0));
+        for _ in 0..100 {
+            e.mark_used(u16::MAX);
+        }
+        assert_eq!((e.idle(u16::MAX), e.idle(4)), (0, 5));
+        let mut later = entry(b"k", Bytes::from_static(b"w"), false);
+        let mut old = e;
+        later.inherit(&mut old);
+        assert_eq!((later.idle(8), later.refs()), (1, 3), "a write is a use");
     }
 
     #[test]
     fn uses_saturate_are_taken_once_and_a_prefetch_is_used_first_once() {
         let mut e = entry(b"k", Bytes::from_static(b"v"), true);
         assert!(e.is_unused_prefetch());
-        assert!(e.mark_used());
-        assert!(!e.mark_used());
+        assert!(e.mark_used(7));
+        assert!(!e.mark_used(7));
         assert!(!e.is_unused_prefetch());
         for _ in 0..100 {
-            e.mark_used();
+            e.mark_used(7);
         }
         assert_eq!((e.refs(), e.take_uses(), e.take_uses(), e.refs()), (3, 15, 0, 3));
         e.set_refs(1);
-        e.mark_used();
+        e.mark_used(7);
         assert_eq!((e.refs(), e.take_uses(), e.hits), (2, 1, 16));
     }
 }

@@ -47,7 +47,7 @@ use policy::{Order, Pressure};
 use shard::{Shard, mix};
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
 
 /// Under `Adaptive`, an entry over this part of the tier that was not seen before is admitted only by force: it
 /// would push out many for what may never be asked for again.
@@ -140,6 +140,8 @@ pub enum Reason {
     Capacity,
     /// Its time was over.
     Expired,
+    /// It was on disk, and nobody had used it for long: by [`MemoryTier::evict_idle`].
+    Idle,
     /// It never entered: larger than the tier, or the policy refused it.
     NotAdmitted,
     /// Another key with the same identity took its place.
@@ -241,7 +243,7 @@ struct Load {
     oldest: AtomicU64,
 }
 
-/// Where [`MemoryTier::expire`] goes on.
+/// Where [`MemoryTier::expire`], or [`MemoryTier::evict_idle`], goes on.
 #[derive(Debug, Default)]
 struct Reaper {
     shard: usize,
@@ -260,6 +262,9 @@ pub struct MemoryTier {
     /// Number of uses so far. Only under `Lru`.
     uses: CachePadded<AtomicU64>,
     reaper: Mutex<Reaper>,
+    /// Counts the beats by which idle time is measured. Read by each hit, written once a beat.
+    beat: CachePadded<AtomicU16>,
+    idler: Mutex<Reaper>,
 }
 
 impl fmt::Debug for MemoryTier {

@@ -98,8 +98,8 @@ impl Shard {
     }
 
     /// Counts a use of an entry of this shard.
-    pub(super) fn mark_used(&self, entry: &Entry) -> bool {
-        let first = entry.mark_used();
+    pub(super) fn mark_used(&self, entry: &Entry, beat: u16) -> bool {
+        let first = entry.mark_used(beat);
         if first {
             self.prefetched.fetch_sub(entry.weight(), Ordering::Relaxed);
         }
@@ -145,7 +145,7 @@ impl Shard {
             *entry_stamp = stamp.max(*entry_stamp);
             // A write is a use, but not the one that a prefetch waited for.
             if !entry.is_unused_prefetch() {
-                entry.mark_used();
+                entry.mark_used(entry.beat());
             }
             let old = std::mem::replace(old, entry);
             self.order.reweighed(&self.slab, slot, before, after);
@@ -243,6 +243,11 @@ impl Shard {
     /// The identity in a slot, if the entry there has expired.
     pub(super) fn expired_in(&self, slot: u32, now_ms: u64) -> Option<Ident> {
         self.slab.get(slot).filter(|e| e.expired(now_ms)).map(|e| e.ident)
+    }
+
+    /// The identity in a slot, if the entry there is on disk and was not used for so many beats.
+    pub(super) fn idle_in(&self, slot: u32, beat: u16, beats: u16) -> Option<Ident> {
+        self.slab.get(slot).filter(|e| !e.dirty && e.idle(beat) >= beats).map(|e| e.ident)
     }
 
     /// How many entries have expired.

@@ -17,6 +17,8 @@ impl MemoryTier {
             heat,
             uses: CachePadded::new(AtomicU64::new(1)),
             reaper: Mutex::default(),
+            beat: CachePadded::default(),
+            idler: Mutex::default(),
         }
     }
 
@@ -83,7 +85,7 @@ impl MemoryTier {
                 if self.policy == MemoryPolicy::Lru {
                     entry.stamp.store(self.next_stamp(), Relaxed);
                 }
-                Lookup::Hit(Self::hit(entry, shard.mark_used(entry)))
+                Lookup::Hit(Self::hit(entry, shard.mark_used(entry, self.beat.load(Relaxed))))
             }
             _ => Lookup::Miss,
         }
@@ -116,7 +118,7 @@ impl MemoryTier {
         let (ident, force) = (new.ident, new.force);
         let hash = mix(ident);
         let need = Amount::item(entry::weight(new.pair.len(), 0));
-        let mut entry = Entry::new(new);
+        let mut entry = Entry::new(new, self.beat.load(Relaxed));
         if entry.expired(now_ms) {
             return self.refuse(entry, hash, Reason::Expired, out);
         }
@@ -385,6 +387,51 @@ impl MemoryTier {
         }
     }
 
+    /// Another beat begins: idle time is counted in them. To be called at even intervals.
+    pub fn beat(&self) {
+        self.beat.fetch_add(1, Relaxed);
+    }
+
+    /// Removes entries that are on disk and that nobody has used, nor written, for `beats` [beats](Self::beat) (at least
+    /// 1, at most 32,767): looks at up to `budget` slots, going on where it stopped; says how many entries it removed into
+    /// `out`, and whether it came to the end. Takes the exclusive lock only where it found something. If another thread is
+    /// at it, does nothing and says that it came to the end.
+    pub fn evict_idle(&self, beats: u16, budget: usize, out: &mut Vec<Evicted>) -> (usize, bool) {
+        let Some(mut at) = self.idler.try_lock() else { return (0, true) };
+        let (mut left, mut removed) = (budget, 0);
+        let beats = beats.clamp(1, u16::MAX / 2);
+        while left > 0 {
+            let Some(cell) = self.shards.get(at.shard) else {
+                *at = Reaper::default();
+                return (removed, true);
+            };
+            let now = self.beat.load(Relaxed);
+            let found = {
+                let shard = cell.read();
+                let end = shard.end();
+                if at.slot >= end {
+                    *at = Reaper { shard: at.shard + 1, slot: 0 };
+                    continue;
+                }
+                let from = at.slot;
+                let upto = from.saturating_add(REAP.min(u32::try_from(left).unwrap_or(REAP))).min(end);
+                at.slot = upto;
+                left = left.saturating_sub((upto - from) as usize);
+                (from..upto).filter_map(|slot| shard.idle_in(slot, now, beats)).collect::<Vec<_>>()
+            };
+            if !found.is_empty() {
+                let before = out.len();
+                self.with(at.shard, cell, |shard| {
+                    // It may have been replaced or used since.
+                    let idle = |e: &Entry| !e.dirty && e.idle(now) >= beats;
+                    self.take_out(shard, &found, idle, Reason::Idle, out);
+                });
+                removed += out.len() - before;
+            }
+        }
+        (removed, false)
+    }
+
     /// Removes expired entries: looks at up to `budget` slots, going on where it stopped, and returns how many
     /// entries it removed into `out`. Takes the exclusive lock only where it found something. If another thread
     /// is at it, returns 0 at once.
@@ -412,22 +459,30 @@ impl MemoryTier {
             };
             if !found.is_empty() {
                 let before = out.len();
-                self.with(at.shard, cell, |shard| self.reap(shard, &found, now_ms, out));
+                let over = |e: &Entry| e.expired(now_ms);
+                self.with(at.shard, cell, |shard| self.take_out(shard, &found, over, Reason::Expired, out));
                 removed += out.len() - before;
             }
         }
         removed
     }
 
-    fn reap(&self, shard: &mut Shard, found: &[Ident], now_ms: u64, out: &mut Vec<Evicted>) {
+    /// Takes out those of them of which it still holds.
+    fn take_out(
+        &self,
+        shard: &mut Shard,
+        found: &[Ident],
+        holds: impl Fn(&Entry) -> bool,
+        reason: Reason,
+        out: &mut Vec<Evicted>,
+    ) {
         for &ident in found {
             let hash = mix(ident);
-            // It may have been replaced since.
-            if shard.find(ident, hash).is_some_and(|e| e.expired(now_ms))
+            if shard.find(ident, hash).is_some_and(&holds)
                 && let Some(entry) = shard.remove(ident, hash, &*self.heat)
             {
                 self.budget.release(Amount::item(entry.weight()));
-                out.push(Evicted::new(&entry, Reason::Expired));
+                out.push(Evicted::new(&entry, reason));
             }
         }
     }

@@ -252,3 +252,47 @@ fn shards_become_level_again() {
     assert!(most < least + least / 10, "{held:?}");
     t.audit();
 }
+
+/// Evicts what is idle until a whole walk finds nothing: entries move to free slots behind a walk that takes some out.
+fn evict_all_idle(tier: &MemoryTier, beats: u16, at_a_time: usize, out: &mut Vec<Evicted>) -> usize {
+    let (mut removed, mut since) = (0, 0);
+    for _ in 0..10_000 {
+        let (some, ended) = tier.evict_idle(beats, at_a_time, out);
+        removed += some;
+        since += some;
+        if ended && since == 0 {
+            return removed;
+        }
+        if ended {
+            since = 0;
+        }
+    }
+    panic!("it comes to no end");
+}
+
+#[test]
+fn what_is_on_disk_and_idle_leaves_early_and_nothing_else_does() {
+    for policy in [MemoryPolicy::Adaptive, MemoryPolicy::Lru] {
+        let t = tier(1 << 30, 5000, policy, Some(4));
+        let mut out = Vec::new();
+        for n in 0..3000u64 {
+            let entry = new(&n.to_le_bytes(), n, vec![0; 20]);
+            assert!(t.insert(NewEntry { dirty: n % 3 == 0, ..entry }, 0, &mut out));
+        }
+        t.beat();
+        t.beat();
+        assert!((0..3000).filter(|n| n % 3 == 1).all(|n| hit(&t, n)));
+        t.beat();
+        assert_eq!(t.evict_idle(4, 1 << 20, &mut out), (0, true), "nobody is idle for so long");
+        assert_eq!(evict_all_idle(&t, 3, 100, &mut out), 1000);
+        assert!(out.iter().all(|e| e.reason == Reason::Idle && !e.dirty && e.ident.bits() % 3 == 2));
+        assert_eq!((out.len(), t.stats().items), (1000, 2000));
+        // What was dirty is on disk now; and what was used is idle in its turn.
+        assert!(t.set_clean(ident(0), Version(1)));
+        assert_eq!(evict_all_idle(&t, 3, 1 << 20, &mut out), 1);
+        t.beat();
+        t.beat();
+        assert_eq!(evict_all_idle(&t, 3, 1 << 20, &mut out), 1000);
+        t.audit();
+    }
+}
