@@ -107,6 +107,12 @@ pub trait Container: Send + Sync + fmt::Debug + 'static {
     /// [`read`](Self::read), if stored and original length of the value together are at most `most` bytes; if not,
     /// `Oversized`, before memory was taken for it.
     fn read_up_to(&self, position: u32, most: u64) -> Result<Item>;
+    /// Items that stand behind this one, as many as are whole in the `bytes` that follow it, read at once; they were
+    /// written together, and so are likely to be asked for together. Each is verified; the first that does not verify, or
+    /// is not whole, ends it. Nothing, where to read one more costs little.
+    fn following(&self, _position: u32, _bytes: u64) -> Result<Vec<(u32, Item)>> {
+        Ok(Vec::new())
+    }
     /// The head alone; may be cheaper. Verified as far as the header goes.
     fn head(&self, position: u32) -> Result<Head>;
     /// Every record that can be found, in order of position. A damaged footer or index is made good by a scan;

@@ -27,6 +27,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// What is read at first, in bytes: header and payload of most records.
 pub(super) const SMALLEST_READ: usize = 8 << 10;
+/// Most that [`Container::following`] reads.
+const MOST_AHEAD: usize = 4 << 20;
 /// Most that [`Container::raw`] returns.
 const MOST_RAW: u64 = 64 << 20;
 /// Both copies of the identity lie this near to the ends of the file.
@@ -229,6 +231,29 @@ impl Container for Pack {
         meta.head.within(most)?;
         let payload = self.payload(&*file, position, &meta, read)?;
         Ok(meta.head.into_item(payload))
+    }
+
+    fn following(&self, position: u32, bytes: u64) -> Result<Vec<(u32, Item)>> {
+        let file = self.file()?;
+        let (meta, _) = self.header(&*file, position)?;
+        let begin = self.offset(position) + meta.payload_end() + entry::DESCRIPTOR as u64;
+        let most = usize::try_from(bytes).unwrap_or(usize::MAX).min(MOST_AHEAD);
+        let read = self.bytes_at(&*file, begin, most)?;
+        let (mut found, mut at) = (Vec::new(), 0);
+        while let Some(rest) = read.get(at..).filter(|rest| !rest.is_empty()) {
+            let here =
+                u32::try_from((begin + at as u64) / Place::UNIT).ok().filter(|n| *n <= Place::MAX_POSITION);
+            let Some(here) = here else { break };
+            let Local::Entry(meta) = entry::parse_local(rest, self.seed, here) else { break };
+            let Ok(end) = usize::try_from(meta.payload_end()) else { break };
+            let Some(payload) = rest.get(meta.data_at as usize..end) else { break };
+            if meta.verify_payload(payload).is_err() {
+                break;
+            }
+            found.push((here, meta.head.into_item(Bytes::copy_from_slice(payload))));
+            at = at.saturating_add(end).saturating_add(entry::DESCRIPTOR);
+        }
+        Ok(found)
     }
 
     fn head(&self, position: u32) -> Result<Head> {

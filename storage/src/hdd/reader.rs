@@ -20,6 +20,8 @@ use bytes::Bytes;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// Most bytes that are read of what follows a record.
+const MOST_AHEAD: u64 = 4 << 20;
 /// Most bytes that go to the quarantine for one record.
 const MAX_RAW: u64 = 64 << 20;
 /// Enough for a block header of one record, a record header and the longest key.
@@ -143,6 +145,61 @@ impl Generation {
         None
     }
 
+    /// See [`Container::following`]. A record that stands in no block is a large one, with no neighbours to speak of.
+    fn following(self: &Arc<Self>, record: u32, bytes: u64) -> Result<Vec<(u32, Item)>> {
+        self.fetch(record, HEAD_PREFIX)?;
+        let Some(block) = self.core.tables.get(self.id, record) else { return Ok(Vec::new()) };
+        let Some((_, end)) = block.record(record) else { return Ok(Vec::new()) };
+        let (no, begin) = (block.spot.file, block.spot.offset.saturating_add(end));
+        let buffer = self.pread(no, &self.value_path(no), begin, bytes)?;
+        let mut found = Vec::new();
+        // The rest of its own block, then whole blocks.
+        let rest = block
+            .records()
+            .filter(|(n, ..)| *n > record)
+            .map(|(n, start, stop)| (n, start - end, stop - end));
+        if !self.take(rest, 0, &buffer, &mut found) {
+            return Ok(found);
+        }
+        let mut at = usize::try_from(block.len.saturating_sub(end)).unwrap_or(usize::MAX);
+        while let Some(bytes) = buffer.get(at..).filter(|b| b.len() >= record::HEADER) {
+            let spot = Spot { container: self.id, file: no, offset: begin + at as u64 };
+            let Ok(next) = block::parse(bytes, spot) else { break };
+            if !self.take(next.records(), at, &buffer, &mut found) {
+                break;
+            }
+            at = at.saturating_add(usize::try_from(next.len).unwrap_or(usize::MAX));
+        }
+        Ok(found)
+    }
+
+    /// Takes records that stand so far behind `at` in a buffer, until one is not whole or does not verify; says whether
+    /// none was.
+    fn take(
+        &self,
+        records: impl Iterator<Item = (u32, u64, u64)>,
+        at: usize,
+        buffer: &[u8],
+        found: &mut Vec<(u32, Item)>,
+    ) -> bool {
+        for (no, start, end) in records {
+            let range = |n: u64| usize::try_from(n).ok().and_then(|n| n.checked_add(at));
+            let bytes = range(start).zip(range(end)).and_then(|(start, end)| buffer.get(start..end));
+            let Some(item) = bytes.and_then(|bytes| self.item(no, bytes)) else { return false };
+            found.push((no, item));
+        }
+        true
+    }
+
+    /// The record that these bytes are, if they are this one's.
+    fn item(&self, record: u32, bytes: &[u8]) -> Option<Item> {
+        let header = record::parse_header(bytes, self.id).ok().filter(|h| h.ordinal == record)?;
+        let start = header.payload_at();
+        let payload = bytes.get(start..start.checked_add(header.head.stored_len as usize)?)?;
+        header.verify_payload(payload).ok()?;
+        Some(header.into_item(Bytes::copy_from_slice(payload)))
+    }
+
     fn header(&self, fetched: &Fetched, record: u32) -> Result<Header> {
         let offset = fetched.offset + fetched.start as u64;
         let damaged = |what| Error::corrupt(&fetched.path, offset, what);
@@ -178,6 +235,10 @@ impl Container for Handle {
             Bytes::copy_from_slice(payload)
         };
         Ok(header.into_item(payload))
+    }
+
+    fn following(&self, position: u32, bytes: u64) -> Result<Vec<(u32, Item)>> {
+        self.0.following(position, bytes.min(MOST_AHEAD))
     }
 
     fn head(&self, position: u32) -> Result<Head> {

@@ -1,5 +1,6 @@
 //! What the tests of this module share.
 
+mod ahead;
 mod away;
 mod damage;
 mod faults;

@@ -440,3 +440,33 @@ impl Supply for Only<'_> {
         self.0.load(self.1..self.1 + 1)
     }
 }
+
+#[test]
+fn the_neighbours_of_an_entry_come_with_one_read_and_verified() {
+    let mut bench = Bench::new(1);
+    let disk = crate::testing::FaultFs::default();
+    bench.vfs = Arc::new(disk.clone());
+    let (cold, containers) = bench.open();
+    let of =
+        |n: u32| item(format!("key/{n}").as_bytes(), &crate::testing::noise(n.into(), 700), Codec::None, 1);
+    let items: Vec<Item> = (0..200).map(of).collect();
+    let written = cold.write(&items, Purpose::Write).unwrap();
+    let container = containers.get(written[0].place.container()).unwrap().container.clone();
+    let positions: Vec<u32> = written.iter().map(|w| w.place.position()).collect();
+    let before = disk.calls(crate::testing::Op::Read);
+    let found = container.following(positions[3], 64 << 10).unwrap();
+    assert_eq!(disk.calls(crate::testing::Op::Read) - before, 2, "its own header, and all of them");
+    assert!((60..95).contains(&found.len()), "{}", found.len());
+    for (n, (position, found)) in found.iter().enumerate() {
+        assert_eq!((*position, facts(found)), (positions[4 + n], facts(&items[4 + n])));
+    }
+    assert!(container.following(positions[199], 64 << 10).unwrap().is_empty(), "the last one");
+    assert!(container.following(positions[3], 100).unwrap().is_empty(), "none is whole in so few");
+    // A bit of the sixth behind it: the five before it are good.
+    let raw = container.raw(positions[9]).unwrap();
+    let mut file = std::fs::read(&raw.path).unwrap();
+    file[raw.offset as usize + raw.bytes.len() / 2] ^= 1;
+    // In place: the pack is open.
+    std::fs::write(&raw.path, &file).unwrap();
+    assert_eq!(container.following(positions[3], 64 << 10).unwrap().len(), 5);
+}
