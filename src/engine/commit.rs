@@ -85,7 +85,7 @@ impl Engine {
 
     fn commit_locked(&self) -> Result<Committed> {
         let Some(top) = self.top() else { return Ok(Committed { taken: 0, failed: 0 }) };
-        let most = BATCH_BYTES.min(self.settings.write_buffer / 2).min(batch_bytes(top)).max(1);
+        let most = BATCH_BYTES.min(self.dials.write_buffer() / 2).min(batch_bytes(top)).max(1);
         let items = if top.tier() == Tier::Ssd { self.settings.ssd_items / ITEMS_OVER } else { u64::MAX };
         let items = usize::try_from(items).unwrap_or(usize::MAX).clamp(1, BATCH_ITEMS);
         let flying = self.catalog.take_dirty(items, most);
@@ -172,16 +172,16 @@ impl Engine {
     }
 
     /// How a tier compresses.
-    pub(super) fn compression(&self, tier: &Arc<dyn DiskTier>) -> Option<&Compression> {
+    pub(super) fn compression(&self, tier: &Arc<dyn DiskTier>) -> Option<Arc<Compression>> {
         let on = self.settings.compress.get(tier.tier() as usize).copied().unwrap_or(false);
-        on.then_some(&self.settings.compression)
+        on.then(|| self.dials.compression())
     }
 
     fn encode(&self, tier: &Arc<dyn DiskTier>, group: &[Flying]) -> Vec<Item> {
         let values: Vec<(ContentType, Bytes)> =
             group.iter().map(|f| (f.value.content_type, f.value.pair.value())).collect();
         let encoded = match self.compression(tier) {
-            Some(policy) => codec::encode_all(policy, values),
+            Some(policy) => codec::encode_all(&policy, values),
             None => values.into_iter().map(|(_, v)| (Codec::None, v)).collect(),
         };
         group
@@ -390,7 +390,7 @@ impl Engine {
             Arc::new(StorageError::Busy("no tier in service can hold a value of this size"))
         })?;
         let (codec, payload) = match self.compression(tier) {
-            Some(policy) => codec::encode(policy, v.content_type, &v.pair.value()),
+            Some(policy) => codec::encode(&policy, v.content_type, &v.pair.value()),
             None => (Codec::None, v.pair.value()),
         };
         self.count_type(v, payload.len());

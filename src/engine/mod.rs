@@ -13,6 +13,8 @@
 //! | `claim` | who empties which container |
 //! | `rewrite` | packs that are mostly dead, or small |
 //! | `promote` | the way up |
+//! | `prefetch` | neighbours of what was asked for |
+//! | `dials` | what of all this changes while it runs |
 //! | `placement` | what belongs on which tier, and what may be spent for it |
 //! | `reap` | expiry |
 //! | `walk` | keys, prefix removal, clear, verify |
@@ -26,9 +28,11 @@
 mod check;
 mod claim;
 mod commit;
+mod dials;
 mod moves;
 mod open;
 mod placement;
+mod prefetch;
 mod promote;
 mod read;
 mod reap;
@@ -87,7 +91,12 @@ pub(crate) struct Settings {
     pub(crate) batch_items: usize,
     /// Bytes that a move reads at a time.
     pub(crate) move_bytes: u64,
-    pub(crate) migration_rate: Option<u64>,
+    /// Bytes a second.
+    pub(crate) migration_rate: u64,
+    /// Most bytes that are read ahead.
+    pub(crate) read_ahead: u64,
+    /// Bytes of neighbours that are read after a hit, at first.
+    pub(crate) prefetch_bytes: u64,
     pub(crate) erase_after_ms: u64,
     pub(crate) reap_interval: Duration,
     pub(crate) checkpoint_bytes: u64,
@@ -114,6 +123,9 @@ pub(crate) struct Engine {
     pub(crate) flights: Arc<Flights>,
     pub(crate) counters: Counters,
     pub(crate) settings: Settings,
+    /// What of the settings changes while it runs, as it stands now.
+    pub(crate) dials: dials::Dials,
+    prefetch: prefetch::Prefetch,
     pub(crate) log: RateLimit,
     /// No new operation begins.
     closed: AtomicBool,
@@ -227,6 +239,9 @@ impl Engine {
     /// Deals with what the memory tier let go. Called without any shard's lock.
     pub(crate) fn let_go(&self, evicted: Vec<Evicted>) {
         for e in evicted {
+            if e.unused_prefetch {
+                self.prefetch.note_wasted();
+            }
             if self.has_disk() && e.dirty {
                 // Written on eviction, or already on its way.
                 self.catalog.enqueue(e.ident);

@@ -123,7 +123,7 @@ impl Engine {
         let compressed = self.settings.compress.get(from as usize).copied().unwrap_or(false);
         match self.compression(to) {
             Some(policy) if !compressed && item.codec == Codec::None && to.tier() != Tier::Cold => {
-                let (codec, payload) = codec::encode(policy, item.content_type, &item.payload);
+                let (codec, payload) = codec::encode(&policy, item.content_type, &item.payload);
                 Item { codec, payload, ..item }
             }
             _ => item,
@@ -132,9 +132,12 @@ impl Engine {
 
     /// Waits until the rate allows so many bytes more. Urgent moves, for which callers wait, are not held up.
     fn pace(&self, bytes: u64, urgent: bool) {
-        let Some(rate) = self.settings.migration_rate.filter(|_| !urgent) else { return };
-        let rate = rate.max(1) as f64;
+        if urgent {
+            return;
+        }
         loop {
+            // It may change while this waits.
+            let rate = self.dials.migration_rate().max(1) as f64;
             let wait = {
                 let mut t = self.throttle.lock();
                 let now = Instant::now();
@@ -167,7 +170,7 @@ impl Engine {
         let (most_items, most_bytes) = match to.tier() {
             // A pack is written whole, so it is filled.
             Tier::Cold => (usize::MAX, self.full_size(Tier::Cold)),
-            _ => (self.settings.batch_items.max(1), batch_bytes(to).min(self.settings.move_bytes)),
+            _ => (self.settings.batch_items.max(1), batch_bytes(to).min(self.dials.move_bytes())),
         };
         let mut moved = Moved::default();
         let mut rest = movers;

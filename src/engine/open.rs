@@ -15,6 +15,7 @@
 //! counter, the union of both journals, leftovers gone or not; the next opening does it again. One while closing
 //! leaves what a crash of a running store does (§8): at worst no last checkpoint, and a journal to replay.
 
+use super::dials::Dials;
 use super::{Engine, Settings, rebuild};
 use crate::budget::Budget;
 use crate::config::{self, Config};
@@ -262,6 +263,8 @@ impl Engine {
             placement: Default::default(),
             promotions: SegQueue::new(),
             throttle: Mutex::default(),
+            dials: Dials::new(&settings(config)),
+            prefetch: Default::default(),
             open: RwLock::new(()),
             opened_ms,
             home: Mutex::new(home),
@@ -508,6 +511,11 @@ fn drop_lost(catalog: &Catalog, home: &Home, recovered: &Recovered, events: &Eve
     lost
 }
 
+/// Most that is read ahead, in bytes.
+const READ_AHEAD: u64 = 4 << 20;
+/// Neighbours that are read after a hit on HDD or in the archive, in bytes.
+const PREFETCH: u64 = 96 << 10;
+
 fn settings(config: &Config) -> Settings {
     let s = &config.storage;
     Settings {
@@ -518,7 +526,9 @@ fn settings(config: &Config) -> Settings {
         default_ttl_ms: s.default_ttl.map(|s| s.saturating_mul(1000)),
         batch_items: usize::try_from(s.batch_size).unwrap_or(1000),
         move_bytes: move_bytes(config),
-        migration_rate: Some(s.migration_bytes_per_second),
+        migration_rate: s.migration_bytes_per_second,
+        read_ahead: READ_AHEAD,
+        prefetch_bytes: PREFETCH,
         erase_after_ms: s.erase_after.saturating_mul(86_400_000),
         reap_interval: Duration::from_secs(s.reap_interval),
         checkpoint_bytes: s.checkpoint_journal_size,

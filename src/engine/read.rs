@@ -120,6 +120,9 @@ impl Engine {
         let ident = self.ident(key)?;
         if let Lookup::Hit(hit) = self.memory.get_at(ident, key, || self.now()) {
             self.counters.memory_hits.bump();
+            if hit.first_use_of_prefetched {
+                self.prefetch.note_used();
+            }
             return Ok(Some(Got::from_memory(hit)));
         }
         Counters::bump(&self.counters.gets);
@@ -137,6 +140,9 @@ impl Engine {
         Ok(match self.memory.get_at(ident, key, || self.now()) {
             Lookup::Hit(hit) => {
                 self.counters.memory_hits.bump();
+                if hit.first_use_of_prefetched {
+                    self.prefetch.note_used();
+                }
                 Some(Got::from_memory(hit))
             }
             Lookup::Expired | Lookup::Miss => None,
@@ -202,6 +208,7 @@ impl Engine {
             self.tell_entered(item.key, at.entry.tier);
         }
         self.consider_promotion(ident, at, stored);
+        self.consider_prefetch(ident, at);
         Ok(Step::Done(Some(got)))
     }
 

@@ -180,7 +180,7 @@ impl Engine {
     fn pressed(&self) -> bool {
         let buffer = &self.catalog.buffer;
         let old = buffer.oldest_ms().is_some_and(|at| at + 500 <= self.now());
-        buffer.bytes() >= self.settings.write_buffer / 2
+        buffer.bytes() >= self.dials.write_buffer() / 2
             || old
             || self.settings.persistence == crate::config::Persistence::Always && buffer.queued() > 0
     }
@@ -223,6 +223,8 @@ impl Engine {
         if let Some(top) = self.top() {
             busy |= self.told("reclaim", self.reclaim_step(top.tier()));
             busy |= self.told("promote", self.promote_step());
+            // Somebody is at it now, and may ask for the next of them in a moment.
+            while self.told("prefetch", self.prefetch_step()) {}
         }
         busy
     }

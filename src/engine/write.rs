@@ -104,7 +104,7 @@ impl Engine {
         drop(what);
         let put = if !self.has_disk() {
             self.put_in_memory(ident, new, condition)?
-        } else if bytes > self.settings.write_buffer / 4 {
+        } else if bytes > self.dials.write_buffer() / 4 {
             self.put_large(ident, new, condition)?
         } else if self.settings.persistence == Persistence::Always {
             self.put_always(ident, new, condition)?
@@ -177,7 +177,7 @@ impl Engine {
         if let Some(key) = other {
             self.tell_displaced(key, Tier::Memory);
         }
-        if self.catalog.buffer.bytes() >= self.settings.write_buffer / 2 {
+        if self.catalog.buffer.bytes() >= self.dials.write_buffer() / 2 {
             self.signals[0].wake_now();
         } else {
             self.signals[0].wake_soon();
@@ -371,7 +371,7 @@ impl Engine {
     fn room(&self, bytes: u64, journaled: bool) -> bool {
         let buffer = &self.catalog.buffer;
         let used = buffer.bytes();
-        if used > 0 && used.saturating_add(bytes) > self.settings.write_buffer {
+        if used > 0 && used.saturating_add(bytes) > self.dials.write_buffer() {
             return false;
         }
         let (queued, frames) = self.catalog.waiting_frames();

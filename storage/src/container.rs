@@ -15,6 +15,7 @@ pub(crate) use report::{AWAY, NOT_SEEN, SECOND};
 pub use table::{Containers, Reserved};
 
 use crate::clock::Clock;
+use crate::codec::Compression;
 use crate::error::{Error, Result};
 use crate::flaw::Flaw;
 use crate::home::Anchor;
@@ -355,6 +356,19 @@ impl TierContext {
     }
 }
 
+/// What of a tier may change while it is open. `None`: it stays as it is.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Tuning {
+    /// Bytes of the caches of all indexes that are open, for those that are opened from now on (HDD).
+    pub index_cache: Option<u64>,
+    /// Bytes of a container that is begun from now on (cold), within what the tier takes.
+    pub container_size: Option<u64>,
+    /// Bytes of the smallest read from the disk (SSD).
+    pub smallest_read: Option<usize>,
+    /// How values are compressed, where the tier does that by itself (cold).
+    pub compression: Option<Compression>,
+}
+
 /// A tier on disk: the writing side. Reading goes through the [`Entry`] of a place's container.
 pub trait DiskTier: Send + Sync + fmt::Debug + 'static {
     /// Which tier.
@@ -391,6 +405,8 @@ pub trait DiskTier: Send + Sync + fmt::Debug + 'static {
     fn quarantine_record(&self, entry: &Entry, position: u32, why: &str) -> Option<PathBuf>;
     /// Housekeeping, about once a second: ageing of residency bits, health of dependencies, quarantine cap.
     fn maintain(&self) {}
+    /// Works on with other settings; what does not concern the tier is passed over.
+    fn tune(&self, _tuning: &Tuning) {}
     /// Waits, at most so long, until indexes that are being made are made; false if they are not.
     fn settle(&self, _limit: Duration) -> bool {
         true

@@ -29,7 +29,7 @@ mod writer;
 
 use crate::codec::Compression;
 use crate::container::{
-    DirStatus, DiskTier, Entry, OpenReport, Purpose, Supply, TierContext, Usage, Written,
+    DirStatus, DiskTier, Entry, OpenReport, Purpose, Supply, TierContext, Tuning, Usage, Written,
 };
 use crate::error::{Error, Result};
 use crate::item::Item;
@@ -85,7 +85,8 @@ impl Default for ColdConfig {
 #[derive(Debug)]
 pub struct Cold {
     ctx: TierContext,
-    config: ColdConfig,
+    /// What the next write goes by.
+    config: Mutex<Arc<ColdConfig>>,
     dirs: Dirs,
     shared: Arc<Shared>,
     packs: Mutex<HashMap<u64, Arc<Pack>>>,
@@ -102,7 +103,7 @@ impl Cold {
     ///
     /// `Io` if a directory cannot be listed; `NewerFormat` if an unknown pack is of a newer format.
     pub fn open(ctx: TierContext, config: ColdConfig) -> Result<(Arc<Cold>, OpenReport)> {
-        let config = ColdConfig { pack_size: config.pack_size.clamp(SMALLEST_PACK, LARGEST_PACK), ..config };
+        let config = config.within_bounds();
         let rules = Rules { tier: Tier::Cold, folder: FOLDER, free_reserve: Some(0) };
         // A limit of a few packs must not be all reserve.
         let dirs = Dirs::open(&ctx, rules, |limit| config.pack_size.min(limit / 8))?;
@@ -110,7 +111,7 @@ impl Cold {
         let (packs, report) = open::open(&ctx, &dirs, &shared)?;
         let cold = Cold {
             ctx,
-            config,
+            config: Mutex::new(Arc::new(config)),
             dirs,
             shared,
             packs: Mutex::new(packs),
@@ -122,10 +123,16 @@ impl Cold {
 
     /// Writes one pack with as many of the items from `from` on as go into it, in the best directory; if that fails,
     /// once more, elsewhere if there is another one.
-    fn one_pack(&self, supply: &dyn Supply, from: usize, purpose: Purpose) -> Result<Filled> {
+    fn one_pack(
+        &self,
+        config: &ColdConfig,
+        supply: &dyn Supply,
+        from: usize,
+        purpose: Purpose,
+    ) -> Result<Filled> {
         let mut full: Vec<u16> = Vec::new();
         let rest = from..supply.len();
-        let needed = (supply.least(rest.clone()) + HEADERS * rest.len() as u64).min(self.config.pack_size);
+        let needed = (supply.least(rest.clone()) + HEADERS * rest.len() as u64).min(config.pack_size);
         let mut failed = false;
         let mut last = None;
         loop {
@@ -133,7 +140,7 @@ impl Cold {
                 Ok(dir) => dir,
                 Err(e) => return Err(last.unwrap_or(e)),
             };
-            match self.fill(&dir, supply, from, purpose) {
+            match self.fill(config, &dir, supply, from, purpose) {
                 Ok(filled) => return Ok(filled),
                 Err(e) if e.is_no_space() => {
                     full.push(dir.no);
@@ -153,11 +160,18 @@ impl Cold {
     }
 
     /// Writes one pack into a directory. On an error nothing of it is left.
-    fn fill(&self, dir: &Arc<Dir>, supply: &dyn Supply, from: usize, purpose: Purpose) -> Result<Filled> {
+    fn fill(
+        &self,
+        config: &ColdConfig,
+        dir: &Arc<Dir>,
+        supply: &dyn Supply,
+        from: usize,
+        purpose: Purpose,
+    ) -> Result<Filled> {
         let reserved = self.ctx.containers.reserve(purpose)?;
         let (now, began) = (self.ctx.clock.wall_ms(), dir.now());
         let filled = PackWriter::create(dir, reserved, self.ctx.store, now, purpose).and_then(|mut pack| {
-            match self.append_all(&mut pack, supply, from) {
+            match append_all(config, &mut pack, supply, from) {
                 Ok(given) if pack.entries() > 0 => Ok(Filled { staged: Some(pack.finish()?), given }),
                 Ok(given) => {
                     pack.discard();
@@ -174,35 +188,6 @@ impl Cold {
             _ => self.ctx.containers.abandon(reserved),
         }
         filled
-    }
-
-    /// Adds items to a pack until it is full; says of each that it went through whether it was given.
-    fn append_all(&self, pack: &mut PackWriter, supply: &dyn Supply, from: usize) -> Result<Vec<bool>> {
-        let mut given = Vec::new();
-        while from + given.len() < supply.len() {
-            let loaded = supply.load(self.config.window(supply, from + given.len()));
-            let items: Vec<Item> = loaded.iter().flatten().cloned().collect();
-            let mut ready = Ready { items: &items, next: 0, prepared: Vec::new().into_iter() };
-            for item in &loaded {
-                let Some(prepared) = item.as_ref().and_then(|_| ready.next(&self.config)) else {
-                    given.push(false);
-                    continue;
-                };
-                let prepared = prepared?;
-                let size = (prepared.item.payload.len() + prepared.item.key.len()) as u64;
-                let alone = size > self.config.pack_size / 2;
-                let begun = pack.entries() > 0;
-                if pack.is_full() || begun && (alone || pack.len() + size > self.config.pack_size) {
-                    return Ok(given);
-                }
-                pack.add(&prepared)?;
-                given.push(true);
-                if alone {
-                    return Ok(given);
-                }
-            }
-        }
-        Ok(given)
     }
 
     /// Enters durable packs in the table, and tells where their items stand.
@@ -232,6 +217,40 @@ impl Cold {
     fn pack_of(&self, entry: &Entry) -> Option<Arc<Pack>> {
         self.packs.lock().get(&entry.id).cloned()
     }
+}
+
+/// Adds items to a pack until it is full; says of each that it went through whether it was given.
+fn append_all(
+    config: &ColdConfig,
+    pack: &mut PackWriter,
+    supply: &dyn Supply,
+    from: usize,
+) -> Result<Vec<bool>> {
+    let mut given = Vec::new();
+    while from + given.len() < supply.len() {
+        let loaded = supply.load(config.window(supply, from + given.len()));
+        let items: Vec<Item> = loaded.iter().flatten().cloned().collect();
+        let mut ready = Ready { items: &items, next: 0, prepared: Vec::new().into_iter() };
+        for item in &loaded {
+            let Some(prepared) = item.as_ref().and_then(|_| ready.next(config)) else {
+                given.push(false);
+                continue;
+            };
+            let prepared = prepared?;
+            let size = (prepared.item.payload.len() + prepared.item.key.len()) as u64;
+            let alone = size > config.pack_size / 2;
+            let begun = pack.entries() > 0;
+            if pack.is_full() || begun && (alone || pack.len() + size > config.pack_size) {
+                return Ok(given);
+            }
+            pack.add(&prepared)?;
+            given.push(true);
+            if alone {
+                return Ok(given);
+            }
+        }
+    }
+    Ok(given)
 }
 
 /// What went into one pack.
@@ -265,6 +284,10 @@ impl Ready<'_> {
 const HEADERS: u64 = 256;
 
 impl ColdConfig {
+    fn within_bounds(self) -> ColdConfig {
+        ColdConfig { pack_size: self.pack_size.clamp(SMALLEST_PACK, LARGEST_PACK), ..self }
+    }
+
     /// Those that are made ready at a time, from `from` on.
     fn window(&self, supply: &dyn Supply, from: usize) -> Range<usize> {
         let mut bytes = 0u64;
@@ -297,8 +320,9 @@ impl DiskTier for Cold {
         }
         let mut staged: Vec<Staged> = Vec::new();
         let mut given: Vec<bool> = Vec::new();
+        let config = self.config.lock().clone();
         while given.len() < supply.len() {
-            match self.one_pack(supply, given.len(), purpose) {
+            match self.one_pack(&config, supply, given.len(), purpose) {
                 Ok(filled) => {
                     given.extend(filled.given);
                     staged.extend(filled.staged);
@@ -346,6 +370,16 @@ impl DiskTier for Cold {
         let key = entry.container.key(position);
         pack.dir.keep_damaged(&raw, why, key.as_deref());
         Some(raw.path)
+    }
+
+    fn tune(&self, tuning: &Tuning) {
+        let mut config = self.config.lock();
+        let mut next = (**config).clone();
+        next.pack_size = tuning.container_size.unwrap_or(next.pack_size);
+        if let Some(compression) = &tuning.compression {
+            next.compression = compression.clone();
+        }
+        *config = Arc::new(next.within_bounds());
     }
 
     fn maintain(&self) {

@@ -16,7 +16,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Databases open at once, at most.
@@ -37,6 +37,8 @@ pub(super) struct Core {
     pub config: HddConfig,
     /// How indexes on disk are opened; `None`: they are kept in RAM.
     pub factory: Option<Arc<dyn IndexFactory>>,
+    /// Bytes that the tier's caches may take now: half for databases, a quarter for headers of blocks.
+    pub sled_cache: AtomicU64,
     /// Value files, by generation and number.
     pub files: OpenFiles<(u64, u16)>,
     pub tables: TableCache,
@@ -69,6 +71,7 @@ impl Core {
             clock,
             store,
             tables: TableCache::new(config.sled_cache),
+            sled_cache: AtomicU64::new(config.sled_cache),
             config,
             ram_only: AtomicBool::new(factory.is_none()),
             factory,
@@ -83,7 +86,7 @@ impl Core {
 
     /// How many databases are open at once, at most.
     pub fn max_open(&self) -> usize {
-        (self.config.sled_cache / CACHE_PER_OPEN).clamp(1, MAX_OPEN) as usize
+        (self.sled_cache.load(Ordering::Relaxed) / CACHE_PER_OPEN).clamp(1, MAX_OPEN) as usize
     }
 
     /// A count that rises, to tell what was used last.
@@ -139,7 +142,7 @@ impl Core {
 pub(super) struct TableCache {
     blocks: RwLock<Tables>,
     /// Bytes of headers kept.
-    most: usize,
+    most: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -153,7 +156,16 @@ struct Tables {
 impl TableCache {
     /// A cache of a quarter of what the tier's indexes may take.
     fn new(sled_cache: u64) -> TableCache {
-        TableCache { blocks: RwLock::default(), most: usize::try_from(sled_cache / 4).unwrap_or(usize::MAX) }
+        TableCache { blocks: RwLock::default(), most: AtomicUsize::new(Self::share(sled_cache)) }
+    }
+
+    fn share(sled_cache: u64) -> usize {
+        usize::try_from(sled_cache / 4).unwrap_or(usize::MAX)
+    }
+
+    /// Has another part from now on; what is too much goes with the next header that comes.
+    pub fn resize(&self, sled_cache: u64) {
+        self.most.store(Self::share(sled_cache), Ordering::Relaxed);
     }
 
     /// The block of a record, if its header is here.
@@ -170,7 +182,7 @@ impl TableCache {
         if let Some(old) = tables.map.insert((block.spot.container, block.first), block) {
             tables.weight -= old.weight();
         }
-        while tables.weight > self.most {
+        while tables.weight > self.most.load(Ordering::Relaxed) {
             let next = tables.map.range(tables.hand..).next().map(|(k, _)| *k);
             match next.or_else(|| tables.map.keys().next().copied()) {
                 Some(key) => {

@@ -15,6 +15,7 @@ use super::generation::Generation;
 use super::index::{Extent, IndexFactory};
 use super::seal::{self, Seal};
 use crate::error::{Error, IoContext, Result};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 /// Entries handed over the fence at once.
@@ -157,7 +158,7 @@ impl Keeper {
         // sled opens its files by itself, and makes those that are not there.
         generation.dir.vfs.still_there().at("open the index in", &generation.path)?;
         let (cache, deadline) =
-            (self.core.config.sled_cache / 2 / most as u64, self.core.config.sled_deadline);
+            (self.core.sled_cache.load(Ordering::Relaxed) / 2 / most as u64, self.core.config.sled_deadline);
         Fence::open(&self.core.threads, factory, &path, entries, cache, deadline).map_err(|fault| {
             generation.mark_abandoned(&path, &fault);
             Failure::Fault

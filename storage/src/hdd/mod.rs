@@ -46,7 +46,7 @@ mod writer;
 
 use self::core::{Core, Job};
 use crate::container::{
-    Container, DirStatus, DiskTier, Entry, OpenReport, Purpose, TierContext, Unknown, Usage, Written,
+    Container, DirStatus, DiskTier, Entry, OpenReport, Purpose, TierContext, Tuning, Unknown, Usage, Written,
 };
 use crate::error::{Error, IoContext, Result};
 use crate::item::Item;
@@ -369,6 +369,13 @@ impl DiskTier for Hdd {
         let key = head.as_ref().map(|h| h.head.key.as_ref());
         dir.keep_damaged(&raw, why, key);
         Some(raw.path)
+    }
+
+    fn tune(&self, tuning: &Tuning) {
+        if let Some(bytes) = tuning.index_cache {
+            self.core.sled_cache.store(bytes, Ordering::Relaxed);
+            self.core.tables.resize(bytes);
+        }
     }
 
     fn maintain(&self) {

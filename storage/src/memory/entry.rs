@@ -53,7 +53,7 @@ pub(super) struct Entry {
 }
 
 /// The weight of an entry with a key and a value of these lengths, in bytes.
-pub(super) fn weight(key_len: usize, value_len: usize) -> u64 {
+pub fn weight(key_len: usize, value_len: usize) -> u64 {
     (key_len as u64).saturating_add(value_len as u64).saturating_add(ENTRY_OVERHEAD)
 }
 

@@ -32,7 +32,7 @@ mod slab;
 mod tests;
 mod tier;
 
-pub use entry::ENTRY_OVERHEAD;
+pub use entry::{ENTRY_OVERHEAD, weight};
 pub use policy::{Admission, MemoryPolicy, Setting};
 
 use crate::ident::Ident;

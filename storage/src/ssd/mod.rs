@@ -35,7 +35,7 @@ mod writer;
 
 use crate::clock::Clock;
 use crate::container::{
-    Containers, DirStatus, DiskTier, Entry, OpenReport, Purpose, TierContext, Usage, Written,
+    Containers, DirStatus, DiskTier, Entry, OpenReport, Purpose, TierContext, Tuning, Usage, Written,
 };
 use crate::error::{Error, IoContext, Result};
 use crate::item::Item;
@@ -54,7 +54,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use writer::Writer;
 
 /// The folder of segments in each directory.
@@ -158,7 +158,7 @@ impl Ssd {
         let reading = Arc::new(Reading {
             mode: config.read_mode,
             borrow: config.borrow,
-            smallest: config.smallest_read.max(record::HEADER),
+            smallest: AtomicUsize::new(smallest_read(config.smallest_read)),
             pins: Arc::new(Pins::new(total / 10)),
             files: OpenFiles::new(OPEN_FILES),
             keys: LastKeys::default(),
@@ -207,6 +207,11 @@ impl Ssd {
         }
         Ok(())
     }
+}
+
+/// What is read at first of a record that is not known to be in memory: its header at least.
+fn smallest_read(wanted: usize) -> usize {
+    wanted.clamp(record::HEADER, 1 << 20)
 }
 
 impl DiskTier for Ssd {
@@ -271,6 +276,12 @@ impl DiskTier for Ssd {
             dir.keep_damaged(&raw, why, key.as_deref());
         }
         Some(raw.path)
+    }
+
+    fn tune(&self, tuning: &Tuning) {
+        if let Some(bytes) = tuning.smallest_read {
+            self.reading.smallest.store(smallest_read(bytes), Ordering::Relaxed);
+        }
     }
 
     fn maintain(&self) {

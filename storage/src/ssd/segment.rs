@@ -31,7 +31,7 @@ use parking_lot::Mutex;
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// Values from this size on are borrowed from the map, where that is switched on.
@@ -46,7 +46,7 @@ const RAW_UNKNOWN: u64 = 4096;
 pub(super) struct Reading {
     pub mode: ReadMode,
     pub borrow: bool,
-    pub smallest: usize,
+    pub smallest: AtomicUsize,
     pub pins: Arc<Pins>,
     pub files: OpenFiles,
     /// Of the segment that was last found damaged.
@@ -311,7 +311,8 @@ impl Segment {
 
     fn read_disk(&self, offset: u64, end: u64, most: u64) -> Result<Item> {
         let file = self.file()?;
-        let (header, bytes) = self.front_from_disk(&*file, (offset, end), self.reading.smallest)?;
+        let (header, bytes) =
+            self.front_from_disk(&*file, (offset, end), self.reading.smallest.load(Ordering::Relaxed))?;
         header.head.within(most)?;
         let stored = header.head.stored_len as usize;
         let front = header.payload_at();
@@ -367,7 +368,7 @@ impl Container for Segment {
                 return Ok(self.parse(bytes, offset)?.head);
             }
         }
-        let want = self.reading.smallest.min(HEADER + MAX_KEY);
+        let want = self.reading.smallest.load(Ordering::Relaxed).min(HEADER + MAX_KEY);
         let (header, bytes) = self.front_from_disk(&*self.file()?, (offset, end), want)?;
         self.residency.touch(offset..offset + bytes.len() as u64);
         Ok(header.head)

@@ -1,0 +1,102 @@
+//! What of the engine may change while it runs. The optimizer turns it; whoever works reads it.
+//!
+//! Invariants:
+//! - each dial is within what the configuration allows, whoever turned it: it is brought there when it is set;
+//! - to read one takes no lock that anybody holds for longer than a pointer's copy, and no two of them depend on each
+//!   other: work that is under way goes on with what it read, and what comes next goes by the new.
+
+use super::Settings;
+use parking_lot::RwLock;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use thermocline_storage::codec::Compression;
+
+/// The least that a rate of background work is set to, in bytes a second: it comes to an end at some time.
+pub(crate) const LEAST_RATE: u64 = 1 << 20;
+/// The least of a write buffer and of what a move reads at a time.
+const LEAST_BUFFER: u64 = 256 << 10;
+
+/// The dials, each as it stands now.
+#[derive(Debug)]
+pub(crate) struct Dials {
+    /// What was configured: where they stood at first, and what bounds them.
+    configured: Settings,
+    migration_rate: AtomicU64,
+    write_buffer: AtomicU64,
+    move_bytes: AtomicU64,
+    prefetch_bytes: AtomicU64,
+    compression: RwLock<Arc<Compression>>,
+}
+
+impl Dials {
+    pub(crate) fn new(settings: &Settings) -> Dials {
+        Dials {
+            migration_rate: AtomicU64::new(settings.migration_rate),
+            write_buffer: AtomicU64::new(settings.write_buffer),
+            move_bytes: AtomicU64::new(settings.move_bytes),
+            prefetch_bytes: AtomicU64::new(settings.prefetch_bytes),
+            compression: RwLock::new(Arc::new(settings.compression.clone())),
+            configured: settings.clone(),
+        }
+    }
+
+    /// Bytes that background moves may move in a second.
+    pub(crate) fn migration_rate(&self) -> u64 {
+        self.migration_rate.load(Ordering::Relaxed)
+    }
+
+    /// Sets [`migration_rate`](Self::migration_rate), within the configured one.
+    pub(crate) fn set_migration_rate(&self, bytes: u64) -> u64 {
+        let most = self.configured.migration_rate;
+        set(&self.migration_rate, bytes, LEAST_RATE.min(most), most)
+    }
+
+    /// Bytes that may wait to be written.
+    pub(crate) fn write_buffer(&self) -> u64 {
+        self.write_buffer.load(Ordering::Relaxed)
+    }
+
+    /// Sets [`write_buffer`](Self::write_buffer), within the configured one. What is in it stays; callers wait until there
+    /// is room.
+    pub(crate) fn set_write_buffer(&self, bytes: u64) -> u64 {
+        let most = self.configured.write_buffer;
+        set(&self.write_buffer, bytes, LEAST_BUFFER.min(most), most)
+    }
+
+    /// Bytes that a move reads at a time.
+    pub(crate) fn move_bytes(&self) -> u64 {
+        self.move_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Sets [`move_bytes`](Self::move_bytes), within the largest read-ahead.
+    pub(crate) fn set_move_bytes(&self, bytes: u64) -> u64 {
+        let most = self.configured.read_ahead;
+        set(&self.move_bytes, bytes, LEAST_BUFFER.min(most), most)
+    }
+
+    /// Bytes behind an item that was found on HDD or in the archive that are read into memory too; 0: none.
+    pub(crate) fn prefetch_bytes(&self) -> u64 {
+        self.prefetch_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Sets [`prefetch_bytes`](Self::prefetch_bytes), within the largest read-ahead.
+    pub(crate) fn set_prefetch_bytes(&self, bytes: u64) -> u64 {
+        set(&self.prefetch_bytes, bytes, 0, self.configured.read_ahead)
+    }
+
+    /// How values are compressed from now on.
+    pub(crate) fn compression(&self) -> Arc<Compression> {
+        self.compression.read().clone()
+    }
+
+    /// Sets [`compression`](Self::compression).
+    pub(crate) fn set_compression(&self, compression: Compression) {
+        *self.compression.write() = Arc::new(compression);
+    }
+}
+
+fn set(dial: &AtomicU64, to: u64, least: u64, most: u64) -> u64 {
+    let to = to.clamp(least, most.max(least));
+    dial.store(to, Ordering::Relaxed);
+    to
+}

@@ -1,0 +1,149 @@
+use crate::Cache;
+use crate::engine::moves::Mover;
+use crate::testing::{ManualClock, vfs::RealFs};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use thermocline_storage::container::{Listed, Purpose};
+use thermocline_storage::{Tier, Version};
+
+type Done = Result<(), Box<dyn std::error::Error>>;
+
+const MEMORY: u64 = 4 << 20;
+
+/// A store without threads, with `n` values of a kilobyte in the tier below.
+fn store(dir: &std::path::Path, tier: Tier, n: u32) -> Result<(Cache, Arc<ManualClock>), Box<dyn std::error::Error>> {
+    let builder = Cache::builder().memory(MEMORY).ssd(dir.join("s"), 64 << 20);
+    let mut builder = match tier {
+        Tier::Hdd => builder.hdd(dir.join("h"), 64 << 20),
+        _ => builder.cold(dir.join("c")),
+    };
+    builder.config_mut().hdd.compression = false;
+    let clock = Arc::new(ManualClock::new(1_700_000_000_000));
+    let cache = builder.world(Arc::new(RealFs), clock.clone(), false).open()?;
+    for no in 0..n {
+        cache.put(no.to_be_bytes(), value(no))?;
+    }
+    cache.flush()?;
+    sink(&cache, tier, n)?;
+    forget(&cache, n);
+    Ok((cache, clock))
+}
+
+fn value(no: u32) -> Vec<u8> {
+    thermocline_storage::testing::noise(no.into(), 1000)
+}
+
+/// All of them in one go, as reclaim does it: one by one, each would come to a pack of its own.
+fn sink(cache: &Cache, tier: Tier, n: u32) -> Done {
+    let engine = cache.engine();
+    let mut movers = Vec::new();
+    for no in 0..n {
+        let ident = engine.ident(&no.to_be_bytes())?;
+        let at = engine.catalog.lock(ident).durable(ident).ok_or("it is on disk")?;
+        let position = at.place.position();
+        let listed = Listed { position, ident, version: Version(0), expires_at: 0, bytes: 1100 };
+        movers.push(Mover { entry: at.entry, listed });
+    }
+    let to = engine.tier(tier).ok_or("no such tier")?;
+    let moved = engine.relocate(&movers, to, Purpose::Reclaim, true)?;
+    assert_eq!(moved.items, u64::from(n));
+    Ok(())
+}
+
+/// Memory holds none of them.
+fn forget(cache: &Cache, n: u32) {
+    for no in 0..n {
+        if let Ok(ident) = cache.engine().ident(&no.to_be_bytes()) {
+            cache.engine().memory.remove(ident);
+        }
+    }
+}
+
+fn prefetch(cache: &Cache) -> Done {
+    while cache.engine().prefetch_step()? {}
+    Ok(())
+}
+
+#[test]
+fn what_stands_behind_a_hit_enters_memory_and_nothing_that_is_not_live_does() -> Done {
+    for tier in [Tier::Hdd, Tier::Cold] {
+        let dir = tempfile::tempdir()?;
+        let (cache, clock) = store(dir.path(), tier, 400)?;
+        let engine = cache.engine();
+        // One is gone, one is newer, one expires at once, one has moved.
+        cache.remove(12u32.to_be_bytes())?;
+        cache.put(13u32.to_be_bytes(), value(1013))?;
+        cache.expire_in(14u32.to_be_bytes(), Some(std::time::Duration::from_secs(1)))?;
+        clock.advance(1001);
+        cache.promote(15u32.to_be_bytes(), Tier::Ssd)?;
+        cache.flush()?;
+        forget(&cache, 400);
+        assert_eq!(cache.get(10u32.to_be_bytes())?.as_deref(), Some(&*value(10)));
+        prefetch(&cache)?;
+        let there = |no: u32| Ok::<bool, crate::Error>(engine.memory.contains(engine.ident(&no.to_be_bytes())?));
+        let entered = engine.prefetch.entered.load(Relaxed);
+        assert!((60..110).contains(&entered), "{tier}: {entered} of 96 KiB");
+        for (no, expected) in [(11, true), (12, false), (13, false), (14, false), (15, false), (16, true)] {
+            assert_eq!(there(no)?, expected, "{tier}, {no}");
+        }
+        let before = cache.stats();
+        for no in 16..40u32 {
+            assert_eq!(cache.get(no.to_be_bytes())?.as_deref(), Some(&*value(no)), "{tier}, {no}");
+        }
+        let after = cache.stats();
+        let hits = |s: &crate::Stats| s.tier(Tier::Memory).map_or(0, |t| t.hits);
+        assert_eq!(hits(&after) - hits(&before), 24, "{tier}: none of these came from the disk");
+        assert_eq!(engine.prefetch.used.load(Relaxed), 24);
+        assert_eq!(cache.get(13u32.to_be_bytes())?.as_deref(), Some(&*value(1013)));
+        assert_eq!(cache.get(14u32.to_be_bytes())?, None);
+    }
+    Ok(())
+}
+
+#[test]
+fn it_takes_a_twentieth_of_memory_and_stops_while_it_does_not_pay() -> Done {
+    let dir = tempfile::tempdir()?;
+    let (cache, _) = store(dir.path(), Tier::Hdd, 3000)?;
+    let engine = cache.engine();
+    let mut most = 0;
+    let tried = |from: u32| -> Result<u64, Box<dyn std::error::Error>> {
+        let before = engine.prefetch.entered.load(Relaxed);
+        for no in (from..from + 1000).step_by(50) {
+            cache.get(no.to_be_bytes())?;
+            prefetch(&cache)?;
+        }
+        Ok(engine.prefetch.entered.load(Relaxed) - before)
+    };
+    assert!(tried(0)? > 100);
+    most = most.max(engine.memory.stats().prefetched_bytes);
+    assert!(most > MEMORY / 40 && most <= MEMORY / 20 + 2000, "{most} of {MEMORY}");
+    // Nobody asks for any of them, and they leave.
+    assert!(engine.prefetch.pays(), "nothing is known yet");
+    for round in 0..3 {
+        tried(round * 1000)?;
+        let mut out = Vec::new();
+        engine.memory.shrink_to(0, &mut out);
+        engine.let_go(out);
+    }
+    assert!(!engine.prefetch.pays());
+    let (used, wasted) = (engine.prefetch.used.load(Relaxed), engine.prefetch.wasted.load(Relaxed));
+    assert!(used < 20 && wasted > 300, "{used} used, {wasted} not");
+    // One in sixteen is tried all the same; when these are asked for, it pays again.
+    let seldom = tried(1000)?;
+    assert!(seldom < 220, "{seldom}");
+    let mut rounds = 0;
+    while !engine.prefetch.pays() {
+        rounds += 1;
+        assert!(rounds < 1000, "it never finds out that it would pay");
+        forget(&cache, 3000);
+        for no in 0..150u32 {
+            cache.get(no.to_be_bytes())?;
+            prefetch(&cache)?;
+        }
+    }
+    // Nothing of it where it is switched off.
+    engine.dials.set_prefetch_bytes(0);
+    forget(&cache, 3000);
+    assert_eq!(tried(0)?, 0);
+    Ok(())
+}
