@@ -9,12 +9,15 @@ use super::Settings;
 use parking_lot::RwLock;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use thermocline_storage::Tier;
 use thermocline_storage::codec::Compression;
 
 /// The least that a rate of background work is set to, in bytes a second: it comes to an end at some time.
-pub(crate) const LEAST_RATE: u64 = 1 << 20;
-/// The least of a write buffer and of what a move reads at a time.
+const LEAST_RATE: u64 = 64 << 10;
+/// The least of a write buffer.
 const LEAST_BUFFER: u64 = 256 << 10;
+/// The least that a move reads at a time.
+const LEAST_READ: u64 = 16 << 10;
 
 /// The dials, each as it stands now.
 #[derive(Debug)]
@@ -23,7 +26,10 @@ pub(crate) struct Dials {
     configured: Settings,
     migration_rate: AtomicU64,
     write_buffer: AtomicU64,
-    move_bytes: AtomicU64,
+    /// By tier number: what a move reads at a time of what stands there.
+    read_ahead: [AtomicU64; 4],
+    /// By tier number: bytes a second that its reclaim may copy.
+    reclaim_rate: [AtomicU64; 4],
     prefetch_bytes: AtomicU64,
     compression: RwLock<Arc<Compression>>,
 }
@@ -33,7 +39,8 @@ impl Dials {
         Dials {
             migration_rate: AtomicU64::new(settings.migration_rate),
             write_buffer: AtomicU64::new(settings.write_buffer),
-            move_bytes: AtomicU64::new(settings.move_bytes),
+            read_ahead: [(); 4].map(|()| AtomicU64::new(settings.move_bytes)),
+            reclaim_rate: [(); 4].map(|()| AtomicU64::new(settings.migration_rate)),
             prefetch_bytes: AtomicU64::new(settings.prefetch_bytes),
             compression: RwLock::new(Arc::new(settings.compression.clone())),
             configured: settings.clone(),
@@ -63,15 +70,26 @@ impl Dials {
         set(&self.write_buffer, bytes, LEAST_BUFFER.min(most), most)
     }
 
-    /// Bytes that a move reads at a time.
-    pub(crate) fn move_bytes(&self) -> u64 {
-        self.move_bytes.load(Ordering::Relaxed)
+    /// Bytes that a move reads at a time of what stands on a tier.
+    pub(crate) fn read_ahead(&self, tier: Tier) -> u64 {
+        of(&self.read_ahead, tier).load(Ordering::Relaxed)
     }
 
-    /// Sets [`move_bytes`](Self::move_bytes), within the largest read-ahead.
-    pub(crate) fn set_move_bytes(&self, bytes: u64) -> u64 {
+    /// Sets [`read_ahead`](Self::read_ahead), within the configured one.
+    pub(crate) fn set_read_ahead(&self, tier: Tier, bytes: u64) -> u64 {
         let most = self.configured.read_ahead;
-        set(&self.move_bytes, bytes, LEAST_BUFFER.min(most), most)
+        set(of(&self.read_ahead, tier), bytes, LEAST_READ.min(most), most)
+    }
+
+    /// Bytes a second that reclaim of a tier may copy, of those of [`migration_rate`](Self::migration_rate).
+    pub(crate) fn reclaim_rate(&self, tier: Tier) -> u64 {
+        of(&self.reclaim_rate, tier).load(Ordering::Relaxed)
+    }
+
+    /// Sets [`reclaim_rate`](Self::reclaim_rate), within the configured rate.
+    pub(crate) fn set_reclaim_rate(&self, tier: Tier, bytes: u64) -> u64 {
+        let most = self.configured.migration_rate;
+        set(of(&self.reclaim_rate, tier), bytes, LEAST_RATE.min(most), most)
     }
 
     /// Bytes behind an item that was found on HDD or in the archive that are read into memory too; 0: none.
@@ -93,6 +111,11 @@ impl Dials {
     pub(crate) fn set_compression(&self, compression: Compression) {
         *self.compression.write() = Arc::new(compression);
     }
+}
+
+#[expect(clippy::indexing_slicing, reason = "a tier's number is at most 3")]
+fn of(dials: &[AtomicU64; 4], tier: Tier) -> &AtomicU64 {
+    &dials[(tier as usize) & 3]
 }
 
 fn set(dial: &AtomicU64, to: u64, least: u64, most: u64) -> u64 {

@@ -33,6 +33,7 @@ mod moves;
 mod open;
 mod placement;
 mod prefetch;
+mod priority;
 mod promote;
 mod read;
 mod reap;
@@ -93,6 +94,8 @@ pub(crate) struct Settings {
     pub(crate) move_bytes: u64,
     /// Bytes a second.
     pub(crate) migration_rate: u64,
+    /// The nice value of background threads.
+    pub(crate) nice: i32,
     /// Most bytes that are read ahead.
     pub(crate) read_ahead: u64,
     /// Bytes of neighbours that are read after a hit, at first.

@@ -23,16 +23,53 @@ pub(super) fn batch_bytes(tier: &Arc<dyn DiskTier>) -> u64 {
     tier.usage().limit.map_or(u64::MAX, |limit| (limit / 16).max(1))
 }
 
-/// The brake on background moves: a bucket of bytes that fills up at the configured rate.
-#[derive(Debug)]
+/// The brakes on background moves: one for all, and one for what leaves each tier. Each is a bucket of bytes that fills
+/// up at its rate.
+#[derive(Debug, Default)]
 pub(super) struct Throttle {
+    all: Bucket,
+    tiers: [Bucket; 4],
+}
+
+#[derive(Debug)]
+struct Bucket {
     bytes: f64,
     since: Instant,
 }
 
-impl Default for Throttle {
+impl Default for Bucket {
     fn default() -> Self {
-        Throttle { bytes: 0.0, since: Instant::now() }
+        Bucket { bytes: 0.0, since: Instant::now() }
+    }
+}
+
+impl Bucket {
+    /// Fills up for the time that has passed, to a second's worth at most; gives how long it is until something may be
+    /// taken.
+    fn fill(&mut self, rate: u64, now: Instant) -> Duration {
+        let rate = rate.max(1) as f64;
+        self.bytes = (self.bytes + rate * now.duration_since(self.since).as_secs_f64()).min(rate);
+        self.since = now;
+        Duration::from_secs_f64((-self.bytes / rate).clamp(0.0, 3600.0))
+    }
+}
+
+impl Throttle {
+    /// Takes so many bytes, if there is anything in both buckets; else says how long it is until there is.
+    fn take(&mut self, (tier, rate): (Tier, u64), rate_of_all: u64, bytes: u64) -> Duration {
+        let now = Instant::now();
+        let mut wait = self.all.fill(rate_of_all, now);
+        let own = self.tiers.get_mut(tier as usize);
+        if let Some(own) = own {
+            wait = wait.max(own.fill(rate, now));
+            if wait.is_zero() {
+                own.bytes -= bytes as f64;
+            }
+        }
+        if wait.is_zero() {
+            self.all.bytes -= bytes as f64;
+        }
+        wait
     }
 }
 
@@ -130,31 +167,18 @@ impl Engine {
         }
     }
 
-    /// Waits until the rate allows so many bytes more. Urgent moves, for which callers wait, are not held up.
-    fn pace(&self, bytes: u64, urgent: bool) {
-        if urgent {
-            return;
-        }
-        loop {
-            // It may change while this waits.
-            let rate = self.dials.migration_rate().max(1) as f64;
-            let wait = {
-                let mut t = self.throttle.lock();
-                let now = Instant::now();
-                // At most a second's worth is saved up.
-                t.bytes = (t.bytes + rate * now.duration_since(t.since).as_secs_f64()).min(rate);
-                t.since = now;
-                if t.bytes >= 0.0 {
-                    t.bytes -= bytes as f64;
-                    return;
-                }
-                -t.bytes / rate
-            };
+    /// Waits until the rates allow so many bytes more out of a tier. Urgent moves, for which callers wait, are not held
+    /// up.
+    fn pace(&self, from: Tier, bytes: u64, urgent: bool) {
+        while !urgent {
+            // The rates may change while this waits.
+            let (own, all) = (self.dials.reclaim_rate(from), self.dials.migration_rate());
+            let wait = self.throttle.lock().take((from, own), all, bytes);
             // Reclaim that somebody waits for begins when the one under way has ended.
-            if self.is_stopping() || self.urgent.load(Ordering::Relaxed) > 0 {
+            if wait.is_zero() || self.is_stopping() || self.urgent.load(Ordering::Relaxed) > 0 {
                 return;
             }
-            std::thread::sleep(Duration::from_secs_f64(wait.clamp(0.001, 0.05)));
+            std::thread::sleep(wait.clamp(Duration::from_millis(1), Duration::from_millis(50)));
         }
     }
 
@@ -167,10 +191,11 @@ impl Engine {
         purpose: Purpose,
         urgent: bool,
     ) -> Result<Moved, StorageError> {
+        let Some(from) = movers.first().map(|m| m.entry.tier) else { return Ok(Moved::default()) };
         let (most_items, most_bytes) = match to.tier() {
             // A pack is written whole, so it is filled.
             Tier::Cold => (usize::MAX, self.full_size(Tier::Cold)),
-            _ => (self.settings.batch_items.max(1), batch_bytes(to).min(self.dials.move_bytes())),
+            _ => (self.settings.batch_items.max(1), batch_bytes(to).min(self.dials.read_ahead(from))),
         };
         let mut moved = Moved::default();
         let mut rest = movers;
@@ -188,7 +213,7 @@ impl Engine {
                 .max(1);
             let (chunk, later) = rest.split_at_checked(count).unwrap_or((rest, &[]));
             rest = later;
-            self.pace(bytes, urgent);
+            self.pace(from, bytes, urgent);
             let done = self.move_chunk(chunk, to, purpose, urgent)?;
             moved.items += done.items;
             moved.bytes += done.bytes;

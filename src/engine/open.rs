@@ -527,6 +527,7 @@ fn settings(config: &Config) -> Settings {
         batch_items: usize::try_from(s.batch_size).unwrap_or(1000),
         move_bytes: move_bytes(config),
         migration_rate: s.migration_bytes_per_second,
+        nice: 10,
         read_ahead: READ_AHEAD,
         prefetch_bytes: PREFETCH,
         erase_after_ms: s.erase_after.saturating_mul(86_400_000),
@@ -559,6 +560,7 @@ fn compression(config: &Config) -> Compression {
         json: codec(c.json),
         binary: codec(c.binary),
         media: codec(c.media),
+        levels: [None; 4],
     }
 }
 

@@ -4,7 +4,7 @@
 //! - a step that fails is told of (log, at most a line in ten seconds a class) and tried again at the next beat: no
 //!   failure ends a thread, nor a panic;
 //! - each thread looks between two rounds whether the store is closing, and closing waits for all of them;
-//! - the mover, the sinker and the janitor run at nice 10; the writer, which callers wait for, does not.
+//! - the mover, the sinker and the janitor run at a lower priority; the writer, which callers wait for, does not.
 //!
 //! What a crash leaves is said where the steps are.
 
@@ -187,7 +187,7 @@ impl Engine {
 
     /// Moves between the highest disk tier and what is around it.
     fn run_mover(&self) {
-        lower_priority();
+        super::priority::lower(self.settings.nice);
         while !self.is_stopping() {
             self.signals[1].sleep(MOVER_PAUSE);
             while !self.is_stopping() && self.mover_step() {}
@@ -196,7 +196,7 @@ impl Engine {
 
     /// Moves between the lower tiers: to compress a pack takes long, and the highest tier must not wait for it.
     fn run_sinker(&self) {
-        lower_priority();
+        super::priority::lower(self.settings.nice);
         while !self.is_stopping() {
             self.signals[3].sleep(MOVER_PAUSE);
             while !self.is_stopping() && self.sinker_step() {}
@@ -238,7 +238,7 @@ impl Engine {
     }
 
     fn run_janitor(&self) {
-        lower_priority();
+        super::priority::lower(self.settings.nice);
         while !self.is_stopping() {
             self.signals[2].sleep(BEAT);
             if self.is_stopping() {
@@ -356,12 +356,6 @@ impl Engine {
             false
         })
     }
-}
-
-/// Background work yields to the callers' threads: nice 10 for this thread alone. Not being allowed to is no error.
-fn lower_priority() {
-    let me = rustix::thread::gettid();
-    let _ = rustix::process::setpriority_process(Some(me), 10);
 }
 
 #[cfg(test)]

@@ -65,6 +65,8 @@ pub struct Compression {
     pub binary: Codec,
     /// Codec of [`ContentType::Media`].
     pub media: Codec,
+    /// zlib's level of text, JSON, binary and media, where it is another than [`zlib`](Self::zlib)'s.
+    pub levels: [Option<u32>; 4],
 }
 
 impl Default for Compression {
@@ -76,6 +78,7 @@ impl Default for Compression {
             json: Codec::Zlib,
             binary: Codec::Lz4,
             media: Codec::Lz4,
+            levels: [None; 4],
         }
     }
 }
@@ -103,14 +106,41 @@ impl Compression {
         }
     }
 
+    /// zlib's level for values of this type.
+    pub fn level_of(&self, content_type: ContentType) -> u32 {
+        let of = match content_type {
+            ContentType::Text => 0,
+            ContentType::Json => 1,
+            ContentType::Binary | ContentType::Auto => 2,
+            ContentType::Media => 3,
+        };
+        self.levels.get(of).copied().flatten().unwrap_or(self.zlib.level)
+    }
+
+    /// Has values of this type compressed so from now on: by zlib at this level, or by another codec.
+    pub fn set(&mut self, content_type: ContentType, codec: Codec, level: u32) {
+        let (of, slot) = match content_type {
+            ContentType::Text => (0, &mut self.text),
+            ContentType::Json => (1, &mut self.json),
+            ContentType::Binary | ContentType::Auto => (2, &mut self.binary),
+            ContentType::Media => (3, &mut self.media),
+        };
+        *slot = codec;
+        if let Some(own) = self.levels.get_mut(of).filter(|_| codec == Codec::Zlib) {
+            *own = Some(level);
+        }
+    }
+
     /// Checks every setting.
     ///
     /// # Errors
     ///
     /// A message that names the setting and what would be right.
     pub fn validate(&self) -> Result<(), String> {
-        if self.zlib.level > 9 {
-            return Err(format!("zlib level {} does not exist: choose 0 (off) to 9", self.zlib.level));
+        for level in self.levels.iter().flatten().chain([&self.zlib.level]) {
+            if *level > 9 {
+                return Err(format!("zlib level {level} does not exist: choose 0 (off) to 9"));
+            }
         }
         if self.lz4.level != 1 {
             return Err(format!(
@@ -154,18 +184,15 @@ pub fn encode(policy: &Compression, content_type: ContentType, value: &Bytes) ->
     let Some(limit) = largest_kept(algorithm, value.len()) else {
         return (Codec::None, value.clone());
     };
-    if zlib && algorithm.level == 0 {
+    let level = policy.level_of(content_type);
+    if zlib && level == 0 {
         return (Codec::None, value.clone());
     }
     let packed = catch_unwind(AssertUnwindSafe(|| {
         if !may_shrink(value, zlib) {
             return None;
         }
-        if zlib {
-            deflate::compress(value, algorithm.level, true, limit)
-        } else {
-            lz4::compress(value, limit)
-        }
+        if zlib { deflate::compress(value, level, true, limit) } else { lz4::compress(value, limit) }
     }));
     match packed {
         Ok(Some(packed)) => (codec, packed),

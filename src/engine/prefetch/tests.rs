@@ -11,7 +11,11 @@ type Done = Result<(), Box<dyn std::error::Error>>;
 const MEMORY: u64 = 4 << 20;
 
 /// A store without threads, with `n` values of a kilobyte in the tier below.
-fn store(dir: &std::path::Path, tier: Tier, n: u32) -> Result<(Cache, Arc<ManualClock>), Box<dyn std::error::Error>> {
+fn store(
+    dir: &std::path::Path,
+    tier: Tier,
+    n: u32,
+) -> Result<(Cache, Arc<ManualClock>), Box<dyn std::error::Error>> {
     let builder = Cache::builder().memory(MEMORY).ssd(dir.join("s"), 64 << 20);
     let mut builder = match tier {
         Tier::Hdd => builder.hdd(dir.join("h"), 64 << 20),
@@ -80,7 +84,8 @@ fn what_stands_behind_a_hit_enters_memory_and_nothing_that_is_not_live_does() ->
         forget(&cache, 400);
         assert_eq!(cache.get(10u32.to_be_bytes())?.as_deref(), Some(&*value(10)));
         prefetch(&cache)?;
-        let there = |no: u32| Ok::<bool, crate::Error>(engine.memory.contains(engine.ident(&no.to_be_bytes())?));
+        let there =
+            |no: u32| Ok::<bool, crate::Error>(engine.memory.contains(engine.ident(&no.to_be_bytes())?));
         let entered = engine.prefetch.entered.load(Relaxed);
         assert!((60..110).contains(&entered), "{tier}: {entered} of 96 KiB");
         for (no, expected) in [(11, true), (12, false), (13, false), (14, false), (15, false), (16, true)] {

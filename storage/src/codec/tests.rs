@@ -427,3 +427,23 @@ fn every_compressed_format_is_found_by_its_signature() {
     rpm.resize(600, 0xF3);
     assert_eq!(detect(&rpm), ContentType::Media);
 }
+
+#[test]
+fn a_content_type_may_have_a_level_and_a_codec_of_its_own() {
+    let text: Vec<u8> =
+        (0..20_000u32).flat_map(|n| format!("{} degrees, ", n * n % 977).into_bytes()).collect();
+    let value = Bytes::from(text);
+    let mut policy = Compression::default();
+    let plain = encode(&policy, ContentType::Text, &value);
+    policy.set(ContentType::Text, Codec::Zlib, 1);
+    assert_eq!((policy.level_of(ContentType::Text), policy.level_of(ContentType::Json)), (1, 6));
+    let quick = encode(&policy, ContentType::Text, &value);
+    assert!(quick.1.len() > plain.1.len(), "{} and {}", quick.1.len(), plain.1.len());
+    assert_eq!(encode(&policy, ContentType::Json, &value), plain, "the other types stay as they were");
+    policy.set(ContentType::Text, Codec::Lz4, 1);
+    assert_eq!(encode(&policy, ContentType::Text, &value).0, Codec::Lz4);
+    policy.set(ContentType::Text, Codec::None, 1);
+    assert_eq!(encode(&policy, ContentType::Text, &value), (Codec::None, value));
+    policy.set(ContentType::Json, Codec::Zlib, 10);
+    assert!(policy.validate().unwrap_err().contains("level 10"));
+}

@@ -64,7 +64,8 @@ fn deflated(value: &Bytes, item: &Item, config: &ColdConfig) -> Option<Bytes> {
     if config.compression.codec_of(item.content_type) == Codec::None {
         return None;
     }
-    let policy = Compression { binary: Codec::Zlib, ..config.compression.clone() };
+    let levels = [Some(config.compression.level_of(item.content_type)); 4];
+    let policy = Compression { binary: Codec::Zlib, levels, ..config.compression.clone() };
     match codec::encode(&policy, ContentType::Binary, value) {
         (Codec::Zlib, packed) => unwrap_zlib(&packed),
         _ => None,

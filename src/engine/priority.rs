@@ -1,0 +1,53 @@
+//! How much background threads ask of the machine: less than the callers'.
+//!
+//! Nothing is owed to anybody here: where the system does not allow it, or does not know of it, threads stay as they are.
+
+/// This thread yields to others: by its nice value, and where the I/O scheduler knows of priorities (BFQ, mq-deadline),
+/// by the lowest one of best effort, so that it still gets its turn.
+pub(super) fn lower(nice: i32) {
+    let me = rustix::thread::gettid();
+    let _ = rustix::process::setpriority_process(Some(me), nice);
+    lower_io(me.as_raw_nonzero().get());
+}
+
+/// `ioprio_set(2)`: which (a thread), whom, and class and level in one number.
+const WHO_THREAD: libc::c_long = 1;
+const BEST_EFFORT: libc::c_long = 2;
+const CLASS_SHIFT: u32 = 13;
+const LOWEST: libc::c_long = 7;
+
+#[expect(unsafe_code, reason = "no safe wrapper of ioprio_set is among the dependencies")]
+fn lower_io(thread: i32) {
+    let priority = BEST_EFFORT << CLASS_SHIFT | LOWEST;
+    // SAFETY: the system call takes three numbers, reads and writes no memory of this process, and changes nothing but the
+    // I/O priority of this thread.
+    unsafe {
+        libc::syscall(libc::SYS_ioprio_set, WHO_THREAD, libc::c_long::from(thread), priority);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[expect(unsafe_code, reason = "as above")]
+    fn a_thread_that_lowers_itself_is_lower_and_no_other_is() {
+        let of = || {
+            let me = rustix::thread::gettid();
+            // SAFETY: as above; it only reads the priority.
+            let io = unsafe {
+                libc::syscall(libc::SYS_ioprio_get, WHO_THREAD, libc::c_long::from(me.as_raw_nonzero().get()))
+            };
+            (rustix::process::getpriority_process(Some(me)).unwrap_or(0), io)
+        };
+        let before = of();
+        let lowered = std::thread::spawn(move || {
+            lower(before.0 + 1);
+            of()
+        });
+        let lowered = lowered.join().unwrap_or_default();
+        assert_eq!(lowered, (before.0 + 1, BEST_EFFORT << CLASS_SHIFT | LOWEST));
+        assert_eq!(of(), before);
+    }
+}
