@@ -5,13 +5,32 @@
 //! them once one such block was freed. A cache, whose values come from one thread and go on another, is its worst
 //! case: on two cores, eight writers made the resident memory half as large again as what was held.
 //!
-//! This module holds one `unsafe` call, of `mallopt` (glibc). The argument: `mallopt` takes two integers by value,
-//! and refuses what it does not know; it takes the allocator's own lock, so it may be called while other threads
-//! allocate (`mallopt(3)`, "MT-Safe init"; not from a signal handler, which is not done).
+//! This module holds two `unsafe` calls, of `mallopt` and `malloc_trim` (glibc). The argument: they take integers by
+//! value, and refuse what they do not know; they take the allocator's own locks, so they may be called while other
+//! threads allocate (`mallopt(3)`, "MT-Safe init", `malloc_trim(3)`, "MT-Safe"; not from a signal handler, which is not
+//! done); and `malloc_trim` gives back only pages that hold nothing that is allocated.
 
 /// From this size on, a block is mapped by itself and given back when it is freed. In bytes; it is where glibc begins.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const MMAP_FROM: i32 = 128 << 10;
+
+/// Gives what the allocator keeps of freed memory back to the system now. Says whether it did: not where the C library
+/// is another one than glibc, nor where nothing could be given back. It looks at all that is free in every arena, some
+/// milliseconds for a gigabyte; an allocation meanwhile waits for its arena.
+pub(crate) fn trim() -> bool {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        // SAFETY: one integer, and thread-safe: see the module's text.
+        #[expect(unsafe_code, reason = "the C library has no other door to what its allocator keeps")]
+        unsafe {
+            libc::malloc_trim(0) == 1
+        }
+    }
+    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+    {
+        false
+    }
+}
 
 /// Tells glibc's allocator to give memory back: blocks from 128 KiB at once, and one arena a core (at least two)
 /// instead of eight. For the whole process, so it is the program's to call, best at the start of `main`; the engine

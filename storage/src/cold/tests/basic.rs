@@ -67,6 +67,7 @@ fn what_is_deflated_is_what_the_settings_say() {
         json: Codec::Zlib,
         binary: Codec::Lz4,
         media: Codec::Lz4,
+        levels: [None; 4],
     };
     // By type: "none" stores, zlib and lz4 deflate, by what zlib asks for.
     for (content_type, codec) in [
