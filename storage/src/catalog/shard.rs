@@ -311,7 +311,7 @@ impl Guard<'_> {
     }
 
     /// A batch that carried this value failed: it goes back to the front of the queue, unless something newer
-    /// replaced it.
+    /// replaced it. That has waited for as long then: after a crash both were gone.
     pub fn requeue(&mut self, ident: Ident, value: &DirtyValue, since: u64) {
         value.in_batch.store(false, Ordering::Relaxed);
         let Some(d) = self.shard.dirty.get_mut(&ident) else { return };
@@ -322,6 +322,11 @@ impl Guard<'_> {
         if !d.queued && d.newest.as_ref().is_some_and(|n| n.version == value.version) {
             d.queued = true;
             self.cat.buffer.push_front(ident, since);
+        } else if d.queued && d.newest.is_some() {
+            let before = d.since;
+            let oldest = before.map_or(since, |b| b.min(since));
+            d.since = Some(oldest);
+            self.cat.buffer.age(ident, before, oldest);
         }
         self.tidy(ident);
     }
