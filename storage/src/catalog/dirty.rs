@@ -98,8 +98,7 @@ pub(crate) struct Dirty {
     /// The newest value, if it is not in a frame yet.
     pub(crate) newest: Option<Arc<DirtyValue>>,
     pub(crate) queued: bool,
-    /// Of one that stands in the queue behind a write that it replaced and that a batch could not write: since when that
-    /// had waited.
+    /// Of one that stands in the queue, since when the oldest of its writes has waited that batches could not write.
     pub(crate) since: Option<u64>,
     /// Batches that carry a value of this identity.
     pub(crate) in_flight: u32,
@@ -129,7 +128,8 @@ pub struct WriteBuffer {
 #[derive(Debug, Default)]
 struct Queue {
     idents: VecDeque<(Ident, u64)>,
-    /// Those in the queue that have waited for longer than their place in it says.
+    /// Those in the queue that batches could not write, by their age: they may have waited for longer than their place
+    /// in it says.
     aged: BTreeSet<(u64, Ident)>,
     /// When the oldest of the batch in flight was queued.
     in_flight_since: Option<u64>,
@@ -157,12 +157,12 @@ impl WriteBuffer {
         self.queue.lock().idents.push_back((ident, now));
     }
 
-    /// In reverse order, if several go back: the front is the oldest.
+    /// In reverse order, if several go back: the oldest is to be written first.
     pub(crate) fn push_front(&self, ident: Ident, at: u64) {
         self.queue.lock().idents.push_front((ident, at));
     }
 
-    /// What stands in the queue has waited since `at`, not only since `before` or since its place in the queue says.
+    /// What stands in the queue has waited since `at`, not only since `before`, or as its place in the queue says.
     pub(crate) fn age(&self, ident: Ident, before: Option<u64>, at: u64) {
         let mut q = self.queue.lock();
         if let Some(before) = before {
@@ -178,7 +178,7 @@ impl WriteBuffer {
         q.in_flight_since = Some(q.in_flight_since.map_or(at, |s| s.min(at)));
     }
 
-    /// How many have waited for longer than their place in the queue says.
+    /// How many stand in the queue that batches could not write.
     #[cfg(test)]
     pub(crate) fn aged(&self) -> usize {
         self.queue.lock().aged.len()

@@ -142,6 +142,32 @@ fn what_replaces_a_write_that_fails_takes_over_its_age() {
     check_counts(&cat);
 }
 
+/// Of a batch that fails part by part, the parts go back one after the other.
+#[test]
+fn the_oldest_that_waits_is_known_in_whichever_order_values_go_back() {
+    let clock = Arc::new(ManualClock::new(1000));
+    let how = setup(Arc::new(disk()), Path::new("/c"), 1);
+    let (cat, _) = open_with(Setup { clock: Arc::new(EngineClock::new(clock.clone())), ..how }).unwrap();
+    let began = cat.now();
+    for i in 0..5 {
+        cat.lock(id(i)).put(id(i), value(1), true);
+        clock.advance(10);
+    }
+    for f in cat.take_dirty(9, u64::MAX) {
+        cat.lock(f.ident).requeue(f.ident, &f.value, f.since);
+    }
+    cat.buffer.landed();
+    for left in (1..=5).rev() {
+        assert_eq!((cat.buffer.oldest_ms(), cat.buffer.queued()), (Some(began), left));
+        let f = cat.take_dirty(1, 1).remove(0);
+        let place = Place::new(container(&cat).no, 1).unwrap();
+        assert!(cat.lock(f.ident).commit(f.ident, &f.value, place));
+        cat.buffer.landed();
+        check_counts(&cat);
+    }
+    assert_eq!(cat.buffer.oldest_ms(), None);
+}
+
 #[test]
 fn limits_of_a_batch_hold_but_one_item_always_goes() {
     let (cat, _) = open(Arc::new(disk()), Path::new("/c"), 1).unwrap();
