@@ -205,8 +205,9 @@ impl Store {
         timed("opening", || self.builder().open_with_events(1 << 18))
     }
 
-    /// Writes a few items, and flushes; says what failed.
-    fn write(&mut self, cache: &Cache, few: u64, largest: u64) -> Result<(), Error> {
+    /// Writes a few items, and flushes; says what failed. What the store tells is heard after each: what went before a put
+    /// is no excuse for what is missing of it.
+    fn write(&mut self, cache: &Cache, events: &Subscription, few: u64, largest: u64) -> Result<(), Error> {
         let mut failed = None;
         for _ in 0..few {
             let no = self.dice.below(KEYS);
@@ -217,24 +218,30 @@ impl Store {
             let done = timed("a put", || cache.put(key(no), bytes));
             let outcome = if done.is_ok() { Outcome::Done } else { Outcome::Refused };
             self.history.wrote(&key(no), begun, outcome, 0);
+            self.hear(events);
             if let Err(e) = done {
                 failed = Some(e);
                 break;
             }
         }
         let begun = self.history.flush(0);
-        timed("a flush", || cache.flush())?;
+        let flushed = timed("a flush", || cache.flush());
+        self.hear(events);
+        flushed?;
         self.history.flushed(begun, 0);
         failed.map_or(Ok(()), Err)
     }
 
-    /// What went by itself, as the store tells it before anybody can find it gone.
-    fn hear(&mut self, events: &Subscription) {
+    /// What went by itself, as the store tells it before anybody can find it gone. Gives the keys.
+    fn hear(&mut self, events: &Subscription) -> Vec<String> {
+        let mut gone = Vec::new();
         loop {
             let now = self.history.moment(0);
             match events.try_recv() {
                 Ok(Received::Event(Event::Evicted { key: Some(key), .. })) => {
-                    self.history.forgotten(&String::from_utf8_lossy(&key), &self.heard, 0);
+                    let key = String::from_utf8_lossy(&key).into_owned();
+                    self.history.forgotten(&key, &self.heard, 0);
+                    gone.push(key);
                 }
                 Ok(Received::Event(
                     Event::Promoted { .. }
@@ -243,10 +250,10 @@ impl Store {
                     | Event::TierBack { .. },
                 )) => {}
                 Ok(other) => panic!("{:?}: an event: {other:?}", self.shape),
-                Err(RecvError::Closed) => return,
+                Err(RecvError::Closed) => return gone,
                 Err(_) => {
                     self.heard = now;
-                    return;
+                    return gone;
                 }
             }
         }
@@ -263,12 +270,14 @@ impl Store {
     /// [`check`](Self::check) after a restart: what was flushed is there, and what is there stays.
     fn check_restarted(&mut self, cache: &Cache, events: &Subscription) {
         let found = self.read_unjudged(cache);
-        self.hear(events);
+        let gone = self.hear(events);
         self.history
             .check_crash(Promise::FromFlush, |_| Absence::Told, |key| found.get(key).copied())
             .unwrap_or_else(|e| panic!("{:?}: after a restart: {e}", self.shape));
         self.history.restart(|key| found.get(key).copied());
+        // What went after it was found is no part of what was before the restart.
         self.heard = self.history.moment(0);
+        gone.iter().for_each(|key| self.history.forgotten(key, &self.heard, 0));
         self.check(cache, events);
     }
 
@@ -307,10 +316,9 @@ impl Store {
             // Small ones, so many that the blocks that the journal has are used up soon.
             let (few, largest) =
                 if self.shape.fails == Fails::Journal { (3_000, 100) } else { (10, LARGEST) };
-            if let Err(e) = self.write(cache, few, largest) {
+            if let Err(e) = self.write(cache, events, few, largest) {
                 failures.push(e);
             }
-            self.hear(events);
             if failures.len() >= 3 || begun.elapsed() > Duration::from_secs(20) {
                 break;
             }
@@ -326,7 +334,7 @@ impl Store {
         while well < 5 {
             // The engine's clock: a second each time, so that at most 60 s pass for it.
             self.clock.advance(1_000);
-            match self.write(cache, 10, LARGEST) {
+            match self.write(cache, events, 10, LARGEST) {
                 Ok(()) => well += 1,
                 Err(e) if begun.elapsed() < RECOVERY => {
                     well = 0;
@@ -335,7 +343,6 @@ impl Store {
                 }
                 Err(e) => panic!("{:?}: it does not recover: {e}", self.shape),
             }
-            self.hear(events);
         }
     }
 }
@@ -354,7 +361,7 @@ fn filled_while_it_runs(shape: Shape) {
     let Some(mut store) = Store::new(shape) else { return };
     let (cache, events) = store.open().unwrap();
     for _ in 0..20 {
-        store.write(&cache, 10, LARGEST).unwrap();
+        store.write(&cache, &events, 10, LARGEST).unwrap();
     }
     for round in 0..2 {
         let failures = store.choke(&cache, &events);
@@ -373,9 +380,9 @@ fn filled_while_it_runs(shape: Shape) {
     }
     let begun = store.history.flush(0);
     timed("closing", || cache.close()).unwrap();
-    store.history.flushed(begun, 0);
     drop(cache);
     store.hear(&events);
+    store.history.flushed(begun, 0);
     let (cache, events) = store.open().unwrap();
     assert_eq!(cache.recovery().lost, 0);
     store.check_restarted(&cache, &events);
@@ -389,19 +396,18 @@ fn full_when_it_opens(shape: Shape) {
     for crash in [false, true] {
         let (cache, events) = store.open().unwrap();
         for _ in 0..20 {
-            store.write(&cache, 10, LARGEST).unwrap();
+            store.write(&cache, &events, 10, LARGEST).unwrap();
         }
         // Housekeeping: the catalog has its reserve.
         cache.step().unwrap();
-        if crash {
-            cache.crash();
-        } else {
-            let begun = store.history.flush(0);
-            cache.close().unwrap();
-            store.history.flushed(begun, 0);
+        let closing = (!crash).then(|| store.history.flush(0));
+        match closing {
+            Some(_) => cache.close().unwrap(),
+            None => cache.crash(),
         }
         drop(cache);
         store.hear(&events);
+        closing.into_iter().for_each(|begun| store.history.flushed(begun, 0));
         store.disk.fill();
         let mut files = Vec::new();
         for attempt in 0..4 {
@@ -434,7 +440,7 @@ fn full_when_it_opens(shape: Shape) {
         let (cache, events) = store.open().unwrap();
         assert_eq!(cache.recovery().lost, 0);
         store.check_restarted(&cache, &events);
-        store.write(&cache, 10, LARGEST).unwrap();
+        store.write(&cache, &events, 10, LARGEST).unwrap();
         assert!(cache.verify().unwrap().is_clean());
         cache.close().unwrap();
         drop(cache);

@@ -11,10 +11,11 @@ use crate::config::Persistence;
 use crate::error::{Error, Result};
 use crate::stats::Counters;
 use bytes::Bytes;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use thermocline_storage::catalog::{Batch, DirtyValue, Flying, NewValue};
+use thermocline_storage::catalog::{Batch, DirtyValue, Flying, NewValue, Outcome};
 use thermocline_storage::codec::{self, Compression};
 use thermocline_storage::container::{DiskTier, Purpose, Supply, Written};
 use thermocline_storage::{Codec, ContentType, Error as StorageError, Ident, Item, Tier, record};
@@ -45,15 +46,61 @@ struct Group<'a> {
     values: Carried<'a>,
 }
 
+fn panicked() -> Arc<StorageError> {
+    Arc::new(StorageError::Busy("the thread that was writing it panicked"))
+}
+
 /// Values that a batch carries. They wait again if it comes to no end: whatever panics, here and in what is written to.
-struct Carried<'a>(&'a Engine, Vec<Flying>);
+struct Carried<'a>(&'a Engine, VecDeque<Flying>);
 
 impl Drop for Carried<'_> {
     fn drop(&mut self) {
         let values = std::mem::take(&mut self.1);
         if !values.is_empty() {
-            let panicked = StorageError::Busy("the thread that was writing it panicked");
-            self.0.give_back(values, &Arc::new(panicked));
+            self.0.give_back(values, &panicked());
+        }
+    }
+}
+
+/// Values whose places are committed. Who waits for one is told how that ended, whatever panics: badly, until the
+/// journal is synced.
+struct Landed<'a> {
+    engine: &'a Engine,
+    values: Vec<Flying>,
+    synced: Result<(), Arc<StorageError>>,
+}
+
+impl Landed<'_> {
+    fn finish(&mut self) {
+        while let Some(f) = self.values.pop() {
+            self.engine.finish(&f, &self.synced);
+        }
+    }
+}
+
+impl Drop for Landed<'_> {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+/// How a write ended that is hidden no longer, for who waits for it. If what it replaces in memory was not replaced there,
+/// it goes, so that nobody reads it any more.
+struct Ended<'a> {
+    engine: &'a Engine,
+    ident: Ident,
+    outcome: Option<Arc<Outcome>>,
+    how: &'a Result<(), Arc<StorageError>>,
+    entered: bool,
+}
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        if !self.entered {
+            self.engine.memory.remove(self.ident);
+        }
+        if let Some(outcome) = &self.outcome {
+            outcome.set(self.how.clone());
         }
     }
 }
@@ -88,20 +135,19 @@ impl Engine {
         let most = BATCH_BYTES.min(self.dials.write_buffer() / 2).min(batch_bytes(top)).max(1);
         let items = if top.tier() == Tier::Ssd { self.settings.ssd_items / ITEMS_OVER } else { u64::MAX };
         let items = usize::try_from(items).unwrap_or(usize::MAX).clamp(1, BATCH_ITEMS);
-        let flying = self.catalog.take_dirty(items, most);
         let end = Landing(self);
-        let taken = flying.len();
-        let (landed, failed) = self.write_batch(flying);
+        let flying = Carried(self, self.catalog.take_dirty(items, most).into());
+        let taken = flying.1.len();
+        let mut landed = Landed { engine: self, values: Vec::with_capacity(taken), synced: Err(panicked()) };
+        let failed = self.write_batch(flying, &mut landed.values);
         let synced = self.catalog.sync().map_err(Arc::new);
+        landed.synced = synced.clone();
         if let Err(e) = &synced {
             Counters::bump(&self.counters.write_failures);
             self.fail(e);
         }
-        for f in &landed {
-            self.finish(f, &synced);
-        }
         // Gives their bytes of the write buffer back before who waits for them is woken.
-        drop(landed);
+        landed.finish();
         drop(end);
         if synced.is_ok() && failed == 0 {
             *self.last_failure.lock() = None;
@@ -112,14 +158,14 @@ impl Engine {
         Ok(Committed { taken, failed })
     }
 
-    /// Writes values to the tiers and commits their places; gives those that were committed, and how many were not.
-    fn write_batch(&self, flying: Vec<Flying>) -> (Vec<Flying>, usize) {
-        let mut landed = Vec::with_capacity(flying.len());
+    /// Writes values to the tiers and commits their places, with which they are among those that `landed`; gives how many
+    /// were not.
+    fn write_batch(&self, flying: Carried<'_>, landed: &mut Vec<Flying>) -> usize {
         let mut failed = 0;
         for Group { tier, purpose, mut values } in self.by_tier(flying) {
             let done = match tier {
                 Some(tier) => {
-                    let items = self.encode(tier, &values.1);
+                    let items = self.encode(tier, values.1.make_contiguous());
                     self.append_down(tier.tier(), &items, purpose, Instant::now() + self.settings.write_stall)
                 }
                 None => Err(StorageError::Busy("no tier can hold a value of this size any more")),
@@ -127,10 +173,13 @@ impl Engine {
             match done {
                 Ok((written, _batch)) => {
                     self.earn(&written);
-                    for (f, w) in values.1.iter().zip(written) {
-                        self.catalog.lock(f.ident).commit(f.ident, &f.value, w.place);
+                    for w in written {
+                        if let Some(f) = values.1.front() {
+                            self.catalog.lock(f.ident).commit(f.ident, &f.value, w.place);
+                        }
+                        // One by one: what was committed is not given back.
+                        landed.extend(values.1.pop_front());
                     }
-                    landed.append(&mut values.1);
                 }
                 Err(e) => {
                     Counters::bump(&self.counters.write_failures);
@@ -140,7 +189,7 @@ impl Engine {
                 }
             }
         }
-        (landed, failed)
+        failed
     }
 
     /// What callers put was written to one tier: so much more may be spent on placing it well.
@@ -154,18 +203,21 @@ impl Engine {
     /// The values in groups by the highest tier that can hold each, and by whether they are hot: then they are written
     /// beside other hot ones, and need not be copied out from among cold ones. But not if callers wait for the batch,
     /// which takes a sync more then.
-    fn by_tier(&self, flying: Vec<Flying>) -> Vec<Group<'_>> {
+    fn by_tier<'a>(&'a self, mut flying: Carried<'a>) -> Vec<Group<'a>> {
         self.survey();
         let always = self.settings.persistence == Persistence::Always;
         let mut groups: Vec<Group<'_>> = Vec::new();
-        for f in flying {
+        while let Some(f) = flying.1.front() {
             let purpose = if !always && self.is_hot(f.ident) { Purpose::Hot } else { Purpose::Write };
             let size = record::size(f.value.pair.key().len(), f.value.pair.value_len());
             let tier = self.tiers.iter().find(|t| t.max_record() >= size);
             let kind = tier.map(|t| t.tier());
             match groups.iter_mut().find(|g| g.purpose == purpose && g.tier.map(|t| t.tier()) == kind) {
-                Some(group) => group.values.1.push(f),
-                None => groups.push(Group { tier, purpose, values: Carried(self, vec![f]) }),
+                Some(group) => group.values.1.extend(flying.1.pop_front()),
+                None => {
+                    let first = flying.1.pop_front().into_iter().collect();
+                    groups.push(Group { tier, purpose, values: Carried(self, first) });
+                }
             }
         }
         groups
@@ -329,7 +381,7 @@ impl Engine {
     }
 
     /// A batch failed: its values wait again, except those whose callers wait for the outcome.
-    fn give_back(&self, group: Vec<Flying>, e: &Arc<StorageError>) {
+    fn give_back(&self, group: VecDeque<Flying>, e: &Arc<StorageError>) {
         self.fail(e);
         for f in group.into_iter().rev() {
             let mut guard = self.catalog.lock(f.ident);
@@ -352,18 +404,18 @@ impl Engine {
         let mut out = Vec::new();
         if self.settings.persistence == Persistence::Always {
             let mut guard = self.catalog.lock(f.ident);
+            // Told under the lock: who finds a write no longer hidden finds out how it ended.
             let outcome = guard.pending_of(f.ident, f.value.version);
+            let mut ended =
+                Ended { engine: self, ident: f.ident, outcome, how: synced, entered: synced.is_err() };
             match synced {
                 Ok(()) => {
                     if guard.reveal(f.ident, f.value.version) {
                         self.enter_value(f.ident, &f.value, &mut out);
                     }
+                    ended.entered = true;
                 }
                 Err(_) => guard.withdraw(f.ident, f.value.version),
-            }
-            // Told under the lock: who finds a write no longer hidden finds out how it ended.
-            if let Some(outcome) = outcome {
-                outcome.set(synced.clone());
             }
         }
         self.let_go(out);

@@ -147,8 +147,9 @@ fn one_damaged_place_of_a_simulated_disk() {
         "of the first {first} cases, which are to be tried before a change is merged, {} ran",
         told.ran
     );
+    // A stretch of all of them may be of one part of one file.
     assert!(
-        told.absent > 0 && told.named > 0 && told.lost > 0 && told.went_on > 0,
+        torture() || told.absent > 0 && told.named > 0 && told.lost > 0 && told.went_on > 0,
         "hardly anything happened: {told:?}"
     );
 }

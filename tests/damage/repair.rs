@@ -168,6 +168,10 @@ fn one_damaged_place_is_found_and_mended() {
     counted("damaged places that verify mends", all.ran, cases.len() as u64, begun.elapsed());
     assert!(failures.is_empty(), "{} cases failed:\n{}", failures.len(), failures.join("\n"));
     assert!(all.ran as usize > 300.min(cases.len() - from - 1), "the machine is too slow to say anything");
+    // A stretch of all of them may be of one part of one file.
+    if torture() {
+        return;
+    }
     assert!(all.lost > 0 && all.named > all.lost / 2, "hardly anything happened: {all:?}");
     assert!(all.parts.len() >= 8, "few kinds of damage: {all:?}");
 }

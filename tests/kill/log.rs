@@ -2,8 +2,8 @@
 //! `write(2)`. The page cache outlives a killed process, and no record lies across two pages, so each is there whole or
 //! not at all.
 //!
-//! Each has the time, which is taken before it is written. A beginning is written before the call and an end after it: in the order of the file, operations last longer than
-//! they did, never shorter. So the judge errs on the side of the store.
+//! Each has the time, which is taken before it is written. A beginning is written before the call and an end after it: in
+//! the order of the file, operations last longer than they did, never shorter. So the judge errs on the side of the store.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -303,3 +303,5 @@ impl Replay<'_> {
         }
     }
 }
+
+mod tests;

@@ -158,8 +158,8 @@ impl Life<'_> {
         let store = builder.open_with_events(4_000).map_err(|e| format!("opening failed: {e}"))?;
         self.store = Some(store);
         self.told.say(|| "open".into());
+        self.hear(&since)?;
         if self.plan.wide {
-            self.hear(&since)?;
             self.recover_clones()?;
         }
         Ok(())
@@ -266,7 +266,7 @@ impl Life<'_> {
             68..=69 => self.remove_many(),
             70..=75 => self.shift(),
             76..=79 if self.plan.unflushed => {}
-            76..=79 => self.flush(),
+            76..=79 => self.flush()?,
             80..=83 => self.advance(),
             84 => self.expire_in(),
             _ => self.work()?,
@@ -360,8 +360,9 @@ impl Life<'_> {
         let since = self.history.moment(self.mark());
         let begun = self.history.flush(self.mark());
         self.cache().close().map_err(|e| format!("close: {e}"))?;
+        self.hear(&since)?;
         self.history.flushed(begun, self.mark());
-        self.hear(&since).map(drop)
+        Ok(())
     }
 }
 

@@ -47,11 +47,15 @@ pub fn watch() -> Result<(), Failure> {
             std::thread::sleep(PATIENCE);
             give_up();
         });
-        say("stopping, which takes seconds; Ctrl-C again ends at once, without results");
-        // Said first: the work may come to its end, and the process to its own, as soon as it sees this.
-        STOP.store(true, Ordering::SeqCst);
+        ask_to_stop(&STOP, say);
     })
     .map_err(|e| Failure::failed(format!("watch for signals: {e}")))
+}
+
+/// Asks the work to stop, and says so first: it may come to its end, and the process to its own, as soon as it sees this.
+fn ask_to_stop(stop: &AtomicBool, say: impl FnOnce(&'static str)) {
+    say("stopping, which takes seconds; Ctrl-C again ends at once, without results");
+    stop.store(true, Ordering::SeqCst);
 }
 
 /// Removes the directories and ends the process, whatever it is doing. The process becomes a shell that removes them:
@@ -162,6 +166,18 @@ mod tests {
         assert!(panicked.is_err());
         assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0);
         assert!(dirs().iter().all(|d| !d.starts_with(parent.path())));
+    }
+
+    /// A process that ends in between would have said nothing.
+    #[test]
+    fn that_it_stops_is_said_before_the_work_can_see_it() {
+        let (stop, mut said) = (AtomicBool::new(false), Vec::new());
+        ask_to_stop(&stop, |line| {
+            assert!(!stop.load(Ordering::SeqCst), "it may have ended by now");
+            said.push(line);
+        });
+        assert!(stop.load(Ordering::SeqCst));
+        assert!(matches!(said[..], [line] if line.starts_with("stopping")), "{said:?}");
     }
 
     #[test]

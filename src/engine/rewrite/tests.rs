@@ -130,6 +130,30 @@ fn small_containers_are_merged_however_long_the_first_takes_to_list() -> Try {
     Ok(())
 }
 
+/// A disk that answers late, and then with errors: nothing small is ever found, and who waits is not kept for longer than
+/// writes may wait.
+#[test]
+fn a_search_for_small_containers_that_finds_none_ends() -> Try {
+    let dir = tempfile::tempdir()?;
+    let fs = FaultFs::default().without_maps();
+    let cache = open(Cache::builder().ssd(dir.path(), 128 << 20), Arc::new(fs.clone()))?;
+    scatter(&cache, (0..30).map(|n| n..n + 1), 8_000)?;
+    let segments = dir.path().join("segments");
+    fs.fail(Fault::on(Op::Read).below(&segments));
+    fs.watch(move |c| {
+        if c.op == Op::Read && c.path.starts_with(&segments) {
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    });
+    let engine = cache.engine();
+    let tier = engine.tier(Tier::Ssd).ok_or("no tier")?;
+    let (began, before) = (Instant::now(), fs.calls(Op::Read));
+    assert_eq!(engine.merge_on(tier)?, Freed::Nothing);
+    assert!(began.elapsed() < Duration::from_secs(4), "writes wait for a second: {:?}", began.elapsed());
+    assert!((4..=8).contains(&(fs.calls(Op::Read) - before)), "{}", fs.calls(Op::Read) - before);
+    Ok(())
+}
+
 /// Large items, each with a segment to itself, are few in it, and it is no larger than they are.
 #[test]
 fn segments_of_one_large_item_do_not_hide_small_ones() -> Try {

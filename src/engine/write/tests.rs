@@ -222,12 +222,8 @@ fn the_write_buffer_holds_no_more_than_its_limit() -> Result<(), Failure> {
 fn a_panic_while_a_large_value_is_written_leaves_its_key_as_it_was() -> Result<(), Failure> {
     for persistence in [Persistence::Always, Persistence::EverySecond] {
         let dir = tempfile::tempdir()?;
-        let (disk, armed) = (FaultFs::default(), Arc::new(AtomicBool::new(false)));
-        let strikes = armed.clone();
-        disk.watch(move |c| {
-            let hit = c.op == Op::Write && strikes.swap(false, Ordering::SeqCst);
-            assert!(!hit, "on purpose");
-        });
+        let disk = FaultFs::default();
+        let armed = disk.panicking(Op::Write);
         let mut builder = Cache::builder().memory(8 << 20).ssd(dir.path(), 64 << 20).persistence(persistence);
         let storage = &mut builder.config_mut().storage;
         (storage.write_buffer, storage.write_stall_limit) = (1 << 20, 1);
@@ -320,12 +316,8 @@ fn what_is_told_of_a_large_put_that_panics_is_what_became_of_it() -> Result<(), 
 #[test]
 fn what_panics_while_a_batch_is_written_loses_none_of_its_values() -> Result<(), Failure> {
     let dir = tempfile::tempdir()?;
-    let (disk, armed) = (FaultFs::default(), Arc::new(AtomicBool::new(false)));
-    let strikes = armed.clone();
-    disk.watch(move |c| {
-        let hit = c.op == Op::Write && strikes.swap(false, Ordering::SeqCst);
-        assert!(!hit, "on purpose");
-    });
+    let disk = FaultFs::default();
+    let armed = disk.panicking(Op::Write);
     let cache = Cache::builder().memory(8 << 20).ssd(dir.path(), 64 << 20);
     let cache = cache.world(Arc::new(disk), Arc::new(SystemClock), false).open()?;
     let engine = cache.engine();
@@ -345,6 +337,82 @@ fn what_panics_while_a_batch_is_written_loses_none_of_its_values() -> Result<(),
         assert_eq!(cache.get([n])?.as_deref(), Some(&[n; 1000][..]));
     }
     Ok(())
+}
+
+/// Whatever panics between what was taken to be written and its end, here the clock at each of its calls.
+#[test]
+fn a_panic_anywhere_in_a_batch_loses_none_of_its_values() -> Result<(), Failure> {
+    for n in 1..100u32 {
+        let (dir, clock) = (tempfile::tempdir()?, Arc::new(Clumsy::default()));
+        let builder = || Cache::builder().memory(8 << 20).ssd(dir.path(), 64 << 20);
+        let cache = builder().world(Arc::new(RealFs), clock.clone(), false).open()?;
+        for round in 0..2u8 {
+            for key in 0..20u8 {
+                cache.put([key], vec![round; 1000])?;
+            }
+            if round == 0 {
+                cache.flush()?;
+            }
+        }
+        clock.0.store(n, Ordering::SeqCst);
+        let ended = catch_unwind(AssertUnwindSafe(|| cache.engine().commit_step()));
+        clock.0.store(0, Ordering::SeqCst);
+        cache.flush()?;
+        let stats = cache.engine().catalog.stats();
+        assert_eq!((stats.dirty, stats.indexed, cache.engine().catalog.buffer.bytes()), (0, 20, 0), "{n}");
+        cache.crash();
+        drop(cache);
+        let cache = builder().world(Arc::new(RealFs), Arc::new(SystemClock), false).open()?;
+        for key in 0..20u8 {
+            assert_eq!(cache.get([key])?.as_deref(), Some(&[1; 1000][..]), "{n}");
+        }
+        if ended.is_ok() {
+            assert!(n > 4, "it panicked so seldom");
+            return Ok(());
+        }
+    }
+    Err("it panics for ever".into())
+}
+
+/// Who waits for values of one batch is told of each how it ended, whatever panics before or after the journal's sync.
+#[test]
+fn what_is_told_of_a_batch_that_panics_is_what_became_of_each_value() -> Result<(), Failure> {
+    let (mut all_well, mut none_well) = (0, 0);
+    for n in 1..100u32 {
+        let (dir, clock) = (tempfile::tempdir()?, Arc::new(Clumsy::default()));
+        let builder = Cache::builder().memory(8 << 20).ssd(dir.path(), 64 << 20);
+        let builder = builder.persistence(Persistence::Always);
+        let cache = builder.world(Arc::new(RealFs), clock.clone(), false).open()?;
+        let engine = cache.engine();
+        let mut outcomes = Vec::new();
+        let keys = [b"a", b"b", b"c"];
+        keys.iter().try_for_each(|key| cache.put(key, "old"))?;
+        for key in keys {
+            let ident = engine.ident(key)?;
+            outcomes.push((key, engine.catalog.lock(ident).put_hidden(ident, value_of(key)).1));
+        }
+        clock.0.store(n, Ordering::SeqCst);
+        let ended = catch_unwind(AssertUnwindSafe(|| engine.commit_step()));
+        clock.0.store(0, Ordering::SeqCst);
+        let mut well = 0;
+        for (key, outcome) in outcomes {
+            let told = outcome.wait(Duration::ZERO).ok_or(format!("{n}: nothing is told of {key:?}"))?;
+            let expected: &[u8] = if told.is_ok() { b"value" } else { b"old" };
+            for _ in 0..2 {
+                assert_eq!(cache.get(key)?.as_deref(), Some(expected), "{n}: {told:?}");
+                cache.flush()?;
+                engine.memory.remove(engine.ident(key)?);
+            }
+            well += u32::from(told.is_ok());
+        }
+        if ended.is_ok() {
+            assert!(well == 3 && all_well > 0 && none_well > 0, "{well} {all_well} {none_well}");
+            return Ok(());
+        }
+        all_well += u32::from(well == 3);
+        none_well += u32::from(well == 0);
+    }
+    Err("it panics for ever".into())
 }
 
 /// Who chooses keys cannot choose what they collide with: the identities of the same keys are others in every store.

@@ -24,15 +24,16 @@ pub(super) struct Batches {
     next: u64,
     /// The batches under way and the tier that each writes to.
     active: BTreeMap<u64, Tier>,
-    /// Containers seen empty, with the number that every batch still active then is below.
-    empty: Vec<(u64, u64)>,
+    /// Containers seen empty, with the number that every batch still active then is below. After a `clear` they may be
+    /// tens of thousands.
+    empty: BTreeMap<u64, u64>,
     /// Containers that may be dropped: nothing is pointed at them again.
     condemned: BTreeSet<u64>,
 }
 
 impl Batches {
     pub(super) fn forget(&mut self, id: u64) {
-        self.empty.retain(|(e, _)| *e != id);
+        self.empty.remove(&id);
         self.condemned.remove(&id);
     }
 }
@@ -55,26 +56,26 @@ impl Catalog {
     pub fn may_drop(&self, entry: &Entry) -> bool {
         let mut b = self.batches.lock();
         if !entry.sealed.load(Ordering::Acquire) || entry.live() > 0 {
-            b.empty.retain(|(id, _)| *id != entry.id);
+            b.empty.remove(&entry.id);
             return false;
         }
         let next = b.next;
         // A batch on its way to another tier, which may take long to compress, has nothing in this one.
         let oldest = b.active.iter().find(|(_, tier)| **tier == entry.tier).map_or(next, |(no, _)| *no);
-        let free = match b.empty.iter().find(|(id, _)| *id == entry.id) {
+        let free = match b.empty.get(&entry.id) {
             // With nothing active there is nobody to wait for: batches to come do not write to it.
             None => oldest == next,
-            Some((_, seen)) => oldest >= *seen,
+            Some(seen) => oldest >= *seen,
         };
         // Looked at again: a batch that ended since the first look may have pointed at it.
         if entry.live() > 0 {
-            b.empty.retain(|(id, _)| *id != entry.id);
+            b.empty.remove(&entry.id);
             return false;
         }
         if free {
             b.condemned.insert(entry.id);
-        } else if !b.empty.iter().any(|(id, _)| *id == entry.id) {
-            b.empty.push((entry.id, next));
+        } else {
+            b.empty.entry(entry.id).or_insert(next);
         }
         free
     }

@@ -3,13 +3,15 @@
 //! Invariants:
 //! - a dirty value is charged to the write buffer from the moment it is queued to be written until the last
 //!   reference to it is gone, in flight included;
-//! - an identity stands in the queue at most once, and exactly if its `Dirty::queued` is set.
+//! - an identity stands in the queue at most once, and exactly if its `Dirty::queued` is set;
+//! - what waits is as old as the oldest of its writes that is not written: one that replaces a write which then could
+//!   not be written takes over its age (`Dirty::since`).
 
 use crate::ident::Ident;
 use crate::pair::Pair;
 use crate::types::{ContentType, Version};
 use parking_lot::{Condvar, Mutex};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
@@ -96,6 +98,8 @@ pub(crate) struct Dirty {
     /// The newest value, if it is not in a frame yet.
     pub(crate) newest: Option<Arc<DirtyValue>>,
     pub(crate) queued: bool,
+    /// Of one that stands in the queue, since when the oldest of its writes has waited that batches could not write.
+    pub(crate) since: Option<u64>,
     /// Batches that carry a value of this identity.
     pub(crate) in_flight: u32,
     /// The newest version that a batch carries, so that nothing is written twice.
@@ -124,6 +128,9 @@ pub struct WriteBuffer {
 #[derive(Debug, Default)]
 struct Queue {
     idents: VecDeque<(Ident, u64)>,
+    /// Those in the queue that batches could not write, by their age: they may have waited for longer than their place
+    /// in it says.
+    aged: BTreeSet<(u64, Ident)>,
     /// When the oldest of the batch in flight was queued.
     in_flight_since: Option<u64>,
 }
@@ -142,19 +149,39 @@ impl WriteBuffer {
     /// When the oldest value not yet journaled was queued, in milliseconds of the engine's clock.
     pub fn oldest_ms(&self) -> Option<u64> {
         let q = self.queue.lock();
-        match (q.in_flight_since, q.idents.front()) {
-            (Some(a), Some((_, b))) => Some(a.min(*b)),
-            (a, b) => a.or(b.map(|(_, at)| *at)),
-        }
+        let (first, aged) = (q.idents.front().map(|(_, at)| *at), q.aged.first().map(|(at, _)| *at));
+        [q.in_flight_since, first, aged].into_iter().flatten().min()
     }
 
     pub(crate) fn push(&self, ident: Ident, now: u64) {
         self.queue.lock().idents.push_back((ident, now));
     }
 
-    /// In reverse order, if several go back: the front is the oldest.
+    /// In reverse order, if several go back: the oldest is to be written first.
     pub(crate) fn push_front(&self, ident: Ident, at: u64) {
         self.queue.lock().idents.push_front((ident, at));
+    }
+
+    /// What stands in the queue has waited since `at`, not only since `before`, or as its place in the queue says.
+    pub(crate) fn age(&self, ident: Ident, before: Option<u64>, at: u64) {
+        let mut q = self.queue.lock();
+        if let Some(before) = before {
+            q.aged.remove(&(before, ident));
+        }
+        q.aged.insert((at, ident));
+    }
+
+    /// What was popped has waited since `at`, and is in flight now.
+    pub(crate) fn pop_aged(&self, ident: Ident, at: u64) {
+        let mut q = self.queue.lock();
+        q.aged.remove(&(at, ident));
+        q.in_flight_since = Some(q.in_flight_since.map_or(at, |s| s.min(at)));
+    }
+
+    /// How many stand in the queue that batches could not write.
+    #[cfg(test)]
+    pub(crate) fn aged(&self) -> usize {
+        self.queue.lock().aged.len()
     }
 
     pub(crate) fn pop(&self) -> Option<(Ident, u64)> {

@@ -103,7 +103,7 @@ pub struct Flying {
     pub ident: Ident,
     /// The value.
     pub value: Arc<DirtyValue>,
-    /// When it was queued.
+    /// When it was queued, or the oldest write that it replaced and that could not be written.
     pub since: u64,
 }
 
@@ -327,10 +327,14 @@ impl Catalog {
         let mut out = Vec::new();
         let mut bytes = 0;
         while out.len() < max_items && (out.is_empty() || bytes < max_bytes) {
-            let Some((ident, since)) = self.buffer.pop() else { break };
+            let Some((ident, mut since)) = self.buffer.pop() else { break };
             let mut guard = self.lock(ident);
             let Some(d) = guard.shard.dirty.get_mut(&ident) else { continue };
             d.queued = false;
+            if let Some(at) = d.since.take() {
+                self.buffer.pop_aged(ident, at);
+                since = since.min(at);
+            }
             match &d.newest {
                 Some(v) if v.version != d.flying => {
                     d.in_flight += 1;

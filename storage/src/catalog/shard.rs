@@ -295,23 +295,26 @@ impl Guard<'_> {
     /// A batch that carried this value is durable at `place`. It becomes the durable place even if a newer value
     /// waits; it is garbage if a later frame came first. Says which.
     pub fn commit(&mut self, ident: Ident, value: &DirtyValue, place: Place) -> bool {
-        let Some(d) = self.shard.dirty.get_mut(&ident) else { return false };
-        d.in_flight = d.in_flight.saturating_sub(1);
-        value.before.lock().take();
-        let current = value.version > d.last_frame;
+        let Some(last_frame) = self.shard.dirty.get(&ident).map(|d| d.last_frame) else { return false };
+        let current = value.version > last_frame;
         if current {
-            d.last_frame = value.version;
-            if d.newest.as_ref().is_some_and(|n| n.version == value.version) {
-                d.newest = None;
-            }
+            // First: should it panic, the value is still one to be written.
             self.point(ident, value.version, place, value.expires_at);
+        }
+        if let Some(d) = self.shard.dirty.get_mut(&ident) {
+            d.in_flight = d.in_flight.saturating_sub(1);
+            value.before.lock().take();
+            if current {
+                d.last_frame = value.version;
+                d.newest.take_if(|n| n.version == value.version);
+            }
         }
         self.tidy(ident);
         current
     }
 
     /// A batch that carried this value failed: it goes back to the front of the queue, unless something newer
-    /// replaced it.
+    /// replaced it. That has waited for as long then: after a crash both were gone.
     pub fn requeue(&mut self, ident: Ident, value: &DirtyValue, since: u64) {
         value.in_batch.store(false, Ordering::Relaxed);
         let Some(d) = self.shard.dirty.get_mut(&ident) else { return };
@@ -322,6 +325,12 @@ impl Guard<'_> {
         if !d.queued && d.newest.as_ref().is_some_and(|n| n.version == value.version) {
             d.queued = true;
             self.cat.buffer.push_front(ident, since);
+        }
+        if d.queued && d.newest.is_some() {
+            let before = d.since;
+            let oldest = before.map_or(since, |b| b.min(since));
+            d.since = Some(oldest);
+            self.cat.buffer.age(ident, before, oldest);
         }
         self.tidy(ident);
     }

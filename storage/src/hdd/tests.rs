@@ -3,7 +3,10 @@
 mod ahead;
 mod away;
 mod damage;
-mod faults;
+mod disks;
+mod drops;
+mod incomplete;
+mod indexes;
 mod plain;
 
 use super::index::{BlockIndex, Extent, IndexFactory};
@@ -11,8 +14,9 @@ use super::*;
 use crate::clock::ManualClock;
 use crate::container::{Containers, Known, TierDir};
 use crate::ident::Ident;
+use crate::testing::{Fault, FaultFs, Op};
 use crate::types::{Codec, ContentType, Version};
-use crate::vfs::{RealFs, Vfs};
+use crate::vfs::{RealFs, Space, Vfs};
 use bytes::Bytes;
 use std::path::Path;
 
@@ -29,6 +33,11 @@ pub(super) fn item(n: u32, len: usize) -> Item {
         original_len: len as u32,
         payload: Bytes::from(payload),
     }
+}
+
+/// So many items, with payloads of so many bytes.
+fn items(from: u32, n: u32, len: usize) -> Vec<Item> {
+    (from..from + n).map(|i| item(i, len)).collect()
 }
 
 /// A store of one or more directories that can be closed and opened again.
@@ -158,6 +167,49 @@ impl Open {
         }
         good
     }
+}
+
+/// A disk says that so much of it is free.
+fn says(free: u64) -> impl Fn(&Path) -> Space {
+    move |_| Space { free, total: 1 << 40 }
+}
+
+/// A tier without sled on a disk that can be told to fail.
+fn bad(limits: &[Option<u64>]) -> (Bench, FaultFs) {
+    let disk = FaultFs::default();
+    disk.say_space(says(1 << 40));
+    let mut bench = Bench::new(limits);
+    bench.vfs = Arc::new(disk.clone());
+    bench.factory = None;
+    (bench, disk)
+}
+
+/// A tier, closed, and what was written to it.
+struct Closed {
+    all: Vec<Item>,
+    written: Vec<Written>,
+    known: Vec<Known>,
+}
+
+/// Writes so many items to a new tier, and closes it.
+fn closed(bench: &mut Bench, n: u32) -> Closed {
+    let open = bench.open(&[]);
+    let all = items(0, n, 900);
+    let written = open.write(&all);
+    let known = open.known();
+    open.hdd.close().unwrap();
+    Closed { all, written, known }
+}
+
+/// [`bad`], and a tier of so many items on it, closed.
+fn bad_closed(n: u32) -> (Bench, FaultFs, Closed) {
+    let (mut bench, disk) = bad(&[Some(64 << 20)]);
+    let closed = closed(&mut bench, n);
+    (bench, disk, closed)
+}
+
+fn of_values(path: &Path) -> bool {
+    path.to_string_lossy().contains("values-")
 }
 
 /// What goes wrong with an index.

@@ -9,7 +9,7 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 type Watch = Arc<dyn Fn(&Call<'_>) + Send + Sync>;
 type SpaceOf = Box<dyn Fn(&Path) -> Space + Send + Sync>;
@@ -135,6 +135,17 @@ impl FaultFs {
     /// Shows every call before it is made; the call waits until `watch` returns.
     pub fn watch(&self, watch: impl Fn(&Call<'_>) + Send + Sync + 'static) {
         *self.0.watch.lock() = Some(Arc::new(watch));
+    }
+
+    /// Watches for a call of this kind, which panics: the first after what is given was set, which is clear then.
+    pub fn panicking(&self, op: Op) -> Arc<AtomicBool> {
+        let armed = Arc::new(AtomicBool::new(false));
+        let strikes = armed.clone();
+        self.watch(move |c| {
+            let hit = c.op == op && strikes.swap(false, Ordering::SeqCst);
+            assert!(!hit, "on purpose");
+        });
+        armed
     }
 
     /// What is said of the free space of a path.

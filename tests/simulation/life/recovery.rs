@@ -190,7 +190,7 @@ impl Life<'_> {
             return Err(format!("damage that nobody did: {report:?}"));
         }
         cache.step().map_err(|e| format!("a step failed: {e}"))?;
-        let again = self.look_at(past, &cache)?;
+        let mut again = self.look_at(past, &cache)?;
         gone.append(&mut self.gone(&events, past, rotten)?);
         for key in past.keys() {
             let (a, b) = (first.get(&key), again.get(&key));
@@ -200,6 +200,10 @@ impl Life<'_> {
             }
         }
         cache.close().map_err(|e| format!("close: {e}"))?;
+        // What goes with the close is not there for whoever opens it next.
+        let mut closing = self.gone(&events, past, rotten)?;
+        again.retain(|key, _| !closing.contains(key));
+        gone.append(&mut closing);
         self.keep(disk);
         Ok(again)
     }

@@ -45,6 +45,17 @@ fn world() -> World {
     World::new(Some(mem), Path::new("/c"))
 }
 
+/// A catalog in which the first of two writes is durable, and the second is only queued; and their container.
+fn one_synced_of_two() -> (SimFs, Catalog, Arc<Entry>) {
+    let mem = disk();
+    let (cat, _) = open(Arc::new(mem.clone()), Path::new("/c"), 1).unwrap();
+    let entry = container(&cat);
+    write(&cat, id(1), Place::new(entry.no, 1).unwrap());
+    cat.sync().unwrap();
+    write(&cat, id(2), Place::new(entry.no, 2).unwrap());
+    (mem, cat, entry)
+}
+
 fn script_calls() -> (u64, Vec<String>) {
     let mut w = world();
     w.start().unwrap();
@@ -291,12 +302,7 @@ fn mending_may_use_the_reserve() {
 #[test]
 fn a_pair_whose_checkpoint_was_not_published_counts_for_nothing() {
     for kind in [crate::sim::Op::Rename, crate::sim::Op::SyncDir] {
-        let mem = disk();
-        let (cat, _) = open(Arc::new(mem.clone()), Path::new("/c"), 1).unwrap();
-        let entry = container(&cat);
-        write(&cat, id(1), Place::new(entry.no, 1).unwrap());
-        cat.sync().unwrap();
-        write(&cat, id(2), Place::new(entry.no, 2).unwrap());
+        let (mem, cat, entry) = one_synced_of_two();
         mem.fail_changes(nth(mem.changes()));
         let journal = cat.journal.as_ref().unwrap();
         assert!(journal.sync(1).is_err());
@@ -315,12 +321,8 @@ fn a_pair_whose_checkpoint_was_not_published_counts_for_nothing() {
 /// that number and take an undamaged catalog for a lost one.
 #[test]
 fn an_orphan_does_not_name_itself_durable() {
-    let mem = disk();
-    let (cat, _) = open(Arc::new(mem.clone()), Path::new("/c"), 1).unwrap();
+    let (mem, cat, entry) = one_synced_of_two();
     let cat = Arc::new(cat);
-    let entry = container(&cat);
-    write(&cat, id(1), Place::new(entry.no, 1).unwrap());
-    cat.sync().unwrap();
     // A write comes while the checkpoint is being made: its frame goes to the new pair.
     let (weak, no, n) = (Arc::downgrade(&cat), entry.no, AtomicU64::new(9));
     cat.on_checkpoint(move || {
@@ -328,7 +330,6 @@ fn an_orphan_does_not_name_itself_durable() {
         write(&weak.upgrade().unwrap(), id(3), Place::new(no, p).unwrap());
         Vec::new()
     });
-    write(&cat, id(2), Place::new(entry.no, 2).unwrap());
     mem.fail_changes(nth(mem.changes()));
     assert!(cat.journal.as_ref().unwrap().sync(1).is_err());
     mem.fail(Fault::on(crate::sim::Op::Rename));
@@ -476,12 +477,7 @@ fn an_opening_that_cannot_make_its_journal_takes_the_pair_back() {
 fn what_an_opening_found_in_the_page_cache_survives_a_power_cut() {
     let mut unsynced = 0;
     for n in 1..=6 {
-        let mem = disk();
-        let (cat, _) = open(Arc::new(mem.clone()), Path::new("/c"), 1).unwrap();
-        let entry = container(&cat);
-        write(&cat, id(1), Place::new(entry.no, 1).unwrap());
-        cat.sync().unwrap();
-        write(&cat, id(2), Place::new(entry.no, 2).unwrap());
+        let (mem, cat, _) = one_synced_of_two();
         mem.fail_changes(mem.changes() + n..);
         let _ = cat.sync();
         drop(cat);

@@ -108,6 +108,9 @@ fn check_counts(cat: &Catalog) {
     assert!(live.is_empty(), "places in containers that are not there: {live:?}");
     let queued: usize = cat.shards.iter().map(|s| s.read().dirty.values().filter(|d| d.queued).count()).sum();
     assert_eq!(cat.buffer.queued(), queued);
+    let aged = |d: &dirty::Dirty| d.since.is_some_and(|_| d.queued);
+    let aged: usize = cat.shards.iter().map(|s| s.read().dirty.values().filter(|d| aged(d)).count()).sum();
+    assert_eq!(cat.buffer.aged(), aged);
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -106,6 +106,68 @@ fn what_cannot_be_written_goes_back_in_order() {
     assert_eq!(again, (0..5).map(id).collect::<Vec<_>>());
 }
 
+/// A batch fails while its key is put again: after a crash both were gone, so what waits is as old as the first.
+#[test]
+fn what_replaces_a_write_that_fails_takes_over_its_age() {
+    let clock = Arc::new(ManualClock::new(1000));
+    let how = setup(Arc::new(disk()), Path::new("/c"), 1);
+    let (cat, _) = open_with(Setup { clock: Arc::new(EngineClock::new(clock.clone())), ..how }).unwrap();
+    let put = |i| drop(cat.lock(id(i)).put(id(i), value(1), true));
+    let (b, began) = (&cat.buffer, cat.now());
+    put(1);
+    for round in 1..4 {
+        let flying = cat.take_dirty(1, u64::MAX);
+        assert_eq!((flying.len(), flying[0].ident, flying[0].since), (1, id(1), began), "{round}");
+        assert_eq!(b.oldest_ms(), Some(began), "in flight");
+        clock.advance(1000);
+        put(1);
+        cat.lock(id(1)).requeue(id(1), &flying[0].value, flying[0].since);
+        b.landed();
+        assert_eq!((b.oldest_ms(), b.queued()), (Some(began), 1), "{round}");
+        check_counts(&cat);
+    }
+    // Others stand behind it; what is written, or removed, is waited for no more.
+    put(2);
+    let place = |n| Place::new(container(&cat).no, n).unwrap();
+    let flying = cat.take_dirty(1, u64::MAX);
+    assert!(cat.lock(id(1)).commit(id(1), &flying[0].value, place(1)));
+    b.landed();
+    assert_eq!(b.oldest_ms(), Some(began + 3000));
+    let flying = cat.take_dirty(1, u64::MAX);
+    put(2);
+    cat.lock(id(2)).remove(id(2));
+    cat.lock(id(2)).requeue(id(2), &flying[0].value, flying[0].since);
+    assert!(cat.take_dirty(9, u64::MAX).is_empty());
+    assert_eq!((b.oldest_ms(), b.queued()), (None, 0));
+    check_counts(&cat);
+}
+
+/// Of a batch that fails part by part, the parts go back one after the other.
+#[test]
+fn the_oldest_that_waits_is_known_in_whichever_order_values_go_back() {
+    let clock = Arc::new(ManualClock::new(1000));
+    let how = setup(Arc::new(disk()), Path::new("/c"), 1);
+    let (cat, _) = open_with(Setup { clock: Arc::new(EngineClock::new(clock.clone())), ..how }).unwrap();
+    let began = cat.now();
+    for i in 0..5 {
+        cat.lock(id(i)).put(id(i), value(1), true);
+        clock.advance(10);
+    }
+    for f in cat.take_dirty(9, u64::MAX) {
+        cat.lock(f.ident).requeue(f.ident, &f.value, f.since);
+    }
+    cat.buffer.landed();
+    for left in (1..=5).rev() {
+        assert_eq!((cat.buffer.oldest_ms(), cat.buffer.queued()), (Some(began), left));
+        let f = cat.take_dirty(1, 1).remove(0);
+        let place = Place::new(container(&cat).no, 1).unwrap();
+        assert!(cat.lock(f.ident).commit(f.ident, &f.value, place));
+        cat.buffer.landed();
+        check_counts(&cat);
+    }
+    assert_eq!(cat.buffer.oldest_ms(), None);
+}
+
 #[test]
 fn limits_of_a_batch_hold_but_one_item_always_goes() {
     let (cat, _) = open(Arc::new(disk()), Path::new("/c"), 1).unwrap();

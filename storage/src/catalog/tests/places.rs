@@ -232,3 +232,22 @@ fn a_move_keeps_an_expiry_that_was_changed_meanwhile() {
     let (cat, _) = open(vfs, Path::new("/c"), 2).unwrap();
     assert_eq!(durable(&cat)[&id(1)], (new, Some(9000)));
 }
+
+/// After a `clear` there may be tens of thousands that are empty, while a batch is under way.
+#[test]
+fn very_many_empty_containers_wait_for_a_batch_in_little_time() {
+    let (cat, _) = open(Arc::new(disk()), Path::new("/c"), 1).unwrap();
+    let all: Vec<_> = (0..60_000).map(|_| container(&cat)).collect();
+    all.iter().for_each(|entry| seal(entry));
+    let batch = cat.batch(Tier::Ssd);
+    let began = std::time::Instant::now();
+    for _ in 0..3 {
+        assert!(!all.iter().any(|entry| cat.may_drop(entry)));
+    }
+    drop(batch);
+    for entry in &all {
+        assert!(cat.may_drop(entry));
+        cat.forget(entry);
+    }
+    assert!(began.elapsed() < std::time::Duration::from_secs(2), "{:?}", began.elapsed());
+}

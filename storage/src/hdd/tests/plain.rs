@@ -3,7 +3,8 @@
 use super::*;
 use crate::types::Place;
 
-fn items(from: u32, n: u32, len: usize) -> Vec<Item> {
+/// Items with payloads of so many bytes or a little more.
+fn varied(from: u32, n: u32, len: usize) -> Vec<Item> {
     (from..from + n).map(|i| item(i, len + i as usize % 50)).collect()
 }
 
@@ -11,9 +12,9 @@ fn items(from: u32, n: u32, len: usize) -> Vec<Item> {
 fn what_is_written_is_read_at_once_after_sealing_and_after_reopening() {
     let mut bench = Bench::new(&[Some(64 << 20)]);
     let open = bench.open(&[]);
-    let mut all = items(0, 500, 900);
+    let mut all = varied(0, 500, 900);
     all.push(item(500, 300_000));
-    all.extend(items(501, 200, 100));
+    all.extend(varied(501, 200, 100));
     all.push(item(1000, 0));
     let mut written = open.write(&all[..300]);
     for one in &all[300..310] {
@@ -46,7 +47,7 @@ fn what_is_written_is_read_at_once_after_sealing_and_after_reopening() {
 fn a_list_has_every_record_in_order() {
     let mut bench = Bench::new(&[Some(64 << 20)]);
     let open = bench.open(&[]);
-    let all = items(0, 600, 700);
+    let all = varied(0, 600, 700);
     let written = open.write(&all);
     let mut places: Vec<_> = Vec::new();
     for entry in open.containers.all() {
@@ -72,7 +73,7 @@ fn a_list_has_every_record_in_order() {
 fn many_single_writes_make_few_index_entries() {
     let mut bench = Bench::new(&[Some(64 << 20)]);
     let open = bench.open(&[]);
-    let all = items(0, 200, 100);
+    let all = varied(0, 200, 100);
     let written: Vec<_> = all.iter().flat_map(|i| open.write(std::slice::from_ref(i))).collect();
     let generation = open.hdd.generation(&open.containers.all()[0]).unwrap();
     let entries = generation.ram().unwrap().extents.len();
@@ -94,7 +95,7 @@ fn the_limit_holds_and_the_reserve_is_for_reclaim() {
     let (mut all, mut written) = (Vec::new(), Vec::new());
     let mut fill = |purpose| {
         loop {
-            let batch = items(all.len() as u32, 20, 2000);
+            let batch = varied(all.len() as u32, 20, 2000);
             let result = open.hdd.write(&batch, purpose);
             assert!(open.hdd.usage().occupied <= limit, "{:?}", open.hdd.usage());
             match result {
@@ -128,7 +129,7 @@ fn the_limit_holds_and_the_reserve_is_for_reclaim() {
     assert_eq!(open.hdd.usage().occupied, said - held);
     assert!(matches!(entry.container.read(0), Err(Error::Gone(no)) if no == entry.no));
     assert!(matches!(open.hdd.drop_container(&entry), Err(Error::Gone(_))));
-    open.hdd.write(&items(0, 20, 2000), Purpose::Reclaim).unwrap();
+    open.hdd.write(&varied(0, 20, 2000), Purpose::Reclaim).unwrap();
     open.hdd.close().unwrap();
 }
 
@@ -183,7 +184,7 @@ fn a_large_item_does_not_share_a_generation_and_many_value_files_are_read() {
 fn a_reader_that_holds_the_files_is_not_disturbed_by_a_drop() {
     let mut bench = Bench::new(&[Some(64 << 20)]);
     let open = bench.open(&[]);
-    let all = items(0, 300, 900);
+    let all = varied(0, 300, 900);
     let written = open.write(&all);
     open.settle();
     let entries = open.containers.all();
@@ -211,7 +212,7 @@ fn a_reader_that_holds_the_files_is_not_disturbed_by_a_drop() {
 fn two_directories_share_the_load_and_one_may_be_full() {
     let mut bench = Bench::new(&[Some(2 << 20), Some(16 << 20)]);
     let open = bench.open(&[]);
-    let all = items(0, 4000, 2000);
+    let all = varied(0, 4000, 2000);
     let written: Vec<_> = all.chunks(50).flat_map(|c| open.write(c)).collect();
     open.settle();
     assert!(bench.generations(0).len() > 1 && bench.generations(1).len() > 1);
@@ -227,7 +228,7 @@ fn two_directories_share_the_load_and_one_may_be_full() {
 fn what_the_catalog_does_not_know_is_deleted_attached_or_left() {
     let mut bench = Bench::new(&[Some(64 << 20)]);
     let open = bench.open(&[]);
-    let all = items(0, 600, 700);
+    let all = varied(0, 600, 700);
     let written = open.write(&all);
     let known = open.known();
     open.hdd.close().unwrap();
@@ -275,7 +276,7 @@ fn copy(from: &Path, to: &Path) {
 fn of_two_copies_of_a_generation_the_one_that_the_catalog_names_counts_unless_it_is_lost() {
     let mut bench = Bench::new(&[Some(64 << 20), Some(64 << 20)]);
     let open = bench.open(&[]);
-    let all = items(0, 60, 700);
+    let all = varied(0, 60, 700);
     let written = open.write(&all);
     let mut known = open.known();
     assert_eq!((known.len(), known[0].dir), (1, 0));
@@ -323,7 +324,7 @@ fn at(open: &Open, written: &[Written]) -> Vec<Written> {
 fn a_generation_of_another_store_is_set_aside_and_not_deleted() {
     let mut bench = Bench::new(&[Some(64 << 20)]);
     let open = bench.open(&[]);
-    open.write(&items(0, 60, 700));
+    open.write(&varied(0, 60, 700));
     open.hdd.close().unwrap();
     drop(open);
     bench.store = [6; 16];
@@ -336,7 +337,7 @@ fn a_generation_of_another_store_that_the_quarantine_cannot_keep_stays() {
     // The quarantine keeps a twentieth: 205 KiB.
     let mut bench = Bench::new(&[Some(4 << 20)]);
     let open = bench.open(&[]);
-    open.write(&items(0, 60, 4000));
+    open.write(&varied(0, 60, 4000));
     let known = open.known();
     open.hdd.close().unwrap();
     drop(open);
