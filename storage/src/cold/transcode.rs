@@ -7,7 +7,7 @@
 //! is written here.
 
 use super::ColdConfig;
-use crate::codec::{self, Compression};
+use crate::codec::{self, Attempt, Compression};
 use crate::error::{Error, Result};
 use crate::item::Item;
 use crate::types::{Codec, ContentType};
@@ -65,10 +65,13 @@ fn deflated(value: &Bytes, item: &Item, config: &ColdConfig) -> Option<Bytes> {
         return None;
     }
     let policy = Compression { binary: Codec::Zlib, ..config.compression.clone() };
-    match codec::encode(&policy, ContentType::Binary, value) {
-        (Codec::Zlib, packed) => unwrap_zlib(&packed),
-        _ => None,
+    let (codec, packed, attempt) = codec::attempt(&policy, ContentType::Binary, value);
+    let packed = if codec == Codec::Zlib { unwrap_zlib(&packed) } else { None };
+    if let Some(attempt) = attempt {
+        let stored = packed.as_ref().map(Bytes::len);
+        config.effort.count(item.content_type, Attempt { codec: Codec::Deflate, stored, ..attempt });
     }
+    packed
 }
 
 /// The deflate stream in a zlib stream without a preset dictionary.
