@@ -195,14 +195,18 @@ mod tests {
     #[test]
     fn threads_record_at_the_same_time_and_none_is_lost() {
         let histogram = Histogram::default();
+        let start = std::sync::Barrier::new(4);
         std::thread::scope(|s| {
             for n in 1..=4 {
-                let histogram = &histogram;
-                s.spawn(move || (0..10_000).for_each(|_| histogram.record(n * 1000)));
+                let (histogram, start) = (&histogram, &start);
+                s.spawn(move || {
+                    start.wait();
+                    (0..300_000).for_each(|_| histogram.record(n * 1000));
+                });
             }
         });
         let latency = histogram.snapshot();
-        assert_eq!((latency.count, latency.sum_ns, latency.max_ns), (40_000, 100_000_000, 4000));
+        assert_eq!((latency.count, latency.sum_ns, latency.max_ns), (1_200_000, 3_000_000_000, 4000));
         assert_eq!(latency.mean_ns(), 2500);
     }
 
