@@ -37,6 +37,7 @@ mod error;
 mod events;
 mod flight;
 mod heat;
+pub mod metrics;
 mod stats;
 
 pub use builder::Builder;
@@ -45,9 +46,10 @@ pub use config::{Config, ConfigError, MemoryPolicy, Persistence};
 pub use engine::{CheckReport, Cost, Damage, Finding, Progress, Recovery, RepairReport, Step, VerifyReport};
 pub use error::{Error, Result};
 pub use events::{Event, EvictReason, Received, RecvError, Subscription};
-pub use stats::{Counts, Stats, TierStats, TypeStats};
+pub use stats::{CodecStats, Counts, DirIo, LatencyStats, Stats, TierStats, TypeStats};
 pub use thermocline_storage::Error as StorageError;
 pub use thermocline_storage::flaw::Part;
+pub use thermocline_storage::latency::Latency;
 pub use thermocline_storage::{ContentType, Tier};
 
 #[doc(hidden)]

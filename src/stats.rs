@@ -6,6 +6,9 @@
 use crossbeam::utils::CachePadded;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use thermocline_storage::codec::Spent;
+use thermocline_storage::latency::Latency;
+use thermocline_storage::vfs::Traffic;
 use thermocline_storage::{ContentType, Tier};
 
 /// Lines of a [`Striped`] counter.
@@ -17,7 +20,9 @@ const STRIPES: usize = 16;
 pub(crate) struct Striped([CachePadded<AtomicU64>; STRIPES]);
 
 impl Striped {
-    pub(crate) fn bump(&self) {
+    /// The calling thread's line.
+    #[inline]
+    pub(crate) fn line(&self) -> &AtomicU64 {
         thread_local! {
             static LINE: usize = {
                 static NEXT: AtomicUsize = AtomicUsize::new(0);
@@ -25,9 +30,9 @@ impl Striped {
             };
         }
         // A thread that is ending may have lost its number.
-        if let Some(line) = self.0.get(LINE.try_with(|line| *line).unwrap_or(0)) {
-            line.fetch_add(1, Ordering::Relaxed);
-        }
+        let line = LINE.try_with(|line| *line).unwrap_or(0);
+        #[expect(clippy::indexing_slicing, reason = "there are as many lines")]
+        &self.0[line % STRIPES]
     }
 
     pub(crate) fn sum(&self) -> u64 {
@@ -160,6 +165,113 @@ pub struct TierStats {
     /// Directories that failed and take no writes for now, and how they failed: see
     /// [`Cache::put_back`](crate::Cache::put_back).
     pub out_of_service: Vec<(PathBuf, String)>,
+    /// What the disks were asked for, by directory. Memory has none.
+    pub io: Vec<DirIo>,
+}
+
+/// What was asked of the disk under one directory since the store was opened, and how long that took.
+///
+/// Counted where the engine calls the file system. Reads through a map are not seen (SSD segments, unless
+/// `storage.read_mode` is `pread`: the page cache answers them, or a fault of a page does), nor is what sled does in the
+/// files of its indexes. What is read may come from the page cache.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DirIo {
+    /// The directory.
+    pub path: PathBuf,
+    /// Reads.
+    pub reads: u64,
+    /// Bytes that they read.
+    pub read_bytes: u64,
+    /// Writes.
+    pub writes: u64,
+    /// Bytes that they wrote.
+    pub write_bytes: u64,
+    /// Syncs, of files and of folders.
+    pub syncs: u64,
+    /// Operations that failed, reservations of blocks among them.
+    pub errors: u64,
+    /// Operations under way at this moment.
+    pub in_flight: u64,
+    /// How long reads took, failed ones too, as with the others.
+    pub read_latency: Latency,
+    /// How long writes took.
+    pub write_latency: Latency,
+    /// How long syncs took.
+    pub sync_latency: Latency,
+}
+
+impl From<Traffic> for DirIo {
+    fn from(t: Traffic) -> DirIo {
+        DirIo {
+            path: t.path,
+            reads: t.read.count,
+            read_bytes: t.read_bytes,
+            writes: t.write.count,
+            write_bytes: t.write_bytes,
+            syncs: t.sync.count,
+            errors: t.read_errors + t.write_errors + t.sync_errors,
+            in_flight: t.in_flight,
+            read_latency: t.read,
+            write_latency: t.write,
+            sync_latency: t.sync,
+        }
+    }
+}
+
+/// How long operations took since the store was opened, those that came to a result.
+///
+/// Frequent ones are timed now and then, so that timing them costs nothing that shows: one hit in 1,024 of those that
+/// memory answers on each thread (a value in the write buffer that memory had no room for likewise); one in 16 of hits on
+/// the SSD, misses, puts and removals. The others always.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LatencyStats {
+    /// Reads that found the value, by the tier that answered: memory, SSD, HDD, cold.
+    pub get: [Latency; 4],
+    /// Reads that found none, without the look into memory.
+    pub miss: Latency,
+    /// Puts, with the wait for room in the write buffer and, with `Always`, for the disk.
+    pub put: Latency,
+    /// Removals of a key that was live, with the same waits.
+    pub remove: Latency,
+    /// Flushes that callers asked for.
+    pub flush: Latency,
+    /// Batches of the journal, from the first byte written until both copies were synced.
+    pub journal_sync: Latency,
+    /// Batches written to a disk tier, those that were moved too, until they were synced; by tier, memory's is empty.
+    pub data_sync: [Latency; 4],
+}
+
+/// What one codec did to the values of one content type since the store was opened.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CodecStats {
+    /// Values that it compressed.
+    pub kept: u64,
+    /// Their bytes before.
+    pub original_bytes: u64,
+    /// Their bytes after.
+    pub stored_bytes: u64,
+    /// Values that it was tried on in vain: they would not have shrunk as much as its threshold asks for.
+    pub skipped: u64,
+    /// Their bytes.
+    pub skipped_bytes: u64,
+    /// Nanoseconds that it took for all of them, the sum over all threads.
+    pub nanos: u64,
+}
+
+impl From<Spent> for CodecStats {
+    fn from(s: Spent) -> CodecStats {
+        CodecStats {
+            kept: s.kept,
+            original_bytes: s.original_bytes,
+            stored_bytes: s.stored_bytes,
+            skipped: s.skipped,
+            skipped_bytes: s.skipped_bytes,
+            nanos: s.nanos,
+        }
+    }
 }
 
 /// What compression did to one content type since the store was opened.
@@ -172,6 +284,12 @@ pub struct TypeStats {
     pub original_bytes: u64,
     /// Their bytes as stored.
     pub stored_bytes: u64,
+    /// What zlib was tried on, at writing and at moving to a tier that compresses.
+    pub zlib: CodecStats,
+    /// What LZ4 was tried on, likewise.
+    pub lz4: CodecStats,
+    /// What was to be deflated on its way into the archive: values that came there uncompressed, or with LZ4.
+    pub deflate: CodecStats,
 }
 
 /// A picture of the store.
@@ -201,6 +319,11 @@ pub struct Stats {
     /// Bytes of the catalog on disk, both copies and its reserve, as of the last half second. They lie beside what the
     /// limit of a tier counts.
     pub catalog_disk_bytes: u64,
+    /// What the disk under the catalog was asked for, journal and checkpoints; not counted for the tier in whose directory
+    /// the catalog lies. `None` without a disk tier.
+    pub catalog_io: Option<DirIo>,
+    /// How long operations took.
+    pub latency: LatencyStats,
 }
 
 impl Stats {

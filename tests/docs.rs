@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use thermocline::Config;
+use thermocline::metrics::{Kind, metrics};
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -346,4 +347,103 @@ fn the_table_of_mutants_is_their_directory() {
         let exists = test.ends_with("::") || file.exists() || functions.iter().any(|f| f.contains(wanted));
         assert!(!test.is_empty() && exists, "{}: it names no test: {test}", patch.display());
     }
+}
+
+#[test]
+fn the_table_of_metrics_is_the_programs() {
+    let text = fs::read_to_string(root().join("docs/operations.md")).unwrap();
+    let table = text.lines().skip_while(|l| *l != "| name | type | labels | what it says |").skip(2);
+    let rows: Vec<&str> = table.take_while(|l| l.starts_with('|')).collect();
+    let wanted: Vec<String> = metrics()
+        .iter()
+        .map(|m| {
+            let labels: Vec<String> = m.labels.iter().map(|label| format!("`{label}`")).collect();
+            format!("| `thermocline_{}` | {} | {} | {} |", m.name, m.kind.name(), labels.join(", "), m.help)
+        })
+        .collect();
+    for (row, wanted) in rows.iter().zip(&wanted) {
+        // A cell that is empty has one space or two.
+        assert_eq!(row.replace("  ", " "), wanted.replace("  ", " "));
+    }
+    assert_eq!(rows.len(), wanted.len());
+    let names = named_metrics(&text);
+    assert!(names.len() > 40, "{names:?}");
+}
+
+/// The metrics that a text names. Each is one, as Prometheus has it.
+fn named_metrics(text: &str) -> BTreeSet<String> {
+    let word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    let at = text.match_indices("thermocline_").map(|(at, _)| at);
+    let names: BTreeSet<String> = at
+        .map(|at| text[at..].split(|c| !word(c)).next().unwrap().to_owned())
+        .filter(|n| n.len() > 12)
+        .collect();
+    for name in &names {
+        let is = |m: &thermocline::metrics::Metric| {
+            let base = name.strip_prefix("thermocline_").unwrap();
+            let ends: &[&str] = if m.kind == Kind::Histogram { &["_bucket", "_sum", "_count"] } else { &[] };
+            base == m.name || ends.iter().any(|end| base.strip_suffix(end) == Some(m.name))
+        };
+        assert!(metrics().iter().any(is), "{name} is no metric");
+    }
+    names
+}
+
+/// The texts that stand under a name anywhere in a document.
+fn texts_of(value: &serde_json::Value, name: &str, found: &mut Vec<String>) {
+    match value {
+        serde_json::Value::Object(fields) => {
+            for (field, value) in fields {
+                match value.as_str() {
+                    Some(text) if field == name => found.push(text.to_owned()),
+                    _ => texts_of(value, name, found),
+                }
+            }
+        }
+        serde_json::Value::Array(values) => values.iter().for_each(|v| texts_of(v, name, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_dashboard_asks_for_metrics_that_there_are() {
+    let text = fs::read_to_string(root().join("docs/grafana-thermocline.json")).unwrap();
+    let dashboard: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let (mut asked, mut shown) = (Vec::new(), Vec::new());
+    texts_of(&dashboard, "expr", &mut asked);
+    texts_of(&dashboard, "query", &mut asked);
+    texts_of(&dashboard, "legendFormat", &mut shown);
+    assert!(asked.len() > 30 && shown.len() > 30, "{} and {}", asked.len(), shown.len());
+    let labels: BTreeSet<&str> = metrics().iter().flat_map(|m| m.labels).copied().chain(["le"]).collect();
+    let mut named = BTreeSet::new();
+    for expression in &asked {
+        let names = named_metrics(expression);
+        assert!(expression == "prometheus" || !names.is_empty(), "{expression}");
+        let balance = |open, close| expression.matches(open).count() == expression.matches(close).count();
+        assert!(balance('(', ')') && balance('{', '}'), "{expression}");
+        for by in expression.split("by (").skip(1) {
+            for label in by.split(')').next().unwrap().split(',').map(str::trim) {
+                assert!(labels.contains(label), "{label}: {expression}");
+            }
+        }
+        // A histogram is asked for by its buckets.
+        let quantile = expression.contains("histogram_quantile");
+        assert!(!quantile || names.iter().all(|n| n.ends_with("_bucket")), "{expression}");
+        named.extend(names);
+    }
+    for legend in &shown {
+        for label in legend.split("{{").skip(1) {
+            assert!(labels.contains(label.split("}}").next().unwrap()), "{legend}");
+        }
+    }
+    assert!(named.len() > 25, "{named:?}");
+}
+
+#[test]
+fn alerts_ask_for_metrics_that_there_are() {
+    let text = fs::read_to_string(root().join("docs/operations.md")).unwrap();
+    let rules = blocks(&text, "yaml").concat();
+    let alerts = rules.matches("- alert: ").count();
+    assert!(alerts > 5 && alerts == rules.matches("        expr: ").count(), "{alerts}");
+    assert!(rules.lines().filter(|l| l.contains("expr: ")).all(|l| !named_metrics(l).is_empty()));
 }

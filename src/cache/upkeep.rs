@@ -91,6 +91,19 @@ impl Cache {
         self.engine().stats()
     }
 
+    /// [`stats`](Self::stats) as text for Prometheus, for a program that has an HTTP server of its own; see
+    /// [`Stats::to_prometheus`]. (`thermocline serve-metrics` is for those that have none and no program either.)
+    ///
+    /// ```
+    /// # let cache = thermocline::Cache::builder().memory(16 << 20).open()?;
+    /// cache.put("k", "v")?;
+    /// assert!(cache.prometheus().contains("\nthermocline_puts_total 1\n"));
+    /// # Ok::<(), thermocline::Error>(())
+    /// ```
+    pub fn prometheus(&self) -> String {
+        self.stats().to_prometheus()
+    }
+
     /// What happens from now on: promotions, demotions, evictions, expiries, damage. Bounded: a slow listener is told
     /// how many events it missed. Holds 1,024 that were not received yet.
     ///

@@ -147,7 +147,7 @@ fn read_all(
     let (catalog, recovered) = Catalog::open(setup(home, world, clock, true))?;
     let known = (Unknown::Ignore, rebuild::older(home, false));
     let (tiers, opened): (Vec<Arc<dyn DiskTier>>, Vec<OpenReport>) =
-        open_tiers(config, home, world, &catalog, &recovered, known)?.into_iter().unzip();
+        open_tiers(config, home, world, &catalog, &recovered, known, &Arc::default())?.into_iter().unzip();
     catalog.count_live();
     let hasher = Hasher::new(home.secret());
     let mut checker =

@@ -233,7 +233,7 @@ impl Engine {
         let values: Vec<(ContentType, Bytes)> =
             group.iter().map(|f| (f.value.content_type, f.value.pair.value())).collect();
         let encoded = match self.compression(tier) {
-            Some(policy) => codec::encode_all(&policy, values),
+            Some(policy) => codec::encode_all(&policy, values, &self.meters.effort),
             None => values.into_iter().map(|(_, v)| (Codec::None, v)).collect(),
         };
         group
@@ -275,8 +275,10 @@ impl Engine {
         loop {
             let batch = self.catalog.batch(tier.tier());
             let numbers = self.catalog.containers.numbers_left();
+            let start = Instant::now();
             match tier.write_from(supply, purpose) {
                 Ok(written) => {
+                    self.latencies.data_sync(tier.tier()).since(start);
                     let bytes = written.iter().flatten().map(|w| u64::from(w.bytes)).sum();
                     self.note_written(&written);
                     Counters::add(&self.counters.tier(tier.tier()).written, bytes);
@@ -442,7 +444,9 @@ impl Engine {
             Arc::new(StorageError::Busy("no tier in service can hold a value of this size"))
         })?;
         let (codec, payload) = match self.compression(tier) {
-            Some(policy) => codec::encode(&policy, v.content_type, &v.pair.value()),
+            Some(policy) => {
+                codec::encode_counted(&policy, v.content_type, &v.pair.value(), &self.meters.effort)
+            }
             None => (Codec::None, v.pair.value()),
         };
         self.count_type(v, payload.len());
@@ -490,7 +494,10 @@ impl Engine {
     /// When this returns, everything acknowledged before the call is on stable storage.
     pub(crate) fn flush(&self) -> Result<()> {
         let _open = self.using()?;
-        self.flush_all()
+        let start = Instant::now();
+        self.flush_all()?;
+        self.latencies.flush.since(start);
+        Ok(())
     }
 
     /// [`flush`](Self::flush) on behalf of who uses the store already, or closes it.

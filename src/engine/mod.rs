@@ -64,6 +64,7 @@ use crate::error::{Error, Result};
 use crate::events::{Event, Events, EvictReason, RateLimit};
 use crate::flight::Flights;
 use crate::heat::Heat;
+use crate::metrics::{Latencies, Meters};
 use crate::stats::Counters;
 use bytes::Bytes;
 use crossbeam::queue::SegQueue;
@@ -125,6 +126,9 @@ pub(crate) struct Engine {
     pub(crate) budget: Budget,
     pub(crate) flights: Arc<Flights>,
     pub(crate) counters: Counters,
+    pub(crate) latencies: Latencies,
+    /// What the disks are asked for, and what compressing takes.
+    meters: Meters,
     pub(crate) settings: Settings,
     /// What of the settings changes while it runs, as it stands now.
     pub(crate) dials: dials::Dials,

@@ -160,7 +160,8 @@ impl Engine {
         let compressed = self.settings.compress.get(from as usize).copied().unwrap_or(false);
         match self.compression(to) {
             Some(policy) if !compressed && item.codec == Codec::None && to.tier() != Tier::Cold => {
-                let (codec, payload) = codec::encode(&policy, item.content_type, &item.payload);
+                let (codec, payload) =
+                    codec::encode_counted(&policy, item.content_type, &item.payload, &self.meters.effort);
                 Item { codec, payload, ..item }
             }
             _ => item,

@@ -22,6 +22,7 @@ use crate::config::{self, Config};
 use crate::error::{Error, Result};
 use crate::events::{Event, Events, RateLimit};
 use crate::heat::Heat;
+use crate::metrics::{Latencies, Meters};
 use crate::stats::Counters;
 use crossbeam::queue::SegQueue;
 use parking_lot::{Mutex, RwLock};
@@ -31,7 +32,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use thermocline_storage::catalog::{Catalog, JOURNAL_STEP, Recovered, Setup};
 use thermocline_storage::clock::{Clock, EngineClock};
-use thermocline_storage::codec::{Algorithm, Compression};
+use thermocline_storage::codec::{Algorithm, Compression, Effort};
 use thermocline_storage::cold::{Cold, ColdConfig};
 use thermocline_storage::container::{
     Container, DiskTier, Known, Listed, OpenReport, RawRecord, TierContext, TierDir, Unknown,
@@ -158,7 +159,8 @@ impl Engine {
             let catalog = Catalog::in_memory(world.vfs.clone(), clock);
             let secret = random_secret(&*world.vfs)?;
             let heat = Arc::new(Heat::new(FIRST_HEAT));
-            let engine = Self::assemble(config, &world, secret, catalog, Vec::new(), heat, None, events);
+            let parts = (Vec::new(), Meters::default());
+            let engine = Self::assemble(config, &world, secret, catalog, parts, heat, None, events);
             (engine, Recovery::default())
         };
         Ok((Arc::new(engine), recovery))
@@ -180,11 +182,14 @@ impl Engine {
     ) -> Result<(Engine, Recovery)> {
         let mut home = Home::open(world.vfs.clone(), &request(config, flags))?;
         home.begin_writing()?;
-        let (catalog, recovered, rebuilt) = open_catalog(&mut home, flags, world, clock)?;
+        let meters = Meters::of(&home);
+        let world = &World { vfs: meters.over(world.vfs.clone()), ..world.clone() };
+        let (catalog, recovered, rebuilt) = open_catalog(&mut home, flags, world, clock, &meters)?;
         let take_in = flags.rebuild_catalog && !rebuilt && home.rebuilt_in_part().is_some();
         let older = rebuild::older(&home, take_in);
         let unknown = if rebuilt { Unknown::Attach } else { Unknown::Delete };
-        let opened = open_tiers(config, &home, world, &catalog, &recovered, (unknown, older))?;
+        let effort = &meters.effort;
+        let opened = open_tiers(config, &home, world, &catalog, &recovered, (unknown, older), effort)?;
         let mut recovery = Recovery {
             rebuilt,
             mended: recovered.mended,
@@ -212,7 +217,8 @@ impl Engine {
         catalog.on_checkpoint(move || source.to_bytes());
         let secret = home.secret();
         let share = journal_share(config, &home);
-        let mut engine = Self::assemble(config, world, secret, catalog, tiers, heat, Some(home), events);
+        let parts = (tiers, meters);
+        let mut engine = Self::assemble(config, world, secret, catalog, parts, heat, Some(home), events);
         engine.settings.checkpoint_bytes = engine.settings.checkpoint_bytes.min(share);
         engine.advance_credit();
         recovery.lost += engine.verify_tail(&recovered);
@@ -226,7 +232,7 @@ impl Engine {
         world: &World,
         secret: [u8; 16],
         catalog: Catalog,
-        tiers: Vec<Arc<dyn DiskTier>>,
+        (tiers, meters): (Vec<Arc<dyn DiskTier>>, Meters),
         heat: Arc<Heat>,
         home: Option<Home>,
         events: Arc<Events>,
@@ -248,6 +254,8 @@ impl Engine {
             budget: Budget::new(config.inflight()),
             flights: Arc::default(),
             counters: Counters::default(),
+            latencies: Latencies::default(),
+            meters,
             settings: settings(config),
             log: RateLimit::new(world.clock.clone()),
             closed: AtomicBool::new(false),
@@ -358,8 +366,10 @@ fn open_catalog(
     flags: OpenFlags,
     world: &World,
     clock: Arc<EngineClock>,
+    meters: &Meters,
 ) -> Result<(Catalog, Recovered, bool)> {
     let setup = setup(home, world, clock, false);
+    let setup = Setup { vfs: meters.over(setup.vfs.clone()), ..setup };
     if home.catalog_must_rebuild() {
         return Ok((Catalog::rebuild(setup)?, Recovered::default(), true));
     }
@@ -389,6 +399,7 @@ pub(super) fn open_tiers(
     catalog: &Catalog,
     recovered: &Recovered,
     (unknown, older): (Unknown, Option<(u64, Unknown)>),
+    effort: &Arc<Effort>,
 ) -> Result<Vec<(Arc<dyn DiskTier>, OpenReport)>> {
     let away: HashMap<u16, std::path::PathBuf> =
         home.dirs().iter().filter(|d| !d.present).map(|d| (d.no, d.path.clone())).collect();
@@ -440,6 +451,7 @@ pub(super) fn open_tiers(
             pack_size: config.pack_size(),
             compression: if config.cold.compression { compression(config) } else { Compression::none() },
             window: move_bytes(config),
+            effort: effort.clone(),
         };
         let (tier, found) = Cold::open(ctx, cold)?;
         tiers.push((tier, found));

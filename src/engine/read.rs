@@ -14,9 +14,11 @@ use super::Engine;
 use crate::budget::Permit;
 use crate::error::Result;
 use crate::events::Event;
+use crate::metrics::Latencies;
 use crate::stats::Counters;
 use bytes::Bytes;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 use thermocline_storage::catalog::{DirtyValue, Found, Located};
 use thermocline_storage::memory::{Hit, Lookup, NewEntry};
 use thermocline_storage::pair::Pair;
@@ -118,18 +120,18 @@ impl Engine {
     /// The value of a key, from wherever it is.
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Got>> {
         let ident = self.ident(key)?;
-        if let Lookup::Hit(hit) = self.memory.get_at(ident, key, || self.now()) {
-            self.counters.memory_hits.bump();
-            if hit.first_use_of_prefetched {
-                self.prefetch.note_used();
-            }
-            return Ok(Some(Got::from_memory(hit)));
+        if let Some(got) = self.get_resident(ident, key) {
+            return Ok(Some(got));
         }
-        Counters::bump(&self.counters.gets);
-        let got = self.get_below(ident, key)?;
+        let nth = self.counters.gets.fetch_add(1, Ordering::Relaxed);
+        let mut start = Latencies::is_sampled(nth).then(Instant::now);
+        let got = self.get_below(ident, key, &mut start)?;
         match &got {
             Some(got) => Counters::bump(&self.counters.tier(got.tier).hits),
             None => Counters::bump(&self.counters.misses),
+        }
+        if let Some(start) = start {
+            self.latencies.got(got.as_ref().map(|got| got.tier), nth, start);
         }
         Ok(got)
     }
@@ -137,19 +139,44 @@ impl Engine {
     /// The value of a key if memory has it: no lock that waits for a disk, no disk.
     pub(crate) fn get_memory(&self, key: &[u8]) -> Result<Option<Got>> {
         let ident = self.ident(key)?;
-        Ok(match self.memory.get_at(ident, key, || self.now()) {
+        Ok(self.get_resident(ident, key))
+    }
+
+    /// What memory has. That a hit is to be timed is seen in the counter that it raises anyway.
+    #[inline]
+    fn get_resident(&self, ident: Ident, key: &[u8]) -> Option<Got> {
+        let hits = self.counters.memory_hits.line();
+        if Latencies::is_timed_hit(hits.load(Ordering::Relaxed)) {
+            return self.get_resident_timed(ident, key, hits);
+        }
+        match self.memory.get_at(ident, key, || self.now()) {
             Lookup::Hit(hit) => {
-                self.counters.memory_hits.bump();
+                hits.fetch_add(1, Ordering::Relaxed);
                 if hit.first_use_of_prefetched {
                     self.prefetch.note_used();
                 }
                 Some(Got::from_memory(hit))
             }
             Lookup::Expired | Lookup::Miss => None,
-        })
+        }
     }
 
-    fn get_below(&self, ident: Ident, key: &[u8]) -> Result<Option<Got>> {
+    #[cold]
+    #[inline(never)]
+    fn get_resident_timed(&self, ident: Ident, key: &[u8], hits: &AtomicU64) -> Option<Got> {
+        let start = Instant::now();
+        let Lookup::Hit(hit) = self.memory.get_at(ident, key, || self.now()) else { return None };
+        self.latencies.get(Tier::Memory).since(start);
+        hits.fetch_add(1, Ordering::Relaxed);
+        if hit.first_use_of_prefetched {
+            self.prefetch.note_used();
+        }
+        Some(Got::from_memory(hit))
+    }
+
+    /// What the write buffer or a disk has. `start` is when this began, if it is to be timed; it is now, from where a
+    /// tier is read of which every read is timed.
+    fn get_below(&self, ident: Ident, key: &[u8], start: &mut Option<Instant>) -> Result<Option<Got>> {
         if !self.has_disk() {
             return Ok(None);
         }
@@ -165,10 +192,15 @@ impl Engine {
                     self.install_dirty(ident, &v);
                     return Ok(Some(Got::from_dirty(&v)));
                 }
-                Found::At(at) => match self.read_at(ident, key, &at)? {
-                    Step::Moved => follow.on()?,
-                    Step::Done(got) => return Ok(got),
-                },
+                Found::At(at) => {
+                    if at.entry.tier > Tier::Ssd {
+                        start.get_or_insert_with(Instant::now);
+                    }
+                    match self.read_at(ident, key, &at)? {
+                        Step::Moved => follow.on()?,
+                        Step::Done(got) => return Ok(got),
+                    }
+                }
             }
         }
     }
@@ -561,8 +593,8 @@ mod tests {
     fn another_key_of_the_identity_is_not_found_on_disk() -> Done {
         let dir = tempfile::tempdir()?;
         let OnDisk { cache, ident, .. } = one_on_disk(dir.path(), None)?;
-        assert!(cache.engine().get_below(ident, b"another")?.is_none());
-        assert!(cache.engine().get_below(ident, b"k")?.is_some());
+        assert!(cache.engine().get_below(ident, b"another", &mut None)?.is_none());
+        assert!(cache.engine().get_below(ident, b"k", &mut None)?.is_some());
         Ok(())
     }
 

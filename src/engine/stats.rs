@@ -4,9 +4,9 @@
 //! Nothing is changed, and no lock is held from one to the next.
 
 use super::Engine;
-use crate::stats::{Stats, TierStats, TypeStats};
+use crate::stats::{LatencyStats, Stats, TierStats, TypeStats};
 use std::sync::atomic::Ordering::Relaxed;
-use thermocline_storage::{ContentType, Tier};
+use thermocline_storage::{Codec, ContentType, Tier};
 
 impl Engine {
     /// Items that the catalog has on disk.
@@ -24,6 +24,8 @@ impl Engine {
             journal_bytes: catalog.journal_written,
             checkpoints: catalog.checkpoints,
             catalog_disk_bytes: catalog.on_disk,
+            catalog_io: self.meters.catalog.as_ref().map(|m| m.traffic().into()),
+            latency: LatencyStats { journal_sync: self.catalog.journal_latency(), ..self.latencies.stats() },
             ..Stats::default()
         };
         let memory_hits = self.counters.memory_hits.sum();
@@ -44,6 +46,7 @@ impl Engine {
                 t.limit = usage.limit;
                 let out = disk.directories().into_iter().filter_map(|d| Some((d.path, d.out_of_service?)));
                 t.out_of_service = out.collect();
+                t.io = self.meters.of_tier(tier).map(|m| m.traffic().into()).collect();
                 let containers = self.catalog.containers.of_tier(tier);
                 t.containers = containers.len() as u64;
                 t.items = containers.iter().map(|e| e.live()).sum();
@@ -58,6 +61,9 @@ impl Engine {
                 items: c.items.load(Relaxed),
                 original_bytes: c.original.load(Relaxed),
                 stored_bytes: c.stored.load(Relaxed),
+                zlib: self.meters.effort.spent(t, Codec::Zlib).into(),
+                lz4: self.meters.effort.spent(t, Codec::Lz4).into(),
+                deflate: self.meters.effort.spent(t, Codec::Deflate).into(),
             };
         }
         stats

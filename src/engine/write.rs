@@ -20,6 +20,7 @@ use super::Engine;
 use super::read::{Known, expired};
 use crate::config::Persistence;
 use crate::error::{Error, Result};
+use crate::metrics::Latencies;
 use crate::stats::Counters;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -95,6 +96,7 @@ impl Engine {
         let _open = self.using()?;
         self.fits(key, &what)?;
         let bytes = what.value.len() as u64;
+        let start = Latencies::one_in_many(&self.counters.puts);
         if self.has_disk() {
             self.gate(bytes, false)?;
         }
@@ -114,6 +116,7 @@ impl Engine {
         if matches!(put, Put::Done(_)) {
             Counters::bump(&self.counters.puts);
             Counters::add(&self.counters.put_bytes, bytes);
+            start.inspect(|start| self.latencies.put.since(*start));
         }
         Ok(put)
     }
@@ -399,8 +402,13 @@ impl Engine {
     pub(crate) fn remove(&self, key: &[u8]) -> Result<bool> {
         let ident = self.ident(key)?;
         let _open = self.using()?;
+        let start = Latencies::one_in_many(&self.counters.removes);
         self.gate(0, true)?;
-        self.remove_if(ident, key, |_| true).map(|r| r.unwrap_or(false))
+        let live = self.remove_if(ident, key, |_| true)?.unwrap_or(false);
+        if live {
+            start.inspect(|start| self.latencies.remove.since(*start));
+        }
+        Ok(live)
     }
 
     /// Removes what the identity has if `condition` holds under the lock; `None` if it did not.

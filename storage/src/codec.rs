@@ -18,6 +18,7 @@
 
 mod deflate;
 mod detect;
+mod effort;
 mod lz4;
 #[cfg(test)]
 mod tests;
@@ -27,8 +28,11 @@ use crate::types::{Codec, ContentType};
 use bytes::Bytes;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 pub use detect::detect;
+pub(crate) use effort::Attempt;
+pub use effort::{Effort, Spent};
 
 /// Batches of more bytes than this are compressed on several threads.
 const PARALLEL_FROM: usize = 1 << 20;
@@ -175,40 +179,76 @@ impl Compression {
 ///
 /// A panic in a compressor is caught, and the value stored as it is.
 pub fn encode(policy: &Compression, content_type: ContentType, value: &Bytes) -> (Codec, Bytes) {
+    let (codec, payload, _) = attempt(policy, content_type, value);
+    (codec, payload)
+}
+
+/// [`encode`], counted.
+pub fn encode_counted(
+    policy: &Compression,
+    content_type: ContentType,
+    value: &Bytes,
+    effort: &Effort,
+) -> (Codec, Bytes) {
+    let (codec, payload, attempt) = attempt(policy, content_type, value);
+    if let Some(attempt) = attempt {
+        effort.count(content_type, attempt);
+    }
+    (codec, payload)
+}
+
+/// [`encode`], and what a compressor that was tried did.
+pub(crate) fn attempt(
+    policy: &Compression,
+    content_type: ContentType,
+    value: &Bytes,
+) -> (Codec, Bytes, Option<Attempt>) {
     let codec = policy.codec_of(content_type);
     let (algorithm, zlib) = match codec {
         Codec::Zlib => (&policy.zlib, true),
         Codec::Lz4 => (&policy.lz4, false),
-        Codec::None | Codec::Deflate => return (Codec::None, value.clone()),
+        Codec::None | Codec::Deflate => return (Codec::None, value.clone(), None),
     };
     let Some(limit) = largest_kept(algorithm, value.len()) else {
-        return (Codec::None, value.clone());
+        return (Codec::None, value.clone(), None);
     };
     let level = policy.level_of(content_type);
     if zlib && level == 0 {
-        return (Codec::None, value.clone());
+        return (Codec::None, value.clone(), None);
     }
+    let start = Instant::now();
     let packed = catch_unwind(AssertUnwindSafe(|| {
         if !may_shrink(value, zlib) {
             return None;
         }
         if zlib { deflate::compress(value, level, true, limit) } else { lz4::compress(value, limit) }
     }));
+    let packed = packed.ok().flatten();
+    let attempt = Attempt {
+        codec,
+        original: value.len(),
+        stored: packed.as_ref().map(Bytes::len),
+        nanos: crate::latency::nanos(start),
+    };
     match packed {
-        Ok(Some(packed)) => (codec, packed),
-        Ok(None) | Err(_) => (Codec::None, value.clone()),
+        Some(packed) => (codec, packed, Some(attempt)),
+        None => (Codec::None, value.clone(), Some(attempt)),
     }
 }
 
-/// Encodes a batch, in order. More than 1 MiB is spread over as many threads as the machine has; the calling
-/// thread works too, and does it alone where no thread can be had.
-pub fn encode_all(policy: &Compression, items: Vec<(ContentType, Bytes)>) -> Vec<(Codec, Bytes)> {
+/// Encodes a batch, in order, and counts what that takes. More than 1 MiB is spread over as many threads as the machine
+/// has; the calling thread works too, and does it alone where no thread can be had.
+pub fn encode_all(
+    policy: &Compression,
+    items: Vec<(ContentType, Bytes)>,
+    effort: &Effort,
+) -> Vec<(Codec, Bytes)> {
     let bytes: usize = items
         .iter()
         .filter(|(kind, _)| policy.codec_of(*kind) != Codec::None)
         .map(|(_, value)| value.len())
         .fold(0, usize::saturating_add);
-    spread(&items, bytes, |(kind, value)| encode(policy, *kind, value))
+    spread(&items, bytes, |(kind, value)| encode_counted(policy, *kind, value, effort))
 }
 
 /// Does some work on each item, in parallel where `bytes`, what the work is about in all, are more than 1 MiB.

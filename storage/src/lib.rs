@@ -29,6 +29,7 @@ pub mod home;
 pub mod ident;
 pub mod item;
 mod keys;
+pub mod latency;
 pub mod memory;
 mod openfiles;
 pub mod pair;

@@ -7,6 +7,7 @@ mod dirs;
 mod items;
 mod progress;
 mod replay;
+mod serve;
 mod settings;
 mod verify;
 

@@ -8,6 +8,7 @@
 //! | `items` | get, put, rm, ls |
 //! | `inspect` | stat, config |
 //! | `verify` | verify |
+//! | `serve` | serve-metrics |
 //! | `bench` | the benchmark |
 //! | `replay` | the replay of traces |
 //! | `stack` | LRU at every size at once |
@@ -26,6 +27,7 @@ mod items;
 mod options;
 mod random;
 mod replay;
+mod serve;
 mod show;
 mod stack;
 mod values;
@@ -93,6 +95,13 @@ enum Command {
     /// mended, and the rest goes to the quarantine.
     #[command(after_help = verify::EXIT_CODES, mut_arg("discard_missing", |a| a.hide(true)))]
     Verify(verify::VerifyArgs),
+    /// Serve the metrics of a store to Prometheus, until a signal
+    ///
+    /// Opens the store, which no other process can then use, and answers GET /metrics on ADDR in Prometheus's text format.
+    /// A program that has a store open serves its metrics itself: `Cache::prometheus`. Neither keys nor values are in
+    /// them; the paths of the store's directories are. There is no password and no encryption.
+    #[command(after_help = EXIT_CODES)]
+    ServeMetrics(serve::ServeArgs),
     /// Show or check a configuration
     #[command(subcommand, after_help = EXIT_CODES)]
     Config(inspect::ConfigCommand),
@@ -123,6 +132,7 @@ fn run(command: Command, json: bool) -> Outcome {
         Command::Ls(args) => items::ls(args, json),
         Command::Stat(args) => inspect::stat(&args, json),
         Command::Verify(args) => verify::verify(&args, json),
+        Command::ServeMetrics(args) => serve::serve(&args, json),
         Command::Config(command) => inspect::config(&command, json),
         Command::Completions { shell } => {
             // Into memory first: the generator panics if it cannot write.

@@ -17,11 +17,13 @@
 use super::frame::{BatchHead, FRAME, FileHead, Frame, HEAD, MAX_BATCH, encode_batch, seed};
 use super::recovery::Setup;
 use crate::error::{Error, IoContext, Result};
+use crate::latency::{Histogram, Latency};
 use crate::vfs::{OpenMode, Vfs, VfsFile};
 use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
 
 /// The two folders of the catalog.
 pub(crate) const COPIES: [&str; 2] = ["a", "b"];
@@ -103,6 +105,8 @@ pub(crate) struct Journal {
     /// What [`Files::end`] is, likewise.
     len: AtomicU64,
     written: AtomicU64,
+    /// How long it took to append a batch to both copies and to sync them.
+    latency: Histogram,
     /// Bytes in one copy since the last checkpoint, those that were replayed at opening too, without batches of the time
     /// alone.
     changes: AtomicU64,
@@ -141,6 +145,7 @@ impl Journal {
             broken: AtomicBool::new(false),
             len: AtomicU64::new(HEAD as u64),
             written: AtomicU64::new(0),
+            latency: Histogram::default(),
             changes: AtomicU64::new(0),
             written_ms: AtomicU64::new(0),
             max_file: AtomicU64::new(MAX_FILE),
@@ -197,6 +202,11 @@ impl Journal {
     /// Bytes written to both copies since the store was opened.
     pub(crate) fn written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
+    }
+
+    /// How long batches took to become durable.
+    pub(crate) fn latency(&self) -> Latency {
+        self.latency.snapshot()
     }
 
     /// Bytes in one copy of what an opening would replay, without batches of the time alone.
@@ -337,12 +347,14 @@ impl Journal {
         let end = files.end + out.len() as u64;
         // The files are open: they would take it where nobody will look for it again.
         self.vfs.still_there().at("write to", &self.dir)?;
+        let start = Instant::now();
         for (path, file) in &files.pair {
             file.write_all_at(&out, files.end).at("append to", path)?;
         }
         for (path, file) in &files.pair {
             file.sync().at("sync", path)?;
         }
+        self.latency.since(start);
         files.end = end;
         self.len.store(end, Ordering::Relaxed);
         self.written.fetch_add(2 * out.len() as u64, Ordering::Relaxed);

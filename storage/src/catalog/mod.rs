@@ -39,6 +39,7 @@ use crate::clock::EngineClock;
 use crate::container::{Containers, Entry, Known, Listed};
 use crate::error::{Error, Result};
 use crate::ident::Ident;
+use crate::latency::Latency;
 use crate::types::{ContainerNo, Place, Version};
 use crate::vfs::{EntryKind, Vfs};
 use batches::Batches;
@@ -480,6 +481,11 @@ impl Catalog {
             known => known,
         };
         s
+    }
+
+    /// How long batches of the journal took to become durable; empty in memory.
+    pub fn journal_latency(&self) -> Latency {
+        self.journal.as_ref().map(|j| j.latency()).unwrap_or_default()
     }
 
     /// Housekeeping, about once a second: sets the disk reserve aside again, and looks how large the files are.

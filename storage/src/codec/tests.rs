@@ -265,7 +265,7 @@ fn a_batch_comes_back_in_order_however_large() {
                 (ContentType::STORED[i % 4], Bytes::from(value))
             })
             .collect();
-        let encoded = encode_all(&policy, items.clone());
+        let encoded = encode_all(&policy, items.clone(), &Effort::default());
         assert_eq!(encoded.len(), count);
         for ((kind, value), (codec, payload)) in items.iter().zip(&encoded) {
             assert_eq!(encode(&policy, *kind, value), (*codec, payload.clone()));
@@ -446,4 +446,38 @@ fn a_content_type_may_have_a_level_and_a_codec_of_its_own() {
     assert_eq!(encode(&policy, ContentType::Text, &value), (Codec::None, value));
     policy.set(ContentType::Json, Codec::Zlib, 10);
     assert!(policy.validate().unwrap_err().contains("level 10"));
+}
+
+#[test]
+fn what_compressing_took_is_counted_by_type_and_codec() {
+    let (policy, effort) = (Compression::default(), Effort::default());
+    let text = Bytes::from("the quick brown fox ".repeat(500));
+    let noise = crate::testing::noise(7, 20_000);
+    let short = Bytes::from_static(b"short");
+    let items = vec![
+        (ContentType::Text, text.clone()),
+        (ContentType::Text, Bytes::from(noise.clone())),
+        (ContentType::Media, text.clone()),
+        (ContentType::Json, short),
+    ];
+    let encoded = encode_all(&policy, items, &effort);
+    let of = |kind, codec| effort.spent(kind, codec);
+    let zlib = of(ContentType::Text, Codec::Zlib);
+    assert_eq!((zlib.kept, zlib.original_bytes), (1, 10_000));
+    assert_eq!(zlib.stored_bytes, encoded[0].1.len() as u64);
+    assert_eq!((zlib.skipped, zlib.skipped_bytes), (1, noise.len() as u64));
+    assert!(zlib.nanos > 1000, "{zlib:?}");
+    let lz4 = of(ContentType::Media, Codec::Lz4);
+    assert_eq!((lz4.kept, lz4.original_bytes, lz4.skipped), (1, 10_000, 0));
+    assert_eq!(lz4.stored_bytes, encoded[2].1.len() as u64);
+    // Too short for anything to be tried; other codecs; other types.
+    for (kind, codec) in [
+        (ContentType::Json, Codec::Zlib),
+        (ContentType::Text, Codec::Lz4),
+        (ContentType::Binary, Codec::Lz4),
+        (ContentType::Auto, Codec::Lz4),
+        (ContentType::Text, Codec::None),
+    ] {
+        assert_eq!(of(kind, codec), Spent::default(), "{kind} {codec}");
+    }
 }

@@ -27,7 +27,7 @@ mod tests;
 mod transcode;
 mod writer;
 
-use crate::codec::Compression;
+use crate::codec::{Compression, Effort};
 use crate::container::{
     DirStatus, DiskTier, Entry, OpenReport, Purpose, Supply, TierContext, Tuning, Usage, Written,
 };
@@ -61,7 +61,7 @@ const SMALLEST_PACK: u64 = 64 << 10;
 const MOST_OVERHEAD: u64 = 4096;
 
 /// Settings of the cold tier.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct ColdConfig {
     /// Bytes of a pack at most; larger batches are split into several, and an item larger than half of it has a
     /// pack to itself, however large. Taken as 64 KiB to 480 MiB.
@@ -73,11 +73,18 @@ pub struct ColdConfig {
     /// Bytes of values that are made ready at a time: enough to occupy several threads, few enough to be held in RAM
     /// twice, and not much work for nothing where the pack is full before all are in it.
     pub window: u64,
+    /// Where it is counted what deflating takes.
+    pub effort: Arc<Effort>,
 }
 
 impl Default for ColdConfig {
     fn default() -> ColdConfig {
-        ColdConfig { pack_size: 64 << 20, compression: Compression::default(), window: 4 << 20 }
+        ColdConfig {
+            pack_size: 64 << 20,
+            compression: Compression::default(),
+            window: 4 << 20,
+            effort: Arc::default(),
+        }
     }
 }
 

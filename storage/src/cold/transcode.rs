@@ -7,7 +7,7 @@
 //! is written here.
 
 use super::ColdConfig;
-use crate::codec::{self, Compression};
+use crate::codec::{self, Attempt, Compression};
 use crate::error::{Error, Result};
 use crate::item::Item;
 use crate::types::{Codec, ContentType};
@@ -66,10 +66,13 @@ fn deflated(value: &Bytes, item: &Item, config: &ColdConfig) -> Option<Bytes> {
     }
     let levels = [Some(config.compression.level_of(item.content_type)); 4];
     let policy = Compression { binary: Codec::Zlib, levels, ..config.compression.clone() };
-    match codec::encode(&policy, ContentType::Binary, value) {
-        (Codec::Zlib, packed) => unwrap_zlib(&packed),
-        _ => None,
+    let (codec, packed, attempt) = codec::attempt(&policy, ContentType::Binary, value);
+    let packed = if codec == Codec::Zlib { unwrap_zlib(&packed) } else { None };
+    if let Some(attempt) = attempt {
+        let stored = packed.as_ref().map(Bytes::len);
+        config.effort.count(item.content_type, Attempt { codec: Codec::Deflate, stored, ..attempt });
     }
+    packed
 }
 
 /// The deflate stream in a zlib stream without a preset dictionary.

@@ -10,10 +10,12 @@
 //! - nothing is durable before `sync` of the file *and* `sync_dir` of the directory that names it.
 
 mod map;
+mod meter;
 mod readonly;
 mod real;
 
 pub use map::Map;
+pub use meter::{Meter, Metered, Traffic};
 pub use readonly::ReadOnly;
 pub use real::RealFs;
 

@@ -26,6 +26,10 @@ fn refused<T>() -> io::Result<T> {
 }
 
 impl Vfs for ReadOnly {
+    fn still_there(&self) -> io::Result<()> {
+        self.0.still_there()
+    }
+
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn VfsFile>> {
         match mode {
             OpenMode::Read => Ok(Arc::new(File(self.0.open(path, mode)?))),
