@@ -20,6 +20,7 @@ use crate::error::{Error, IoContext, Result};
 use crate::latency::{Histogram, Latency};
 use crate::vfs::{OpenMode, Vfs, VfsFile};
 use parking_lot::Mutex;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -33,6 +34,9 @@ pub const JOURNAL_STEP: u64 = 1 << 20;
 const MAX_FILE: u64 = 256 << 20;
 /// Bytes set aside on the catalog's disk: room for two steps of both copies, or for a small checkpoint.
 const RESERVE: u64 = 4 << 20;
+
+/// What a write to the journal ends with that did not come to its end.
+const PANICKED: Error = Error::Busy("the journal's file system panicked");
 
 /// The path of a journal file.
 pub(crate) fn journal_path(dir: &Path, copy: &str, seq: u64) -> PathBuf {
@@ -254,7 +258,10 @@ impl Journal {
             (q.take(), q.next)
         };
         if !frames.is_empty() {
-            let written = match self.make_room(files, &frames, next) {
+            // The frames are in no queue now: whatever panics in here, they are lost to this pair.
+            let make_room = || self.make_room(files, &frames, next);
+            let room = catch_unwind(AssertUnwindSafe(make_room)).unwrap_or(Err(PANICKED));
+            let written = match room {
                 // Nothing was written: the pair is as good as it was, and the frames wait for room.
                 Err(e) if e.is_no_space() => {
                     let mut q = self.queue.lock();
@@ -263,7 +270,10 @@ impl Journal {
                     return Err(e);
                 }
                 Err(e) => Err(e),
-                Ok(()) => self.write(files, &frames, next, time),
+                Ok(()) => {
+                    let write = || self.write(files, &frames, next, time);
+                    catch_unwind(AssertUnwindSafe(write)).unwrap_or(Err(PANICKED))
+                }
             };
             if let Err(e) = written {
                 files.failed = true;
