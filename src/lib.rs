@@ -37,6 +37,7 @@ mod error;
 mod events;
 mod flight;
 mod heat;
+pub mod optimizer;
 pub mod sensors;
 mod stats;
 
