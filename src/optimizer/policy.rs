@@ -1,6 +1,6 @@
 //! What the optimizer must keep to: limits of the configuration, and the table of strategies.
 
-use crate::config::Algorithm;
+use crate::config::{Algorithm, AllocationStrategy, Config, StrategyConfig};
 use std::fmt;
 use std::time::Duration;
 
@@ -123,6 +123,45 @@ impl Default for Policy {
 }
 
 impl Policy {
+    /// What a configuration says.
+    pub fn of(config: &Config) -> Policy {
+        let (r, c) = (&config.resources, &config.compression);
+        let row = |s: &StrategyConfig| StrategyPolicy {
+            memory_threshold: s.memory_threshold,
+            compression_level: s.compression_level,
+            prefetch_multiplier: s.prefetch_multiplier,
+            eviction_age: Duration::from_secs(s.eviction_age),
+        };
+        Policy {
+            memory_max_percent: r.memory.max_usage_percent as f64,
+            memory_buffer_percent: r.memory.buffer_percent as f64,
+            gc_threshold: r.memory.gc_threshold as f64,
+            dynamic: r.memory.allocation_strategy == AllocationStrategy::Dynamic,
+            memory_floor: config.memory_floor(),
+            memory_max: config.memory.max_size,
+            cpu_max_percent: r.cpu.max_usage_percent as f64,
+            compression_threshold: r.cpu.compression_threshold as f64,
+            max_concurrent_ops: r.io.max_concurrent_ops,
+            buffer_size: r.io.buffer_size,
+            write_buffer_size: r.io.write_buffer_size,
+            read_ahead_size: r.io.read_ahead_size,
+            background_rate: config.storage.migration_bytes_per_second,
+            sled_cache: config.storage.sled_cache,
+            pack_size: config.pack_size(),
+            bandwidth_percent: r.network.max_bandwidth_percent as f64,
+            algorithms: [c.text, c.json, c.binary, c.media],
+            zlib_level: c.zlib.level,
+            zlib_threshold: c.zlib.threshold,
+            lz4_threshold: c.lz4.threshold,
+            strategies: [
+                &config.strategies.conservative,
+                &config.strategies.balanced,
+                &config.strategies.aggressive,
+            ]
+            .map(row),
+        }
+    }
+
     /// A strategy's row.
     pub fn strategy(&self, strategy: Strategy) -> &StrategyPolicy {
         let [conservative, balanced, aggressive] = &self.strategies;
