@@ -60,7 +60,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Far too small for the load, so that it has to sink: real sizes are those of the disks. What has no method of
     // its own is set in the configuration: with tiers this small, small batches of writes.
     let mut builder = Cache::builder().memory(2 << 20).ssd(ssd, 8 << 20).hdd(hdd, 12 << 20).cold(cold);
-    builder.config_mut().storage.write_buffer = 2 << 20;
+    builder.config_mut().resources.io.write_buffer_size = 2 << 20;
     let cache = builder.open()?;
 
     for item in 0..ITEMS {

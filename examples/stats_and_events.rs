@@ -49,7 +49,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .memory(2 << 20)
         .ssd(dir.path().join("ssd"), 4 << 20)
         .hdd(dir.path().join("hdd"), 8 << 20);
-    builder.config_mut().storage.write_buffer = 2 << 20;
+    builder.config_mut().resources.io.write_buffer_size = 2 << 20;
     let cache = builder.open()?;
     let listener = std::thread::spawn({
         let events = cache.subscribe();

@@ -38,6 +38,8 @@ mod events;
 mod flight;
 mod heat;
 pub mod metrics;
+pub mod optimizer;
+pub mod sensors;
 mod stats;
 
 pub use builder::Builder;

@@ -158,7 +158,7 @@ fn large_values_are_written_by_their_callers() -> Try {
     for persistence in [Persistence::EverySecond, Persistence::Always] {
         let at = dir.path().join(format!("{persistence:?}"));
         let mut builder = Cache::builder().memory(64 << 20).ssd(at, 256 << 20).persistence(persistence);
-        builder.config_mut().storage.write_buffer = 1 << 20;
+        builder.config_mut().resources.io.write_buffer_size = 1 << 20;
         let cache = builder.clone().open()?;
         let big: Vec<u8> = (0..3_000_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
         cache.put("big", "small first")?;

@@ -25,8 +25,9 @@ const ITEMS: u64 = 24;
 fn builder(fs: &SimFs) -> Builder {
     let mut b = Cache::builder().memory(64 * KIB).ssd(DIRS[0], 512 * KIB).hdd(DIRS[1], 1024 * KIB);
     b = b.cold(DIRS[2]).cold_limit(512 * KIB).catalog("/k");
+    b.config_mut().resources.io.write_buffer_size = 64 * KIB;
     let s = &mut b.config_mut().storage;
-    (s.write_buffer, s.block_size, s.write_stall_limit) = (64 * KIB, KIB, 1);
+    (s.block_size, s.write_stall_limit) = (KIB, 1);
     (s.segment_size, s.generation_size, s.pack_size) = (Some(64 * KIB), Some(64 * KIB), Some(32 * KIB));
     (s.max_value_size, s.inflight) = (Some(24 * KIB), Some(1 << 20));
     b.simulated(Arc::new(fs.clone()), Arc::new(ManualClock::new(NOW)))

@@ -140,6 +140,8 @@ fn the_limits_of_settings_are_the_programs() {
                 "\"always\"",
                 "\"every_second\"",
                 "\"on_eviction\"",
+                "\"dynamic\"",
+                "\"static\"",
             ];
             let taken: Vec<&str> = all.into_iter().filter(|w| takes(&name, w)).collect();
             assert_eq!(taken.len(), given.len(), "{row}: taken are {taken:?}");

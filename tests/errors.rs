@@ -120,7 +120,7 @@ fn settings_that_cannot_be() {
         (Cache::builder().ssd(&path, 0), &["ssd", "0"]),
         (Cache::builder().hdd(&path, MIB), &["hdd.max_size", "generations"]),
         (Cache::builder().cold(&path).cold_limit(1000), &["cold.limit"]),
-        (with(&|c| c.storage.write_buffer = 1), &["write_buffer"]),
+        (with(&|c| c.resources.io.write_buffer_size = 1), &["write_buffer"]),
         (with(&|c| c.storage.segment_size = Some(1 << 40)), &["segment_size"]),
         (with(&|c| c.storage.segment_size = Some(8 * MIB)), &["ssd.max_size", "segment_size"]),
         (with(&|c| c.storage.max_value_size = Some(15 * MIB)), &["max_value_size", "lower"]),

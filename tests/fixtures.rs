@@ -38,8 +38,8 @@ fn builder(store: &Path, now: u64) -> Builder {
         .hdd(store.join("hdd"), 8 * MIB)
         .cold(store.join("cold"))
         .persistence(Persistence::OnEviction);
+    b.config_mut().resources.io.write_buffer_size = MIB;
     let s = &mut b.config_mut().storage;
-    s.write_buffer = MIB;
     s.segment_size = Some(MIB);
     s.generation_size = Some(MIB);
     s.pack_size = Some(MIB);

@@ -190,8 +190,8 @@ impl Store {
         if self.shape.small == "j" {
             b = b.catalog(self.dir("j"));
         }
+        b.config_mut().resources.io.write_buffer_size = MIB;
         let s = &mut b.config_mut().storage;
-        s.write_buffer = MIB;
         s.write_stall_limit = 1;
         s.segment_size = Some(2 * MIB);
         s.generation_size = Some(2 * MIB);

@@ -20,7 +20,7 @@ const LONG: Duration = Duration::from_secs(60);
 
 fn builder(dir: &Path, fs: &FaultFs, persistence: Persistence) -> Builder {
     let mut b = Cache::builder().memory(4 * MIB).ssd(dir.join("s"), 16 * MIB).persistence(persistence);
-    b.config_mut().storage.write_buffer = MIB;
+    b.config_mut().resources.io.write_buffer_size = MIB;
     b.world(Arc::new(fs.clone()), Arc::new(SystemClock), true)
 }
 

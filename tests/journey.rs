@@ -28,8 +28,8 @@ impl Store {
             .ssd(dir.join("s"), 6 * MIB)
             .hdd(dir.join("h"), 8 * MIB)
             .cold(dir.join("c"));
+        builder.config_mut().resources.io.write_buffer_size = MIB;
         let s = &mut builder.config_mut().storage;
-        s.write_buffer = MIB;
         s.segment_size = Some(MIB);
         s.generation_size = Some(MIB);
         s.pack_size = Some(MIB);

@@ -160,7 +160,7 @@ fn a_closed_store_holds_nothing_open() {
 fn the_catalog_stays_small_beside_a_small_tier() {
     let dir = common::scratch();
     let mut b = Cache::builder().memory(8 * MIB).ssd(dir.path().join("s"), 32 * MIB);
-    b.config_mut().storage.write_buffer = MIB;
+    b.config_mut().resources.io.write_buffer_size = MIB;
     let cache = b.open().unwrap();
     let catalog = dir.path().join("s/catalog");
     let size = || -> u64 {

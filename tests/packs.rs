@@ -20,8 +20,8 @@ fn builder(dir: &Path) -> Builder {
         .ssd(dir.join("s"), 4 * MIB)
         .hdd(dir.join("h"), 5 * MIB)
         .cold(dir.join("c"));
+    b.config_mut().resources.io.write_buffer_size = MIB;
     let s = &mut b.config_mut().storage;
-    s.write_buffer = MIB;
     s.segment_size = Some(MIB);
     s.generation_size = Some(MIB);
     s.pack_size = Some(MIB);

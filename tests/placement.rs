@@ -64,10 +64,10 @@ impl Load {
             .memory(self.memory)
             .ssd(dir.path().join("s"), self.ssd)
             .hdd(dir.path().join("h"), 512 * MIB);
+        builder.config_mut().resources.io.write_buffer_size = MIB;
         let s = &mut builder.config_mut().storage;
         s.segment_size = Some(MIB);
         s.generation_size = Some(16 * MIB);
-        s.write_buffer = MIB;
         s.migration_bytes_per_second = 1 << 40;
         let clock = Arc::new(ManualClock::new(1_700_000_000_000));
         let cache = builder.world(Arc::new(RealFs), clock.clone(), false).open().unwrap();

@@ -33,8 +33,9 @@ fn open(fs: &SimFs, times: u64) -> Cache {
     let mut b =
         Cache::builder().memory(64 * KIB).ssd(DIRS[0], times * 512 * KIB).hdd(DIRS[1], times * 1024 * KIB);
     b = b.cold(DIRS[2]).cold_limit(times * 512 * KIB).catalog("/k");
+    b.config_mut().resources.io.write_buffer_size = 64 * KIB;
     let s = &mut b.config_mut().storage;
-    (s.write_buffer, s.block_size, s.write_stall_limit) = (64 * KIB, KIB, 0);
+    (s.block_size, s.write_stall_limit) = (KIB, 0);
     (s.segment_size, s.generation_size, s.pack_size) = (Some(32 * KIB), Some(64 * KIB), Some(32 * KIB));
     (s.max_value_size, s.inflight) = (Some(8 * KIB), Some(1 << 20));
     b.simulated(Arc::new(fs.clone()), clock).open().unwrap()

@@ -290,12 +290,12 @@ fn callers_do_not_wait_for_the_brake_on_migration() -> Try {
     let dir = tempfile::tempdir()?;
     let mut builder =
         Cache::builder().memory(2 << 20).ssd(dir.path().join("s"), 16 << 20).cold(dir.path().join("c"));
+    builder.config_mut().resources.io.write_buffer_size = 2 << 20;
     let storage = &mut builder.config_mut().storage;
     storage.segment_size = Some(1 << 20);
     // A segment takes 16 s.
     storage.migration_bytes_per_second = 64 << 10;
     storage.write_stall_limit = 8;
-    storage.write_buffer = 2 << 20;
     storage.max_value_size = Some(1 << 20);
     let cache = builder.open()?;
     for i in 0..800 {

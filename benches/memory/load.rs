@@ -140,8 +140,8 @@ impl Load {
             .cold(dir.join("c"))
             .cold_limit(self.cold)
             .persistence(self.persistence);
+        builder.config_mut().resources.io.write_buffer_size = self.write_buffer;
         let s = &mut builder.config_mut().storage;
-        s.write_buffer = self.write_buffer;
         s.sled_cache = self.sled_cache;
         s.inflight = Some(self.inflight);
         s.max_value_size = Some(MIB);

@@ -92,8 +92,8 @@ fn builder(input: &Input) -> Builder {
             _ => b.cold(dir).cold_limit(2 * size),
         };
     }
+    b.config_mut().resources.io.write_buffer_size = 32 * KIB;
     let s = &mut b.config_mut().storage;
-    s.write_buffer = 32 * KIB;
     s.segment_size = Some(size / 8);
     s.generation_size = Some(size / 4);
     s.pack_size = Some(size / 4);

@@ -34,8 +34,8 @@ pub struct Image {
 pub fn builder(vfs: Arc<dyn Vfs>, clock: Arc<dyn Clock>) -> Builder {
     let mut b = Cache::builder().memory(64 * KIB).persistence(Persistence::EverySecond);
     b = b.ssd(DIRS[0], 512 * KIB).hdd(DIRS[1], 1024 * KIB).cold(DIRS[2]).cold_limit(512 * KIB);
+    b.config_mut().resources.io.write_buffer_size = 64 * KIB;
     let s = &mut b.config_mut().storage;
-    s.write_buffer = 64 * KIB;
     s.segment_size = Some(8 * KIB);
     s.generation_size = Some(32 * KIB);
     s.pack_size = Some(8 * KIB);

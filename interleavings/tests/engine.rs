@@ -19,8 +19,8 @@ const LARGE: usize = 9 << 10;
 
 fn open(fs: &SimFs, persistence: Persistence) -> Cache {
     let mut b = Cache::builder().memory(KIB).persistence(persistence).ssd("/s", 64 * KIB).cold("/c");
+    b.config_mut().resources.io.write_buffer_size = 32 * KIB;
     let s = &mut b.config_mut().storage;
-    s.write_buffer = 32 * KIB;
     s.segment_size = Some(8 * KIB);
     s.pack_size = Some(16 * KIB);
     s.block_size = 4 * KIB;

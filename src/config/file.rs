@@ -240,13 +240,13 @@ fn unknown(prefix: &str, name: &str, is_table: bool) -> String {
     let here = if prefix.is_empty() { "at the top".to_owned() } else { format!("in [{prefix}]") };
     let what = if is_table { "table" } else { "setting" };
     let mut text = format!("unknown {what} `{name}` {here}");
+    let elsewhere: Vec<&str> =
+        SETTINGS.iter().filter(|s| s.name.rsplit('.').next() == Some(name)).map(|s| s.name).collect();
+    if !elsewhere.is_empty() && elsewhere.len() <= 3 {
+        let _ = write!(text, "; there is {}", quoted(&elsewhere));
+    }
     let near = nearest(name, &known);
     if near.is_empty() {
-        let elsewhere: Vec<&str> =
-            SETTINGS.iter().filter(|s| s.name.rsplit('.').next() == Some(name)).map(|s| s.name).collect();
-        if !elsewhere.is_empty() && elsewhere.len() <= 3 {
-            let _ = write!(text, "; there is {}", quoted(&elsewhere));
-        }
         let _ = write!(text, "; known here: {}", quoted(&known));
     } else {
         let _ = write!(text, "; did you mean {}?", quoted(&near));
@@ -349,6 +349,15 @@ impl Given<'_, '_> {
         }
     }
 
+    fn factor(&self) -> Result<f64, Wrong> {
+        let number = match self.value.get_ref() {
+            DeValue::Float(f) => f.as_str().parse().ok(),
+            DeValue::Integer(i) if i.radix() == 10 => i.as_str().parse().ok(),
+            _ => None,
+        };
+        number.map_or_else(|| self.not("a number, as in 1.5"), Ok)
+    }
+
     fn text(&self, wanted: &str) -> Result<&str, Wrong> {
         match self.value.get_ref() {
             DeValue::String(s) => Ok(s),
@@ -394,6 +403,7 @@ impl Setting {
             Field::Count(at, range, unit) => *at(config) = given.count(range, unit)?,
             Field::OptionalCount(at, range, unit) => *at(config) = Some(given.count(range, unit)?),
             Field::Ratio(at) => *at(config) = given.ratio()?,
+            Field::Factor(at, _) => *at(config) = given.factor()?,
             Field::Flag(at) => match value.get_ref() {
                 DeValue::Boolean(b) => *at(config) = *b,
                 _ => return given.not("true or false"),
@@ -457,7 +467,7 @@ impl Setting {
             Field::OptionalSize(at, _) => show_size((*at(c))?),
             Field::Count(at, ..) => at(c).to_string(),
             Field::OptionalCount(at, ..) => (*at(c))?.to_string(),
-            Field::Ratio(at) => format!("{:?}", *at(c)),
+            Field::Ratio(at) | Field::Factor(at, _) => format!("{:?}", *at(c)),
             Field::Flag(at) => at(c).to_string(),
             Field::Choice { words, get, .. } => quote(words.get(get(c)).copied().unwrap_or_default()),
             Field::Path(at) => quote(&at(c).as_ref()?.to_string_lossy()),

@@ -5,12 +5,17 @@
 //! limits passes [`Config::validate`].
 
 mod file;
+mod resources;
 mod settings;
 mod size;
 #[cfg(test)]
 mod tests;
 mod validate;
 
+pub use resources::{
+    AllocationStrategy, CpuUseConfig, IoUseConfig, MemoryUseConfig, NetworkUseConfig, OptimizerConfig,
+    ResourcesConfig, StrategiesConfig, StrategyConfig,
+};
 pub use size::{parse as parse_size, show as show_size};
 
 use std::fmt;
@@ -139,8 +144,6 @@ pub struct ColdConfig {
 pub struct StorageConfig {
     /// What a returned `put` means.
     pub persistence: Persistence,
-    /// Bytes that wait to be written at most: 1 MiB to 16 GiB, by default 64 MiB. Half of it starts a write.
-    pub write_buffer: u64,
     /// Seconds that a caller waits for a slow disk before `Busy`: 1 to 3,600, by default 30.
     pub write_stall_limit: u64,
     /// Bytes of values in flight: 1 MiB to 64 GiB; `None`: 256 MiB, or twice `max_value_size` if that is more.
@@ -157,8 +160,6 @@ pub struct StorageConfig {
     pub default_ttl: Option<u64>,
     /// Bytes that migration copies in a second at most: at least 64 KiB, by default 64 MiB.
     pub migration_bytes_per_second: u64,
-    /// Items of one step of migration: 1 to 100,000, by default 1,000.
-    pub batch_size: u64,
     /// Days within which what is dead in the archive is physically gone: 1 to 3,650, by default 30.
     pub erase_after: u64,
     /// Seconds between two walks of the reaper of expired items: 1 to 86,400, by default 60.
@@ -240,6 +241,12 @@ pub struct Config {
     pub storage: StorageConfig,
     /// Compression.
     pub compression: CompressionConfig,
+    /// What of the machine may be used.
+    pub resources: ResourcesConfig,
+    /// What each strategy of the optimizer allows.
+    pub strategies: StrategiesConfig,
+    /// The optimizer.
+    pub optimizer: OptimizerConfig,
     origin: Origin,
 }
 
@@ -263,6 +270,9 @@ impl Default for Config {
                 binary: Algorithm::Lz4,
                 media: Algorithm::Lz4,
             },
+            resources: ResourcesConfig::default(),
+            strategies: StrategiesConfig::default(),
+            optimizer: OptimizerConfig::default(),
             origin: Origin::default(),
         }
     }
@@ -272,7 +282,6 @@ impl Default for StorageConfig {
     fn default() -> StorageConfig {
         StorageConfig {
             persistence: Persistence::default(),
-            write_buffer: 64 * MIB,
             write_stall_limit: 30,
             inflight: None,
             max_value_size: None,
@@ -281,7 +290,6 @@ impl Default for StorageConfig {
             catalog: None,
             default_ttl: None,
             migration_bytes_per_second: 64 * MIB,
-            batch_size: 1000,
             erase_after: 30,
             reap_interval: 60,
             checkpoint_interval: 300,

@@ -2,7 +2,10 @@
 //!
 //! Reading, writing, checking and suggesting go by this table alone.
 
-use super::{Algorithm, Config, DirConfig, GIB, KIB, MIB, MemoryPolicy, Persistence, ReadMode};
+use super::resources::MOST_BUFFERED;
+use super::{
+    Algorithm, AllocationStrategy, Config, DirConfig, GIB, KIB, MIB, MemoryPolicy, Persistence, ReadMode,
+};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
@@ -30,6 +33,8 @@ pub(super) enum Field {
     OptionalCount(fn(&mut Config) -> &mut Option<u64>, RangeInclusive<u64>, &'static str),
     /// More than 0 and at most 1.
     Ratio(fn(&mut Config) -> &mut f64),
+    /// A number that may have a fraction.
+    Factor(fn(&mut Config) -> &mut f64, RangeInclusive<u64>),
     /// True or false.
     Flag(fn(&mut Config) -> &mut bool),
     /// One of some words.
@@ -55,10 +60,12 @@ const DAY: u64 = 86_400;
 const TEN_YEARS: u64 = 3_650;
 
 const PRIORITY: &str = "the order of the tiers is fixed, hottest first";
+const UNICAST: &str = "nothing here is multicast";
 const UNCOMPRESSED: &str = "the memory tier keeps values as they are";
 
 const PERSISTENCE: [Persistence; 3] =
     [Persistence::Always, Persistence::EverySecond, Persistence::OnEviction];
+const ALLOCATIONS: [AllocationStrategy; 2] = [AllocationStrategy::Dynamic, AllocationStrategy::Static];
 const POLICIES: [MemoryPolicy; 2] = [MemoryPolicy::Adaptive, MemoryPolicy::Lru];
 const READ_MODES: [ReadMode; 2] = [ReadMode::Map, ReadMode::Pread];
 const ALGORITHMS: [Algorithm; 3] = [Algorithm::None, Algorithm::Zlib, Algorithm::Lz4];
@@ -86,6 +93,82 @@ macro_rules! choice {
 
 /// All of them, in the order in which they are written.
 pub(super) static SETTINGS: &[Setting] = &[
+    setting(
+        "resource_management.memory.max_usage_percent",
+        Field::Count(|c| &mut c.resources.memory.max_usage_percent, 1..=100, "percent"),
+        "percent of the machine's memory, or the cgroup's, that this process may use",
+    ),
+    setting(
+        "resource_management.memory.buffer_percent",
+        Field::Count(|c| &mut c.resources.memory.buffer_percent, 0..=99, "percent"),
+        "when it is over: down to that many percent below the maximum",
+    ),
+    setting(
+        "resource_management.memory.gc_threshold",
+        Field::Count(|c| &mut c.resources.memory.gc_threshold, 1..=100, "percent"),
+        "percent over which memory is given back to the system too",
+    ),
+    setting(
+        "resource_management.memory.allocation_strategy",
+        choice!(&["dynamic", "static"], ALLOCATIONS, resources.memory.allocation_strategy),
+        "whether the memory tier grows and shrinks between its floor and its max_size, or is max_size",
+    ),
+    setting(
+        "resource_management.cpu.max_usage_percent",
+        Field::Count(|c| &mut c.resources.cpu.max_usage_percent, 1..=100, "percent"),
+        "percent of the processors over which background work slows",
+    ),
+    setting(
+        "resource_management.cpu.compression_threshold",
+        Field::Count(|c| &mut c.resources.cpu.compression_threshold, 1..=100, "percent"),
+        "percent of the processors over which lz4 is preferred to zlib",
+    ),
+    setting(
+        "resource_management.cpu.batch_size",
+        Field::Count(|c| &mut c.resources.cpu.batch_size, 1..=100_000, "items"),
+        "items of one step of migration",
+    ),
+    setting(
+        "resource_management.cpu.priority_nice",
+        Field::Count(|c| &mut c.resources.cpu.priority_nice, 0..=19, ""),
+        "nice value of background threads",
+    ),
+    setting(
+        "resource_management.io.max_concurrent_ops",
+        Field::Count(|c| &mut c.resources.io.max_concurrent_ops, 1..=10_000, "operations"),
+        "disk operations in flight at most",
+    ),
+    setting(
+        "resource_management.io.buffer_size",
+        Field::Size(|c| &mut c.resources.io.buffer_size, 512..=MIB),
+        "bytes of the smallest read",
+    ),
+    setting(
+        "resource_management.io.write_buffer_size",
+        Field::Size(|c| &mut c.resources.io.write_buffer_size, MIB..=MOST_BUFFERED),
+        "bytes that wait to be written at most; half of it starts a write",
+    ),
+    setting(
+        "resource_management.io.read_ahead_size",
+        Field::Size(|c| &mut c.resources.io.read_ahead_size, 4 * KIB..=64 * MIB),
+        "bytes that are read ahead at most",
+    ),
+    setting(
+        "resource_management.network.max_bandwidth_percent",
+        Field::Count(|c| &mut c.resources.network.max_bandwidth_percent, 1..=100, "percent"),
+        "percent of the link that metrics, or a remote tier, may use",
+    ),
+    setting(
+        "resource_management.network.tcp_keepalive",
+        Field::Flag(|c| &mut c.resources.network.tcp_keepalive),
+        "whether connections are kept alive",
+    ),
+    setting(
+        "resource_management.network.tcp_nodelay",
+        Field::Flag(|c| &mut c.resources.network.tcp_nodelay),
+        "whether small packets are sent at once",
+    ),
+    setting("resource_management.network.multicast_enabled", Field::Fixed("false", UNICAST), UNICAST),
     setting(
         "storage_tiers.memory.max_size",
         Field::Size(|c| &mut c.memory.max_size, MIB..=MOST),
@@ -177,11 +260,6 @@ pub(super) static SETTINGS: &[Setting] = &[
         "what a returned put means: on stable storage; there within a second; there when memory evicts it",
     ),
     setting(
-        "storage.write_buffer",
-        Field::Size(|c| &mut c.storage.write_buffer, MIB..=16 * GIB),
-        "bytes that wait to be written at most; half of it starts a write",
-    ),
-    setting(
         "storage.write_stall_limit",
         Field::Count(|c| &mut c.storage.write_stall_limit, 1..=3_600, "seconds"),
         "how long a caller waits for a slow disk before the error Busy",
@@ -220,11 +298,6 @@ pub(super) static SETTINGS: &[Setting] = &[
         "storage.migration_bytes_per_second",
         Field::Size(|c| &mut c.storage.migration_bytes_per_second, 64 * KIB..=MOST),
         "bytes that migration copies in a second at most",
-    ),
-    setting(
-        "storage.batch_size",
-        Field::Count(|c| &mut c.storage.batch_size, 1..=100_000, "items"),
-        "items of one step of migration",
     ),
     setting(
         "storage.erase_after",
@@ -320,5 +393,80 @@ pub(super) static SETTINGS: &[Setting] = &[
         "compression.content_types.media",
         choice!(ALGORITHM_WORDS, ALGORITHMS, compression.media),
         "what images, audio, video and archives are compressed with",
+    ),
+    setting(
+        "optimization_strategies.aggressive.memory_threshold",
+        Field::Ratio(|c| &mut c.strategies.aggressive.memory_threshold),
+        "share of memory over which it is freed; resource_management.memory.max_usage_percent holds too",
+    ),
+    setting(
+        "optimization_strategies.aggressive.compression_level",
+        Field::Count(|c| &mut c.strategies.aggressive.compression_level, 1..=9, ""),
+        "highest level of zlib",
+    ),
+    setting(
+        "optimization_strategies.aggressive.prefetch_multiplier",
+        Field::Factor(|c| &mut c.strategies.aggressive.prefetch_multiplier, 0..=16),
+        "after a hit on the HDD or the archive, that many times 64 KiB of its neighbours enter memory",
+    ),
+    setting(
+        "optimization_strategies.aggressive.eviction_age",
+        Field::Count(|c| &mut c.strategies.aggressive.eviction_age, 1..=DAY, "seconds"),
+        "idle time after which a clean entry may leave memory early",
+    ),
+    setting(
+        "optimization_strategies.balanced.memory_threshold",
+        Field::Ratio(|c| &mut c.strategies.balanced.memory_threshold),
+        "share of memory over which it is freed; resource_management.memory.max_usage_percent holds too",
+    ),
+    setting(
+        "optimization_strategies.balanced.compression_level",
+        Field::Count(|c| &mut c.strategies.balanced.compression_level, 1..=9, ""),
+        "highest level of zlib",
+    ),
+    setting(
+        "optimization_strategies.balanced.prefetch_multiplier",
+        Field::Factor(|c| &mut c.strategies.balanced.prefetch_multiplier, 0..=16),
+        "after a hit on the HDD or the archive, that many times 64 KiB of its neighbours enter memory",
+    ),
+    setting(
+        "optimization_strategies.balanced.eviction_age",
+        Field::Count(|c| &mut c.strategies.balanced.eviction_age, 1..=DAY, "seconds"),
+        "idle time after which a clean entry may leave memory early",
+    ),
+    setting(
+        "optimization_strategies.conservative.memory_threshold",
+        Field::Ratio(|c| &mut c.strategies.conservative.memory_threshold),
+        "share of memory over which it is freed; resource_management.memory.max_usage_percent holds too",
+    ),
+    setting(
+        "optimization_strategies.conservative.compression_level",
+        Field::Count(|c| &mut c.strategies.conservative.compression_level, 1..=9, ""),
+        "highest level of zlib",
+    ),
+    setting(
+        "optimization_strategies.conservative.prefetch_multiplier",
+        Field::Factor(|c| &mut c.strategies.conservative.prefetch_multiplier, 0..=16),
+        "after a hit on the HDD or the archive, that many times 64 KiB of its neighbours enter memory",
+    ),
+    setting(
+        "optimization_strategies.conservative.eviction_age",
+        Field::Count(|c| &mut c.strategies.conservative.eviction_age, 1..=DAY, "seconds"),
+        "idle time after which a clean entry may leave memory early",
+    ),
+    setting(
+        "optimizer.enabled",
+        Field::Flag(|c| &mut c.optimizer.enabled),
+        "whether the optimizer runs by itself",
+    ),
+    setting(
+        "optimizer.interval",
+        Field::Count(|c| &mut c.optimizer.interval, 1..=DAY, "seconds"),
+        "time between two decisions",
+    ),
+    setting(
+        "optimizer.memory_floor",
+        Field::AutoSize(|c| &mut c.optimizer.memory_floor, MIB..=MOST),
+        "bytes below which the memory tier does not shrink; auto: an eighth of its max_size, at least 1 MiB",
     ),
 ];

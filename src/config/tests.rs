@@ -18,6 +18,26 @@ fn refused(change: impl FnOnce(&mut Config)) -> String {
 
 /// The names of the documented file with values that are not the defaults.
 const FULL: &str = r#"
+[resource_management.memory]
+max_usage_percent = 75
+buffer_percent = 5
+gc_threshold = 90
+allocation_strategy = "static"
+[resource_management.cpu]
+max_usage_percent = 60
+compression_threshold = 50
+batch_size = 10
+priority_nice = 19
+[resource_management.io]
+max_concurrent_ops = 8
+buffer_size = "4KiB"
+write_buffer_size = "32MiB"
+read_ahead_size = "1MiB"
+[resource_management.network]
+max_bandwidth_percent = 10
+tcp_keepalive = false
+tcp_nodelay = false
+multicast_enabled = false
 [storage_tiers.memory]
 max_size = "1.5GiB"
 item_limit = 5
@@ -42,7 +62,6 @@ compression = false
 priority = 4
 [storage]
 persistence = "on_eviction"
-write_buffer = "32MiB"
 write_stall_limit = 10
 inflight = "512MiB"
 max_value_size = "128MiB"
@@ -51,7 +70,6 @@ borrow_large_values = true
 catalog = "/e"
 default_ttl = 60
 migration_bytes_per_second = "10MiB"
-batch_size = 10
 erase_after = 3
 reap_interval = 5
 checkpoint_interval = 7
@@ -74,6 +92,25 @@ text = "lz4"
 json = "none"
 binary = "zlib"
 media = "none"
+[optimization_strategies.aggressive]
+memory_threshold = 0.95
+compression_level = 8
+prefetch_multiplier = 4
+eviction_age = 100
+[optimization_strategies.balanced]
+memory_threshold = 0.85
+compression_level = 5
+prefetch_multiplier = 0.5
+eviction_age = 200
+[optimization_strategies.conservative]
+memory_threshold = 0.5
+compression_level = 1
+prefetch_multiplier = 0
+eviction_age = 86400
+[optimizer]
+enabled = false
+interval = 5
+memory_floor = "16MiB"
 "#;
 
 #[test]
@@ -84,8 +121,23 @@ fn the_documented_defaults() {
     assert_eq!((c.ssd.max_size, c.ssd.item_limit, c.ssd.compression), (5 << 30, 1_000_000, true));
     assert_eq!((c.hdd.max_size, c.hdd.compression), (50 << 30, true));
     assert_eq!((c.cold.limit, c.cold.compression), (None, true));
-    assert_eq!((c.storage.write_buffer, c.inflight(), c.max_value_size()), (64 << 20, 256 << 20, 64 << 20));
-    assert_eq!((c.storage.write_stall_limit, c.storage.batch_size, c.storage.erase_after), (30, 1000, 30));
+    assert_eq!((c.inflight(), c.max_value_size()), (256 << 20, 64 << 20));
+    assert_eq!((c.storage.write_stall_limit, c.storage.erase_after), (30, 30));
+    let (m, cpu, io, net) = (c.resources.memory, c.resources.cpu, c.resources.io, c.resources.network);
+    assert_eq!((m.max_usage_percent, m.buffer_percent, m.gc_threshold), (80, 10, 85));
+    assert_eq!(m.allocation_strategy, AllocationStrategy::Dynamic);
+    assert_eq!((cpu.max_usage_percent, cpu.compression_threshold), (70, 60));
+    assert_eq!((cpu.batch_size, cpu.priority_nice), (1000, 10));
+    assert_eq!((io.max_concurrent_ops, io.buffer_size), (100, 8 << 10));
+    assert_eq!((io.write_buffer_size, io.read_ahead_size), (64 << 20, 4 << 20));
+    assert_eq!((net.max_bandwidth_percent, net.tcp_keepalive, net.tcp_nodelay), (50, true, true));
+    let row =
+        |s: StrategyConfig| (s.memory_threshold, s.compression_level, s.prefetch_multiplier, s.eviction_age);
+    assert_eq!(row(c.strategies.aggressive), (0.9, 9, 2.0, 300));
+    assert_eq!(row(c.strategies.balanced), (0.8, 6, 1.5, 600));
+    assert_eq!(row(c.strategies.conservative), (0.7, 3, 1.0, 1200));
+    assert_eq!((c.optimizer.enabled, c.optimizer.interval, c.memory_floor()), (true, 60, 64 << 20));
+    assert_eq!(crate::optimizer::Policy::of(&c), crate::optimizer::Policy::default());
     assert_eq!(c.storage.persistence, Persistence::EverySecond);
     assert_eq!(c.compression.zlib, AlgorithmConfig { level: 6, min_size: 1024, threshold: 0.8 });
     assert_eq!(c.compression.lz4, AlgorithmConfig { level: 1, min_size: 512, threshold: 0.6 });
@@ -138,14 +190,21 @@ fn what_is_written_reads_the_same() {
 fn errors_name_file_line_and_column() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("thermocline.toml");
-    std::fs::write(&path, "[storage]\n# ünï\nbatch_size = 1\n  write_bufer = \"1MiB\"\n").unwrap();
+    std::fs::write(
+        &path,
+        "[resource_management.io]\n# ünï\nbuffer_size = 512\n  write_bufer_size = \"1MiB\"\n",
+    )
+    .unwrap();
     let e = Config::from_file(&path).unwrap_err();
     assert_eq!(e.at, Some((4, 3)));
     let text = e.to_string();
     assert!(text.starts_with(&format!("{}:4:3: ", path.display())), "{text}");
-    assert!(text.contains("`write_bufer`") && text.contains("did you mean `write_buffer`?"), "{text}");
+    assert!(
+        text.contains("`write_bufer_size`") && text.contains("did you mean `write_buffer_size`?"),
+        "{text}"
+    );
     assert_eq!(error("x = 'ü' é").at, Some((1, 9)));
-    assert!(error("[storage]\nbatch_size = \n").at.is_some());
+    assert!(error("[storage]\nreap_interval = \n").at.is_some());
     let missing = Config::from_file(dir.path().join("none")).unwrap_err();
     assert!(missing.to_string().contains("none: cannot read"), "{missing}");
     std::fs::write(&path, vec![b' '; 2 << 20]).unwrap();
@@ -177,13 +236,13 @@ fn unknown_names_are_told_with_what_is_near() {
             "[storage_tiers.memory]\nitem_limt = 1",
             ["unknown setting `item_limt`", "did you mean `item_limit`?"],
         ),
-        ("[storage_tiers.memory]\nwrite_buffer = 1", ["there is `storage.write_buffer`", "`policy`"]),
+        ("[storage]\nbatch_size = 1", ["there is `resource_management.cpu.batch_size`", "`pack_size`"]),
         ("[storage_tiers.hdd]\nitem_limit = 1", ["unknown setting `item_limit`", "known here: `path`"]),
         ("[storage_tiers.cold]\nmax_size = 1", ["unknown setting `max_size`", "`limit`"]),
         ("[compression.algorithms.zlib]\nlvel = 1", ["unknown setting `lvel`", "`level`"]),
         ("[storage_tiers.ssd]\npaths = [{ path = '/a', sise = 1 }]", ["unknown setting `sise`", "`size`"]),
-        ("[resource_management.cpu]\nbatch_size = 1", ["unknown table `resource_management`", "`storage`"]),
-        ("[optimization_strategies.balanced]\neviction_age = 1", ["unknown table", "`storage`"]),
+        ("[resource_management.gpu]\nbatch_size = 1", ["unknown table `gpu` in", "`cpu`"]),
+        ("[optimization_strategies.bold]\neviction_age = 1", ["unknown table `bold`", "`balanced`"]),
         ("[metrics.redis]\nurl = ''", ["unknown table `metrics`", "`compression`"]),
         ("[log]\nfile = ''", ["unknown table `log`", "`compression`"]),
     ] {
@@ -196,13 +255,28 @@ fn unknown_names_are_told_with_what_is_near() {
 #[test]
 fn impossible_values_are_told_with_what_is_right() {
     for (text, parts) in [
-        ("[storage]\nwrite_buffer = '64M'", ["storage.write_buffer", "512MiB"]),
-        ("[storage]\nwrite_buffer = true", ["takes a size", "true or false"]),
-        ("[storage]\nwrite_buffer = -1", ["storage.write_buffer", "-1"]),
-        ("[storage]\nwrite_buffer = '1KiB'", ["storage.write_buffer = 1KiB", "from 1MiB to 16GiB"]),
-        ("[storage]\nbatch_size = 0", ["storage.batch_size = 0 is out of", "from 1 to 100000 items"]),
-        ("[storage]\nbatch_size = -5", ["storage.batch_size = -5", "from 1 to 100000 items"]),
-        ("[storage]\nbatch_size = '5'", ["takes a whole number (items)", "a string"]),
+        (
+            "[resource_management.io]\nwrite_buffer_size = '64M'",
+            ["resource_management.io.write_buffer_size", "512MiB"],
+        ),
+        ("[resource_management.io]\nwrite_buffer_size = true", ["takes a size", "true or false"]),
+        (
+            "[resource_management.io]\nwrite_buffer_size = -1",
+            ["resource_management.io.write_buffer_size", "-1"],
+        ),
+        (
+            "[resource_management.io]\nwrite_buffer_size = '1KiB'",
+            ["resource_management.io.write_buffer_size = 1KiB", "from 1MiB to 16GiB"],
+        ),
+        (
+            "[resource_management.cpu]\nbatch_size = 0",
+            ["resource_management.cpu.batch_size = 0 is out of", "from 1 to 100000 items"],
+        ),
+        (
+            "[resource_management.cpu]\nbatch_size = -5",
+            ["resource_management.cpu.batch_size = -5", "from 1 to 100000 items"],
+        ),
+        ("[resource_management.cpu]\nbatch_size = '5'", ["takes a whole number (items)", "a string"]),
         ("[storage]\ndefault_ttl = 0", ["storage.default_ttl", "from 1 to 315360000 seconds"]),
         ("[storage]\nmax_value_size = '2GiB'", ["storage.max_value_size = 2GiB", "to 1GiB"]),
         ("[storage]\nsegment_size = '1GiB'", ["storage.segment_size = 1GiB", "to 512MiB"]),
@@ -229,6 +303,25 @@ fn impossible_values_are_told_with_what_is_right() {
         ("[compression.algorithms.zlib]\nthreshold = 1.2", ["threshold = 1.2", "at most 1"]),
         ("[compression.algorithms.zlib]\nthreshold = 0", ["threshold = 0", "more than 0"]),
         ("[compression.algorithms.zlib]\nthreshold = nan", ["threshold = NaN", "more than 0"]),
+        (
+            "[resource_management.memory]\nmax_usage_percent = 101",
+            ["max_usage_percent = 101", "from 1 to 100 percent"],
+        ),
+        (
+            "[resource_management.memory]\nallocation_strategy = 'auto'",
+            ["\"auto\"", "\"dynamic\", \"static\""],
+        ),
+        (
+            "[resource_management.network]\nmulticast_enabled = true",
+            ["must be false", "nothing here is multicast"],
+        ),
+        ("[resource_management.cpu]\npriority_nice = 20", ["priority_nice = 20", "from 0 to 19"]),
+        ("[optimization_strategies.balanced]\nmemory_threshold = 80", ["memory_threshold = 80", "at most 1"]),
+        ("[optimization_strategies.balanced]\nprefetch_multiplier = -1.5", ["= -1.5 is out", "from 0 to 16"]),
+        ("[optimization_strategies.balanced]\nprefetch_multiplier = nan", ["= NaN is out", "from 0 to 16"]),
+        ("[optimization_strategies.balanced]\nprefetch_multiplier = 'two'", ["takes a number", "a string"]),
+        ("[optimizer]\nenabled = 'on'", ["takes true or false", "a string"]),
+        ("[optimizer]\ninterval = 0", ["optimizer.interval = 0", "from 1 to 86400 seconds"]),
         ("[compression.content_types]\ntext = 'zstd'", ["\"zstd\"", "\"none\", \"zlib\", \"lz4\""]),
     ] {
         let e = error(text);
@@ -263,6 +356,13 @@ fn settings_are_checked_against_each_other() {
             }),
             ["storage.inflight = 10MiB", "auto"],
         ),
+        (refused(|c| c.resources.memory.buffer_percent = 80), ["buffer_percent = 80", "lower it below"]),
+        (refused(|c| c.resources.io.buffer_size = 8 * MIB), ["buffer_size = 8MiB", "1MiB"]),
+        (
+            refused(|c| (c.resources.io.buffer_size, c.resources.io.read_ahead_size) = (MIB, 4 * KIB)),
+            ["read_ahead_size = 4KiB", "at least that"],
+        ),
+        (refused(|c| c.optimizer.memory_floor = Some(GIB)), ["memory_floor = 1GiB", "max_size = 512MiB"]),
         (refused(|c| c.add_hdd("/mnt/ssd", GIB)), ["storage_tiers.hdd.paths", "given twice"]),
         (refused(|c| c.add_hdd("/mnt/ssd/../ssd/.", GIB)), ["/mnt/ssd/../ssd", "given twice"]),
         (refused(|c| c.add_hdd("/mnt/x/../ssd/below", GIB)), ["storage_tiers.hdd.paths", "lies inside"]),
@@ -375,7 +475,8 @@ proptest! {
 
 /// The documentation of the fields of a name, without spaces and the commas of thousands.
 fn texts_of(field: &str) -> Vec<String> {
-    let lines: Vec<&str> = include_str!("mod.rs").lines().map(str::trim).collect();
+    let text = [include_str!("mod.rs"), include_str!("resources.rs")].join("\n");
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
     let at = (0..lines.len()).filter(|i| lines[*i].starts_with(&format!("pub {field}: ")));
     let text = |i: usize| -> String {
         let docs = lines[..i].iter().rev().take_while(|l| l.starts_with("///"));
@@ -388,7 +489,7 @@ fn texts_of(field: &str) -> Vec<String> {
 fn the_text_of_a_field_says_its_limits_and_its_default() {
     let defaults = Config::default();
     let mut seen = 0;
-    for setting in SETTINGS.iter().filter(|s| !s.name.starts_with("compression")) {
+    for setting in SETTINGS.iter().filter(|s| !s.name.starts_with("compression.")) {
         let (limits, show): (_, fn(u64) -> String) = match &setting.field {
             Field::Size(_, limits) | Field::AutoSize(_, limits) | Field::OptionalSize(_, limits) => {
                 (limits, show_size)
@@ -404,6 +505,10 @@ fn the_text_of_a_field_says_its_limits_and_its_default() {
         let texts = texts_of(setting.name.rsplit('.').next().unwrap());
         assert!(!texts.is_empty(), "{}", setting.name);
         assert!(texts.iter().all(|t| t.contains(&limits)), "{}: {limits}: {texts:?}", setting.name);
+        // Each strategy has its own defaults.
+        if setting.name.starts_with("optimization_strategies.") {
+            continue;
+        }
         if let Some(default) = setting.show(&defaults).map(|d| d.replace('"', "")).filter(|d| d != "auto") {
             let default = format!("bydefault{default}");
             assert!(texts.iter().any(|t| t.contains(&default)), "{}: {default}: {texts:?}", setting.name);

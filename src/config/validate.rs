@@ -42,6 +42,7 @@ impl Config {
         self.sizes_of_tiers()?;
         self.containers()?;
         self.values()?;
+        self.resources()?;
         self.durability()?;
         self.paths()
     }
@@ -120,6 +121,38 @@ impl Config {
             }
             _ => Ok(()),
         }
+    }
+
+    /// What is freed, read and kept at least fits into what there is at most.
+    fn resources(&self) -> Result<(), ConfigError> {
+        let (memory, io) = (&self.resources.memory, &self.resources.io);
+        if memory.buffer_percent >= memory.max_usage_percent {
+            let name = "resource_management.memory.buffer_percent";
+            let message = format!(
+                "{name} = {} leaves nothing of max_usage_percent = {}: lower it below that",
+                memory.buffer_percent, memory.max_usage_percent
+            );
+            return Err(self.wrong(name, message));
+        }
+        if io.read_ahead_size < io.buffer_size {
+            let name = "resource_management.io.read_ahead_size";
+            let message = format!(
+                "{name} = {} is less than the smallest read, buffer_size = {}: raise it to at least that",
+                size::show(io.read_ahead_size),
+                size::show(io.buffer_size)
+            );
+            return Err(self.wrong(name, message));
+        }
+        if self.memory_floor() > self.memory.max_size {
+            let name = "optimizer.memory_floor";
+            let message = format!(
+                "{name} = {} is more than storage_tiers.memory.max_size = {}: lower it, or write \"auto\"",
+                size::show(self.memory_floor()),
+                size::show(self.memory.max_size)
+            );
+            return Err(self.wrong(name, message));
+        }
+        Ok(())
     }
 
     fn durability(&self) -> Result<(), ConfigError> {
@@ -237,6 +270,13 @@ fn check_limits(setting: &Setting, config: &mut Config) -> Result<(), String> {
                 return Ok(());
             }
             Err(format!("{name} = {ratio}: a share is more than 0 and at most 1"))
+        }
+        Field::Factor(at, range) => {
+            let (factor, least, most) = (*at(config), *range.start(), *range.end());
+            if factor >= least as f64 && factor <= most as f64 {
+                return Ok(());
+            }
+            Err(format!("{name} = {factor} is out of its limits: from {least} to {most}"))
         }
         Field::Path(at) => at(config).as_deref().map_or(Ok(()), |path| not_empty(name, path)),
         Field::Dir(at) | Field::Dirs(at) => at(config).iter().try_for_each(|d| {

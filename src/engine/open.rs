@@ -532,11 +532,11 @@ fn settings(config: &Config) -> Settings {
     let s = &config.storage;
     Settings {
         persistence: s.persistence,
-        write_buffer: s.write_buffer,
+        write_buffer: config.resources.io.write_buffer_size,
         write_stall: Duration::from_secs(s.write_stall_limit),
         max_value: config.max_value_size(),
         default_ttl_ms: s.default_ttl.map(|s| s.saturating_mul(1000)),
-        batch_items: usize::try_from(s.batch_size).unwrap_or(1000),
+        batch_items: usize::try_from(config.resources.cpu.batch_size).unwrap_or(1000),
         move_bytes: move_bytes(config),
         migration_rate: s.migration_bytes_per_second,
         nice: 10,
@@ -578,5 +578,5 @@ fn compression(config: &Config) -> Compression {
 
 /// Bytes that a move reads at a time. Small where memory is short, which is where the write buffer is small.
 fn move_bytes(config: &Config) -> u64 {
-    (config.storage.write_buffer / 8).clamp(256 << 10, 4 << 20)
+    (config.resources.io.write_buffer_size / 8).clamp(256 << 10, 4 << 20)
 }

@@ -92,8 +92,8 @@ impl Tiers {
                 b = b.cold_limit(limit * MIB);
             }
         }
+        b.config_mut().resources.io.write_buffer_size = MIB;
         let s = &mut b.config_mut().storage;
-        s.write_buffer = MIB;
         s.segment_size = Some(MIB);
         s.generation_size = Some(MIB);
         s.pack_size = Some(MIB);

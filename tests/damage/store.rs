@@ -59,8 +59,8 @@ fn with_tiers_from(first: usize, vfs: Arc<dyn Vfs>, clock: Arc<dyn Clock>) -> Bu
         b = b.hdd(DIRS[1], 1024 * KIB);
     }
     b = b.cold(DIRS[2]).cold_limit(512 * KIB);
+    b.config_mut().resources.io.write_buffer_size = 64 * KIB;
     let s = &mut b.config_mut().storage;
-    s.write_buffer = 64 * KIB;
     s.segment_size = Some(8 * KIB);
     s.generation_size = Some(32 * KIB);
     s.pack_size = Some(8 * KIB);

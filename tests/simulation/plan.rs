@@ -119,8 +119,8 @@ impl Plan {
         if let Some(ms) = self.default_ttl {
             b = b.default_ttl(Duration::from_millis(ms));
         }
+        b.config_mut().resources.io.write_buffer_size = 32 * KIB;
         let s = &mut b.config_mut().storage;
-        s.write_buffer = 32 * KIB;
         s.segment_size = Some(size / 8);
         s.generation_size = Some(size / 4);
         s.pack_size = Some(size / 4);

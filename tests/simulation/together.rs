@@ -67,8 +67,8 @@ impl Plan {
         if self.hdd {
             b = b.hdd("/h", size);
         }
+        b.config_mut().resources.io.write_buffer_size = 32 * KIB;
         let s = &mut b.config_mut().storage;
-        s.write_buffer = 32 * KIB;
         s.segment_size = Some(16 * KIB);
         s.generation_size = Some(32 * KIB);
         s.pack_size = Some(32 * KIB);

@@ -25,8 +25,9 @@ fn open(
     clock: Arc<dyn Clock>,
 ) -> Result<Cache, Error> {
     let mut builder = Cache::builder().memory(4 << 20).ssd(dir, 64 << 20).persistence(persistence);
+    builder.config_mut().resources.io.write_buffer_size = 1 << 20;
     let storage = &mut builder.config_mut().storage;
-    (storage.write_buffer, storage.write_stall_limit) = (1 << 20, 1);
+    storage.write_stall_limit = 1;
     builder.world(vfs, clock, true).open()
 }
 
@@ -151,7 +152,7 @@ fn who_writes_waits_for_what_is_two_seconds_old() -> Result<(), Failure> {
 fn a_beat_writes_all_that_waited_when_it_began() -> Result<(), Failure> {
     let dir = tempfile::tempdir()?;
     let mut builder = Cache::builder().memory(4 << 20).ssd(dir.path(), 64 << 20);
-    builder.config_mut().storage.write_buffer = 1 << 20;
+    builder.config_mut().resources.io.write_buffer_size = 1 << 20;
     let clock = Arc::new(ManualClock::new(1_700_000_000_000));
     let cache = builder.world(Arc::new(RealFs), clock, false).open()?;
     // A batch takes half of the write buffer; the rest is neither much nor old.

@@ -203,7 +203,7 @@ fn the_write_buffer_holds_no_more_than_its_limit() -> Result<(), Failure> {
     for persistence in [Persistence::EverySecond, Persistence::OnEviction] {
         let dir = tempfile::tempdir()?;
         let mut builder = Cache::builder().memory(8 << 20).ssd(dir.path(), 64 << 20).persistence(persistence);
-        builder.config_mut().storage.write_buffer = 1 << 20;
+        builder.config_mut().resources.io.write_buffer_size = 1 << 20;
         let cache = builder.world(Arc::new(RealFs), Arc::new(SystemClock), false).open()?;
         let buffer = &cache.engine().catalog.buffer;
         let mut most = 0;
@@ -225,8 +225,9 @@ fn a_panic_while_a_large_value_is_written_leaves_its_key_as_it_was() -> Result<(
         let disk = FaultFs::default();
         let armed = disk.panicking(Op::Write);
         let mut builder = Cache::builder().memory(8 << 20).ssd(dir.path(), 64 << 20).persistence(persistence);
+        builder.config_mut().resources.io.write_buffer_size = 1 << 20;
         let storage = &mut builder.config_mut().storage;
-        (storage.write_buffer, storage.write_stall_limit) = (1 << 20, 1);
+        storage.write_stall_limit = 1;
         let cache = builder.world(Arc::new(disk), Arc::new(SystemClock), false).open()?;
         let engine = cache.engine();
         cache.put("k", "old")?;
@@ -279,7 +280,7 @@ fn what_is_told_of_a_large_put_that_panics_is_what_became_of_it() -> Result<(), 
     });
     let mut builder =
         Cache::builder().memory(8 << 20).ssd(dir.path(), 64 << 20).persistence(Persistence::Always);
-    builder.config_mut().storage.write_buffer = 1 << 20;
+    builder.config_mut().resources.io.write_buffer_size = 1 << 20;
     let cache = builder.world(Arc::new(disk), clock.clone(), false).open()?;
     let (engine, ident) = (cache.engine(), cache.engine().ident(b"k")?);
     let mut well_though_it_panicked = 0;

@@ -77,7 +77,7 @@ impl Plan {
             config.memory.item_limit = 1 << 40;
             config.ssd.item_limit = 1 << 40;
             // What waits to be written is served from RAM: it must not be most of a small store.
-            config.storage.write_buffer = (data / 16).clamp(MIB, 64 * MIB);
+            config.resources.io.write_buffer_size = (data / 16).clamp(MIB, 64 * MIB);
             if config.hdd.max_size < 64 * MIB {
                 config.storage.generation_size = Some(1 << (config.hdd.max_size / 8).max(MIB).ilog2());
             }

@@ -73,7 +73,7 @@ fn containers(args: &ReplayArgs, config: &mut Config) {
     config.storage.pack_size = part(args.cold, 256 * MIB);
     // What waits to be written is served from RAM: it must not be most of a small store.
     if let Some(smallest) = [args.ssd, args.hdd, args.cold].into_iter().flatten().min() {
-        config.storage.write_buffer = (smallest / 8).clamp(MIB, 64 * MIB);
+        config.resources.io.write_buffer_size = (smallest / 8).clamp(MIB, 64 * MIB);
     }
 }
 
@@ -177,8 +177,9 @@ item_limit = 55
 [storage_tiers.hdd]
 path = "/c"
 max_size = "64MiB"
+[resource_management.io]
+write_buffer_size = "2MiB"
 [storage]
-write_buffer = "2MiB"
 segment_size = "2MiB"
 generation_size = "8MiB"
 pack_size = "4MiB"
@@ -193,7 +194,7 @@ catalog = "/d"
         let file = file.to_str().unwrap();
         let c = of(&["--config", file]).unwrap();
         assert_eq!((c.memory.max_size, c.memory.item_limit, c.ssd.item_limit), (3 << 20, 77, 55));
-        assert_eq!((c.storage.write_buffer, c.storage.segment_size), (2 << 20, Some(2 << 20)));
+        assert_eq!((c.resources.io.write_buffer_size, c.storage.segment_size), (2 << 20, Some(2 << 20)));
         let paths: Vec<_> = c.ssd.dirs.iter().map(|d| (d.path.to_str().unwrap(), d.size)).collect();
         assert_eq!(paths, [("ssd", Some(64 << 20)), ("ssd-1", Some(32 << 20))]);
         assert_eq!((c.hdd.dirs[0].path.to_str(), c.hdd.max_size), (Some("hdd"), 64 << 20));
@@ -206,7 +207,7 @@ catalog = "/d"
         assert_eq!((c.memory.max_size, c.memory.item_limit, c.ssd.item_limit), (3 << 20, 9, 55));
         assert_eq!((c.ssd.dirs.len(), c.ssd.max_size, c.hdd.max_size), (1, 16 << 20, 32 << 20));
         assert_eq!((c.cold.limit, c.storage.pack_size), (Some(16 << 20), Some(4 << 20)));
-        assert_eq!((c.storage.write_buffer, c.storage.generation_size), (2 << 20, Some(8 << 20)));
+        assert_eq!((c.resources.io.write_buffer_size, c.storage.generation_size), (2 << 20, Some(8 << 20)));
         c.validate().unwrap();
     }
 
@@ -215,7 +216,7 @@ catalog = "/d"
         let c = of(&["--memory", "1MiB", "--ssd", "64MiB", "--hdd", "32MiB", "--cold", "2MiB"]).unwrap();
         assert_eq!((c.memory.item_limit, c.ssd.item_limit), (MANY, MANY));
         assert_eq!((c.storage.segment_size, c.storage.generation_size), (Some(4 << 20), Some(2 << 20)));
-        assert_eq!((c.storage.pack_size, c.storage.write_buffer), (Some(1 << 20), 1 << 20));
+        assert_eq!((c.storage.pack_size, c.resources.io.write_buffer_size), (Some(1 << 20), 1 << 20));
         c.validate().unwrap();
         assert!(of(&[]).unwrap_err().message.contains("how much memory"));
         assert!(of(&["--memory", "1KiB"]).unwrap_err().message.contains("--memory"));

@@ -1,0 +1,95 @@
+//! The rate of background work, so that callers do not feel it.
+//!
+//! The *quiet tail* is the least 99th percentile of requests seen lately (it drifts up by 2 % a sample, so that an old
+//! one is forgotten). While the tail is over twice that and something is moved, the rate is multiplied by how far it is
+//! over, by a half at least. Over `cpu.max_usage_percent` it is multiplied by the square of how far that is over, and
+//! while I/O pressure is over 0.8 by three quarters. When all is well and background work uses its rate up, a sixteenth of the
+//! configured rate is added: additive increase, multiplicative decrease (Chiu and Jain 1989).
+//!
+//! It never falls below a sixty-fourth of the configured rate, nor below what flows into a tier that is over 90 % full,
+//! because callers wait for room then.
+
+use super::super::action::{Change, Goal};
+use super::super::plan::Plan;
+use super::super::{bounded, over};
+use super::DISKS;
+use super::tiers::least_rate;
+
+/// How many times the quiet tail callers may feel.
+const FELT: f64 = 2.0;
+/// I/O pressure over which background work slows.
+const PRESSURE: f64 = 0.8;
+/// How full a tier is that callers may soon wait for.
+const NEARLY_FULL: f64 = 0.9;
+
+pub(in super::super) fn apply(plan: &mut Plan<'_>) {
+    let tail = plan.sample.requests.p99;
+    let quiet = plan.state.quiet_tail.map(|q| q * 1.02);
+    plan.state.quiet_tail = match (quiet, tail) {
+        (Some(quiet), Some(tail)) => Some(quiet.min(tail)),
+        (quiet, tail) => quiet.or(tail),
+    };
+    let (from, most) = (plan.sample.knobs.background_rate, plan.policy.background_rate);
+    let least = least_rate(most).max(must(plan)).min(most);
+    let (factor, goal, because) = slower(plan);
+    if factor < 1.0 {
+        let to = bounded((from as f64 * factor) as u64, least, most);
+        if to < from {
+            plan.require(Change::SetBackgroundRate { from, to }, goal, because);
+            return;
+        }
+    }
+    let moved = plan.sample.per_second(plan.sample.moved_bytes);
+    let used_up = moved.is_some_and(|m| m >= from as f64 * 0.8);
+    let to = bounded(from.saturating_add(most / 16), least, most);
+    if from < least {
+        let because = "a tier is nearly full, and callers would wait for room".to_owned();
+        plan.require(Change::SetBackgroundRate { from, to: least }, Goal::Stalls, because);
+    } else if factor >= 1.0 && used_up && to > from {
+        let because = "background work uses its rate up, and callers do not feel it".to_owned();
+        plan.propose(Change::SetBackgroundRate { from, to }, Goal::Tail, because);
+    } else if from > most {
+        let because = "the rate is over the configured one".to_owned();
+        plan.require(Change::SetBackgroundRate { from, to: most }, Goal::Tail, because);
+    }
+}
+
+/// What background work has to keep up with, in bytes a second.
+fn must(plan: &Plan<'_>) -> u64 {
+    let tiers = DISKS.iter().filter_map(|t| plan.sample.tier(*t));
+    let full = tiers.filter(|t| t.occupancy().is_some_and(|o| over(o, NEARLY_FULL)));
+    full.filter_map(|t| plan.sample.per_second(t.written)).fold(0.0, f64::max) as u64
+}
+
+/// By what the rate is multiplied, for which goal, and why; 1 if all is well.
+fn slower(plan: &Plan<'_>) -> (f64, Goal, String) {
+    let sample = plan.sample;
+    let mut found = (1.0, Goal::Tail, String::new());
+    let mut take = |factor: f64, goal: Goal, because: String| {
+        if factor < found.0 {
+            found = (factor, goal, because);
+        }
+    };
+    if let (Some(tail), Some(quiet)) = (sample.requests.p99, plan.state.quiet_tail)
+        && sample.moved_bytes > 0
+        && over(tail, FELT * quiet)
+    {
+        let because =
+            format!("99 of 100 requests take {tail:.6} s, over {FELT} times the quiet {quiet:.6} s");
+        take((FELT * quiet / tail).clamp(0.25, 0.5), Goal::Tail, because);
+    }
+    if let Some(cpu) = sample.cpu_percent
+        && plan.cpu_is_over()
+    {
+        let most = plan.policy.cpu_max_percent;
+        let because = format!("the processors are {cpu:.1} % busy, over {most} %");
+        take((most / cpu).powi(2).clamp(0.5, 0.9), Goal::CpuUse, because);
+    }
+    if let Some(io) = sample.io_pressure
+        && over(io, PRESSURE)
+        && sample.moved_bytes > 0
+    {
+        take(0.75, Goal::Pressure, format!("I/O pressure is {io:.2}, over {PRESSURE}"));
+    }
+    found
+}

@@ -1,0 +1,218 @@
+//! Tiers, I/O, the write buffer, background work, the network.
+
+use super::*;
+
+fn tier(bytes: u64, written: u64) -> TierSample {
+    TierSample { bytes, limit: Some(1000 * MIB), written, ..TierSample::default() }
+}
+
+#[test]
+fn a_tier_over_80_percent_is_rebalanced() {
+    let balanced = |s: &Sample, tier| {
+        matches!(
+            turned(&under(Strategy::Balanced, s), Knob::Occupancy(tier)),
+            Some(Change::Rebalance { to: 0.8, .. })
+        )
+    };
+    for (bytes, items, over) in
+        [(800 * MIB, 0, false), (801 * MIB, 0, true), (0, 80, false), (0, 81, true), (0, 200, true)]
+    {
+        let mut s = quiet();
+        s.tiers[1] = Some(TierSample { items, item_limit: Some(100), ..tier(bytes, 0) });
+        s.tiers[2] = Some(tier(0, 0));
+        assert_eq!(balanced(&s, Tier::Ssd), over, "{bytes} bytes, {items} items");
+        s.tiers[2] = None;
+        assert!(!balanced(&s, Tier::Ssd), "nothing is below");
+        s.tiers[3] = Some(TierSample { bytes: GIB, ..TierSample::default() });
+        assert_eq!(balanced(&s, Tier::Ssd), over);
+        assert!(!balanced(&s, Tier::Cold), "it has no limit");
+    }
+}
+
+#[test]
+fn reclaim_keeps_up_with_what_flows_in() {
+    let rate = |bytes, inflow: u64, from| {
+        let mut s = quiet();
+        s.tiers[1] = Some(tier(bytes, inflow * 60));
+        s.knobs.reclaim_rate[1] = from;
+        match turned(&under(Strategy::Balanced, &s), Knob::ReclaimRate(Tier::Ssd)) {
+            Some(Change::SetReclaimRate { to, .. }) => Some(to),
+            _ => None,
+        }
+    };
+    assert_eq!(rate(500 * MIB, 8 * MIB, 2 * MIB), Some(8 * MIB));
+    assert_eq!(rate(800 * MIB, 8 * MIB, 2 * MIB), Some(8 * MIB));
+    assert_eq!(rate(900 * MIB, 8 * MIB, 2 * MIB), Some(12 * MIB), "half as fast again, half way to full");
+    assert_eq!(rate(500 * MIB, 8 * MIB, 10 * MIB), None, "near enough");
+    assert_eq!(rate(500 * MIB, 8 * MIB, 32 * MIB), Some(8 * MIB));
+    assert_eq!(rate(500 * MIB, 0, 2 * MIB), Some(MIB), "never less than a 64th");
+    assert_eq!(rate(900 * MIB, GIB, 2 * MIB), Some(64 * MIB), "never more than configured");
+}
+
+#[test]
+fn caches_of_sled_give_way_to_memory_and_come_back() {
+    let cache = |memory, from, lookups, misses| {
+        let mut s = with_memory(memory);
+        s.tiers[2] = Some(tier(0, 0));
+        (s.index_lookups, s.index_misses, s.knobs.sled_cache) = (lookups, misses, from);
+        match turned(&under(Strategy::Balanced, &s), Knob::SledCache) {
+            Some(Change::SetSledCache { to, .. }) => Some(to / MIB),
+            _ => None,
+        }
+    };
+    assert_eq!(cache(81.0, 32 * MIB, 0, 0), Some(16));
+    assert_eq!(cache(81.0, 4 * MIB, 0, 0), None, "an eighth is left");
+    assert_eq!(cache(30.0, 8 * MIB, 1000, 51), Some(16));
+    assert_eq!(cache(30.0, 8 * MIB, 1000, 50), None);
+    assert_eq!(cache(30.0, 8 * MIB, 999, 900), None, "too few to tell");
+    assert_eq!(cache(71.0, 8 * MIB, 1000, 900), None, "no room");
+    assert_eq!(cache(30.0, 32 * MIB, 1000, 900), None, "never more than configured");
+}
+
+/// Reads of so many bytes in a tier that take an access time and the bytes at a speed.
+fn disk(tier: Tier, access: f64, speed: f64, reads: u64) -> DirectorySample {
+    let size = 16 << 10;
+    DirectorySample {
+        reads,
+        read_bytes: reads * size,
+        read_mean: Some(access + size as f64 / speed),
+        throughput: Some(speed),
+        ..DirectorySample::new(tier, "/d")
+    }
+}
+
+#[test]
+fn reads_are_as_large_as_an_access_is_dear() {
+    let mut s = quiet();
+    // 8 ms at 128 MiB/s: 1 MiB for the time of an access; 100 µs at 1 GiB/s: 105 KiB.
+    s.directories = vec![
+        disk(Tier::Hdd, 0.008, 134_217_728.0, 100),
+        disk(Tier::Ssd, 0.0001, GIB as f64, 100),
+        disk(Tier::Cold, 0.008, 1e12, 15),
+    ];
+    s.knobs.read_size = 64 << 10;
+    s.knobs.read_ahead = [64 << 10; 4];
+    let mut state = State::default();
+    let decision = run(&mut s, &mut state, &policy(), 3).remove(0);
+    let ahead = |tier, to| Some(Change::SetReadAhead { tier, from: 64 << 10, to });
+    assert_eq!(turned(&decision, Knob::ReadAhead(Tier::Hdd)), ahead(Tier::Hdd, 1 << 20));
+    assert_eq!(turned(&decision, Knob::ReadAhead(Tier::Ssd)), None, "off by less than two");
+    assert_eq!(turned(&decision, Knob::ReadAhead(Tier::Cold)), None, "too few reads");
+    let size = Change::SetReadSize { from: 64 << 10, to: 8 << 10 };
+    assert_eq!(turned(&decision, Knob::ReadSize), Some(size), "a tenth of the SSD's");
+    s.directories[0] = disk(Tier::Hdd, 0.5, 1e9, 100);
+    run(&mut s, &mut state, &policy(), 1);
+    assert_eq!(s.knobs.read_ahead[2], 4 << 20, "never more than configured");
+    s.directories[0].throughput = None;
+    assert_eq!(turned(&under(Strategy::Balanced, &s), Knob::ReadAhead(Tier::Hdd)), None);
+}
+
+#[test]
+fn concurrency_follows_use_and_latency() {
+    let limit = |ops: u64, latency, usual: f64, from| {
+        let mut s = quiet();
+        s.directories = vec![DirectorySample {
+            reads: ops,
+            read_mean: Some(latency),
+            ..DirectorySample::new(Tier::Ssd, "/d")
+        }];
+        s.knobs.concurrency = from;
+        let state = State { usual_latency: Some(usual), ..State::default() };
+        match turned(&decide(&s, &state, &policy()), Knob::Concurrency) {
+            Some(Change::SetConcurrency { to, .. }) => Some(to),
+            _ => None,
+        }
+    };
+    // 48,000 in a minute of 10 ms each: 8 in flight.
+    assert_eq!(limit(48_000, 0.01, 0.01, 16), Some(20), "half is in use: the square root more");
+    assert_eq!(limit(47_000, 0.01, 0.01, 16), None, "less is in use");
+    assert_eq!(limit(48_000, 0.015, 0.01, 40), None, "within the tolerance");
+    assert_eq!(limit(1_000, 0.03, 0.01, 40), Some(20), "three times as slow");
+    assert_eq!(limit(1_000, 0.1, 0.01, 6), Some(4), "never less than 4");
+    assert_eq!(limit(1_000_000, 0.01, 0.01, 98), None, "off by less than a tenth");
+    assert_eq!(limit(1_000_000, 0.01, 0.01, 90), Some(99));
+    assert_eq!(limit(1_000_000, 0.01, 0.01, 500), Some(100), "never more than configured");
+    assert_eq!(limit(15, 0.01, 0.01, 500), None, "too few to tell");
+}
+
+#[test]
+fn the_write_buffer_follows_stalls_and_memory() {
+    let buffer = |memory, stalls, from, per_second: u64, commit| {
+        let mut s = Sample { commit_mean: Some(commit), ..with_memory(memory) };
+        (s.requests.stalls, s.requests.put_bytes, s.knobs.write_buffer) = (stalls, per_second * 60, from);
+        match turned(&under(Strategy::Balanced, &s), Knob::WriteBuffer) {
+            Some(Change::SetWriteBuffer { to, .. }) => Some(to / MIB),
+            _ => None,
+        }
+    };
+    assert_eq!(buffer(30.0, 0, 16 * MIB, 100 * MIB, 0.1), None);
+    assert_eq!(buffer(30.0, 1, 4 * MIB, MIB, 0.1), Some(8));
+    assert_eq!(buffer(30.0, 1, 4 * MIB, 100 * MIB, 0.1), Some(32), "four commits are 40 MiB");
+    assert_eq!(buffer(30.0, 1, 64 * MIB, 100 * MIB, 0.1), None, "never more than configured");
+    assert_eq!(buffer(75.0, 1, 4 * MIB, MIB, 0.1), None, "memory is tight");
+    assert_eq!(buffer(81.0, 1, 64 * MIB, 20 * MIB, 0.1), Some(16));
+    assert_eq!(buffer(81.0, 1, 64 * MIB, 100 * MIB, 0.1), None, "it is needed");
+    assert_eq!(buffer(81.0, 0, 64 * MIB, 0, 0.1), Some(1), "never less than 1 MiB");
+}
+
+/// The background rate that is set, in MiB a second.
+fn background(change: impl FnOnce(&mut Sample), quiet_tail: f64) -> Option<u64> {
+    let mut s = quiet();
+    (s.moved_bytes, s.requests.p99, s.knobs.background_rate) = (MIB, Some(0.001), 32 * MIB);
+    change(&mut s);
+    let state = State { quiet_tail: Some(quiet_tail), ..State::default() };
+    match turned(&decide(&s, &state, &policy()), Knob::BackgroundRate) {
+        Some(Change::SetBackgroundRate { to, .. }) => Some(to / MIB),
+        _ => None,
+    }
+}
+
+#[test]
+fn background_work_is_not_felt() {
+    assert_eq!(background(|_| (), 0.001), None);
+    assert_eq!(background(|s| s.requests.p99 = Some(0.00203), 0.001), None, "twice the quiet tail");
+    assert_eq!(background(|s| s.requests.p99 = Some(0.00205), 0.001), Some(16), "over it");
+    assert_eq!(background(|s| s.requests.p99 = Some(1.0), 0.001), Some(8));
+    assert_eq!(background(|s| (s.requests.p99, s.moved_bytes) = (Some(1.0), 0), 0.001), None, "it is idle");
+    assert_eq!(background(|s| s.cpu_percent = Some(70.0), 0.001), None);
+    assert_eq!(background(|s| s.cpu_percent = Some(70.1), 0.001), Some(28));
+    assert_eq!(background(|s| s.cpu_percent = Some(100.0), 0.001), Some(16));
+    assert_eq!(background(|s| s.io_pressure = Some(0.8), 0.001), None);
+    assert_eq!(background(|s| s.io_pressure = Some(0.81), 0.001), Some(24));
+    assert_eq!(background(|s| s.moved_bytes = 60 * 32 * MIB, 0.001), Some(36), "it wants more, and may");
+    assert_eq!(background(|s| (s.moved_bytes, s.requests.p99) = (60 * 32 * MIB, None), 0.001), Some(36));
+    let busy = |s: &mut Sample| (s.cpu_percent, s.knobs.background_rate) = (Some(100.0), MIB);
+    assert_eq!(background(busy, 0.001), None, "it never stops");
+    let full = |s: &mut Sample| {
+        busy(s);
+        s.tiers[1] = Some(tier(901 * MIB, 60 * 10 * MIB));
+    };
+    assert_eq!(background(full, 0.001), Some(10), "callers would wait for room");
+}
+
+#[test]
+fn packs_are_what_the_archive_takes_in_ten_seconds() {
+    let size = |speed: f64, from| {
+        let mut s = quiet();
+        s.directories =
+            vec![DirectorySample { throughput: Some(speed), ..DirectorySample::new(Tier::Cold, "/c") }];
+        s.knobs.pack_size = from;
+        match turned(&under(Strategy::Balanced, &s), Knob::PackSize) {
+            Some(Change::SetPackSize { to, .. }) => Some(to / MIB),
+            _ => None,
+        }
+    };
+    let mib = MIB as f64;
+    assert_eq!(size(100.0 * mib, 64 * MIB), Some(256));
+    assert_eq!(size(10.0 * mib, 64 * MIB), None, "off by less than two");
+    assert_eq!(size(3.0 * mib, 64 * MIB), Some(16));
+    assert_eq!(size(1000.0, 64 * MIB), Some(4));
+}
+
+#[test]
+fn metrics_take_their_share_of_the_link() {
+    let s = Sample { link_speed: Some(1000.0), ..quiet() };
+    let change = Change::SetMetricsRate { from: None, to: Some(500) };
+    assert_eq!(turned(&under(Strategy::Balanced, &s), Knob::MetricsRate), Some(change));
+    assert_eq!(turned(&under(Strategy::Balanced, &quiet()), Knob::MetricsRate), None);
+}

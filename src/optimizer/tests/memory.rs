@@ -1,0 +1,154 @@
+//! The memory tier, idle entries, prefetching.
+
+use super::*;
+
+fn free(sample: &Sample, strategy: Strategy) -> Option<u64> {
+    changes(&under(strategy, sample)).into_iter().find_map(|c| match c {
+        Change::FreeMemory { bytes, .. } => Some(bytes),
+        _ => None,
+    })
+}
+
+/// A tier so large that the floor is no matter.
+fn large(percent: f64) -> Sample {
+    let mut s = with_memory(percent);
+    s.tiers[0] = Some(TierSample { bytes: 6_000 * MIB, ..TierSample::default() });
+    s.knobs.memory_size = 6_000 * MIB;
+    s
+}
+
+#[test]
+fn over_the_threshold_it_is_freed_down_to_that_less_the_buffer() {
+    use Strategy::*;
+    for (strategy, percent, bytes) in [
+        (Balanced, 80.0, None),
+        (Balanced, 80.01, Some(1_001 * MIB)),
+        (Balanced, 85.0, Some(1_500 * MIB)),
+        // `aggressive` would allow 90.
+        (Aggressive, 80.0, None),
+        (Aggressive, 85.0, Some(1_500 * MIB)),
+        (Conservative, 70.0, None),
+        (Conservative, 75.0, Some(1_500 * MIB)),
+    ] {
+        assert_eq!(free(&large(percent), strategy), bytes, "{strategy} at {percent} %");
+    }
+    let unknown = Sample { memory_limit: None, ..large(99.0) };
+    assert_eq!(free(&unknown, Balanced), None);
+}
+
+#[test]
+fn no_more_is_freed_than_there_is_above_the_floor() {
+    let s = with_memory(95.0);
+    let p = policy();
+    let decision = under(Strategy::Balanced, &s);
+    let (held, floor) = (400 * MIB, p.memory_floor);
+    let freed = Change::FreeMemory { bytes: held - floor, from: held, to: floor };
+    assert!(changes(&decision).contains(&freed), "{decision:?}");
+    let shrunk = Change::ResizeMemoryTier { from: 512 * MIB, to: floor };
+    assert_eq!(turned(&decision, Knob::MemorySize), Some(shrunk));
+    let fixed = Policy { dynamic: false, ..policy() };
+    let decision = decide(&s, &State::default(), &fixed);
+    assert!(changes(&decision).contains(&freed) && turned(&decision, Knob::MemorySize).is_none());
+}
+
+#[test]
+fn over_the_gc_threshold_memory_goes_back_to_the_system() {
+    for (percent, trims) in [(80.0, false), (85.0, false), (85.01, true), (100.0, true)] {
+        let decision = under(Strategy::Balanced, &with_memory(percent));
+        assert_eq!(turned(&decision, Knob::Allocator).is_some(), trims, "{percent} %");
+    }
+}
+
+#[test]
+fn idle_entries_leave_at_their_age_while_memory_is_in_the_buffer() {
+    use Strategy::*;
+    for (strategy, percent, age) in
+        [(Aggressive, 75.0, 300), (Balanced, 75.0, 600), (Conservative, 65.0, 1200)]
+    {
+        for (oldest, leave) in [(age - 1, false), (age, false), (age + 1, true)] {
+            let mut s = with_memory(percent);
+            s.oldest_idle = Some(Duration::from_secs(oldest));
+            let change = turned(&under(strategy, &s), Knob::MemoryContent);
+            let wanted = leave.then_some(Change::EvictIdle { age: Duration::from_secs(age) });
+            assert_eq!(change, wanted, "{strategy}: idle for {oldest} s");
+        }
+    }
+    let mut roomy = with_memory(70.0);
+    roomy.oldest_idle = Some(Duration::from_secs(9999));
+    assert_eq!(turned(&under(Balanced, &roomy), Knob::MemoryContent), None, "there is room");
+    assert_eq!(turned(&under(Balanced, &with_memory(75.0)), Knob::MemoryContent), None, "not known");
+}
+
+/// A full tier of half the maximum, with room, that would answer so many of 1000 requests more.
+fn small(ghosts: Option<u64>) -> Sample {
+    let mut s = with_memory(30.0);
+    s.knobs.memory_size = 256 * MIB;
+    s.tiers[0] = Some(TierSample { bytes: 250 * MIB, hits: 900, ..TierSample::default() });
+    (s.requests.gets, s.ghost_hits) = (1000, ghosts);
+    s
+}
+
+#[test]
+fn a_dynamic_tier_grows_where_it_helps() {
+    let grown = |s: &Sample| turned(&under(Strategy::Balanced, s), Knob::MemorySize);
+    let more = Some(Change::ResizeMemoryTier { from: 256 * MIB, to: 320 * MIB });
+    assert_eq!(grown(&small(Some(10))), more);
+    assert_eq!(grown(&small(Some(9))), None, "it would help too little");
+    // Without ghosts: what the tiers below answered.
+    assert_eq!(
+        grown(&Sample { requests: Requests { misses: 50, ..small(None).requests }, ..small(None) }),
+        more
+    );
+    assert_eq!(
+        grown(&Sample { requests: Requests { misses: 51, ..small(None).requests }, ..small(None) }),
+        None
+    );
+    let mut not_full = small(Some(500));
+    not_full.tiers[0].as_mut().unwrap().bytes = 230 * MIB;
+    assert_eq!(grown(&not_full), None);
+    let tight = Sample { memory_used: with_memory(70.1).memory_used, ..small(Some(500)) };
+    assert_eq!(grown(&tight), None, "no room");
+    let others = Sample { memory_available: Some(64 * MIB), ..small(Some(500)) };
+    assert_eq!(grown(&others), Some(Change::ResizeMemoryTier { from: 256 * MIB, to: 288 * MIB }));
+    assert_eq!(grown(&Sample { memory_stalled: Some(0.11), ..small(Some(500)) }), None);
+    let fixed = Policy { dynamic: false, ..policy() };
+    assert_eq!(turned(&decide(&small(Some(500)), &State::default(), &fixed), Knob::MemorySize), None);
+    let mut s = small(Some(500));
+    s.knobs.memory_size = 500 * MIB;
+    s.tiers[0].as_mut().unwrap().bytes = 500 * MIB;
+    assert_eq!(grown(&s), Some(Change::ResizeMemoryTier { from: 500 * MIB, to: 512 * MIB }), "the maximum");
+}
+
+#[test]
+fn prefetching_follows_the_strategy_and_stops_where_fewer_than_half_are_used() {
+    let decided = |strategy, issued, used, memory, cpu| {
+        let mut s = Sample { cpu_percent: Some(cpu), ..with_memory(memory) };
+        (s.prefetch, s.knobs.prefetch) = (PrefetchSample { issued, used }, 1.25);
+        match turned(&under(strategy, &s), Knob::Prefetch) {
+            Some(Change::SetPrefetch { to, .. }) => Some(to),
+            _ => None,
+        }
+    };
+    use Strategy::*;
+    assert_eq!(decided(Aggressive, 100, 50, 30.0, 30.0), Some(2.0));
+    assert_eq!(decided(Balanced, 100, 50, 30.0, 30.0), Some(1.5));
+    assert_eq!(decided(Conservative, 100, 50, 30.0, 30.0), Some(1.0));
+    assert_eq!(decided(Aggressive, 100, 49, 30.0, 30.0), Some(0.0));
+    assert_eq!(decided(Aggressive, 31, 0, 30.0, 30.0), Some(2.0), "too few to tell");
+    assert_eq!(decided(Aggressive, 100, 90, 81.0, 30.0), Some(1.0), "memory overrides it");
+    assert_eq!(decided(Aggressive, 100, 90, 80.0, 70.0), Some(2.0));
+    assert_eq!(decided(Aggressive, 100, 90, 30.0, 71.0), Some(1.0), "the processors override it");
+}
+
+#[test]
+fn stopped_prefetching_is_tried_again_ever_more_rarely() {
+    let mut s = with_memory(30.0);
+    (s.cpu_percent, s.io_pressure) = (Some(70.0), Some(0.7));
+    s.prefetch = PrefetchSample { issued: 100, used: 10 };
+    let mut state = State::default();
+    let decisions = run(&mut s, &mut state, &policy(), 100);
+    let on: Vec<usize> = (0..100)
+        .filter(|n| matches!(turned(&decisions[*n], Knob::Prefetch), Some(Change::SetPrefetch { to, .. }) if to > 0.0))
+        .collect();
+    assert_eq!(on, [10, 31, 72], "stopped at 0, 11, 32, for 10, 20, 40");
+}

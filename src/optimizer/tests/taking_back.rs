@@ -1,0 +1,212 @@
+//! Experiments, the history, and the loop.
+
+use super::*;
+use crate::sensors::{Readings, SimulatedSensors};
+
+/// A store whose memory would answer more if it were larger; requests take so long.
+fn experiment(cost: f64) -> Sample {
+    let mut s = with_memory(30.0);
+    s.knobs.memory_size = 256 * MIB;
+    s.tiers[0] = Some(TierSample { bytes: GIB, ..TierSample::default() });
+    (s.requests.gets, s.ghost_hits, s.requests.mean) = (1000, Some(500), Some(cost));
+    s
+}
+
+/// Lets it grow, and then gives these costs; what is done with the size of memory after each.
+fn after(costs: &[f64]) -> (Vec<Option<Change>>, State) {
+    let mut state = State::default();
+    let mut s = experiment(0.001);
+    let grown = run(&mut s, &mut state, &policy(), 1);
+    assert!(turned(&grown[0], Knob::MemorySize).is_some());
+    assert_eq!(state.under_trial().count(), 1);
+    let done = costs.iter().map(|cost| {
+        s.requests.mean = Some(*cost);
+        turned(&run(&mut s, &mut state, &policy(), 1)[0], Knob::MemorySize)
+    });
+    (done.collect(), state)
+}
+
+#[test]
+fn what_made_things_worse_is_taken_back_and_not_tried_again_soon() {
+    let (done, _) = after(&[0.0011, 0.0011]);
+    assert_eq!(done[0], None, "it is under trial");
+    assert!(matches!(done[1], Some(Change::ResizeMemoryTier { from, to }) if to > from), "a tenth is noise");
+    let (done, state) = after(&[0.0012, 0.0012]);
+    assert_eq!(done[1], Some(Change::ResizeMemoryTier { from: 320 * MIB, to: 256 * MIB }));
+    assert!(state.under_trial().next().is_none(), "taking back is no experiment");
+    let (done, _) = after(&[0.01, 0.0001]);
+    assert!(done[1].as_ref().is_some_and(|c| c.direction() == Direction::Down), "the mean of both");
+    // Worse each time it is tried: the waits double.
+    let mut s = experiment(0.001);
+    let mut state = State::default();
+    let mut grown = Vec::new();
+    for n in 0..160 {
+        let d = run(&mut s, &mut state, &policy(), 1);
+        if turned(&d[0], Knob::MemorySize).is_some_and(|c| c.direction() == Direction::Up) {
+            grown.push(n);
+        }
+        s.requests.mean = Some(if s.knobs.memory_size > 256 * MIB { 0.01 } else { 0.001 });
+    }
+    assert_eq!(grown.len(), 5, "{grown:?}");
+    let waits: Vec<i32> = grown.windows(2).map(|w| w[1] - w[0]).collect();
+    assert!(waits[0] >= 10 && waits.windows(2).all(|w| w[1] > w[0] + w[0] / 2), "{waits:?}");
+}
+
+#[test]
+fn noise_is_no_reason() {
+    let mut s = experiment(0.001);
+    s.ghost_hits = Some(0);
+    let mut state = State::default();
+    for n in 0..50 {
+        s.requests.mean = Some(if n % 2 == 0 { 0.0005 } else { 0.0015 });
+        run(&mut s, &mut state, &policy(), 1);
+    }
+    s.ghost_hits = Some(500);
+    run(&mut s, &mut state, &policy(), 1);
+    s.requests.mean = Some(0.0018);
+    let next = run(&mut s, &mut state, &policy(), 2);
+    assert!(next.iter().all(|d| d.actions.iter().all(|a| !a.takes_back)), "{next:?}");
+    s.requests.mean = Some(0.02);
+    let far = run(&mut s, &mut state, &policy(), 2);
+    assert!(far.iter().any(|d| d.actions.iter().any(|a| a.takes_back)));
+}
+
+#[test]
+fn one_experiment_at_a_time_for_a_goal() {
+    let mut s = experiment(0.001);
+    s.directories = vec![DirectorySample {
+        reads: 100,
+        read_bytes: 100,
+        read_mean: Some(0.008),
+        throughput: Some(134_217_728.0),
+        ..DirectorySample::new(Tier::Hdd, "/d")
+    }];
+    let mut state = State::default();
+    let mut last = None;
+    for decision in run(&mut s, &mut state, &policy(), 12) {
+        let tried: Vec<_> = decision.actions.iter().filter(|a| a.goal == Goal::RequestCost).collect();
+        assert!(tried.len() <= 1, "{tried:?}");
+        last = tried.first().map(|a| a.change.knob()).or(last);
+    }
+    assert_eq!(s.knobs.read_ahead[2], 1 << 20, "its turn came, too: {last:?}");
+}
+
+#[test]
+fn harder_compression_that_costs_too_much_is_taken_back_and_the_type_left_alone() {
+    let mut s = quiet();
+    s.types[2] = TypeSample { original_bytes: 1000 * MIB, stored_bytes: 900 * MIB, seconds: None };
+    (s.cpu_percent, s.requests.mean) = (Some(40.0), Some(0.001));
+    let mut state = State::default();
+    run(&mut s, &mut state, &policy(), 1);
+    assert_eq!(s.knobs.methods[2].algorithm, Algorithm::Zlib);
+    // It saves enough for zlib now, and costs.
+    (s.types[2].stored_bytes, s.requests.mean) = (700 * MIB, Some(0.01));
+    let decisions = run(&mut s, &mut state, &policy(), 2);
+    assert!(decisions[1].actions.iter().any(|a| a.takes_back), "{decisions:?}");
+    assert_eq!(s.knobs.methods[2].algorithm, Algorithm::Lz4);
+    s.types[2].stored_bytes = 900 * MIB;
+    run(&mut s, &mut state, &policy(), 1);
+    assert_eq!(s.knobs.methods[2], Method::NONE);
+}
+
+fn readings(at: u64) -> Readings {
+    let mut r =
+        Readings { monotonic: Duration::from_secs(at), boot: Duration::from_secs(at), ..Readings::default() };
+    (r.memory.limit, r.process.anonymous) = (Some(1000 * MIB), Some(900 * MIB));
+    r
+}
+
+#[test]
+fn the_loop_records_what_was_done_what_failed_and_what_came_of_it() {
+    use crate::sensors::Sensors;
+    let mut sensors = SimulatedSensors::new((0..4).map(|n| readings(n * 60)));
+    let mut optimizer = Optimizer::new(policy());
+    let mut counters = Counters::default();
+    counters.tiers[0] = Some(TierCounters { bytes: 500 * MIB, ..TierCounters::default() });
+    let mut tried = Vec::new();
+    let mut executor = |action: &Action| {
+        tried.push(action.change.knob());
+        if action.change.knob() == Knob::Allocator { Err("no allocator".to_owned()) } else { Ok(()) }
+    };
+    assert!(optimizer.step(&sensors.sample(), counters.clone(), 1, &mut executor).is_none());
+    let record = optimizer.step(&sensors.sample(), counters.clone(), 2, &mut executor).unwrap().clone();
+    assert_eq!((record.unix_ms, record.sample.elapsed), (2, Duration::from_secs(60)));
+    assert_eq!(record.outcomes.len(), record.decision.actions.len());
+    let failed: Vec<_> = record.outcomes.iter().filter(|o| o.result.is_err()).collect();
+    assert_eq!(failed.len(), 1);
+    assert_eq!(failed[0].result, Err("no allocator".to_owned()));
+    assert!(tried.contains(&Knob::MemoryContent) && tried.contains(&Knob::MemorySize));
+    let mut better = sensors.sample();
+    better.process.anonymous = Some(700 * MIB);
+    optimizer.step(&better, counters.clone(), 3, &mut |_: &Action| Ok(()));
+    let first = optimizer.history().iter().next().unwrap();
+    let effect = first.effects.iter().find(|e| e.goal == Goal::MemoryUse).unwrap();
+    assert_eq!((effect.before, effect.after), (Some(90.0), Some(70.0)));
+    // A clock that stands still is no turn.
+    assert!(optimizer.step(&better, counters, 4, &mut |_: &Action| Ok(())).is_none());
+    assert_eq!(optimizer.history().len(), 2);
+}
+
+#[test]
+fn an_experiment_that_was_not_done_is_none() {
+    let mut s = experiment(0.001);
+    let decision = decide(&s, &State::default(), &policy());
+    let mut state = decision.state.clone();
+    let fail = |action: &Action| Outcome { action: action.clone(), result: Err("no".into()) };
+    let outcomes: Vec<Outcome> = decision.actions.iter().map(fail).collect();
+    state.applied(&outcomes);
+    assert_eq!(state.under_trial().count(), 0);
+    let next = run(&mut s, &mut state, &policy(), 9);
+    assert!(next.iter().all(|d| turned(d, Knob::MemorySize).is_none()), "not again at once");
+}
+
+#[test]
+fn the_history_is_bounded() {
+    let mut history = History::new(3);
+    for n in 0..10 {
+        let decision = decide(&quiet(), &State::default(), &policy());
+        history.push(Record {
+            unix_ms: n,
+            sample: quiet(),
+            decision,
+            outcomes: Vec::new(),
+            effects: Vec::new(),
+        });
+    }
+    assert_eq!(history.iter().map(|r| r.unix_ms).collect::<Vec<_>>(), [7, 8, 9]);
+    assert_eq!(History::default().most(), 256);
+}
+
+#[test]
+fn a_sample_is_the_difference_of_two_states() {
+    let mut before = Counters { gets: 100, misses: 50, put_bytes: 10, prefetched: 5, ..Counters::default() };
+    before.tiers[1] = Some(TierCounters { hits: 10, written: 100, ..TierCounters::default() });
+    before.types[0] = (1000, 800);
+    let mut now = Counters {
+        gets: 200,
+        misses: 60,
+        put_bytes: 5,
+        prefetched: 9,
+        ghost_hits: Some(7),
+        ..before.clone()
+    };
+    now.tiers[1] =
+        Some(TierCounters { hits: 60, written: 300, bytes: 80, limit: Some(100), ..TierCounters::default() });
+    now.types[0] = (3000, 1800);
+    now.request_mean = Some(f64::NAN);
+    now.directories = vec![DirectorySample::new(Tier::Ssd, "/d")];
+    let mut r = readings(60);
+    r.cpu.machine_percent = Some(f64::INFINITY);
+    r.pressure.io.some = Some(7.0);
+    let mut device = crate::sensors::DeviceReading::default();
+    (device.directory, device.throughput) = ("/d".into(), Some(5.0));
+    r.devices = vec![device];
+    let s = Sample::between(&before, &now, &r, Duration::from_secs(10));
+    assert_eq!((s.requests.gets, s.requests.misses, s.requests.put_bytes), (100, 10, 0));
+    let ssd = s.tier(Tier::Ssd).unwrap();
+    assert_eq!((ssd.hit_rate, ssd.written, ssd.occupancy()), (Some(0.5), 200, Some(0.8)));
+    assert_eq!((s.types[0].ratio(), s.prefetch.issued, s.ghost_hits), (Some(0.5), 4, Some(7)));
+    assert_eq!((s.requests.mean, s.cpu_percent, s.io_pressure), (None, None, None), "absurd");
+    assert_eq!((s.memory_percent(), s.directories[0].throughput), (Some(90.0), Some(5.0)));
+    assert!(s.tier(Tier::Hdd).is_none());
+}

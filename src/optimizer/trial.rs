@@ -1,0 +1,61 @@
+//! Taking back what made things worse.
+//!
+//! An experiment remembers the smoothed value of its goal before, and a margin: a tenth of it, three times the mean
+//! deviation of the goal from sample to sample, or what nobody would notice, whichever is most. Two samples later the
+//! mean of what was seen since is compared. If it is worse by more than the margin, the change is undone and the same
+//! way is closed for a time that doubles (10 samples, 20, … 1440); if not, it stands, and the way is open again.
+
+use super::action::Goal;
+use super::plan::Plan;
+use super::rules;
+use super::state::{Gauge, Trial};
+
+/// Samples after which an experiment is judged.
+const PATIENCE: u32 = 2;
+
+/// Judges what is due and undoes what made things worse. Comes before the rules, which see the knobs that it turned
+/// as taken.
+pub(super) fn judge(plan: &mut Plan<'_>) {
+    let trials = std::mem::take(&mut plan.state.trials);
+    for mut trial in trials {
+        trial.passed += 1;
+        if let Some(value) = trial.goal.value(plan.sample) {
+            trial.sum += value;
+            trial.seen += 1;
+        }
+        if trial.passed < PATIENCE {
+            plan.state.trials.push(trial);
+        } else {
+            conclude(plan, &trial);
+        }
+    }
+    for goal in Goal::all() {
+        if let Some(value) = goal.value(plan.sample) {
+            plan.state.gauges.entry(goal).or_insert_with(|| Gauge::new(value)).record(value);
+        }
+    }
+}
+
+fn conclude(plan: &mut Plan<'_>, trial: &Trial) {
+    let mean = trial.sum / f64::from(trial.seen.max(1));
+    let worse = trial.seen > 0 && mean > trial.before + trial.margin;
+    let key = (trial.change.knob(), trial.change.direction());
+    if !worse {
+        plan.state.holds.remove(&key);
+        return;
+    }
+    plan.state.refuse(&trial.change);
+    rules::compression::taken_back(&mut plan.state, &trial.change);
+    if let Some(back) = trial.change.reversed() {
+        let because = format!(
+            "{:?} was {:.6} before, with {:.6} of noise, and {mean:.6} after: it made things worse",
+            trial.goal, trial.before, trial.margin
+        );
+        plan.require(back, trial.goal, because);
+        if let Some(action) = plan.actions.last_mut() {
+            action.takes_back = true;
+        }
+        // The measurements of the experiment are no measure of what comes after.
+        plan.state.gauges.insert(trial.goal, Gauge { mean: trial.before, deviation: trial.margin / 3.0 });
+    }
+}
