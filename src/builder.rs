@@ -9,6 +9,7 @@ use crate::config::{Config, MemoryPolicy, Persistence};
 use crate::engine::{self, CheckReport, Engine, Progress, RepairReport, World};
 use crate::error::Result;
 use crate::events::{Events, Subscription};
+use crate::sensors::Sensors;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,9 +61,31 @@ impl Builder {
 
     /// Starts from a configuration.
     pub fn from_config(config: Config) -> Builder {
-        let world =
-            World { vfs: Arc::new(RealFs), clock: Arc::new(SystemClock), threads: true, simulated: false };
+        let world = World {
+            vfs: Arc::new(RealFs),
+            clock: Arc::new(SystemClock),
+            threads: true,
+            simulated: false,
+            sensors: Default::default(),
+        };
         Builder { config, flags: OpenFlags::default(), world }
+    }
+
+    /// What the optimizer sees of the machine, in place of what it would ask the system for: for a host that knows
+    /// better, or a test. Given to the first store that this builder, or a clone of it, opens.
+    ///
+    /// ```
+    /// use thermocline::Cache;
+    /// use thermocline::sensors::{Readings, SimulatedSensors};
+    ///
+    /// let mut busy = Readings::default();
+    /// busy.cpu.machine_percent = Some(95.0);
+    /// let cache = Cache::builder().memory(16 << 20).sensors(SimulatedSensors::new([busy])).open()?;
+    /// # Ok::<(), thermocline::Error>(())
+    /// ```
+    pub fn sensors(self, sensors: impl Sensors + 'static) -> Builder {
+        self.world.sensors.put(Box::new(sensors));
+        self
     }
 
     /// The configuration as it stands, for every setting that has no method here.
@@ -190,14 +213,14 @@ impl Builder {
     /// Another file system, clock, or no background threads ([`Cache::step`] drives the jobs then): for tests.
     #[doc(hidden)]
     pub fn world(mut self, vfs: Arc<dyn Vfs>, clock: Arc<dyn Clock>, threads: bool) -> Builder {
-        self.world = World { vfs, clock, threads, simulated: false };
+        self.world = World { vfs, clock, threads, simulated: false, ..self.world };
         self
     }
 
     /// What the store gets from a simulation: no thread of its own, no sled, containers as small as configured.
     #[doc(hidden)]
     pub fn simulated(mut self, vfs: Arc<dyn Vfs>, clock: Arc<dyn Clock>) -> Builder {
-        self.world = World { vfs, clock, threads: false, simulated: true };
+        self.world = World { vfs, clock, threads: false, simulated: true, ..self.world };
         self
     }
 

@@ -7,6 +7,7 @@
 //! - Without a subscriber an event costs one relaxed load; it is not even made.
 //! - A dropped subscription is forgotten at the next event; its queue is freed at once.
 
+use crate::optimizer::Strategy;
 use bytes::Bytes;
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
 use parking_lot::Mutex;
@@ -110,6 +111,13 @@ pub enum Event {
         tier: Tier,
         /// The directory.
         path: PathBuf,
+    },
+    /// The optimizer works by another strategy from now on.
+    StrategyChanged {
+        /// The one before.
+        from: Strategy,
+        /// The new one.
+        to: Strategy,
     },
     /// Items are gone because the containers that held them are: found at opening.
     Lost {

@@ -43,7 +43,7 @@ pub mod sensors;
 mod stats;
 
 pub use builder::Builder;
-pub use cache::{Cache, Entry, Info, Keys, PutOptions};
+pub use cache::{Cache, Entry, Info, Keys, PutOptions, Tuned};
 pub use config::{Config, ConfigError, MemoryPolicy, Persistence};
 pub use engine::{CheckReport, Cost, Damage, Finding, Progress, Recovery, RepairReport, Step, VerifyReport};
 pub use error::{Error, Result};

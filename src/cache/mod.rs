@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 mod items;
 mod make;
+mod optimizer;
 mod placement;
 mod read;
 mod upkeep;
@@ -29,6 +30,7 @@ mod walk;
 mod write;
 
 pub use items::{Entry, Info, PutOptions};
+pub use optimizer::Tuned;
 pub use walk::Keys;
 
 /// A store, open. Cheap to clone; all clones are the same store. Dropping the last one closes it.

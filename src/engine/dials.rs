@@ -16,6 +16,12 @@ use thermocline_storage::codec::Compression;
 const LEAST_RATE: u64 = 64 << 10;
 /// The least of a write buffer.
 const LEAST_BUFFER: u64 = 256 << 10;
+/// What prefetching is a multiple of.
+pub(crate) const PREFETCH_UNIT: u64 = 64 << 10;
+/// The least of the HDD tier's caches.
+const LEAST_CACHE: u64 = 1 << 20;
+/// The least of a pack.
+const LEAST_PACK: u64 = 1 << 20;
 /// The least that a move reads at a time.
 const LEAST_READ: u64 = 16 << 10;
 
@@ -31,6 +37,11 @@ pub(crate) struct Dials {
     /// By tier number: bytes a second that its reclaim may copy.
     reclaim_rate: [AtomicU64; 4],
     prefetch_bytes: AtomicU64,
+    sled_cache: AtomicU64,
+    pack_size: AtomicU64,
+    read_size: AtomicU64,
+    /// Bytes a second; `u64::MAX`: without a limit.
+    metrics_rate: AtomicU64,
     compression: RwLock<Arc<Compression>>,
 }
 
@@ -42,6 +53,10 @@ impl Dials {
             read_ahead: [(); 4].map(|()| AtomicU64::new(settings.move_bytes)),
             reclaim_rate: [(); 4].map(|()| AtomicU64::new(settings.migration_rate)),
             prefetch_bytes: AtomicU64::new(settings.prefetch_bytes),
+            sled_cache: AtomicU64::new(settings.sled_cache),
+            pack_size: AtomicU64::new(settings.pack_size),
+            read_size: AtomicU64::new(settings.read_size),
+            metrics_rate: AtomicU64::new(u64::MAX),
             compression: RwLock::new(Arc::new(settings.compression.clone())),
             configured: settings.clone(),
         }
@@ -100,6 +115,49 @@ impl Dials {
     /// Sets [`prefetch_bytes`](Self::prefetch_bytes), within the largest read-ahead.
     pub(crate) fn set_prefetch_bytes(&self, bytes: u64) -> u64 {
         set(&self.prefetch_bytes, bytes, 0, self.configured.read_ahead)
+    }
+
+    /// Bytes of the HDD tier's caches.
+    pub(crate) fn sled_cache(&self) -> u64 {
+        self.sled_cache.load(Ordering::Relaxed)
+    }
+
+    /// Sets [`sled_cache`](Self::sled_cache), within the configured one.
+    pub(crate) fn set_sled_cache(&self, bytes: u64) -> u64 {
+        let most = self.configured.sled_cache;
+        set(&self.sled_cache, bytes, LEAST_CACHE.min(most), most)
+    }
+
+    /// Bytes of a pack that is begun from now on.
+    pub(crate) fn pack_size(&self) -> u64 {
+        self.pack_size.load(Ordering::Relaxed)
+    }
+
+    /// Sets [`pack_size`](Self::pack_size), within the configured one.
+    pub(crate) fn set_pack_size(&self, bytes: u64) -> u64 {
+        let most = self.configured.pack_size;
+        set(&self.pack_size, bytes, LEAST_PACK.min(most), most)
+    }
+
+    /// Bytes of the smallest read.
+    pub(crate) fn read_size(&self) -> u64 {
+        self.read_size.load(Ordering::Relaxed)
+    }
+
+    /// Sets [`read_size`](Self::read_size): the configured one at least, the largest read-ahead at most.
+    pub(crate) fn set_read_size(&self, bytes: u64) -> u64 {
+        let least = self.configured.read_size;
+        set(&self.read_size, bytes, least, self.configured.read_ahead.max(least))
+    }
+
+    /// Bytes a second that metrics may send; `None`: as many as there are.
+    pub(crate) fn metrics_rate(&self) -> Option<u64> {
+        Some(self.metrics_rate.load(Ordering::Relaxed)).filter(|rate| *rate != u64::MAX)
+    }
+
+    /// Sets [`metrics_rate`](Self::metrics_rate).
+    pub(crate) fn set_metrics_rate(&self, bytes: Option<u64>) {
+        self.metrics_rate.store(bytes.unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// How values are compressed from now on.

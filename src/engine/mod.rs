@@ -14,6 +14,7 @@
 //! | `rewrite` | packs that are mostly dead, or small |
 //! | `promote` | the way up |
 //! | `prefetch` | neighbours of what was asked for |
+//! | `tune` | what the optimizer sees and does |
 //! | `dials` | what of all this changes while it runs |
 //! | `placement` | what belongs on which tier, and what may be spent for it |
 //! | `reap` | expiry |
@@ -45,6 +46,7 @@ mod rewrite;
 mod scarce;
 mod stats;
 mod threads;
+mod tune;
 mod walk;
 mod write;
 
@@ -71,7 +73,7 @@ use crossbeam::queue::SegQueue;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::time::Duration;
 use thermocline_storage::catalog::{Catalog, Found};
 use thermocline_storage::codec::Compression;
@@ -99,6 +101,12 @@ pub(crate) struct Settings {
     pub(crate) nice: i32,
     /// Most bytes that are read ahead.
     pub(crate) read_ahead: u64,
+    /// How often the optimizer takes a turn; `None`: not by itself.
+    pub(crate) tunes_every: Option<Duration>,
+    pub(crate) sled_cache: u64,
+    pub(crate) pack_size: u64,
+    /// Bytes of the smallest read.
+    pub(crate) read_size: u64,
     /// Bytes of neighbours that are read after a hit, at first.
     pub(crate) prefetch_bytes: u64,
     pub(crate) erase_after_ms: u64,
@@ -133,13 +141,19 @@ pub(crate) struct Engine {
     /// What of the settings changes while it runs, as it stands now.
     pub(crate) dials: dials::Dials,
     prefetch: prefetch::Prefetch,
+    tuner: Mutex<tune::Tuner>,
+    /// The optimizer has a thread; and takes no turn on it.
+    runs: AtomicBool,
+    paused: AtomicBool,
+    /// When the memory tier's last beat was, on the engine's clock.
+    beat_ms: AtomicU64,
     pub(crate) log: RateLimit,
     /// No new operation begins.
     closed: AtomicBool,
     /// The background threads end.
     stopping: AtomicBool,
-    /// Signals of the background threads, in the order writer, mover, janitor, sinker.
-    signals: [Signal; 4],
+    /// Signals of the background threads, in the order writer, mover, janitor, sinker, tuner.
+    signals: [Signal; 5],
     handles: Mutex<Vec<std::thread::JoinHandle<()>>>,
     has_threads: AtomicBool,
     /// One committer at a time.

@@ -15,7 +15,8 @@
 //! counter, the union of both journals, leftovers gone or not; the next opening does it again. One while closing
 //! leaves what a crash of a running store does (§8): at worst no last checkpoint, and a journal to replay.
 
-use super::dials::Dials;
+use super::dials::{Dials, PREFETCH_UNIT};
+use super::tune::Tuner;
 use super::{Engine, Settings, rebuild};
 use crate::budget::Budget;
 use crate::config::{self, Config};
@@ -23,12 +24,13 @@ use crate::error::{Error, Result};
 use crate::events::{Event, Events, RateLimit};
 use crate::heat::Heat;
 use crate::metrics::{Latencies, Meters};
+use crate::sensors::Sensors;
 use crate::stats::Counters;
 use crossbeam::queue::SegQueue;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use thermocline_storage::catalog::{Catalog, JOURNAL_STEP, Recovered, Setup};
 use thermocline_storage::clock::{Clock, EngineClock};
@@ -55,6 +57,28 @@ pub(crate) struct World {
     /// It is a simulation: sled, which opens files of its own, is left out (indexes are kept in RAM), and the
     /// configuration is taken as it is, so that containers may be tiny.
     pub(crate) simulated: bool,
+    /// What the optimizer sees of the machine, if that was given; taken by the first store that is opened.
+    pub(crate) sensors: Given,
+}
+
+/// Sensors that were given to whoever opens a store first.
+#[derive(Clone, Default)]
+pub(crate) struct Given(Arc<Mutex<Option<Box<dyn Sensors>>>>);
+
+impl Given {
+    pub(crate) fn put(&self, sensors: Box<dyn Sensors>) {
+        *self.0.lock() = Some(sensors);
+    }
+
+    fn take(&self) -> Option<Box<dyn Sensors>> {
+        self.0.lock().take()
+    }
+}
+
+impl std::fmt::Debug for Given {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Given")
+    }
 }
 
 /// What opening a store found and did.
@@ -244,6 +268,9 @@ impl Engine {
             shards: None,
         };
         let opened_ms = catalog.now();
+        let there = home.iter().flat_map(|h| h.dirs()).filter(|d| d.present);
+        let directories = there.map(|d| d.path.clone()).collect();
+        meters.gate.set_limit(config.resources.io.max_concurrent_ops);
         Engine {
             hasher: Hasher::new(secret),
             memory: MemoryTier::new(&memory, heat.clone()),
@@ -273,6 +300,10 @@ impl Engine {
             throttle: Mutex::default(),
             dials: Dials::new(&settings(config)),
             prefetch: Default::default(),
+            tuner: Mutex::new(Tuner::new(config, world.sensors.take(), directories)),
+            runs: AtomicBool::new(false),
+            paused: AtomicBool::new(false),
+            beat_ms: AtomicU64::new(opened_ms),
             open: RwLock::new(()),
             opened_ms,
             home: Mutex::new(home),
@@ -489,6 +520,7 @@ fn ssd_config(config: &Config) -> SsdConfig {
         segment_size: config.segment_size(),
         read_mode: config.storage.read_mode,
         borrow: config.storage.borrow_large_values,
+        smallest_read: usize::try_from(config.resources.io.buffer_size).unwrap_or(8 << 10),
         ..SsdConfig::for_limit(config.ssd.max_size)
     }
 }
@@ -523,11 +555,6 @@ fn drop_lost(catalog: &Catalog, home: &Home, recovered: &Recovered, events: &Eve
     lost
 }
 
-/// Most that is read ahead, in bytes.
-const READ_AHEAD: u64 = 4 << 20;
-/// Neighbours that are read after a hit on HDD or in the archive, in bytes.
-const PREFETCH: u64 = 96 << 10;
-
 fn settings(config: &Config) -> Settings {
     let s = &config.storage;
     Settings {
@@ -539,9 +566,13 @@ fn settings(config: &Config) -> Settings {
         batch_items: usize::try_from(config.resources.cpu.batch_size).unwrap_or(1000),
         move_bytes: move_bytes(config),
         migration_rate: s.migration_bytes_per_second,
-        nice: 10,
-        read_ahead: READ_AHEAD,
-        prefetch_bytes: PREFETCH,
+        nice: i32::try_from(config.resources.cpu.priority_nice).unwrap_or(10),
+        read_ahead: config.resources.io.read_ahead_size,
+        tunes_every: config.optimizer.enabled.then(|| Duration::from_secs(config.optimizer.interval)),
+        sled_cache: config.storage.sled_cache,
+        pack_size: config.pack_size(),
+        read_size: config.resources.io.buffer_size,
+        prefetch_bytes: (config.strategies.balanced.prefetch_multiplier * PREFETCH_UNIT as f64) as u64,
         erase_after_ms: s.erase_after.saturating_mul(86_400_000),
         reap_interval: Duration::from_secs(s.reap_interval),
         checkpoint_bytes: s.checkpoint_journal_size,

@@ -101,6 +101,10 @@ impl Engine {
         if self.tiers.len() > 1 {
             jobs.push(("thermocline-sink", Engine::run_sinker));
         }
+        if self.settings.tunes_every.is_some() {
+            jobs.push(("thermocline-tune", Engine::run_tuner));
+            self.runs.store(true, Ordering::Relaxed);
+        }
         self.has_threads.store(self.has_disk(), Ordering::Release);
         for (name, job) in jobs {
             let engine = self.clone();
@@ -248,6 +252,20 @@ impl Engine {
         }
     }
 
+    /// The optimizer's turns.
+    fn run_tuner(&self) {
+        super::priority::lower(self.settings.nice);
+        let Some(every) = self.settings.tunes_every else { return };
+        // What the first turn sees, the second compares with.
+        self.tune_step();
+        while !self.is_stopping() {
+            self.signals[4].sleep(every);
+            if !self.is_stopping() && self.tunes() {
+                self.tune_step();
+            }
+        }
+    }
+
     /// Expiry, housekeeping of the tiers, checkpoints.
     pub(crate) fn keep_step(&self) {
         // To list a large container takes long, and the rest is not to wait for more than one such.
@@ -262,6 +280,7 @@ impl Engine {
             self.watch_directories(tier);
         }
         self.catalog.maintain();
+        self.beat_if_due();
         self.keep_time();
         self.heat.grow(self.catalog_items());
         self.checkpoint_if_due();

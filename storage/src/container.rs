@@ -405,6 +405,10 @@ pub trait DiskTier: Send + Sync + fmt::Debug + 'static {
     fn quarantine_record(&self, entry: &Entry, position: u32, why: &str) -> Option<PathBuf>;
     /// Housekeeping, about once a second: ageing of residency bits, health of dependencies, quarantine cap.
     fn maintain(&self) {}
+    /// Lookups in indexes, and those of them that read a disk, since it was opened.
+    fn index_lookups(&self) -> (u64, u64) {
+        (0, 0)
+    }
     /// Works on with other settings; what does not concern the tier is passed over.
     fn tune(&self, _tuning: &Tuning) {}
     /// Waits, at most so long, until indexes that are being made are made; false if they are not.

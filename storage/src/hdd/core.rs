@@ -17,8 +17,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+/// A lookup that takes so long has read a disk: from its caches sled answers within a tenth of that, the way to its thread
+/// and back included.
+const FROM_DISK: Duration = Duration::from_micros(500);
 /// Databases open at once, at most.
 const MAX_OPEN: u64 = 8;
 /// So much of the configured cache allows one more of them: besides its cache, each has up to 6 MiB of page table.
@@ -48,6 +51,8 @@ pub(super) struct Core {
     ticks: AtomicU64,
     faults: Mutex<Faults>,
     ram_only: AtomicBool,
+    /// Lookups in databases, and those of them that took so long that a disk was read for them.
+    pub lookups: [AtomicU64; 2],
     /// Indexes rebuilt from value files.
     pub rebuilt: AtomicU64,
 }
@@ -80,8 +85,21 @@ impl Core {
             threads: Threads::default(),
             ticks: AtomicU64::new(0),
             faults: Mutex::default(),
+            lookups: Default::default(),
             rebuilt: AtomicU64::new(0),
         }
+    }
+
+    /// A lookup in a database, counted.
+    pub fn timed<R>(&self, lookup: impl FnOnce() -> R) -> R {
+        let start = Instant::now();
+        let found = lookup();
+        let [all, slow] = &self.lookups;
+        all.fetch_add(1, Ordering::Relaxed);
+        if start.elapsed() >= FROM_DISK {
+            slow.fetch_add(1, Ordering::Relaxed);
+        }
+        found
     }
 
     /// How many databases are open at once, at most.

@@ -413,7 +413,7 @@ impl Generation {
             }
             let fence = state.disk.as_ref().map(|(fence, _)| Arc::clone(fence));
             if let Some(fence) = fence.filter(|_| self.trusts_sled()) {
-                let answer = MutexGuard::unlocked(&mut state, || fence.lookup(record));
+                let answer = MutexGuard::unlocked(&mut state, || self.core.timed(|| fence.lookup(record)));
                 match answer {
                     Ok(found) => return Ok((found.filter(|e| e.holds(record)), false)),
                     // Closed in the meantime to make room for another: ask again.

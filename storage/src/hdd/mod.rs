@@ -371,6 +371,11 @@ impl DiskTier for Hdd {
         Some(raw.path)
     }
 
+    fn index_lookups(&self) -> (u64, u64) {
+        let [all, slow] = &self.core.lookups;
+        (all.load(Ordering::Relaxed), slow.load(Ordering::Relaxed))
+    }
+
     fn tune(&self, tuning: &Tuning) {
         if let Some(bytes) = tuning.index_cache {
             self.core.sled_cache.store(bytes, Ordering::Relaxed);

@@ -245,6 +245,11 @@ impl Shard {
         self.slab.get(slot).filter(|e| e.expired(now_ms)).map(|e| e.ident)
     }
 
+    /// For how many beats the entry in a slot was not used, if it is on disk.
+    pub(super) fn idle(&self, slot: u32, beat: u16) -> Option<u16> {
+        self.slab.get(slot).filter(|e| !e.dirty).map(|e| e.idle(beat))
+    }
+
     /// The identity in a slot, if the entry there is on disk and was not used for so many beats.
     pub(super) fn idle_in(&self, slot: u32, beat: u16, beats: u16) -> Option<Ident> {
         self.slab.get(slot).filter(|e| !e.dirty && e.idle(beat) >= beats).map(|e| e.ident)

@@ -392,6 +392,20 @@ impl MemoryTier {
         self.beat.fetch_add(1, Relaxed);
     }
 
+    /// Of some entries that are on disk, about so many of all shards alike: for how many beats the coldest was not used.
+    /// `None` if there is none.
+    pub fn most_idle(&self, sample: usize) -> Option<u16> {
+        let now = self.beat.load(Relaxed);
+        let each = u32::try_from(sample.div_ceil(self.shards.len())).unwrap_or(u32::MAX).max(1);
+        let of_shard = |cell: &CachePadded<RwLock<Shard>>| {
+            let shard = cell.read();
+            // Evenly over its slots.
+            let step = usize::try_from((shard.end() / each).max(1)).unwrap_or(1);
+            (0..shard.end()).step_by(step).filter_map(|slot| shard.idle(slot, now)).max()
+        };
+        self.shards.iter().filter_map(of_shard).max()
+    }
+
     /// Removes entries that are on disk and that nobody has used, nor written, for `beats` [beats](Self::beat) (at least
     /// 1, at most 32,767): looks at up to `budget` slots, going on where it stopped; says how many entries it removed into
     /// `out`, and whether it came to the end. Takes the exclusive lock only where it found something. If another thread is

@@ -1,12 +1,14 @@
 //! A file system whose traffic is counted, directory by directory: what a disk is asked for, and how long it takes.
 //!
-//! Invariants: nothing but the count differs from the file system below, neither results nor their order; an operation
+//! Invariants: nothing but the count, and that no more reads are under way than the [`Gate`] lets in, differs from the
+//! file system below, neither results nor their order; an operation
 //! is in flight from before the call until it returned, however it ends; a file counts for the directory under whose
 //! path it was opened, the deepest of those that are counted.
 //!
 //! What is not seen: reads through a map, which are the page cache's, and sled's, which opens files of its own. What a
 //! read costs here may be the page cache's as well: this is the door to the disk, not the disk.
 
+use super::gate::Gate;
 use super::{DirEntry, EntryKind, Map, OpenMode, Space, Vfs, VfsFile, VfsLock};
 use crate::latency::{Histogram, Latency};
 use crossbeam::utils::CachePadded;
@@ -122,12 +124,13 @@ impl Drop for UnderWay<'_> {
 pub struct Metered {
     below: Arc<dyn Vfs>,
     meters: Arc<[Arc<Meter>]>,
+    gate: Arc<Gate>,
 }
 
 impl Metered {
     /// Counts what goes through to the file system below in the directories of these meters; elsewhere nothing.
-    pub fn new(below: Arc<dyn Vfs>, meters: Arc<[Arc<Meter>]>) -> Metered {
-        Metered { below, meters }
+    pub fn new(below: Arc<dyn Vfs>, meters: Arc<[Arc<Meter>]>, gate: Arc<Gate>) -> Metered {
+        Metered { below, meters, gate }
     }
 
     fn meter(&self, path: &Path) -> Option<&Arc<Meter>> {
@@ -144,7 +147,7 @@ impl Vfs for Metered {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn VfsFile>> {
         let file = self.below.open(path, mode)?;
         Ok(match self.meter(path) {
-            Some(meter) => Arc::new(File { file, meter: meter.clone() }),
+            Some(meter) => Arc::new(File { file, meter: meter.clone(), gate: self.gate.clone() }),
             None => file,
         })
     }
@@ -206,10 +209,13 @@ impl Vfs for Metered {
 struct File {
     file: Arc<dyn VfsFile>,
     meter: Arc<Meter>,
+    gate: Arc<Gate>,
 }
 
 impl VfsFile for File {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        // The wait for others is not the disk's.
+        let _inside = self.gate.enter();
         self.meter.count(&self.meter.reads, || self.file.read_at(buf, offset), |n| *n)
     }
 
@@ -249,7 +255,7 @@ mod tests {
 
     fn metered(below: Arc<dyn Vfs>, dirs: &[&Path]) -> (Metered, Vec<Arc<Meter>>) {
         let meters: Vec<Arc<Meter>> = dirs.iter().map(|dir| Meter::new(dir)).collect();
-        (Metered::new(below, meters.clone().into()), meters)
+        (Metered::new(below, meters.clone().into(), Arc::default()), meters)
     }
 
     #[test]

@@ -9,11 +9,13 @@
 //! - `write_all_at` and `read_exact_at` retry short counts and EINTR;
 //! - nothing is durable before `sync` of the file *and* `sync_dir` of the directory that names it.
 
+mod gate;
 mod map;
 mod meter;
 mod readonly;
 mod real;
 
+pub use gate::Gate;
 pub use map::Map;
 pub use meter::{Meter, Metered, Traffic};
 pub use readonly::ReadOnly;

@@ -283,6 +283,7 @@ fn what_is_on_disk_and_idle_leaves_early_and_nothing_else_does() {
         t.beat();
         assert!((0..3000).filter(|n| n % 3 == 1).all(|n| hit(&t, n)));
         t.beat();
+        assert_eq!(t.most_idle(1000), Some(3));
         assert_eq!(t.evict_idle(4, 1 << 20, &mut out), (0, true), "nobody is idle for so long");
         assert_eq!(evict_all_idle(&t, 3, 100, &mut out), 1000);
         assert!(out.iter().all(|e| e.reason == Reason::Idle && !e.dirty && e.ident.bits() % 3 == 2));

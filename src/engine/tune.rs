@@ -1,0 +1,415 @@
+//! The optimizer's eyes and hands: what the engine counts, as a sample of it, and what is decided, done.
+//!
+//! Invariants:
+//! - one turn at a time, on the thread of whoever asks for it; no lock is held that a reader or a writer waits for;
+//! - an action does what it says or says why not, and the engine's own account of its settings is what the next decision
+//!   goes by;
+//! - what frees memory lets go of clean entries, and hands dirty ones to the writer: nothing is dropped for it that a disk
+//!   tier could hold;
+//! - the optimizer changes no byte on disk by itself, so a crash leaves nothing of it: the next opening begins with what
+//!   is configured.
+
+use super::Engine;
+use super::dials::PREFETCH_UNIT;
+use crate::allocator;
+use crate::config::{Algorithm, Config};
+use crate::events::Event;
+use crate::optimizer::{
+    Action, Change, Counters, DirectorySample, Knobs, Method, Optimizer, Policy, Record, Strategy,
+    TierCounters,
+};
+use crate::sensors::{Sensors, SystemSensors};
+use crate::stats::{DirIo, LatencyStats, Stats};
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+use thermocline_storage::container::Tuning;
+use thermocline_storage::latency::Latency;
+use thermocline_storage::{Codec, ContentType, Tier};
+
+/// How long a beat of the memory tier's idle time is.
+pub(super) const IDLE_BEAT_MS: u64 = 10_000;
+/// Bytes of entries that are let go of at a time: they stay in RAM until then.
+const AT_A_TIME: u64 = 4 << 20;
+/// Slots of the memory tier that are looked at for the coldest entry.
+const SAMPLE: usize = 4096;
+/// Slots of the memory tier that are looked at before what is idle is let go of.
+const SLOTS: usize = 1 << 16;
+
+/// What the loop remembers.
+pub(crate) struct Tuner {
+    optimizer: Optimizer,
+    sensors: Option<Box<dyn Sensors>>,
+    directories: Vec<PathBuf>,
+    before: Before,
+}
+
+/// What the counters showed at the turn before.
+#[derive(Debug, Default)]
+struct Before {
+    latency: LatencyStats,
+    io: HashMap<PathBuf, DirIo>,
+    /// What memory, SSD, HDD and archive had answered, and what nobody had.
+    answered: [u64; 5],
+}
+
+impl std::fmt::Debug for Tuner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tuner").field("optimizer", &self.optimizer).finish_non_exhaustive()
+    }
+}
+
+impl Tuner {
+    /// `sensors` that were given, or those of the system, which are looked for when they are needed.
+    pub(super) fn new(
+        config: &Config,
+        sensors: Option<Box<dyn Sensors>>,
+        directories: Vec<PathBuf>,
+    ) -> Tuner {
+        let optimizer = Optimizer::new(Policy::of(config));
+        Tuner { optimizer, sensors, directories, before: Before::default() }
+    }
+
+    pub(crate) fn records(&self) -> Vec<Record> {
+        self.optimizer.history().iter().cloned().collect()
+    }
+
+    pub(crate) fn last(&self) -> Option<Record> {
+        self.optimizer.history().last().cloned()
+    }
+
+    pub(crate) fn strategy(&self) -> Strategy {
+        self.optimizer.state().strategy()
+    }
+}
+
+impl Engine {
+    /// One turn of the optimizer: looks, decides, acts, records. `None` for the first, which has nothing to compare with,
+    /// and where no time has passed.
+    pub(crate) fn tune_step(&self) -> Option<Record> {
+        let mut tuner = self.tuner.lock();
+        let Tuner { optimizer, sensors, directories, before } = &mut *tuner;
+        let sensors = sensors.get_or_insert_with(|| Box::new(SystemSensors::new(directories.iter())));
+        let readings = sensors.sample();
+        let stats = self.stats();
+        let counters = self.counters_of(&stats, before);
+        before.latency = stats.latency;
+        let unix_ms = self.now();
+        optimizer.step(&readings, counters, unix_ms, &mut |action: &Action| self.act(action)).cloned()
+    }
+
+    /// Whether the optimizer takes turns by itself now.
+    pub(crate) fn tunes(&self) -> bool {
+        self.settings.tunes_every.is_some() && self.runs.load(Relaxed) && !self.paused.load(Relaxed)
+    }
+
+    pub(crate) fn pause_tuning(&self, paused: bool) {
+        self.paused.store(paused, Relaxed);
+    }
+
+    /// Something of what the loop remembers.
+    pub(crate) fn tuning<R>(&self, of: impl FnOnce(&Tuner) -> R) -> R {
+        of(&self.tuner.lock())
+    }
+
+    /// What was counted, with latencies since the picture before.
+    fn counters_of(&self, stats: &Stats, before: &mut Before) -> Counters {
+        let Before { latency: before, io, answered } = before;
+        let gets: Vec<Latency> = stats.latency.get.iter().zip(&before.get).map(|(n, b)| n.since(b)).collect();
+        let miss = stats.latency.miss.since(&before.miss);
+        let mut counters = Counters::default();
+        counters.gets = stats.counts.gets;
+        counters.misses = stats.counts.misses;
+        counters.puts = stats.counts.puts;
+        counters.put_bytes = stats.counts.put_bytes;
+        counters.stalls = stats.counts.stalls;
+        counters.moved_bytes = stats.counts.moved_bytes;
+        counters.dirty_bytes = stats.dirty_bytes;
+        counters.oldest_idle = self
+            .memory
+            .most_idle(SAMPLE)
+            .map(|beats| Duration::from_millis(IDLE_BEAT_MS.saturating_mul(beats.into())));
+        counters.prefetched = self.prefetch.entered.load(Relaxed);
+        counters.prefetched_used = self.prefetch.used.load(Relaxed);
+        let journal = stats.latency.journal_sync.since(&before.journal_sync);
+        counters.commit_mean = seconds(&journal, Latency::mean_ns);
+        for (tier, latency) in Tier::ALL.into_iter().zip(&gets) {
+            let Some(t) = stats.tier(tier) else { continue };
+            let mut of = TierCounters::default();
+            (of.hits, of.written, of.bytes, of.limit) = (t.hits, t.written, t.bytes, t.limit);
+            of.items = t.items;
+            of.item_limit = match tier {
+                Tier::Memory => Some(self.memory.stats().max_items),
+                Tier::Ssd => Some(self.settings.ssd_items),
+                _ => None,
+            };
+            of.p99 = seconds(latency, Latency::p99_ns);
+            if let Some(slot) = counters.tiers.get_mut(tier as usize) {
+                *slot = Some(of);
+            }
+        }
+        let weights = weights(stats, answered);
+        let parts: Vec<(f64, &Latency)> = weights
+            .iter()
+            .copied()
+            .zip(gets.iter().chain([&miss]))
+            .filter(|(w, l)| *w > 0.0 && l.count > 0)
+            .collect();
+        counters.request_mean = mean(&parts);
+        counters.request_p99 = quantile(&parts, 0.99);
+        for (n, t) in stats.types.iter().enumerate() {
+            let all = [&t.zlib, &t.lz4, &t.deflate];
+            let original: u64 = all.iter().map(|c| c.original_bytes + c.skipped_bytes).sum();
+            let stored: u64 = all.iter().map(|c| c.stored_bytes + c.skipped_bytes).sum();
+            let nanos: u64 = all.iter().map(|c| c.nanos).sum();
+            if let (Some(bytes), Some(spent)) = (counters.types.get_mut(n), counters.type_seconds.get_mut(n))
+            {
+                (*bytes, *spent) = ((original, stored), Some(nanos as f64 / 1e9));
+            }
+        }
+        for tier in &self.tiers {
+            let (lookups, misses) = tier.index_lookups();
+            counters.index_lookups += lookups;
+            counters.index_misses += misses;
+            for now in stats.tier(tier.tier()).map(|t| t.io.as_slice()).unwrap_or_default() {
+                let before = io.insert(now.path.clone(), now.clone()).unwrap_or_default();
+                counters.directories.push(directory(tier.tier(), now, &before));
+            }
+        }
+        counters.knobs = self.knobs();
+        counters
+    }
+
+    fn knobs(&self) -> Knobs {
+        let d = &self.dials;
+        let policy = d.compression();
+        let method = |t: ContentType| match policy.codec_of(t) {
+            Codec::Zlib => Method { algorithm: Algorithm::Zlib, level: policy.level_of(t).into() },
+            Codec::Lz4 => Method { algorithm: Algorithm::Lz4, level: 1 },
+            _ => Method::NONE,
+        };
+        let mut knobs = Knobs::default();
+        knobs.memory_size = self.memory.stats().max_bytes;
+        knobs.reclaim_rate = Tier::ALL.map(|t| d.reclaim_rate(t));
+        knobs.read_ahead = Tier::ALL.map(|t| d.read_ahead(t));
+        knobs.sled_cache = d.sled_cache();
+        knobs.pack_size = d.pack_size();
+        knobs.read_size = d.read_size();
+        knobs.concurrency = self.meters.gate.limit();
+        knobs.write_buffer = d.write_buffer();
+        knobs.background_rate = d.migration_rate();
+        knobs.methods = ContentType::STORED.map(method);
+        knobs.prefetch = d.prefetch_bytes() as f64 / PREFETCH_UNIT as f64;
+        knobs.metrics_rate = d.metrics_rate();
+        knobs
+    }
+
+    /// Does one action.
+    fn act(&self, action: &Action) -> Result<(), String> {
+        let d = &self.dials;
+        match &action.change {
+            Change::SetStrategy { from, to } => {
+                let (from, to) = (*from, *to);
+                self.events.emit(|| Event::StrategyChanged { from, to });
+            }
+            Change::FreeMemory { bytes, .. } => self.free_memory(*bytes),
+            Change::TrimAllocator => {
+                if !allocator::trim() {
+                    return Err("the allocator has nothing to give back, or is not glibc's".to_owned());
+                }
+            }
+            Change::ResizeMemoryTier { to, .. } => self.resize_memory(*to),
+            Change::EvictIdle { age } => self.evict_idle(*age)?,
+            Change::Rebalance { tier, .. } => {
+                self.tier(*tier).ok_or("the store has no such tier")?;
+                self.wake_mover(*tier);
+            }
+            Change::SetReclaimRate { tier, to, .. } => _ = d.set_reclaim_rate(*tier, *to),
+            Change::SetReadAhead { tier, to, .. } => _ = d.set_read_ahead(*tier, *to),
+            Change::SetWriteBuffer { to, .. } => _ = d.set_write_buffer(*to),
+            Change::SetBackgroundRate { to, .. } => _ = d.set_migration_rate(*to),
+            Change::SetMetricsRate { to, .. } => d.set_metrics_rate(*to),
+            Change::SetConcurrency { to, .. } => self.meters.gate.set_limit(*to),
+            Change::SetPrefetch { to, .. } => {
+                // Not a number is none, and a float becomes the nearest number there is.
+                _ = d.set_prefetch_bytes((to * PREFETCH_UNIT as f64) as u64);
+            }
+            Change::SetSledCache { to, .. } => {
+                let bytes = d.set_sled_cache(*to);
+                self.tune(Tier::Hdd, &Tuning { index_cache: Some(bytes), ..Tuning::default() })?;
+            }
+            Change::SetPackSize { to, .. } => {
+                let bytes = d.set_pack_size(*to);
+                self.tune(Tier::Cold, &Tuning { container_size: Some(bytes), ..Tuning::default() })?;
+            }
+            Change::SetReadSize { to, .. } => {
+                let bytes = usize::try_from(d.set_read_size(*to)).ok();
+                let tuning = Tuning { smallest_read: bytes, ..Tuning::default() };
+                self.tiers.iter().for_each(|tier| tier.tune(&tuning));
+            }
+            Change::SetCompression { content, to, .. } | Change::RetryCompression { content, to } => {
+                self.compress_as(*content, *to);
+            }
+            Change::LeaveUncompressed { content, .. } => self.compress_as(*content, Method::NONE),
+            #[expect(
+                unreachable_patterns,
+                reason = "what the optimizer learns to ask for is to be said here"
+            )]
+            other => return Err(format!("the engine does not know how: {other:?}")),
+        }
+        Ok(())
+    }
+
+    fn tune(&self, tier: Tier, tuning: &Tuning) -> Result<(), String> {
+        self.tier(tier).ok_or("the store has no such tier")?.tune(tuning);
+        Ok(())
+    }
+
+    fn compress_as(&self, content: ContentType, method: Method) {
+        let codec = match method.algorithm {
+            Algorithm::Zlib => Codec::Zlib,
+            Algorithm::Lz4 => Codec::Lz4,
+            _ => Codec::None,
+        };
+        let mut policy = (*self.dials.compression()).clone();
+        policy.set(content, codec, u32::try_from(method.level).unwrap_or(9).min(9));
+        self.dials.set_compression(policy.clone());
+        // The archive does its own; if it is to compress at all.
+        if self.settings.compress.get(Tier::Cold as usize).copied().unwrap_or(false)
+            && let Some(cold) = self.tier(Tier::Cold)
+        {
+            cold.tune(&Tuning { compression: Some(policy), ..Tuning::default() });
+        }
+    }
+
+    /// Lets go of so many bytes of memory, coldest first. What is dirty waits for the writer in the write buffer, so it
+    /// is freed a moment later.
+    fn free_memory(&self, bytes: u64) {
+        let mut left = bytes;
+        while left > 0 && !self.is_stopping() {
+            let used = self.memory.stats().weight;
+            let now = left.min(AT_A_TIME);
+            let mut out = Vec::new();
+            self.memory.shrink_to(used.saturating_sub(now), &mut out);
+            let freed: u64 = out.iter().map(|e| e.bytes).sum();
+            self.let_go(out);
+            if freed == 0 {
+                return;
+            }
+            left = left.saturating_sub(freed);
+        }
+        self.signals[0].wake_now();
+    }
+
+    /// Sets the limit of the memory tier, a little at a time where it gets smaller: what it lets go of stays in RAM until
+    /// all of one step was let go of.
+    fn resize_memory(&self, to: u64) {
+        let items = self.memory.stats().max_items;
+        loop {
+            let step = to.max(self.memory.stats().weight.saturating_sub(AT_A_TIME));
+            let mut out = Vec::new();
+            self.memory.set_limits(step, items, &mut out);
+            let stuck = out.is_empty() && step > to;
+            self.let_go(out);
+            if step == to {
+                return;
+            }
+            if stuck {
+                // Nothing can go now: those who come in later find the limit.
+                let mut out = Vec::new();
+                self.memory.set_limits(to, items, &mut out);
+                return self.let_go(out);
+            }
+        }
+    }
+
+    /// Lets go of clean entries that nobody has asked for in so long. Without a disk below there are none.
+    fn evict_idle(&self, age: Duration) -> Result<(), String> {
+        if !self.has_disk() {
+            return Err("nothing below memory holds what is idle".to_owned());
+        }
+        let beats = age.as_millis() / u128::from(IDLE_BEAT_MS);
+        let beats = u16::try_from(beats).unwrap_or(u16::MAX);
+        loop {
+            let mut out = Vec::new();
+            let (_, ended) = self.memory.evict_idle(beats, SLOTS, &mut out);
+            self.let_go(out);
+            if ended || self.is_stopping() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Another beat by which idle time is counted, if it is time.
+    pub(super) fn beat_if_due(&self) {
+        let now = self.now();
+        let last = self.beat_ms.load(Relaxed);
+        if now >= last.saturating_add(IDLE_BEAT_MS) {
+            // A store that was asleep has not been idle for longer than it was awake.
+            self.beat_ms.store(now, Relaxed);
+            self.memory.beat();
+        }
+    }
+}
+
+/// How many requests each tier answered since the turn before, and none of them: what their latencies weigh.
+fn weights(stats: &Stats, answered: &mut [u64; 5]) -> [f64; 5] {
+    let [m, s, h, c] = Tier::ALL.map(|tier| stats.tier(tier).map_or(0, |t| t.hits));
+    let now = [m, s, h, c, stats.counts.misses];
+    let before = std::mem::replace(answered, now);
+    let mut since = [0.0; 5];
+    for ((since, now), before) in since.iter_mut().zip(now).zip(before) {
+        *since = now.saturating_sub(before) as f64;
+    }
+    since
+}
+
+/// A figure of a latency in seconds; `None` where nothing was measured.
+fn seconds(latency: &Latency, figure: impl Fn(&Latency) -> u64) -> Option<f64> {
+    (latency.count > 0).then(|| figure(latency) as f64 / 1e9)
+}
+
+/// The mean of several latencies, each with its weight, in seconds.
+fn mean(parts: &[(f64, &Latency)]) -> Option<f64> {
+    let weight: f64 = parts.iter().map(|(w, _)| w).sum();
+    let sum: f64 = parts.iter().map(|(w, l)| w * l.sum_ns as f64 / l.count.max(1) as f64).sum();
+    (weight > 0.0).then(|| sum / weight / 1e9)
+}
+
+/// The least time, in seconds, that this share of all requests took at most: each latency is a sample of so many of them
+/// as its weight says.
+fn quantile(parts: &[(f64, &Latency)], share: f64) -> Option<f64> {
+    let weight: f64 = parts.iter().map(|(w, _)| w).sum();
+    if weight <= 0.0 {
+        return None;
+    }
+    let within = |ns: u64| {
+        let part = |(w, l): &(f64, &Latency)| w * l.at_most(ns) as f64 / l.count.max(1) as f64;
+        parts.iter().map(part).sum::<f64>() / weight >= share
+    };
+    let (mut low, mut high) = (0u64, 1u64 << 37);
+    while high - low > 1 + low / 64 {
+        let middle = low + (high - low) / 2;
+        if within(middle) { high = middle } else { low = middle }
+    }
+    Some(high as f64 / 1e9)
+}
+
+fn directory(tier: Tier, now: &DirIo, before: &DirIo) -> DirectorySample {
+    let (read, write) =
+        (now.read_latency.since(&before.read_latency), now.write_latency.since(&before.write_latency));
+    let mut of = DirectorySample::new(tier, now.path.clone());
+    of.reads = now.reads.saturating_sub(before.reads);
+    of.read_bytes = now.read_bytes.saturating_sub(before.read_bytes);
+    of.read_mean = seconds(&read, Latency::mean_ns);
+    of.read_p99 = seconds(&read, Latency::p99_ns);
+    of.writes = now.writes.saturating_sub(before.writes);
+    of.write_bytes = now.write_bytes.saturating_sub(before.write_bytes);
+    of.write_mean = seconds(&write, Latency::mean_ns);
+    of.write_p99 = seconds(&write, Latency::p99_ns);
+    of
+}
+
+#[cfg(test)]
+mod tests;

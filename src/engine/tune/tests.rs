@@ -1,0 +1,299 @@
+use super::*;
+use crate::optimizer::Goal;
+use crate::sensors::{Readings, SimulatedSensors};
+use crate::testing::{ManualClock, vfs::RealFs};
+use crate::{Builder, Cache, Received};
+use std::sync::Arc;
+
+type Done = Result<(), Box<dyn std::error::Error>>;
+
+const MIB: u64 = 1 << 20;
+
+/// Readings of one second after another, each as `change` makes it of a machine that has nothing to do.
+fn script(n: u64, change: impl Fn(u64, &mut Readings)) -> SimulatedSensors {
+    SimulatedSensors::new((0..n).map(|at| {
+        let mut r = Readings::default();
+        (r.monotonic, r.boot) = (Duration::from_secs(at), Duration::from_secs(at));
+        r.memory.limit = Some(1024 * MIB);
+        r.memory.available = Some(512 * MIB);
+        r.process.anonymous = Some(100 * MIB);
+        r.cpu.machine_percent = Some(5.0);
+        change(at, &mut r);
+        r
+    }))
+}
+
+fn builder(dir: &std::path::Path) -> Builder {
+    Cache::builder()
+        .memory(64 * MIB)
+        .ssd(dir.join("s"), 256 * MIB)
+        .hdd(dir.join("h"), 256 * MIB)
+        .cold(dir.join("c"))
+}
+
+fn open(builder: Builder) -> Result<(Cache, Arc<ManualClock>), Box<dyn std::error::Error>> {
+    let clock = Arc::new(ManualClock::new(1_700_000_000_000));
+    Ok((builder.world(Arc::new(RealFs), clock.clone(), false).open()?, clock))
+}
+
+fn action(change: Change) -> Action {
+    Action { change, goal: Goal::MemoryUse, because: "a test".to_owned(), takes_back: false }
+}
+
+/// The last record's outcomes, by what was to change.
+fn done(cache: &Cache) -> Vec<(Change, Result<(), String>)> {
+    let last = cache.optimizer().last();
+    last.into_iter().flat_map(|r| r.outcomes).map(|o| (o.action.change, o.result)).collect()
+}
+
+#[test]
+fn memory_over_its_threshold_is_freed_and_nothing_is_lost() -> Done {
+    let dir = tempfile::tempdir()?;
+    // From the third second on this process takes 90 % of what there is.
+    let sensors = script(6, |at, r| r.process.anonymous = Some(if at < 2 { 100 } else { 920 } * MIB));
+    let (cache, _) = open(builder(dir.path()).sensors(sensors))?;
+    let value = |no: u32| vec![no as u8; 20_000];
+    for no in 0..1500u32 {
+        cache.put(no.to_be_bytes(), value(no))?;
+    }
+    let engine = cache.engine();
+    let before = engine.memory.stats();
+    assert!(before.weight > 25 * MIB && before.dirty_items > 1000, "{before:?}");
+    for _ in 0..3 {
+        cache.optimizer().run_once()?;
+    }
+    let after = engine.memory.stats();
+    assert!(after.weight <= 8 * MIB + AT_A_TIME, "{after:?}");
+    assert!(after.max_bytes < 64 * MIB, "a tier that may shrinks with it: {after:?}");
+    assert!(done(&cache).iter().any(|(c, r)| matches!(c, Change::FreeMemory { .. }) && r.is_ok()));
+    // What was dirty waits to be written, and is read meanwhile; and is on disk in the end.
+    for flushed in [false, true] {
+        for no in 0..1500u32 {
+            assert_eq!(cache.get(no.to_be_bytes())?.as_deref(), Some(&*value(no)), "{no}, {flushed}");
+        }
+        cache.flush()?;
+    }
+    assert_eq!(cache.stats().counts.evicted, 0);
+    Ok(())
+}
+
+#[test]
+fn a_new_strategy_is_told_and_busy_processors_change_the_codec() -> Done {
+    let dir = tempfile::tempdir()?;
+    let sensors = script(8, |at, r| {
+        if at >= 1 {
+            r.cpu.machine_percent = Some(95.0);
+            r.pressure.io.some = Some(1.0);
+            r.process.anonymous = Some(780 * MIB);
+        }
+    });
+    let (cache, _) = open(builder(dir.path()).sensors(sensors))?;
+    let events = cache.subscribe();
+    let text = "the lake is warm above and cold below. ".repeat(200);
+    cache.put_with("before", text.clone(), crate::PutOptions::new().content_type(ContentType::Text))?;
+    cache.flush()?;
+    for _ in 0..6 {
+        cache.optimizer().run_once()?;
+    }
+    cache.put_with("after", text, crate::PutOptions::new().content_type(ContentType::Text))?;
+    cache.flush()?;
+    let text = cache.stats().content(ContentType::Text).cloned().ok_or("no text")?;
+    assert_eq!((text.zlib.kept, text.lz4.kept), (1, 1));
+    assert_eq!(cache.optimizer().strategy(), Strategy::Aggressive);
+    let mut told = Vec::new();
+    while let Ok(Received::Event(event)) = events.try_recv() {
+        if let Event::StrategyChanged { from, to } = event {
+            told.push((from, to));
+        }
+    }
+    assert_eq!(told, [(Strategy::Balanced, Strategy::Aggressive)]);
+    Ok(())
+}
+
+/// Each change shows in what the engine says of itself, within what is configured.
+#[test]
+fn every_knob_turns_and_stays_within_its_bounds() -> Done {
+    let dir = tempfile::tempdir()?;
+    let (cache, _) = open(builder(dir.path()))?;
+    let engine = cache.engine();
+    let first = engine.knobs();
+    let zlib = |level| Method { algorithm: Algorithm::Zlib, level };
+    let (from, tier) = (0, Tier::Hdd);
+    let changes = [
+        Change::ResizeMemoryTier { from, to: 16 * MIB },
+        Change::SetReclaimRate { tier, from, to: 3 * MIB },
+        Change::SetReadAhead { tier, from, to: MIB },
+        Change::SetSledCache { from, to: 4 * MIB },
+        Change::SetPackSize { from, to: 2 * MIB },
+        Change::SetReadSize { from, to: 16 << 10 },
+        Change::SetConcurrency { from, to: 7 },
+        Change::SetWriteBuffer { from, to: 5 * MIB },
+        Change::SetBackgroundRate { from, to: 9 * MIB },
+        Change::SetCompression { content: ContentType::Json, from: zlib(6), to: zlib(2) },
+        Change::SetPrefetch { from: 1.5, to: 0.5 },
+        Change::SetMetricsRate { from: None, to: Some(1000) },
+    ];
+    for change in &changes {
+        let before = engine.knobs();
+        engine.act(&action(change.clone()))?;
+        assert_ne!(engine.knobs(), before, "{change:?} turned nothing");
+    }
+    let now = engine.knobs();
+    assert_eq!((now.memory_size, now.reclaim_rate[2], now.read_ahead[2]), (16 * MIB, 3 * MIB, MIB));
+    assert_eq!((now.sled_cache, now.pack_size, now.read_size), (4 * MIB, 2 * MIB, 16 << 10));
+    assert_eq!((now.concurrency, now.write_buffer, now.background_rate), (7, 5 * MIB, 9 * MIB));
+    assert_eq!((now.methods[1], now.prefetch, now.metrics_rate), (zlib(2), 0.5, Some(1000)));
+    assert_eq!((now.reclaim_rate[1], now.methods[0]), (first.reclaim_rate[1], first.methods[0]));
+    // Back, and beyond.
+    for change in &changes {
+        let wide = match change.clone() {
+            Change::SetReclaimRate { tier, .. } => Change::SetReclaimRate { tier, from, to: u64::MAX },
+            Change::SetReadAhead { tier, .. } => Change::SetReadAhead { tier, from, to: u64::MAX },
+            Change::SetSledCache { .. } => Change::SetSledCache { from, to: u64::MAX },
+            Change::SetPackSize { .. } => Change::SetPackSize { from, to: u64::MAX },
+            Change::SetWriteBuffer { .. } => Change::SetWriteBuffer { from, to: u64::MAX },
+            Change::SetBackgroundRate { .. } => Change::SetBackgroundRate { from, to: u64::MAX },
+            Change::SetPrefetch { .. } => Change::SetPrefetch { from: 0.0, to: f64::INFINITY },
+            Change::SetReadSize { .. } => Change::SetReadSize { from, to: 0 },
+            _ => continue,
+        };
+        engine.act(&action(wide))?;
+    }
+    let now = engine.knobs();
+    assert_eq!((now.sled_cache, now.pack_size, now.read_size), (first.sled_cache, first.pack_size, 8 << 10));
+    assert_eq!((now.write_buffer, now.background_rate), (first.write_buffer, first.background_rate));
+    assert_eq!((now.reclaim_rate, now.read_ahead[2]), (first.reclaim_rate, 4 * MIB));
+    assert_eq!(now.prefetch, 64.0, "the largest read-ahead");
+    engine.act(&action(Change::LeaveUncompressed {
+        content: ContentType::Json,
+        from: zlib(2),
+        retry_after: Duration::ZERO,
+    }))?;
+    assert_eq!(engine.knobs().methods[1], Method::NONE);
+    // It still works.
+    cache.put("k", vec![7; 100_000])?;
+    cache.flush()?;
+    for tier in [Tier::Hdd, Tier::Cold] {
+        assert!(cache.demote("k", tier)?);
+        assert_eq!(cache.get("k")?.map(|v| v.len()), Some(100_000));
+    }
+    Ok(())
+}
+
+#[test]
+fn what_cannot_be_done_is_said_and_the_rest_is_done() -> Done {
+    let cache = Cache::builder().memory(16 * MIB).open()?;
+    let engine = cache.engine();
+    for (change, why) in [
+        (Change::EvictIdle { age: Duration::from_secs(300) }, "nothing below memory"),
+        (Change::SetPackSize { from: 1, to: 2 * MIB }, "no such tier"),
+        (Change::SetSledCache { from: 1, to: 2 * MIB }, "no such tier"),
+        (Change::Rebalance { tier: Tier::Ssd, from: 0.9, to: 0.8 }, "no such tier"),
+    ] {
+        let e = engine.act(&action(change)).expect_err("there is nothing to do it with");
+        assert!(e.contains(why), "{e}");
+    }
+    engine.act(&action(Change::FreeMemory { bytes: MIB, from: 0, to: 0 }))?;
+    Ok(())
+}
+
+#[test]
+fn idle_entries_leave_memory_and_stay_in_the_store() -> Done {
+    let dir = tempfile::tempdir()?;
+    // In the buffer below the threshold of 80 %.
+    let sensors = script(40, |_, r| r.process.anonymous = Some(760 * MIB));
+    let (cache, clock) = open(builder(dir.path()).sensors(sensors))?;
+    for no in 0..100u32 {
+        cache.put(no.to_be_bytes(), vec![1; 1000])?;
+    }
+    cache.flush()?;
+    cache.optimizer().run_once()?;
+    let engine = cache.engine();
+    for second in 0..140 {
+        clock.advance(10_000);
+        engine.keep_step();
+        if second % 5 == 0 {
+            cache.get(7u32.to_be_bytes())?;
+        }
+    }
+    cache.optimizer().run_once()?;
+    let seen = cache.optimizer().last().ok_or("no record")?.sample.oldest_idle;
+    assert_eq!(seen, Some(Duration::from_secs(1400)), "of those that nobody asked for");
+    assert!(
+        done(&cache).iter().any(|(c, r)| matches!(c, Change::EvictIdle { .. }) && r.is_ok()),
+        "{:?}",
+        done(&cache)
+    );
+    assert_eq!(engine.memory.stats().items, 1);
+    assert!(engine.memory.contains(engine.ident(&7u32.to_be_bytes())?));
+    assert_eq!(cache.get(3u32.to_be_bytes())?.map(|v| v.len()), Some(1000));
+    Ok(())
+}
+
+#[test]
+fn it_runs_by_itself_until_it_is_paused_or_switched_off() -> Done {
+    let dir = tempfile::tempdir()?;
+    let mut builder = builder(dir.path());
+    builder.config_mut().optimizer.interval = 1;
+    let cache = builder.clone().open()?;
+    let optimizer = cache.optimizer();
+    assert!(optimizer.is_running());
+    let until = std::time::Instant::now() + Duration::from_secs(60);
+    while optimizer.history().len() < 2 {
+        assert!(std::time::Instant::now() < until, "it takes no turns");
+        cache.put("k", "v")?;
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let last = optimizer.last().ok_or("no record")?;
+    assert!(last.sample.memory_limit.is_some() && last.sample.requests.puts > 0, "{:?}", last.sample);
+    optimizer.pause();
+    let paused = optimizer.history().len();
+    std::thread::sleep(Duration::from_millis(2500));
+    assert!(optimizer.history().len() <= paused + 1, "a turn may have been under way");
+    assert!(!optimizer.is_running());
+    optimizer.resume();
+    assert!(optimizer.is_running());
+    cache.close()?;
+    assert!(matches!(optimizer.run_once(), Err(crate::Error::Closed)));
+    builder.config_mut().optimizer.enabled = false;
+    let cache = builder.open()?;
+    assert!(!cache.optimizer().is_running());
+    std::thread::sleep(Duration::from_millis(1500));
+    assert!(cache.optimizer().history().is_empty());
+    cache.optimizer().run_once()?;
+    std::thread::sleep(Duration::from_millis(5));
+    assert!(cache.optimizer().run_once()?.is_some(), "who asks for a turn gets it");
+    Ok(())
+}
+
+#[test]
+fn a_clock_that_stands_still_or_goes_back_is_no_turn() -> Done {
+    let dir = tempfile::tempdir()?;
+    let times = [5u64, 5, 3, 6];
+    let sensors = script(4, |at, r| r.monotonic = Duration::from_secs(times[at as usize & 3]));
+    let (cache, _) = open(builder(dir.path()).sensors(sensors))?;
+    let turns: Vec<bool> =
+        (0..4).map(|_| cache.optimizer().run_once().map(|r| r.is_some())).collect::<Result<_, _>>()?;
+    assert_eq!(turns, [false, false, false, true]);
+    Ok(())
+}
+
+#[test]
+fn latencies_of_several_tiers_are_weighed_by_what_they_answered() {
+    let histogram = |times: &[u64]| {
+        let h = thermocline_storage::latency::Histogram::default();
+        times.iter().for_each(|ns| h.record(*ns));
+        h.snapshot()
+    };
+    // One hit in 1,024 is timed in memory; on the disk each.
+    let (memory, disk) = (histogram(&[1000; 10]), histogram(&[1_000_000; 100]));
+    let parts = [(10_240.0, &memory), (100.0, &disk)];
+    let mean = mean(&parts).unwrap_or_default();
+    let expected = (10_240.0 * 1e-6 + 100.0 * 1e-3) / 10_340.0;
+    assert!((mean / expected - 1.0).abs() < 0.05, "{mean} {expected}");
+    let p99 = quantile(&parts, 0.99).unwrap_or_default();
+    assert!((0.9e-6..1.2e-6).contains(&p99), "{p99}: fewer than one in a hundred is slow");
+    let p995 = quantile(&parts, 0.995).unwrap_or_default();
+    assert!((0.9e-3..1.1e-3).contains(&p995), "{p995}");
+    assert_eq!((super::mean(&[]), quantile(&[], 0.99)), (None, None));
+}
