@@ -83,8 +83,7 @@ pub fn nanos(start: Instant) -> u64 {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Latency {
-    /// How many were measured. Of frequent operations that is a sample: see
-    /// [`LatencyStats`](https://docs.rs/thermocline/latest/thermocline/struct.LatencyStats.html).
+    /// How many were measured; of frequent operations that is a sample.
     pub count: u64,
     /// Nanoseconds of all of them together.
     pub sum_ns: u64,

@@ -86,7 +86,7 @@ fn prometheus_gets_the_metrics_of_the_store_until_a_signal_ends_it() -> Try {
     // In use: nobody else has it meanwhile.
     let _ = place.run(&["stat"]).with(3);
     assert_eq!(server.stop(), Some(0));
-    // Closed, as it should be: the next one opens it and finds everything.
+    // Given back: the next one opens it and finds everything.
     let stat = place.run(&["stat", "--json"]).with(0);
     assert_eq!(stat.json()["items"], 3);
     Ok(())
