@@ -101,6 +101,14 @@ counters! {
     containers_dropped,
     /// Bytes moved by reclaim, demotion and promotion.
     moved_bytes,
+    /// Items that entered memory because they stand behind one on HDD or in the archive that was asked for.
+    prefetched,
+    /// Of these, items that were asked for.
+    prefetch_used,
+    /// Of these, items that left memory without.
+    prefetch_wasted,
+    /// Entries that left memory early, because nobody had asked for them for long; a disk tier has each.
+    idle,
 }
 
 impl Counters {

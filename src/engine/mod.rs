@@ -261,7 +261,10 @@ impl Engine {
     pub(crate) fn let_go(&self, evicted: Vec<Evicted>) {
         for e in evicted {
             if e.unused_prefetch {
-                self.prefetch.note_wasted();
+                self.prefetch_wasted();
+            }
+            if e.reason == Reason::Idle {
+                Counters::bump(&self.counters.idle);
             }
             if self.has_disk() && e.dirty {
                 // Written on eviction, or already on its way.

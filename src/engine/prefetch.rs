@@ -13,6 +13,7 @@
 use super::Engine;
 use super::read::{Got, expired};
 use crate::error::Result;
+use crate::stats::Counters;
 use crossbeam::queue::SegQueue;
 use std::sync::atomic::{AtomicU64, Ordering};
 use thermocline_storage::catalog::{Found, Located};
@@ -33,13 +34,7 @@ const TRIAL: u64 = 16;
 #[derive(Debug, Default)]
 pub(super) struct Prefetch {
     queue: SegQueue<(Ident, Place)>,
-    /// Items that entered memory by it, since the store was opened.
-    pub(super) entered: AtomicU64,
-    /// Of those, the ones that were asked for.
-    pub(super) used: AtomicU64,
-    /// Of those, the ones that left without.
-    pub(super) wasted: AtomicU64,
-    /// The last two, with the past fading.
+    /// Items that were asked for, and such as left without, with the past fading.
     lately_used: AtomicU64,
     lately_wasted: AtomicU64,
     chances: AtomicU64,
@@ -47,14 +42,12 @@ pub(super) struct Prefetch {
 
 impl Prefetch {
     /// One that was prefetched is asked for the first time.
-    pub(super) fn note_used(&self) {
-        self.used.fetch_add(1, Ordering::Relaxed);
+    fn note_used(&self) {
         self.lately(&self.lately_used);
     }
 
     /// One that was prefetched leaves memory, and nobody has asked for it.
-    pub(super) fn note_wasted(&self) {
-        self.wasted.fetch_add(1, Ordering::Relaxed);
+    fn note_wasted(&self) {
         self.lately(&self.lately_wasted);
     }
 
@@ -84,6 +77,19 @@ impl Prefetch {
 }
 
 impl Engine {
+    /// One that was prefetched is asked for the first time.
+    #[cold]
+    pub(super) fn prefetch_used(&self) {
+        Counters::bump(&self.counters.prefetch_used);
+        self.prefetch.note_used();
+    }
+
+    /// One that was prefetched leaves memory, and nobody has asked for it.
+    pub(super) fn prefetch_wasted(&self) {
+        Counters::bump(&self.counters.prefetch_wasted);
+        self.prefetch.note_wasted();
+    }
+
     /// After a hit on disk: has its neighbours read, where that is one read more for many of them.
     pub(super) fn consider_prefetch(&self, ident: Ident, at: &Located) {
         let slow = matches!(at.entry.tier, Tier::Hdd | Tier::Cold);
@@ -167,7 +173,7 @@ impl Engine {
         if !entered {
             return 0;
         }
-        self.prefetch.entered.fetch_add(1, Ordering::Relaxed);
+        Counters::bump(&self.counters.prefetched);
         bytes
     }
 }

@@ -153,7 +153,7 @@ impl Engine {
             Lookup::Hit(hit) => {
                 hits.fetch_add(1, Ordering::Relaxed);
                 if hit.first_use_of_prefetched {
-                    self.prefetch.note_used();
+                    self.prefetch_used();
                 }
                 Some(Got::from_memory(hit))
             }
@@ -169,7 +169,7 @@ impl Engine {
         self.latencies.get(Tier::Memory).since(start);
         hits.fetch_add(1, Ordering::Relaxed);
         if hit.first_use_of_prefetched {
-            self.prefetch.note_used();
+            self.prefetch_used();
         }
         Some(Got::from_memory(hit))
     }

@@ -130,8 +130,8 @@ impl Engine {
             .memory
             .most_idle(SAMPLE)
             .map(|beats| Duration::from_millis(IDLE_BEAT_MS.saturating_mul(beats.into())));
-        counters.prefetched = self.prefetch.entered.load(Relaxed);
-        counters.prefetched_used = self.prefetch.used.load(Relaxed);
+        counters.prefetched = stats.counts.prefetched;
+        counters.prefetched_used = stats.counts.prefetch_used;
         let journal = stats.latency.journal_sync.since(&before.journal_sync);
         counters.commit_mean = seconds(&journal, Latency::mean_ns);
         for (tier, latency) in Tier::ALL.into_iter().zip(&gets) {

@@ -289,6 +289,10 @@ static METRICS: &[Metric] = &[
     counter(Count, "made_total", NONE, "Values made by a single flight.", |s, o| o.one(s.counts.made)),
     counter(Count, "containers_dropped_total", NONE, "Containers dropped whole.", |s, o| o.one(s.counts.containers_dropped)),
     counter(Bytes, "moved_bytes_total", NONE, "Bytes moved by reclaim, demotion and promotion.", |s, o| o.one(s.counts.moved_bytes)),
+    counter(Count, "prefetched_total", NONE, "Items that entered memory because they stand behind one that was asked for.", |s, o| o.one(s.counts.prefetched)),
+    counter(Count, "prefetch_used_total", NONE, "Prefetched items that were asked for.", |s, o| o.one(s.counts.prefetch_used)),
+    counter(Count, "prefetch_wasted_total", NONE, "Prefetched items that left memory without.", |s, o| o.one(s.counts.prefetch_wasted)),
+    counter(Count, "idle_total", NONE, "Entries that left memory early, because nobody had asked for them for long.", |s, o| o.one(s.counts.idle)),
 
     gauge(Count, "items", NONE, "Live items in all tiers.", |s, o| o.one(s.items)),
     gauge(Bytes, "dirty_bytes", NONE, "Bytes in the write buffer.", |s, o| o.one(s.dirty_bytes)),

@@ -41,11 +41,16 @@ impl Numbers {
             made,
             containers_dropped,
             moved_bytes,
+            prefetched,
+            prefetch_used,
+            prefetch_wasted,
+            idle,
         } = counts;
         let all = [gets, misses, puts, put_bytes, removes, expired, evicted, damaged, unreachable, displaced];
         all.into_iter().for_each(|n| self.next(n));
         let all = [write_failures, stalls, busy, made, containers_dropped, moved_bytes];
         all.into_iter().for_each(|n| self.next(n));
+        [prefetched, prefetch_used, prefetch_wasted, idle].into_iter().for_each(|n| self.next(n));
     }
 
     fn io(&mut self, io: &mut DirIo) {

@@ -2,7 +2,6 @@ use crate::Cache;
 use crate::engine::moves::Mover;
 use crate::testing::{ManualClock, vfs::RealFs};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use thermocline_storage::container::{Listed, Purpose};
 use thermocline_storage::{Tier, Version};
 
@@ -86,7 +85,7 @@ fn what_stands_behind_a_hit_enters_memory_and_nothing_that_is_not_live_does() ->
         prefetch(&cache)?;
         let there =
             |no: u32| Ok::<bool, crate::Error>(engine.memory.contains(engine.ident(&no.to_be_bytes())?));
-        let entered = engine.prefetch.entered.load(Relaxed);
+        let entered = cache.stats().counts.prefetched;
         assert!((60..110).contains(&entered), "{tier}: {entered} of 96 KiB");
         for (no, expected) in [(11, true), (12, false), (13, false), (14, false), (15, false), (16, true)] {
             assert_eq!(there(no)?, expected, "{tier}, {no}");
@@ -98,7 +97,7 @@ fn what_stands_behind_a_hit_enters_memory_and_nothing_that_is_not_live_does() ->
         let after = cache.stats();
         let hits = |s: &crate::Stats| s.tier(Tier::Memory).map_or(0, |t| t.hits);
         assert_eq!(hits(&after) - hits(&before), 24, "{tier}: none of these came from the disk");
-        assert_eq!(engine.prefetch.used.load(Relaxed), 24);
+        assert_eq!(cache.stats().counts.prefetch_used, 24);
         assert_eq!(cache.get(13u32.to_be_bytes())?.as_deref(), Some(&*value(1013)));
         assert_eq!(cache.get(14u32.to_be_bytes())?, None);
     }
@@ -112,12 +111,12 @@ fn it_takes_a_twentieth_of_memory_and_stops_while_it_does_not_pay() -> Done {
     let engine = cache.engine();
     let mut most = 0;
     let tried = |from: u32| -> Result<u64, Box<dyn std::error::Error>> {
-        let before = engine.prefetch.entered.load(Relaxed);
+        let before = cache.stats().counts.prefetched;
         for no in (from..from + 1000).step_by(50) {
             cache.get(no.to_be_bytes())?;
             prefetch(&cache)?;
         }
-        Ok(engine.prefetch.entered.load(Relaxed) - before)
+        Ok(cache.stats().counts.prefetched - before)
     };
     assert!(tried(0)? > 100);
     most = most.max(engine.memory.stats().prefetched_bytes);
@@ -131,7 +130,7 @@ fn it_takes_a_twentieth_of_memory_and_stops_while_it_does_not_pay() -> Done {
         engine.let_go(out);
     }
     assert!(!engine.prefetch.pays());
-    let (used, wasted) = (engine.prefetch.used.load(Relaxed), engine.prefetch.wasted.load(Relaxed));
+    let (used, wasted) = (cache.stats().counts.prefetch_used, cache.stats().counts.prefetch_wasted);
     assert!(used < 20 && wasted > 300, "{used} used, {wasted} not");
     // One in sixteen is tried all the same; when these are asked for, it pays again.
     let seldom = tried(1000)?;

@@ -148,6 +148,31 @@ fn the_loop_records_what_was_done_what_failed_and_what_came_of_it() {
 }
 
 #[test]
+fn what_the_executor_could_not_do_waits() {
+    let mut optimizer = Optimizer::new(policy());
+    let mut tried = Vec::new();
+    for turn in 0..15u64 {
+        let mut r = readings(turn * 60);
+        (r.memory.limit, r.process.anonymous) = (Some(10_000 * MIB), Some(3_000 * MIB));
+        // Memory is full and half as large as it may be, and half of the requests are for what it evicted.
+        let mut counters =
+            Counters { gets: turn * 1000, ghost_hits: Some(turn * 500), ..Counters::default() };
+        counters.tiers[0] = Some(TierCounters { bytes: 256 * MIB, ..TierCounters::default() });
+        counters.request_mean = Some(0.001);
+        counters.knobs.memory_size = 256 * MIB;
+        let mut fail = |action: &Action| {
+            if action.change.knob() == Knob::MemorySize {
+                tried.push(turn);
+            }
+            Err("no".to_owned())
+        };
+        optimizer.step(&r, counters, turn, &mut fail);
+        assert_eq!(optimizer.state().under_trial().count(), 0);
+    }
+    assert_eq!(tried, [1, 11]);
+}
+
+#[test]
 fn an_experiment_that_was_not_done_is_none() {
     let mut s = experiment(0.001);
     let decision = decide(&s, &State::default(), &policy());
