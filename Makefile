@@ -10,6 +10,9 @@ FILES ?= /usr/share/doc
 TRACES = $(if $(THERMOCLINE_TRACES),$(THERMOCLINE_TRACES),$(error THERMOCLINE_TRACES is not set: name a directory of traces))
 # How long `torture` goes on.
 SECONDS ?= 600
+# Of show-optimizer.
+ROUNDS ?= 5
+SECONDS_A_PHASE ?= 12
 RUN = $(CARGO) run --quiet --release --
 
 .PHONY: help
@@ -87,6 +90,10 @@ show-kill: ## processes that are killed at any moment while they work on a store
 .PHONY: show-full-disk
 show-full-disk: ## stores on disks that are really full (as root, to mount them)
 	$(CARGO) test --test full_disk -- --nocapture
+
+.PHONY: show-optimizer
+show-optimizer: ## a load that changes its nature, with the optimizer, without it, and under fixed strategies: minutes (ROUNDS=5 SECONDS_A_PHASE=12)
+	$(CARGO) bench --bench phases -- --rounds "$(ROUNDS)" --seconds "$(SECONDS_A_PHASE)"
 
 .PHONY: show-memory
 show-memory: ## the most memory that a process takes under several loads, against its bound

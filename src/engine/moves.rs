@@ -171,7 +171,10 @@ impl Engine {
     /// Waits until the rates allow so many bytes more out of a tier. Urgent moves, for which callers wait, are not held
     /// up.
     fn pace(&self, from: Tier, bytes: u64, urgent: bool) {
-        while !urgent {
+        if urgent {
+            return;
+        }
+        loop {
             // The rates may change while this waits.
             let (own, all) = (self.dials.reclaim_rate(from), self.dials.migration_rate());
             let wait = self.throttle.lock().take((from, own), all, bytes);

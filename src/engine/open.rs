@@ -521,7 +521,6 @@ fn ssd_config(config: &Config) -> SsdConfig {
         read_mode: config.storage.read_mode,
         borrow: config.storage.borrow_large_values,
         smallest_read: usize::try_from(config.resources.io.buffer_size).unwrap_or(8 << 10),
-        ..SsdConfig::for_limit(config.ssd.max_size)
     }
 }
 

@@ -19,7 +19,7 @@ use crate::optimizer::{
     TierCounters,
 };
 use crate::sensors::{Sensors, SystemSensors};
-use crate::stats::{DirIo, LatencyStats, Stats};
+use crate::stats::{DirIo, LatencyStats, Stats, TypeStats};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
@@ -113,74 +113,77 @@ impl Engine {
         of(&self.tuner.lock())
     }
 
-    /// What was counted, with latencies since the picture before.
+    /// What was counted, with latencies since the turn before.
     fn counters_of(&self, stats: &Stats, before: &mut Before) -> Counters {
-        let Before { latency: before, io, answered } = before;
-        let gets: Vec<Latency> = stats.latency.get.iter().zip(&before.get).map(|(n, b)| n.since(b)).collect();
-        let miss = stats.latency.miss.since(&before.miss);
-        let mut counters = Counters::default();
-        counters.gets = stats.counts.gets;
-        counters.misses = stats.counts.misses;
-        counters.puts = stats.counts.puts;
-        counters.put_bytes = stats.counts.put_bytes;
-        counters.stalls = stats.counts.stalls;
-        counters.moved_bytes = stats.counts.moved_bytes;
-        counters.dirty_bytes = stats.dirty_bytes;
-        counters.oldest_idle = self
-            .memory
-            .most_idle(SAMPLE)
-            .map(|beats| Duration::from_millis(IDLE_BEAT_MS.saturating_mul(beats.into())));
-        counters.prefetched = stats.counts.prefetched;
-        counters.prefetched_used = stats.counts.prefetch_used;
-        let journal = stats.latency.journal_sync.since(&before.journal_sync);
-        counters.commit_mean = seconds(&journal, Latency::mean_ns);
-        for (tier, latency) in Tier::ALL.into_iter().zip(&gets) {
-            let Some(t) = stats.tier(tier) else { continue };
-            let mut of = TierCounters::default();
-            (of.hits, of.written, of.bytes, of.limit) = (t.hits, t.written, t.bytes, t.limit);
-            of.items = t.items;
-            of.item_limit = match tier {
+        let gets: Vec<Latency> =
+            stats.latency.get.iter().zip(&before.latency.get).map(|(n, b)| n.since(b)).collect();
+        let miss = stats.latency.miss.since(&before.latency.miss);
+        let journal = stats.latency.journal_sync.since(&before.latency.journal_sync);
+        let weights = weights(stats, &mut before.answered).into_iter();
+        let parts: Vec<(f64, &Latency)> =
+            weights.zip(gets.iter().chain([&miss])).filter(|(w, l)| *w > 0.0 && l.count > 0).collect();
+        let idle = |beats: u16| Duration::from_millis(IDLE_BEAT_MS.saturating_mul(beats.into()));
+        let lookups = self.tiers.iter().map(|tier| tier.index_lookups());
+        let (index_lookups, index_misses) = lookups.fold((0, 0), |(a, b), (c, d)| (a + c, b + d));
+        let c = &stats.counts;
+        Counters {
+            gets: c.gets,
+            misses: c.misses,
+            puts: c.puts,
+            put_bytes: c.put_bytes,
+            stalls: c.stalls,
+            moved_bytes: c.moved_bytes,
+            request_mean: mean(&parts),
+            request_p99: quantile(&parts, 0.99),
+            commit_mean: seconds(&journal, Latency::mean_ns),
+            tiers: self.tiers_of(stats, &gets),
+            dirty_bytes: stats.dirty_bytes,
+            // The policy's ghosts are not counted.
+            ghost_hits: None,
+            oldest_idle: self.memory.most_idle(SAMPLE).map(idle),
+            types: stats.types.each_ref().map(compressed),
+            type_seconds: stats.types.each_ref().map(|t| Some(spent(t))),
+            prefetched: c.prefetched,
+            prefetched_used: c.prefetch_used,
+            index_lookups,
+            index_misses,
+            directories: self.directories_of(stats, &mut before.io),
+            knobs: self.knobs(),
+        }
+    }
+
+    fn tiers_of(&self, stats: &Stats, gets: &[Latency]) -> [Option<TierCounters>; 4] {
+        Tier::ALL.map(|tier| {
+            let t = stats.tier(tier)?;
+            let item_limit = match tier {
                 Tier::Memory => Some(self.memory.stats().max_items),
                 Tier::Ssd => Some(self.settings.ssd_items),
                 _ => None,
             };
-            of.p99 = seconds(latency, Latency::p99_ns);
-            if let Some(slot) = counters.tiers.get_mut(tier as usize) {
-                *slot = Some(of);
-            }
-        }
-        let weights = weights(stats, answered);
-        let parts: Vec<(f64, &Latency)> = weights
-            .iter()
-            .copied()
-            .zip(gets.iter().chain([&miss]))
-            .filter(|(w, l)| *w > 0.0 && l.count > 0)
-            .collect();
-        counters.request_mean = mean(&parts);
-        counters.request_p99 = quantile(&parts, 0.99);
-        for (n, t) in stats.types.iter().enumerate() {
-            let all = [&t.zlib, &t.lz4, &t.deflate];
-            let original: u64 = all.iter().map(|c| c.original_bytes + c.skipped_bytes).sum();
-            let stored: u64 = all.iter().map(|c| c.stored_bytes + c.skipped_bytes).sum();
-            let nanos: u64 = all.iter().map(|c| c.nanos).sum();
-            if let (Some(bytes), Some(spent)) = (counters.types.get_mut(n), counters.type_seconds.get_mut(n))
-            {
-                (*bytes, *spent) = ((original, stored), Some(nanos as f64 / 1e9));
-            }
-        }
-        for tier in &self.tiers {
-            let (lookups, misses) = tier.index_lookups();
-            counters.index_lookups += lookups;
-            counters.index_misses += misses;
-            for now in stats.tier(tier.tier()).map(|t| t.io.as_slice()).unwrap_or_default() {
-                let before = io.insert(now.path.clone(), now.clone()).unwrap_or_default();
-                counters.directories.push(directory(tier.tier(), now, &before));
-            }
-        }
-        counters.knobs = self.knobs();
-        counters
+            Some(TierCounters {
+                hits: t.hits,
+                written: t.written,
+                bytes: t.bytes,
+                limit: t.limit,
+                items: t.items,
+                item_limit,
+                p99: gets.get(tier as usize).and_then(|l| seconds(l, Latency::p99_ns)),
+            })
+        })
     }
 
+    fn directories_of(&self, stats: &Stats, io: &mut HashMap<PathBuf, DirIo>) -> Vec<DirectorySample> {
+        let mut all = Vec::new();
+        for tier in self.tiers.iter().map(|t| t.tier()) {
+            for now in stats.tier(tier).map(|t| t.io.as_slice()).unwrap_or_default() {
+                let before = io.insert(now.path.clone(), now.clone()).unwrap_or_default();
+                all.push(directory(tier, now, &before));
+            }
+        }
+        all
+    }
+
+    /// How the engine is set.
     fn knobs(&self) -> Knobs {
         let d = &self.dials;
         let policy = d.compression();
@@ -189,20 +192,20 @@ impl Engine {
             Codec::Lz4 => Method { algorithm: Algorithm::Lz4, level: 1 },
             _ => Method::NONE,
         };
-        let mut knobs = Knobs::default();
-        knobs.memory_size = self.memory.stats().max_bytes;
-        knobs.reclaim_rate = Tier::ALL.map(|t| d.reclaim_rate(t));
-        knobs.read_ahead = Tier::ALL.map(|t| d.read_ahead(t));
-        knobs.sled_cache = d.sled_cache();
-        knobs.pack_size = d.pack_size();
-        knobs.read_size = d.read_size();
-        knobs.concurrency = self.meters.gate.limit();
-        knobs.write_buffer = d.write_buffer();
-        knobs.background_rate = d.migration_rate();
-        knobs.methods = ContentType::STORED.map(method);
-        knobs.prefetch = d.prefetch_bytes() as f64 / PREFETCH_UNIT as f64;
-        knobs.metrics_rate = d.metrics_rate();
-        knobs
+        Knobs {
+            memory_size: self.memory.stats().max_bytes,
+            reclaim_rate: Tier::ALL.map(|t| d.reclaim_rate(t)),
+            sled_cache: d.sled_cache(),
+            pack_size: d.pack_size(),
+            read_ahead: Tier::ALL.map(|t| d.read_ahead(t)),
+            read_size: d.read_size(),
+            concurrency: self.meters.gate.limit(),
+            write_buffer: d.write_buffer(),
+            background_rate: d.migration_rate(),
+            methods: ContentType::STORED.map(method),
+            prefetch: d.prefetch_bytes() as f64 / PREFETCH_UNIT as f64,
+            metrics_rate: d.metrics_rate(),
+        }
     }
 
     /// Does one action.
@@ -351,6 +354,19 @@ impl Engine {
             self.memory.beat();
         }
     }
+}
+
+/// Bytes of a content type that were given to a codec, and what is stored of them: those that it was tried on in vain
+/// whole.
+fn compressed(t: &TypeStats) -> (u64, u64) {
+    let all = [&t.zlib, &t.lz4, &t.deflate];
+    let original = all.iter().map(|c| c.original_bytes + c.skipped_bytes).sum();
+    (original, all.iter().map(|c| c.stored_bytes + c.skipped_bytes).sum())
+}
+
+/// Seconds of a processor that compressing a content type took.
+fn spent(t: &TypeStats) -> f64 {
+    [&t.zlib, &t.lz4, &t.deflate].iter().map(|c| c.nanos as f64 / 1e9).sum()
 }
 
 /// How many requests each tier answered since the turn before, and none of them: what their latencies weigh.
