@@ -246,7 +246,8 @@ fn an_impostor_is_noticed_by_who_reads() {
         cache.step().ok();
         // A file that is open is that of the right directory, wherever that is now.
         assert_eq!(out(&cache, tier), usize::from(absent > 0), "{tier}: {absent}");
-        assert!(absent > 0 || tier == Tier::Ssd, "{tier}: nothing was opened, so nothing was tried");
+        // The SSD tier opens its files with the store; the HDD tier in the background, which may have come to its end.
+        assert!(absent > 0 || tier != Tier::Cold, "{tier}: nothing was opened, so nothing was tried");
         assert_eq!(cache.stats().counts.damaged, 0);
     }
 }
