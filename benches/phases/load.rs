@@ -14,8 +14,8 @@ use thermocline::{Builder, Cache, ContentType, PutOptions, Tier};
 /// What is charged for a value that has to be made.
 pub const ORIGIN: Duration = Duration::from_millis(3);
 /// The memory of the store and the hog together.
-pub const LIMIT_MIB: u64 = 896;
-const HOG_MIB: u64 = 420;
+pub const LIMIT_MIB: u64 = 1024;
+const HOG_MIB: u64 = 400;
 const MIB: u64 = 1 << 20;
 /// The phases, in their order.
 pub const PHASES: [&str; 5] = ["hot set", "scan", "media", "idle", "memory hog"];

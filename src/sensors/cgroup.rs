@@ -27,6 +27,8 @@ pub(super) struct Cgroups {
 pub(super) struct MemoryLimit {
     pub(super) limit: u64,
     pub(super) used: Option<u64>,
+    /// Of that, what cannot be had without swapping: not the page cache.
+    pub(super) held: Option<u64>,
 }
 
 /// A quota of processors, and the time used under it, in microseconds.
@@ -61,13 +63,18 @@ impl Cgroups {
 
     /// The tightest limit on memory.
     pub(super) fn memory(&self) -> Option<MemoryLimit> {
-        let read = |dir: &PathBuf, limit: &str, used: &str| {
+        let read = |dir: &PathBuf, limit: &str, used: &str, held: [&str; 2]| {
             let limit = memory_limit(&text(&dir.join(limit))?)?;
-            Some(MemoryLimit { limit, used: text(&dir.join(used)).as_deref().and_then(number) })
+            let stat = text(&dir.join("memory.stat"));
+            let [anonymous, shared] = held.map(|name| stat.as_deref().and_then(|t| field(t, name)));
+            let held = anonymous.map(|n| n.saturating_add(shared.unwrap_or(0)));
+            Some(MemoryLimit { limit, used: text(&dir.join(used)).as_deref().and_then(number), held })
         };
-        let new = self.unified.iter().filter_map(|d| read(d, "memory.max", "memory.current"));
-        let old =
-            self.memory.iter().filter_map(|d| read(d, "memory.limit_in_bytes", "memory.usage_in_bytes"));
+        let new =
+            self.unified.iter().filter_map(|d| read(d, "memory.max", "memory.current", ["anon", "shmem"]));
+        let old = self.memory.iter().filter_map(|d| {
+            read(d, "memory.limit_in_bytes", "memory.usage_in_bytes", ["total_rss", "total_shmem"])
+        });
         new.chain(old).min_by_key(|l| l.limit)
     }
 

@@ -54,7 +54,7 @@ pub struct ProcessReading {
 pub struct MemoryReading {
     /// Bytes that the machine has.
     pub total: Option<u64>,
-    /// Bytes that can be had without swapping.
+    /// Bytes that can be had without swapping: of the machine's, or within the tightest limit if that is less.
     pub available: Option<u64>,
     /// The limit in force: the least of the machine's memory and of what the cgroups above this process allow.
     pub limit: Option<u64>,

@@ -150,6 +150,8 @@ impl Sensors for SystemSensors {
             let used = now.used_us?.checked_sub(before.used_us.filter(|_| before.of == now.of)?)?;
             percent(used as f64 / 1e6 / now.cpus, elapsed?)
         };
+        let of_machine = total.and(Some(machine.available)).filter(|n| *n <= machine.total);
+        let of_group = group.and_then(|g| Some(g.limit.saturating_sub(g.held?)));
         let readings = Readings {
             monotonic: times.monotonic,
             boot: times.boot,
@@ -157,7 +159,7 @@ impl Sensors for SystemSensors {
             process: self.process(&machine, elapsed, mine),
             memory: MemoryReading {
                 total,
-                available: total.and(Some(machine.available)).filter(|n| *n <= machine.total),
+                available: [of_machine, of_group].into_iter().flatten().min(),
                 limit: known.min(),
                 // A limit above the machine's does not bind.
                 cgroup_used: group.filter(|g| total.is_none_or(|t| g.limit <= t)).and_then(|g| g.used),

@@ -4,6 +4,9 @@
 //! it takes to come down to the threshold less `buffer_percent`, as long as it is above its floor, and a dynamic tier
 //! shrinks with it. In the buffer below the threshold, idle entries leave. Below the buffer a dynamic tier grows, by a
 //! quarter or half of the room at most, if it is full and remembers evicting what was asked for again.
+//!
+//! Memory can be scarce although this process is within its share: others beside it take it. While less than what
+//! `gc_threshold` leaves can be had, the tier gives way likewise, until the buffer more than that can be had.
 
 use super::super::action::{Change, Goal};
 use super::super::plan::Plan;
@@ -21,16 +24,21 @@ const STALLED: f64 = 0.1;
 
 pub(in super::super) fn apply(plan: &mut Plan<'_>) {
     let Some(percent) = plan.sample.memory_percent() else { return };
-    if over(percent, plan.policy.gc_threshold) {
-        let because = format!("memory use is {percent:.1} %, over {} %", plan.policy.gc_threshold);
-        plan.require(Change::TrimAllocator, Goal::MemoryUse, because);
-    }
-    if plan.memory_is_over() {
-        free(plan, percent);
+    let lacking = lacking(plan);
+    if plan.memory_is_over() || lacking > 0 {
+        free(plan, percent, lacking);
     } else if plan.memory_is_tight() {
         evict_idle(plan, percent);
     } else if plan.policy.dynamic {
         grow(plan);
+    }
+    // After what frees memory: then there is something to give back.
+    if over(percent, plan.policy.gc_threshold) {
+        let because = format!("memory use is {percent:.1} %, over {} %", plan.policy.gc_threshold);
+        plan.require(Change::TrimAllocator, Goal::MemoryUse, because);
+    } else if lacking > 0 {
+        let because = "others need memory".to_owned();
+        plan.require(Change::TrimAllocator, Goal::MemoryUse, because);
     }
 }
 
@@ -39,14 +47,29 @@ fn at(plan: &Plan<'_>, percent: f64) -> u64 {
     (plan.sample.memory_limit.unwrap_or(0) as f64 * percent.max(0.0) / 100.0) as u64
 }
 
-fn free(plan: &mut Plan<'_>, percent: f64) {
+/// Bytes that lack to what should be available, while so little is that others need it; else 0.
+fn lacking(plan: &Plan<'_>) -> u64 {
+    let left = 100.0 - plan.policy.gc_threshold;
+    let Some(available) = plan.sample.memory_available.filter(|a| *a < at(plan, left)) else { return 0 };
+    at(plan, left + plan.policy.memory_buffer_percent).saturating_sub(available)
+}
+
+fn free(plan: &mut Plan<'_>, percent: f64, lacking: u64) {
     let ceiling = plan.ceilings.memory_percent;
     let aim = ceiling - plan.policy.memory_buffer_percent;
-    let excess = plan.sample.memory_used.unwrap_or(0).saturating_sub(at(plan, aim));
+    let excess = match plan.memory_is_over() {
+        true => plan.sample.memory_used.unwrap_or(0).saturating_sub(at(plan, aim)),
+        false => 0,
+    };
+    let excess = excess.max(lacking);
     let held = plan.sample.tier(Tier::Memory).map_or(0, |t| t.bytes);
     let floor = plan.policy.memory_floor.min(plan.policy.memory_max);
     let bytes = excess.min(held.saturating_sub(floor));
-    let because = format!("memory use is {percent:.1} %, over {ceiling:.1} %: down to {:.1} %", aim.max(0.0));
+    let because = if plan.memory_is_over() {
+        format!("memory use is {percent:.1} %, over {ceiling:.1} %: down to {:.1} %", aim.max(0.0))
+    } else {
+        format!("{lacking} bytes lack to what others need: little of the memory is available")
+    };
     let to = held - bytes;
     if bytes > 0 {
         plan.require(Change::FreeMemory { bytes, from: held, to }, Goal::MemoryUse, because.clone());

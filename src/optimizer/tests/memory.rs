@@ -80,7 +80,7 @@ fn idle_entries_leave_at_their_age_while_memory_is_in_the_buffer() {
 }
 
 /// A full tier of half the maximum, with room, that would answer so many of 1000 requests more.
-fn small(ghosts: Option<u64>) -> Sample {
+fn wanted(ghosts: Option<u64>) -> Sample {
     let mut s = with_memory(30.0);
     s.knobs.memory_size = 256 * MIB;
     s.tiers[0] = Some(TierSample { bytes: 250 * MIB, hits: 900, ..TierSample::default() });
@@ -92,28 +92,26 @@ fn small(ghosts: Option<u64>) -> Sample {
 fn a_dynamic_tier_grows_where_it_helps() {
     let grown = |s: &Sample| turned(&under(Strategy::Balanced, s), Knob::MemorySize);
     let more = Some(Change::ResizeMemoryTier { from: 256 * MIB, to: 320 * MIB });
-    assert_eq!(grown(&small(Some(10))), more);
-    assert_eq!(grown(&small(Some(9))), None, "it would help too little");
+    assert_eq!(grown(&wanted(Some(10))), more);
+    assert_eq!(grown(&wanted(Some(9))), None, "it would help too little");
     // Without ghosts: what the tiers below answered.
     assert_eq!(
-        grown(&Sample { requests: Requests { misses: 50, ..small(None).requests }, ..small(None) }),
+        grown(&Sample { requests: Requests { misses: 50, ..wanted(None).requests }, ..wanted(None) }),
         more
     );
     assert_eq!(
-        grown(&Sample { requests: Requests { misses: 51, ..small(None).requests }, ..small(None) }),
+        grown(&Sample { requests: Requests { misses: 51, ..wanted(None).requests }, ..wanted(None) }),
         None
     );
-    let mut not_full = small(Some(500));
+    let mut not_full = wanted(Some(500));
     not_full.tiers[0].as_mut().unwrap().bytes = 230 * MIB;
     assert_eq!(grown(&not_full), None);
-    let tight = Sample { memory_used: with_memory(70.1).memory_used, ..small(Some(500)) };
+    let tight = Sample { memory_used: with_memory(70.1).memory_used, ..wanted(Some(500)) };
     assert_eq!(grown(&tight), None, "no room");
-    let others = Sample { memory_available: Some(64 * MIB), ..small(Some(500)) };
-    assert_eq!(grown(&others), Some(Change::ResizeMemoryTier { from: 256 * MIB, to: 288 * MIB }));
-    assert_eq!(grown(&Sample { memory_stalled: Some(0.11), ..small(Some(500)) }), None);
+    assert_eq!(grown(&Sample { memory_stalled: Some(0.11), ..wanted(Some(500)) }), None);
     let fixed = Policy { dynamic: false, ..policy() };
-    assert_eq!(turned(&decide(&small(Some(500)), &State::default(), &fixed), Knob::MemorySize), None);
-    let mut s = small(Some(500));
+    assert_eq!(turned(&decide(&wanted(Some(500)), &State::default(), &fixed), Knob::MemorySize), None);
+    let mut s = wanted(Some(500));
     s.knobs.memory_size = 500 * MIB;
     s.tiers[0].as_mut().unwrap().bytes = 500 * MIB;
     assert_eq!(grown(&s), Some(Change::ResizeMemoryTier { from: 500 * MIB, to: 512 * MIB }), "the maximum");
@@ -151,4 +149,28 @@ fn stopped_prefetching_is_tried_again_ever_more_rarely() {
         .filter(|n| matches!(turned(&decisions[*n], Knob::Prefetch), Some(Change::SetPrefetch { to, .. }) if to > 0.0))
         .collect();
     assert_eq!(on, [10, 31, 72], "stopped at 0, 11, 32, for 10, 20, 40");
+}
+
+#[test]
+fn memory_gives_way_to_others_while_little_is_available() {
+    use Strategy::*;
+    // Of 10,000 MiB this process has 4,000; 15 % are to be left, and 25 % once it gives way.
+    for (available, freed) in
+        [(1501, None), (1500, None), (1499, Some(1001)), (400, Some(2100)), (0, Some(2500))]
+    {
+        let s = Sample { memory_available: Some(available * MIB), ..large(40.0) };
+        assert_eq!(free(&s, Balanced), freed.map(|n: u64| n * MIB), "{available} MiB");
+        let decision = under(Balanced, &s);
+        assert_eq!(turned(&decision, Knob::Allocator).is_some(), freed.is_some(), "{available} MiB");
+        assert_eq!(turned(&decision, Knob::MemorySize).is_some(), freed.is_some(), "a dynamic tier shrinks");
+    }
+    let both = Sample { memory_available: Some(1000 * MIB), ..large(85.0) };
+    assert_eq!(free(&both, Balanced), Some(1_500 * MIB), "whichever is more");
+    let small = Sample { memory_available: Some(0), ..with_memory(40.0) };
+    assert_eq!(free(&small, Balanced), Some(400 * MIB - policy().memory_floor), "not below the floor");
+    // And it does not grow meanwhile.
+    let full = Sample { memory_available: Some(1400 * MIB), ..wanted(Some(500)) };
+    assert!(
+        !matches!(turned(&under(Balanced, &full), Knob::MemorySize), Some(Change::ResizeMemoryTier { from, to }) if to > from)
+    );
 }
