@@ -22,8 +22,8 @@ pub(crate) const PREFETCH_UNIT: u64 = 64 << 10;
 const LEAST_CACHE: u64 = 1 << 20;
 /// The least of a pack.
 const LEAST_PACK: u64 = 1 << 20;
-/// The least that a move reads at a time.
-const LEAST_READ: u64 = 16 << 10;
+/// The most that a smallest read is.
+const LARGEST_READ: u64 = 1 << 20;
 
 /// The dials, each as it stands now.
 #[derive(Debug)]
@@ -32,11 +32,13 @@ pub(crate) struct Dials {
     configured: Settings,
     migration_rate: AtomicU64,
     write_buffer: AtomicU64,
-    /// By tier number: what a move reads at a time of what stands there.
+    /// By tier number: the most that is read ahead there.
     read_ahead: [AtomicU64; 4],
     /// By tier number: bytes a second that its reclaim may copy.
     reclaim_rate: [AtomicU64; 4],
-    prefetch_bytes: AtomicU64,
+    /// The bits of the multiplier.
+    prefetch: AtomicU64,
+    concurrency: AtomicU64,
     sled_cache: AtomicU64,
     pack_size: AtomicU64,
     read_size: AtomicU64,
@@ -50,9 +52,10 @@ impl Dials {
         Dials {
             migration_rate: AtomicU64::new(settings.migration_rate),
             write_buffer: AtomicU64::new(settings.write_buffer),
-            read_ahead: [(); 4].map(|()| AtomicU64::new(settings.move_bytes)),
+            read_ahead: [(); 4].map(|()| AtomicU64::new(settings.read_ahead)),
             reclaim_rate: [(); 4].map(|()| AtomicU64::new(settings.migration_rate)),
-            prefetch_bytes: AtomicU64::new(settings.prefetch_bytes),
+            prefetch: AtomicU64::new(settings.prefetch.to_bits()),
+            concurrency: AtomicU64::new(settings.concurrency),
             sled_cache: AtomicU64::new(settings.sled_cache),
             pack_size: AtomicU64::new(settings.pack_size),
             read_size: AtomicU64::new(settings.read_size),
@@ -85,15 +88,15 @@ impl Dials {
         set(&self.write_buffer, bytes, LEAST_BUFFER.min(most), most)
     }
 
-    /// Bytes that a move reads at a time of what stands on a tier.
+    /// Bytes that are read ahead in a tier at most.
     pub(crate) fn read_ahead(&self, tier: Tier) -> u64 {
         of(&self.read_ahead, tier).load(Ordering::Relaxed)
     }
 
-    /// Sets [`read_ahead`](Self::read_ahead), within the configured one.
+    /// Sets [`read_ahead`](Self::read_ahead), from the smallest read to the configured one.
     pub(crate) fn set_read_ahead(&self, tier: Tier, bytes: u64) -> u64 {
         let most = self.configured.read_ahead;
-        set(of(&self.read_ahead, tier), bytes, LEAST_READ.min(most), most)
+        set(of(&self.read_ahead, tier), bytes, self.configured.read_size.min(most), most)
     }
 
     /// Bytes a second that reclaim of a tier may copy, of those of [`migration_rate`](Self::migration_rate).
@@ -107,14 +110,30 @@ impl Dials {
         set(of(&self.reclaim_rate, tier), bytes, LEAST_RATE.min(most), most)
     }
 
-    /// Bytes behind an item that was found on HDD or in the archive that are read into memory too; 0: none.
-    pub(crate) fn prefetch_bytes(&self) -> u64 {
-        self.prefetch_bytes.load(Ordering::Relaxed)
+    /// What 64 KiB are multiplied by that are read behind an item that was found on HDD or in the archive; 0: none.
+    pub(crate) fn prefetch(&self) -> f64 {
+        f64::from_bits(self.prefetch.load(Ordering::Relaxed))
     }
 
-    /// Sets [`prefetch_bytes`](Self::prefetch_bytes), within the largest read-ahead.
-    pub(crate) fn set_prefetch_bytes(&self, bytes: u64) -> u64 {
-        set(&self.prefetch_bytes, bytes, 0, self.configured.read_ahead)
+    /// Sets [`prefetch`](Self::prefetch). What is no multiplier is 0.
+    pub(crate) fn set_prefetch(&self, multiplier: f64) {
+        let multiplier = if multiplier.is_finite() { multiplier.max(0.0) } else { 0.0 };
+        self.prefetch.store(multiplier.to_bits(), Ordering::Relaxed);
+    }
+
+    /// Bytes behind an item of a tier that are read with it.
+    pub(crate) fn prefetch_bytes(&self, tier: Tier) -> u64 {
+        ((self.prefetch() * PREFETCH_UNIT as f64) as u64).min(self.read_ahead(tier))
+    }
+
+    /// Reads of each directory that may be under way.
+    pub(crate) fn concurrency(&self) -> u64 {
+        self.concurrency.load(Ordering::Relaxed)
+    }
+
+    /// Sets [`concurrency`](Self::concurrency), within the configured one.
+    pub(crate) fn set_concurrency(&self, reads: u64) -> u64 {
+        set(&self.concurrency, reads, 1, self.configured.concurrency)
     }
 
     /// Bytes of the HDD tier's caches.
@@ -144,10 +163,10 @@ impl Dials {
         self.read_size.load(Ordering::Relaxed)
     }
 
-    /// Sets [`read_size`](Self::read_size): the configured one at least, the largest read-ahead at most.
+    /// Sets [`read_size`](Self::read_size): the configured one at least.
     pub(crate) fn set_read_size(&self, bytes: u64) -> u64 {
         let least = self.configured.read_size;
-        set(&self.read_size, bytes, least, self.configured.read_ahead.max(least))
+        set(&self.read_size, bytes, least, LARGEST_READ.max(least))
     }
 
     /// Bytes a second that metrics may send; `None`: as many as there are.

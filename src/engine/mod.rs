@@ -107,8 +107,10 @@ pub(crate) struct Settings {
     pub(crate) pack_size: u64,
     /// Bytes of the smallest read.
     pub(crate) read_size: u64,
-    /// Bytes of neighbours that are read after a hit, at first.
-    pub(crate) prefetch_bytes: u64,
+    /// Disk reads under way at most, of each directory.
+    pub(crate) concurrency: u64,
+    /// What 64 KiB of neighbours are multiplied by that are read after a hit, at first.
+    pub(crate) prefetch: f64,
     pub(crate) erase_after_ms: u64,
     pub(crate) reap_interval: Duration,
     pub(crate) checkpoint_bytes: u64,
@@ -142,6 +144,8 @@ pub(crate) struct Engine {
     pub(crate) dials: dials::Dials,
     prefetch: prefetch::Prefetch,
     tuner: Mutex<tune::Tuner>,
+    /// Taken before `tuner`, never after it.
+    eyes: Mutex<tune::Eyes>,
     /// The optimizer has a thread; and takes no turn on it.
     runs: AtomicBool,
     paused: AtomicBool,

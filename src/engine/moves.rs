@@ -56,14 +56,16 @@ impl Bucket {
 
 impl Throttle {
     /// Takes so many bytes, if there is anything in both buckets; else says how long it is until there is.
-    fn take(&mut self, (tier, rate): (Tier, u64), rate_of_all: u64, bytes: u64) -> Duration {
+    fn take(&mut self, own: Option<(Tier, u64)>, rate_of_all: u64, bytes: u64) -> Duration {
         let now = Instant::now();
         let mut wait = self.all.fill(rate_of_all, now);
-        let own = self.tiers.get_mut(tier as usize);
-        if let Some(own) = own {
+        if let Some((tier, rate)) = own
+            && let Some(own) = self.tiers.get_mut(tier as usize)
+        {
             wait = wait.max(own.fill(rate, now));
             if wait.is_zero() {
-                own.bytes -= bytes as f64;
+                // One large batch, a pack, is no reason to stand still for minutes.
+                own.bytes = (own.bytes - bytes as f64).max(-(rate as f64));
             }
         }
         if wait.is_zero() {
@@ -168,16 +170,24 @@ impl Engine {
         }
     }
 
+    /// Whether callers may soon wait for room in a tier: what it held back then is no matter.
+    fn nearly_full(&self, tier: Tier) -> bool {
+        let usage = self.tier(tier).map(|t| t.usage()).unwrap_or_default();
+        usage.limit.is_some_and(|limit| usage.occupied > limit / 10 * 9)
+    }
+
     /// Waits until the rates allow so many bytes more out of a tier. Urgent moves, for which callers wait, are not held
     /// up.
-    fn pace(&self, from: Tier, bytes: u64, urgent: bool) {
+    fn pace(&self, from: Option<Tier>, bytes: u64, urgent: bool) {
         if urgent {
             return;
         }
         loop {
             // The rates may change while this waits.
-            let (own, all) = (self.dials.reclaim_rate(from), self.dials.migration_rate());
-            let wait = self.throttle.lock().take((from, own), all, bytes);
+            let own = from
+                .filter(|tier| !self.nearly_full(*tier))
+                .map(|tier| (tier, self.dials.reclaim_rate(tier)));
+            let wait = self.throttle.lock().take(own, self.dials.migration_rate(), bytes);
             // Reclaim that somebody waits for begins when the one under way has ended.
             if wait.is_zero() || self.is_stopping() || self.urgent.load(Ordering::Relaxed) > 0 {
                 return;
@@ -199,7 +209,7 @@ impl Engine {
         let (most_items, most_bytes) = match to.tier() {
             // A pack is written whole, so it is filled.
             Tier::Cold => (usize::MAX, self.full_size(Tier::Cold)),
-            _ => (self.settings.batch_items.max(1), batch_bytes(to).min(self.dials.read_ahead(from))),
+            _ => (self.settings.batch_items.max(1), batch_bytes(to).min(self.settings.move_bytes)),
         };
         let mut moved = Moved::default();
         let mut rest = movers;
@@ -217,7 +227,8 @@ impl Engine {
                 .max(1);
             let (chunk, later) = rest.split_at_checked(count).unwrap_or((rest, &[]));
             rest = later;
-            self.pace(from, bytes, urgent);
+            // What rises is bounded by its credit, and not held up by what sinks.
+            self.pace(Some(from).filter(|_| purpose != Purpose::Hot), bytes, urgent);
             let done = self.move_chunk(chunk, to, purpose, urgent)?;
             moved.items += done.items;
             moved.bytes += done.bytes;

@@ -15,8 +15,8 @@
 //! counter, the union of both journals, leftovers gone or not; the next opening does it again. One while closing
 //! leaves what a crash of a running store does (§8): at worst no last checkpoint, and a journal to replay.
 
-use super::dials::{Dials, PREFETCH_UNIT};
-use super::tune::Tuner;
+use super::dials::Dials;
+use super::tune::{Eyes, Tuner};
 use super::{Engine, Settings, rebuild};
 use crate::budget::Budget;
 use crate::config::{self, Config};
@@ -270,7 +270,7 @@ impl Engine {
         let opened_ms = catalog.now();
         let there = home.iter().flat_map(|h| h.dirs()).filter(|d| d.present);
         let directories = there.map(|d| d.path.clone()).collect();
-        meters.gate.set_limit(config.resources.io.max_concurrent_ops);
+        meters.set_concurrency(config.resources.io.max_concurrent_ops);
         Engine {
             hasher: Hasher::new(secret),
             memory: MemoryTier::new(&memory, heat.clone()),
@@ -300,7 +300,8 @@ impl Engine {
             throttle: Mutex::default(),
             dials: Dials::new(&settings(config)),
             prefetch: Default::default(),
-            tuner: Mutex::new(Tuner::new(config, world.sensors.take(), directories)),
+            tuner: Mutex::new(Tuner::new(config)),
+            eyes: Mutex::new(Eyes::new(world.sensors.take(), directories)),
             runs: AtomicBool::new(false),
             paused: AtomicBool::new(false),
             beat_ms: AtomicU64::new(opened_ms),
@@ -567,11 +568,12 @@ fn settings(config: &Config) -> Settings {
         migration_rate: s.migration_bytes_per_second,
         nice: i32::try_from(config.resources.cpu.priority_nice).unwrap_or(10),
         read_ahead: config.resources.io.read_ahead_size,
+        concurrency: config.resources.io.max_concurrent_ops,
         tunes_every: config.optimizer.enabled.then(|| Duration::from_secs(config.optimizer.interval)),
         sled_cache: config.storage.sled_cache,
         pack_size: config.pack_size(),
         read_size: config.resources.io.buffer_size,
-        prefetch_bytes: (config.strategies.balanced.prefetch_multiplier * PREFETCH_UNIT as f64) as u64,
+        prefetch: config.strategies.balanced.prefetch_multiplier,
         erase_after_ms: s.erase_after.saturating_mul(86_400_000),
         reap_interval: Duration::from_secs(s.reap_interval),
         checkpoint_bytes: s.checkpoint_journal_size,

@@ -93,7 +93,7 @@ impl Engine {
     /// After a hit on disk: has its neighbours read, where that is one read more for many of them.
     pub(super) fn consider_prefetch(&self, ident: Ident, at: &Located) {
         let slow = matches!(at.entry.tier, Tier::Hdd | Tier::Cold);
-        if !slow || self.dials.prefetch_bytes() == 0 || self.prefetch.queue.len() >= WAITING {
+        if !slow || self.dials.prefetch_bytes(at.entry.tier) == 0 || self.prefetch.queue.len() >= WAITING {
             return;
         }
         if self.prefetch.is_worth_it() {
@@ -105,12 +105,12 @@ impl Engine {
     /// Reads the neighbours of one item; says whether there was one that waited.
     pub(super) fn prefetch_step(&self) -> Result<bool> {
         let Some((ident, place)) = self.prefetch.queue.pop() else { return Ok(false) };
-        let bytes = self.dials.prefetch_bytes();
         let memory = self.memory.stats();
         let room = (memory.max_bytes / SHARE).saturating_sub(memory.prefetched_bytes);
         let Some(at) = self.catalog.lock(ident).durable(ident).filter(|at| at.place == place) else {
             return Ok(true);
         };
+        let bytes = self.dials.prefetch_bytes(at.entry.tier);
         if bytes == 0 || room == 0 {
             return Ok(true);
         }
@@ -118,7 +118,9 @@ impl Engine {
         let Ok(found) = at.entry.container.following(place.position(), bytes) else { return Ok(true) };
         let mut left = room;
         for (position, item) in found {
-            if left == 0 {
+            // What it comes to once it is decoded, which nobody has reserved room for.
+            let needs = thermocline_storage::memory::weight(item.key.len(), item.original_len as usize);
+            if needs > left {
                 break;
             }
             left = left.saturating_sub(self.enter_neighbour(&at, position, item));

@@ -6,23 +6,30 @@
 /// by the lowest one of best effort, so that it still gets its turn.
 pub(super) fn lower(nice: i32) {
     let me = rustix::thread::gettid();
-    let _ = rustix::process::setpriority_process(Some(me), nice);
+    // Whoever started this process may have made it nicer still.
+    if rustix::process::getpriority_process(Some(me)).is_ok_and(|now| now < nice) {
+        let _ = rustix::process::setpriority_process(Some(me), nice);
+    }
     lower_io(me.as_raw_nonzero().get());
 }
 
 /// `ioprio_set(2)`: which (a thread), whom, and class and level in one number.
 const WHO_THREAD: libc::c_long = 1;
 const BEST_EFFORT: libc::c_long = 2;
+const IDLE: libc::c_long = 3;
 const CLASS_SHIFT: u32 = 13;
 const LOWEST: libc::c_long = 7;
 
 #[expect(unsafe_code, reason = "no safe wrapper of ioprio_set is among the dependencies")]
 fn lower_io(thread: i32) {
-    let priority = BEST_EFFORT << CLASS_SHIFT | LOWEST;
-    // SAFETY: the system call takes three numbers, reads and writes no memory of this process, and changes nothing but the
-    // I/O priority of this thread.
+    let (thread, priority) = (libc::c_long::from(thread), BEST_EFFORT << CLASS_SHIFT | LOWEST);
+    // SAFETY: the system calls take numbers, read and write no memory of this process, and change nothing but the I/O
+    // priority of this thread.
     unsafe {
-        libc::syscall(libc::SYS_ioprio_set, WHO_THREAD, libc::c_long::from(thread), priority);
+        // The idle class is lower: it stays.
+        if libc::syscall(libc::SYS_ioprio_get, WHO_THREAD, thread) < IDLE << CLASS_SHIFT {
+            libc::syscall(libc::SYS_ioprio_set, WHO_THREAD, thread, priority);
+        }
     }
 }
 

@@ -67,7 +67,11 @@ impl Engine {
     /// Bytes of a container of a tier that is full.
     #[expect(clippy::indexing_slicing, reason = "a tier's number is at most 3")]
     pub(super) fn full_size(&self, tier: Tier) -> u64 {
-        self.settings.container_size[(tier as usize) & 3]
+        match tier {
+            // Packs get smaller and larger while it runs; what is small is so beside those of now.
+            Tier::Cold => self.dials.pack_size(),
+            _ => self.settings.container_size[(tier as usize) & 3],
+        }
     }
 
     /// Room for one container more, where all their numbers are in use, for somebody who waits: small ones of one

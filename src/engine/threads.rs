@@ -23,6 +23,8 @@ use thermocline_storage::container::DiskTier;
 const GATHER: Duration = Duration::from_millis(1000);
 /// How long the mover sleeps when nothing wakes it.
 const MOVER_PAUSE: Duration = Duration::from_millis(200);
+/// Prefetches between two rounds of moves.
+const PREFETCHES: usize = 4;
 /// The janitor's beat.
 const BEAT: Duration = Duration::from_millis(500);
 /// The janitor begins no further listing for the reaper after so many milliseconds of a beat.
@@ -227,8 +229,13 @@ impl Engine {
         if let Some(top) = self.top() {
             busy |= self.told("reclaim", self.reclaim_step(top.tier()));
             busy |= self.told("promote", self.promote_step());
-            // Somebody is at it now, and may ask for the next of them in a moment.
-            while self.told("prefetch", self.prefetch_step()) {}
+            // Somebody is at it now, and may ask for the next of them in a moment. But not before all else.
+            for _ in 0..PREFETCHES {
+                if self.is_stopping() || !self.told("prefetch", self.prefetch_step()) {
+                    break;
+                }
+                busy = true;
+            }
         }
         busy
     }

@@ -10,7 +10,6 @@
 //!   is configured.
 
 use super::Engine;
-use super::dials::PREFETCH_UNIT;
 use crate::allocator;
 use crate::config::{Algorithm, Config};
 use crate::events::Event;
@@ -18,12 +17,12 @@ use crate::optimizer::{
     Action, Change, Counters, DirectorySample, Knobs, Method, Optimizer, Policy, Record, Strategy,
     TierCounters,
 };
-use crate::sensors::{Sensors, SystemSensors};
+use crate::sensors::{Readings, Sensors, SystemSensors};
 use crate::stats::{DirIo, LatencyStats, Stats, TypeStats};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use thermocline_storage::container::Tuning;
 use thermocline_storage::latency::Latency;
 use thermocline_storage::{Codec, ContentType, Tier};
@@ -40,9 +39,39 @@ const SLOTS: usize = 1 << 16;
 /// What the loop remembers.
 pub(crate) struct Tuner {
     optimizer: Optimizer,
+    before: Before,
+}
+
+/// What is asked for readings. Held by who takes a turn, so that it is one at a time; whoever asks for the history does not
+/// wait for it.
+pub(crate) struct Eyes {
     sensors: Option<Box<dyn Sensors>>,
     directories: Vec<PathBuf>,
-    before: Before,
+    opened: Instant,
+}
+
+impl std::fmt::Debug for Eyes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Eyes").field("directories", &self.directories).finish_non_exhaustive()
+    }
+}
+
+impl Eyes {
+    /// `sensors` that were given, or those of the system, which are looked for when they are needed.
+    pub(super) fn new(sensors: Option<Box<dyn Sensors>>, directories: Vec<PathBuf>) -> Eyes {
+        Eyes { sensors, directories, opened: Instant::now() }
+    }
+
+    fn look(&mut self) -> Readings {
+        let directories = &self.directories;
+        let sensors = self.sensors.get_or_insert_with(|| Box::new(SystemSensors::new(directories.iter())));
+        let mut readings = sensors.sample();
+        if readings.monotonic.is_zero() {
+            // Whoever gives readings need not give a clock.
+            readings.monotonic = self.opened.elapsed();
+        }
+        readings
+    }
 }
 
 /// What the counters showed at the turn before.
@@ -61,14 +90,8 @@ impl std::fmt::Debug for Tuner {
 }
 
 impl Tuner {
-    /// `sensors` that were given, or those of the system, which are looked for when they are needed.
-    pub(super) fn new(
-        config: &Config,
-        sensors: Option<Box<dyn Sensors>>,
-        directories: Vec<PathBuf>,
-    ) -> Tuner {
-        let optimizer = Optimizer::new(Policy::of(config));
-        Tuner { optimizer, sensors, directories, before: Before::default() }
+    pub(super) fn new(config: &Config) -> Tuner {
+        Tuner { optimizer: Optimizer::new(Policy::of(config)), before: Before::default() }
     }
 
     pub(crate) fn records(&self) -> Vec<Record> {
@@ -88,10 +111,10 @@ impl Engine {
     /// One turn of the optimizer: looks, decides, acts, records. `None` for the first, which has nothing to compare with,
     /// and where no time has passed.
     pub(crate) fn tune_step(&self) -> Option<Record> {
+        let mut eyes = self.eyes.lock();
+        let readings = eyes.look();
         let mut tuner = self.tuner.lock();
-        let Tuner { optimizer, sensors, directories, before } = &mut *tuner;
-        let sensors = sensors.get_or_insert_with(|| Box::new(SystemSensors::new(directories.iter())));
-        let readings = sensors.sample();
+        let Tuner { optimizer, before } = &mut *tuner;
         let stats = self.stats();
         let counters = self.counters_of(&stats, before);
         before.latency = stats.latency;
@@ -143,7 +166,8 @@ impl Engine {
             oldest_idle: self.memory.most_idle(SAMPLE).map(idle),
             types: stats.types.each_ref().map(compressed),
             type_seconds: stats.types.each_ref().map(|t| Some(spent(t))),
-            prefetched: c.prefetched,
+            // Of which it is known.
+            prefetched: c.prefetch_used + c.prefetch_wasted,
             prefetched_used: c.prefetch_used,
             index_lookups,
             index_misses,
@@ -199,11 +223,11 @@ impl Engine {
             pack_size: d.pack_size(),
             read_ahead: Tier::ALL.map(|t| d.read_ahead(t)),
             read_size: d.read_size(),
-            concurrency: self.meters.gate.limit(),
+            concurrency: d.concurrency(),
             write_buffer: d.write_buffer(),
             background_rate: d.migration_rate(),
             methods: ContentType::STORED.map(method),
-            prefetch: d.prefetch_bytes() as f64 / PREFETCH_UNIT as f64,
+            prefetch: d.prefetch(),
             metrics_rate: d.metrics_rate(),
         }
     }
@@ -233,11 +257,8 @@ impl Engine {
             Change::SetWriteBuffer { to, .. } => _ = d.set_write_buffer(*to),
             Change::SetBackgroundRate { to, .. } => _ = d.set_migration_rate(*to),
             Change::SetMetricsRate { to, .. } => d.set_metrics_rate(*to),
-            Change::SetConcurrency { to, .. } => self.meters.gate.set_limit(*to),
-            Change::SetPrefetch { to, .. } => {
-                // Not a number is none, and a float becomes the nearest number there is.
-                _ = d.set_prefetch_bytes((to * PREFETCH_UNIT as f64) as u64);
-            }
+            Change::SetConcurrency { to, .. } => self.meters.set_concurrency(d.set_concurrency(*to)),
+            Change::SetPrefetch { to, .. } => d.set_prefetch(*to),
             Change::SetSledCache { to, .. } => {
                 let bytes = d.set_sled_cache(*to);
                 self.tune(Tier::Hdd, &Tuning { index_cache: Some(bytes), ..Tuning::default() })?;
@@ -293,12 +314,15 @@ impl Engine {
         while left > 0 && !self.is_stopping() {
             let used = self.memory.stats().weight;
             let now = left.min(AT_A_TIME);
+            let waiting = self.catalog.buffer.bytes();
             let mut out = Vec::new();
             self.memory.shrink_to(used.saturating_sub(now), &mut out);
             let freed: u64 = out.iter().map(|e| e.bytes).sum();
             self.let_go(out);
-            if freed == 0 {
-                return;
+            let waits = self.catalog.buffer.bytes();
+            // What was only in memory is written first: the rest goes at the next turn, or callers would wait for it.
+            if freed == 0 || waits > waiting && waits > self.dials.write_buffer() / 2 {
+                break;
             }
             left = left.saturating_sub(freed);
         }
@@ -313,7 +337,7 @@ impl Engine {
             let step = to.max(self.memory.stats().weight.saturating_sub(AT_A_TIME));
             let mut out = Vec::new();
             self.memory.set_limits(step, items, &mut out);
-            let stuck = out.is_empty() && step > to;
+            let stuck = step > to && (out.is_empty() || self.is_stopping());
             self.let_go(out);
             if step == to {
                 return;

@@ -106,7 +106,7 @@ impl Engine {
         drop(what);
         let put = if !self.has_disk() {
             self.put_in_memory(ident, new, condition)?
-        } else if bytes > self.dials.write_buffer() / 4 {
+        } else if bytes > self.settings.write_buffer / 4 {
             self.put_large(ident, new, condition)?
         } else if self.settings.persistence == Persistence::Always {
             self.put_always(ident, new, condition)?

@@ -12,7 +12,7 @@ use thermocline_storage::Tier;
 use thermocline_storage::codec::Effort;
 use thermocline_storage::home::Home;
 use thermocline_storage::latency::Histogram;
-use thermocline_storage::vfs::{Gate, Meter, Metered, Vfs};
+use thermocline_storage::vfs::{Meter, Metered, Vfs};
 
 /// Of so many hits in memory one is timed. Powers of two, both.
 const TIMED_HITS: u64 = 1024;
@@ -93,8 +93,6 @@ pub(crate) struct Meters {
     /// Of the catalog, wherever it lies; `None` with memory alone.
     pub(crate) catalog: Option<Arc<Meter>>,
     pub(crate) effort: Arc<Effort>,
-    /// What lets so many reads of the disks be under way.
-    pub(crate) gate: Arc<Gate>,
 }
 
 impl Meters {
@@ -105,14 +103,18 @@ impl Meters {
             tiers: there.map(|d| (d.tier, Meter::new(&d.path))).collect(),
             catalog: Some(Meter::new(home.catalog_dir())),
             effort: Arc::default(),
-            gate: Arc::default(),
         }
     }
 
     /// A file system that counts for them.
     pub(crate) fn over(&self, vfs: Arc<dyn Vfs>) -> Arc<dyn Vfs> {
         let all = self.tiers.iter().map(|(_, meter)| meter).chain(&self.catalog);
-        Arc::new(Metered::new(vfs, all.cloned().collect(), self.gate.clone()))
+        Arc::new(Metered::new(vfs, all.cloned().collect()))
+    }
+
+    /// Lets so many reads of each directory be under way.
+    pub(crate) fn set_concurrency(&self, limit: u64) {
+        self.tiers.iter().for_each(|(_, meter)| meter.gate().set_limit(limit));
     }
 
     /// Those of a tier's directories.

@@ -102,6 +102,10 @@ pub struct State {
     pub(super) prefetch_hold: Hold,
     /// The tail of requests when little else goes on, and the usual latency of the disks.
     pub(super) quiet_tail: Option<f64>,
+    /// The tail for which background work was slowed at the last turn.
+    pub(super) slowed_at: Option<f64>,
+    /// When memory was freed last.
+    pub(super) freed_at: Option<u64>,
     pub(super) usual_latency: Option<f64>,
 }
 

@@ -70,8 +70,11 @@ impl Cgroups {
             let held = anonymous.map(|n| n.saturating_add(shared.unwrap_or(0)));
             Some(MemoryLimit { limit, used: text(&dir.join(used)).as_deref().and_then(number), held })
         };
-        let new =
-            self.unified.iter().filter_map(|d| read(d, "memory.max", "memory.current", ["anon", "shmem"]));
+        // Over `high` the kernel slows the group down, long before `max`.
+        let of = |limit| {
+            self.unified.iter().filter_map(move |d| read(d, limit, "memory.current", ["anon", "shmem"]))
+        };
+        let new = of("memory.max").chain(of("memory.high"));
         let old = self.memory.iter().filter_map(|d| {
             read(d, "memory.limit_in_bytes", "memory.usage_in_bytes", ["total_rss", "total_shmem"])
         });

@@ -146,7 +146,7 @@ fn it_takes_a_twentieth_of_memory_and_stops_while_it_does_not_pay() -> Done {
         }
     }
     // Nothing of it where it is switched off.
-    engine.dials.set_prefetch_bytes(0);
+    engine.dials.set_prefetch(0.0);
     forget(&cache, 3000);
     assert_eq!(tried(0)?, 0);
     Ok(())

@@ -163,7 +163,9 @@ fn every_knob_turns_and_stays_within_its_bounds() -> Done {
     assert_eq!((now.sled_cache, now.pack_size, now.read_size), (first.sled_cache, first.pack_size, 8 << 10));
     assert_eq!((now.write_buffer, now.background_rate), (first.write_buffer, first.background_rate));
     assert_eq!((now.reclaim_rate, now.read_ahead[2]), (first.reclaim_rate, 4 * MIB));
-    assert_eq!(now.prefetch, 64.0, "the largest read-ahead");
+    assert_eq!(now.prefetch, 0.0, "what is no multiplier is none");
+    engine.dials.set_prefetch(1000.0);
+    assert_eq!(engine.dials.prefetch_bytes(Tier::Hdd), 4 * MIB, "the largest read-ahead");
     engine.act(&action(Change::LeaveUncompressed {
         content: ContentType::Json,
         from: zlib(2),

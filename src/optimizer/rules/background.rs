@@ -1,10 +1,11 @@
 //! The rate of background work, so that callers do not feel it.
 //!
-//! The *quiet tail* is the least 99th percentile of requests seen lately (it drifts up by 2 % a sample, so that an old
-//! one is forgotten). While the tail is over twice that and something is moved, the rate is multiplied by how far it is
-//! over, by a half at least. Over `cpu.max_usage_percent` it is multiplied by the square of how far that is over, and
-//! while I/O pressure is over 0.8 by three quarters. When all is well and background work uses its rate up, a sixteenth of the
-//! configured rate is added: additive increase, multiplicative decrease (Chiu and Jain 1989).
+//! The *quiet tail* is the 99th percentile of requests while background work rests (smoothed, and lowered by any turn that is
+//! calmer). While the tail is over twice that and something is moved, the rate is multiplied by how far it is over, by a half
+//! at least; if that has not lowered it by a fifth one turn later, background work is not the reason, and what is seen
+//! now counts as quiet. Over `cpu.max_usage_percent` it is multiplied by the square of how far that is over, and while I/O
+//! pressure is over 0.8 by three quarters. When all is well and background work uses its rate up, a sixteenth of the configured
+//! rate is added: additive increase, multiplicative decrease (Chiu and Jain 1989).
 //!
 //! It never falls below a sixty-fourth of the configured rate, nor below what flows into a tier that is over 90 % full,
 //! because callers wait for room then.
@@ -15,6 +16,8 @@ use super::super::{bounded, over};
 use super::DISKS;
 use super::tiers::least_rate;
 
+/// What is left of a tail that slowing background work has lowered.
+const LOWERED: f64 = 0.8;
 /// How many times the quiet tail callers may feel.
 const FELT: f64 = 2.0;
 /// I/O pressure over which background work slows.
@@ -23,18 +26,14 @@ const PRESSURE: f64 = 0.8;
 const NEARLY_FULL: f64 = 0.9;
 
 pub(in super::super) fn apply(plan: &mut Plan<'_>) {
-    let tail = plan.sample.requests.p99;
-    let quiet = plan.state.quiet_tail.map(|q| q * 1.02);
-    plan.state.quiet_tail = match (quiet, tail) {
-        (Some(quiet), Some(tail)) => Some(quiet.min(tail)),
-        (quiet, tail) => quiet.or(tail),
-    };
+    learn(plan);
     let (from, most) = (plan.sample.knobs.background_rate, plan.policy.background_rate);
     let least = least_rate(most).max(must(plan)).min(most);
     let (factor, goal, because) = slower(plan);
     if factor < 1.0 {
         let to = bounded((from as f64 * factor) as u64, least, most);
         if to < from {
+            plan.state.slowed_at = plan.sample.requests.p99.filter(|_| goal == Goal::Tail);
             plan.require(Change::SetBackgroundRate { from, to }, goal, because);
             return;
         }
@@ -52,6 +51,20 @@ pub(in super::super) fn apply(plan: &mut Plan<'_>) {
         let because = "the rate is over the configured one".to_owned();
         plan.require(Change::SetBackgroundRate { from, to: most }, Goal::Tail, because);
     }
+}
+
+/// What the tail is while background work rests; or, where to slow that down has not lowered it, what it is now: then
+/// something else is the reason, such as other requests.
+fn learn(plan: &mut Plan<'_>) {
+    let Some(tail) = plan.sample.requests.p99 else { return };
+    let moved = plan.sample.per_second(plan.sample.moved_bytes).unwrap_or(0.0);
+    let rests = moved <= plan.policy.background_rate as f64 / 64.0;
+    let in_vain = plan.state.slowed_at.take().is_some_and(|then| tail > then * LOWERED);
+    plan.state.quiet_tail = Some(match plan.state.quiet_tail {
+        Some(quiet) if rests => quiet + (tail - quiet) / 4.0,
+        Some(quiet) if !in_vain => quiet.min(tail),
+        _ => tail,
+    });
 }
 
 /// What background work has to keep up with, in bytes a second.

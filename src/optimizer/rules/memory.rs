@@ -25,19 +25,22 @@ const STALLED: f64 = 0.1;
 pub(in super::super) fn apply(plan: &mut Plan<'_>) {
     let Some(percent) = plan.sample.memory_percent() else { return };
     let lacking = lacking(plan);
+    // What was freed at the last turn shows in what is seen now only if the allocator and the writer have come to it.
+    let waits = plan.state.freed_at.is_some_and(|at| at + 1 >= plan.state.tick);
+    let mut freed = false;
     if plan.memory_is_over() || lacking > 0 {
-        free(plan, percent, lacking);
+        freed = !waits && free(plan, percent, lacking);
     } else if plan.memory_is_tight() {
         evict_idle(plan, percent);
     } else if plan.policy.dynamic {
         grow(plan);
     }
-    // After what frees memory: then there is something to give back.
-    if over(percent, plan.policy.gc_threshold) {
-        let because = format!("memory use is {percent:.1} %, over {} %", plan.policy.gc_threshold);
-        plan.require(Change::TrimAllocator, Goal::MemoryUse, because);
-    } else if lacking > 0 {
-        let because = "others need memory".to_owned();
+    // After what frees memory: then there is something to give back, and without that nobody would see that it was freed.
+    if freed || over(percent, plan.policy.gc_threshold) {
+        let because = match freed {
+            true => "what was freed is to be the system's".to_owned(),
+            false => format!("memory use is {percent:.1} %, over {} %", plan.policy.gc_threshold),
+        };
         plan.require(Change::TrimAllocator, Goal::MemoryUse, because);
     }
 }
@@ -54,7 +57,7 @@ fn lacking(plan: &Plan<'_>) -> u64 {
     at(plan, left + plan.policy.memory_buffer_percent).saturating_sub(available)
 }
 
-fn free(plan: &mut Plan<'_>, percent: f64, lacking: u64) {
+fn free(plan: &mut Plan<'_>, percent: f64, lacking: u64) -> bool {
     let ceiling = plan.ceilings.memory_percent;
     let aim = ceiling - plan.policy.memory_buffer_percent;
     let excess = match plan.memory_is_over() {
@@ -79,6 +82,10 @@ fn free(plan: &mut Plan<'_>, percent: f64, lacking: u64) {
     if plan.policy.dynamic && size < from {
         plan.require(Change::ResizeMemoryTier { from, to: size }, Goal::MemoryUse, because);
     }
+    if bytes > 0 {
+        plan.state.freed_at = Some(plan.state.tick);
+    }
+    bytes > 0
 }
 
 fn evict_idle(plan: &mut Plan<'_>, percent: f64) {

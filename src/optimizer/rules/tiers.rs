@@ -9,6 +9,7 @@
 
 use super::super::action::{Change, Goal};
 use super::super::plan::Plan;
+use super::super::sample::DirectorySample;
 use super::super::{bounded, floor_power, over};
 use super::DISKS;
 use thermocline_storage::Tier;
@@ -17,6 +18,8 @@ use thermocline_storage::Tier;
 const FULL: f64 = 0.8;
 /// Lookups below which the share of misses says nothing.
 const FEW: u64 = 1000;
+/// Bytes written below which their time says nothing.
+const FEW_BYTES: u64 = 16 << 20;
 /// Seconds that a pack should take to be written.
 const PACK_SECONDS: f64 = 10.0;
 
@@ -24,10 +27,12 @@ pub(in super::super) fn apply(plan: &mut Plan<'_>) {
     for (n, tier) in DISKS.into_iter().enumerate() {
         let below = DISKS.iter().skip(n + 1).any(|t| plan.sample.tier(*t).is_some());
         let Some(occupancy) = plan.sample.tier(tier).and_then(|t| t.occupancy()) else { continue };
-        // From the lowest nothing sinks: it evicts when it is full.
-        if below && over(occupancy, FULL) {
-            let because = format!("the tier is {:.1} % full, over {:.0} %", occupancy * 100.0, FULL * 100.0);
-            let change = Change::Rebalance { tier, from: occupancy, to: FULL };
+        // From the lowest nothing sinks: it evicts when it is full. Of items the tier keeps the limit by itself.
+        let bytes =
+            plan.sample.tier(tier).and_then(|t| t.limit.map(|limit| t.bytes as f64 / limit.max(1) as f64));
+        if let Some(from) = bytes.filter(|bytes| below && over(*bytes, FULL)) {
+            let because = format!("the tier is {:.1} % full, over {:.0} %", from * 100.0, FULL * 100.0);
+            let change = Change::Rebalance { tier, from, to: FULL };
             plan.require(change, Goal::Occupancy(tier), because);
         }
         reclaim(plan, tier, occupancy);
@@ -85,8 +90,13 @@ fn sled_cache(plan: &mut Plan<'_>) {
 }
 
 fn pack_size(plan: &mut Plan<'_>) {
+    // Of writes alone: what a disk gives while it seeks for readers says nothing of a pack.
+    let speed = |d: &DirectorySample| {
+        let time = d.write_mean.filter(|m| *m > 0.0)? * d.writes as f64;
+        (d.write_bytes >= FEW_BYTES).then(|| d.write_bytes as f64 / time)
+    };
     let cold = plan.sample.directories.iter().filter(|d| d.tier == Tier::Cold);
-    let Some(slowest) = cold.filter_map(|d| d.throughput).reduce(f64::min) else { return };
+    let Some(slowest) = cold.filter_map(speed).reduce(f64::min) else { return };
     let (from, most) = (plan.sample.knobs.pack_size, plan.policy.pack_size);
     let least = (4 << 20).min(most);
     let wanted = slowest * PACK_SECONDS;

@@ -15,7 +15,8 @@ fn a_tier_over_80_percent_is_rebalanced() {
         )
     };
     for (bytes, items, over) in
-        [(800 * MIB, 0, false), (801 * MIB, 0, true), (0, 80, false), (0, 81, true), (0, 200, true)]
+        // Of items the tier keeps the limit by itself.
+        [(800 * MIB, 0, false), (801 * MIB, 0, true), (0, 81, false), (0, 200, false)]
     {
         let mut s = quiet();
         s.tiers[1] = Some(TierSample { items, item_limit: Some(100), ..tier(bytes, 0) });
@@ -128,7 +129,8 @@ fn concurrency_follows_use_and_latency() {
     assert_eq!(limit(47_000, 0.01, 0.01, 16), None, "less is in use");
     assert_eq!(limit(48_000, 0.015, 0.01, 40), None, "within the tolerance");
     assert_eq!(limit(1_000, 0.03, 0.01, 40), Some(20), "three times as slow");
-    assert_eq!(limit(1_000, 0.1, 0.01, 6), Some(4), "never less than 4");
+    assert_eq!(limit(1_000, 0.1, 0.01, 20), Some(16), "never less than 16");
+    assert_eq!(limit(1_000, 0.1, 0.01, 16), None);
     assert_eq!(limit(1_000_000, 0.01, 0.01, 98), None, "off by less than a tenth");
     assert_eq!(limit(1_000_000, 0.01, 0.01, 90), Some(99));
     assert_eq!(limit(1_000_000, 0.01, 0.01, 500), Some(100), "never more than configured");
@@ -158,7 +160,8 @@ fn the_write_buffer_follows_stalls_and_memory() {
 /// The background rate that is set, in MiB a second.
 fn background(change: impl FnOnce(&mut Sample), quiet_tail: f64) -> Option<u64> {
     let mut s = quiet();
-    (s.moved_bytes, s.requests.p99, s.knobs.background_rate) = (MIB, Some(0.001), 32 * MIB);
+    // 16 MiB a second.
+    (s.moved_bytes, s.requests.p99, s.knobs.background_rate) = (60 * 16 * MIB, Some(0.001), 32 * MIB);
     change(&mut s);
     let state = State { quiet_tail: Some(quiet_tail), ..State::default() };
     match turned(&decide(&s, &state, &policy()), Knob::BackgroundRate) {
@@ -170,8 +173,8 @@ fn background(change: impl FnOnce(&mut Sample), quiet_tail: f64) -> Option<u64> 
 #[test]
 fn background_work_is_not_felt() {
     assert_eq!(background(|_| (), 0.001), None);
-    assert_eq!(background(|s| s.requests.p99 = Some(0.00203), 0.001), None, "twice the quiet tail");
-    assert_eq!(background(|s| s.requests.p99 = Some(0.00205), 0.001), Some(16), "over it");
+    assert_eq!(background(|s| s.requests.p99 = Some(0.002), 0.001), None, "twice the quiet tail");
+    assert_eq!(background(|s| s.requests.p99 = Some(0.00201), 0.001), Some(16), "over it");
     assert_eq!(background(|s| s.requests.p99 = Some(1.0), 0.001), Some(8));
     assert_eq!(background(|s| (s.requests.p99, s.moved_bytes) = (Some(1.0), 0), 0.001), None, "it is idle");
     assert_eq!(background(|s| s.cpu_percent = Some(70.0), 0.001), None);
@@ -194,8 +197,11 @@ fn background_work_is_not_felt() {
 fn packs_are_what_the_archive_takes_in_ten_seconds() {
     let size = |speed: f64, from| {
         let mut s = quiet();
-        s.directories =
-            vec![DirectorySample { throughput: Some(speed), ..DirectorySample::new(Tier::Cold, "/c") }];
+        let mut d = DirectorySample::new(Tier::Cold, "/c");
+        // 64 MiB, in writes of one. Readers who seek have no say.
+        (d.writes, d.write_bytes, d.write_mean) = (64, 64 * MIB, Some(MIB as f64 / speed));
+        d.throughput = Some(1000.0);
+        s.directories = vec![d];
         s.knobs.pack_size = from;
         match turned(&under(Strategy::Balanced, &s), Knob::PackSize) {
             Some(Change::SetPackSize { to, .. }) => Some(to / MIB),
@@ -215,4 +221,28 @@ fn metrics_take_their_share_of_the_link() {
     let change = Change::SetMetricsRate { from: None, to: Some(500) };
     assert_eq!(turned(&under(Strategy::Balanced, &s), Knob::MetricsRate), Some(change));
     assert_eq!(turned(&under(Strategy::Balanced, &quiet()), Knob::MetricsRate), None);
+}
+
+#[test]
+fn a_tail_that_slowing_does_not_lower_is_not_background_works() {
+    let mut s = quiet();
+    (s.moved_bytes, s.requests.p99, s.knobs.background_rate) = (60 * 16 * MIB, Some(0.01), 32 * MIB);
+    let mut state = State { quiet_tail: Some(0.001), ..State::default() };
+    // Other requests than before: the tail stays where it is, whatever the rate.
+    let decisions = run(&mut s, &mut state, &policy(), 20);
+    let down = |d: &Decision| match turned(d, Knob::BackgroundRate) {
+        Some(Change::SetBackgroundRate { from, to }) => to < from,
+        _ => false,
+    };
+    let slowed: Vec<usize> = (0..20).filter(|n| down(&decisions[*n])).collect();
+    assert_eq!(slowed, [0], "once, and not for hours");
+    // Where it helps, it goes on.
+    let mut state = State { quiet_tail: Some(0.001), ..State::default() };
+    for tail in [0.01, 0.005, 0.003] {
+        s.requests.p99 = Some(tail);
+        let decision = decide(&s, &state, &policy());
+        state = decision.state.clone();
+        obey(&mut s, &decision);
+        assert!(down(&decision), "{tail}");
+    }
 }

@@ -53,10 +53,25 @@ fn no_more_is_freed_than_there_is_above_the_floor() {
 
 #[test]
 fn over_the_gc_threshold_memory_goes_back_to_the_system() {
-    for (percent, trims) in [(80.0, false), (85.0, false), (85.01, true), (100.0, true)] {
-        let decision = under(Strategy::Balanced, &with_memory(percent));
-        assert_eq!(turned(&decision, Knob::Allocator).is_some(), trims, "{percent} %");
+    let held = |percent, bytes| {
+        let mut s = with_memory(percent);
+        s.tiers[0] = Some(TierSample { bytes, ..TierSample::default() });
+        turned(&under(Strategy::Balanced, &s), Knob::Allocator).is_some()
+    };
+    for (percent, freed, trims) in [
+        (80.0, false, false),
+        (80.01, true, false),
+        (85.0, true, false),
+        (85.01, true, true),
+        (100.0, true, true),
+    ] {
+        // What was freed is given back; and over the threshold, what is free anyhow.
+        assert_eq!(held(percent, 400 * MIB), freed || trims, "{percent} %");
+        assert_eq!(held(percent, policy().memory_floor), trims, "{percent} %, and nothing to free");
     }
+    let last = changes(&under(Strategy::Balanced, &with_memory(90.0)));
+    let at = |wanted: fn(&Change) -> bool| last.iter().position(wanted);
+    assert!(at(|c| matches!(c, Change::TrimAllocator)) > at(|c| matches!(c, Change::FreeMemory { .. })));
 }
 
 #[test]
@@ -173,4 +188,18 @@ fn memory_gives_way_to_others_while_little_is_available() {
     assert!(
         !matches!(turned(&under(Balanced, &full), Knob::MemorySize), Some(Change::ResizeMemoryTier { from, to }) if to > from)
     );
+}
+
+#[test]
+fn what_was_freed_is_waited_for_before_more_is() {
+    let mut state = State::default();
+    let freed: Vec<bool> = (0..6)
+        .map(|_| {
+            // The allocator keeps it, or the writer: it does not show.
+            let decision = decide(&large(90.0), &state, &policy());
+            state = decision.state.clone();
+            changes(&decision).iter().any(|c| matches!(c, Change::FreeMemory { .. }))
+        })
+        .collect();
+    assert_eq!(freed, [true, false, true, false, true, false]);
 }

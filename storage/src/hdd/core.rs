@@ -104,7 +104,8 @@ impl Core {
 
     /// How many databases are open at once, at most.
     pub fn max_open(&self) -> usize {
-        (self.sled_cache.load(Ordering::Relaxed) / CACHE_PER_OPEN).clamp(1, MAX_OPEN) as usize
+        // By what was configured: to close databases because memory is short would have them opened again and again.
+        (self.config.sled_cache / CACHE_PER_OPEN).clamp(1, MAX_OPEN) as usize
     }
 
     /// A count that rises, to tell what was used last.

@@ -6,6 +6,7 @@
 //! Invariants: never are more inside than were allowed when the last of them came in; whoever leaves wakes one of those
 //! who wait; without a crowd, coming and going is one atomic operation each, and takes no lock.
 
+use crossbeam::utils::CachePadded;
 use parking_lot::{Condvar, Mutex};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,9 +14,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Debug)]
 pub struct Gate {
     limit: AtomicU64,
-    inside: AtomicU64,
-    /// Those who wait, by number.
-    waiting: Mutex<u64>,
+    inside: CachePadded<AtomicU64>,
+    /// How many wait; counted before they look for room for the last time.
+    waiting: AtomicU64,
+    lock: Mutex<()>,
     left: Condvar,
 }
 
@@ -35,8 +37,9 @@ impl Gate {
     pub fn new(limit: u64) -> Gate {
         Gate {
             limit: AtomicU64::new(limit.max(1)),
-            inside: AtomicU64::new(0),
-            waiting: Mutex::new(0),
+            inside: CachePadded::default(),
+            waiting: AtomicU64::new(0),
+            lock: Mutex::new(()),
             left: Condvar::new(),
         }
     }
@@ -50,7 +53,7 @@ impl Gate {
     pub fn set_limit(&self, limit: u64) {
         self.limit.store(limit.max(1), Ordering::SeqCst);
         // There may be room for those who wait.
-        let _waiting = self.waiting.lock();
+        let _lock = self.lock.lock();
         self.left.notify_all();
     }
 
@@ -63,13 +66,13 @@ impl Gate {
     /// Waits until there is room, and comes in.
     pub(super) fn enter(&self) -> Inside<'_> {
         if !self.try_enter() {
-            let mut waiting = self.waiting.lock();
-            *waiting += 1;
-            // Who leaves after this looks for those who wait under the lock, so no wake is missed.
+            let mut lock = self.lock.lock();
+            self.waiting.fetch_add(1, Ordering::SeqCst);
+            // Who leaves after this sees that somebody waits, and wakes one; who left before has made room.
             while !self.try_enter() {
-                self.left.wait(&mut waiting);
+                self.left.wait(&mut lock);
             }
-            *waiting -= 1;
+            self.waiting.fetch_sub(1, Ordering::SeqCst);
         }
         Inside(self)
     }
@@ -77,9 +80,9 @@ impl Gate {
 
 impl Drop for Inside<'_> {
     fn drop(&mut self) {
-        let before = self.0.inside.fetch_sub(1, Ordering::SeqCst);
-        // Only where it was full can anybody wait.
-        if before >= self.0.limit.load(Ordering::SeqCst) && *self.0.waiting.lock() > 0 {
+        self.0.inside.fetch_sub(1, Ordering::SeqCst);
+        if self.0.waiting.load(Ordering::SeqCst) > 0 {
+            let _lock = self.0.lock.lock();
             self.0.left.notify_one();
         }
     }
@@ -109,7 +112,7 @@ mod tests {
         });
         let most = most.into_inner();
         assert!((2..=3).contains(&most), "{most}");
-        assert_eq!((gate.inside.load(Ordering::SeqCst), *gate.waiting.lock()), (0, 0));
+        assert_eq!((gate.inside.load(Ordering::SeqCst), gate.waiting.load(Ordering::SeqCst)), (0, 0));
     }
 
     #[test]
@@ -126,7 +129,7 @@ mod tests {
                 });
             }
             let until = Instant::now() + Duration::from_secs(20);
-            while *gate.waiting.lock() < 3 {
+            while gate.waiting.load(Ordering::SeqCst) < 3 {
                 assert!(Instant::now() < until, "they never came");
                 std::thread::yield_now();
             }
@@ -141,5 +144,34 @@ mod tests {
             drop(first);
             drop(gate.enter());
         });
+    }
+
+    /// Two leave before either of those who wait has come in: both are woken.
+    #[test]
+    fn everybody_is_woken_who_has_room() {
+        for _ in 0..500 {
+            let gate = Arc::new(Gate::new(2));
+            let (told, heard) = std::sync::mpsc::channel();
+            let (a, b) = (gate.enter(), gate.enter());
+            std::thread::scope(|scope| {
+                for _ in 0..2 {
+                    let (gate, told) = (gate.clone(), told.clone());
+                    scope.spawn(move || {
+                        drop(gate.enter());
+                        told.send(()).unwrap();
+                    });
+                }
+                while gate.waiting.load(Ordering::SeqCst) < 2 {
+                    std::thread::yield_now();
+                }
+                drop(a);
+                drop(b);
+                for _ in 0..2 {
+                    heard
+                        .recv_timeout(Duration::from_secs(20))
+                        .expect("somebody sleeps beside an empty gate");
+                }
+            });
+        }
     }
 }

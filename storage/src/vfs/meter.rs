@@ -34,6 +34,8 @@ pub struct Meter {
     writes: CachePadded<Kind>,
     syncs: CachePadded<Kind>,
     in_flight: CachePadded<AtomicU64>,
+    /// So many reads of it may be under way: a disk that hangs keeps nobody from another one.
+    gate: Gate,
 }
 
 /// The traffic of one directory since it was first counted. Those that failed have their time in the latencies too.
@@ -65,6 +67,11 @@ impl Meter {
     /// Counts what goes on below a directory.
     pub fn new(path: &Path) -> Arc<Meter> {
         Arc::new(Meter { path: path.to_path_buf(), ..Meter::default() })
+    }
+
+    /// What lets so many reads be under way.
+    pub fn gate(&self) -> &Gate {
+        &self.gate
     }
 
     /// What was counted so far.
@@ -124,13 +131,12 @@ impl Drop for UnderWay<'_> {
 pub struct Metered {
     below: Arc<dyn Vfs>,
     meters: Arc<[Arc<Meter>]>,
-    gate: Arc<Gate>,
 }
 
 impl Metered {
     /// Counts what goes through to the file system below in the directories of these meters; elsewhere nothing.
-    pub fn new(below: Arc<dyn Vfs>, meters: Arc<[Arc<Meter>]>, gate: Arc<Gate>) -> Metered {
-        Metered { below, meters, gate }
+    pub fn new(below: Arc<dyn Vfs>, meters: Arc<[Arc<Meter>]>) -> Metered {
+        Metered { below, meters }
     }
 
     fn meter(&self, path: &Path) -> Option<&Arc<Meter>> {
@@ -147,7 +153,7 @@ impl Vfs for Metered {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn VfsFile>> {
         let file = self.below.open(path, mode)?;
         Ok(match self.meter(path) {
-            Some(meter) => Arc::new(File { file, meter: meter.clone(), gate: self.gate.clone() }),
+            Some(meter) => Arc::new(File { file, meter: meter.clone() }),
             None => file,
         })
     }
@@ -209,13 +215,12 @@ impl Vfs for Metered {
 struct File {
     file: Arc<dyn VfsFile>,
     meter: Arc<Meter>,
-    gate: Arc<Gate>,
 }
 
 impl VfsFile for File {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         // The wait for others is not the disk's.
-        let _inside = self.gate.enter();
+        let _inside = self.meter.gate.enter();
         self.meter.count(&self.meter.reads, || self.file.read_at(buf, offset), |n| *n)
     }
 
@@ -255,7 +260,7 @@ mod tests {
 
     fn metered(below: Arc<dyn Vfs>, dirs: &[&Path]) -> (Metered, Vec<Arc<Meter>>) {
         let meters: Vec<Arc<Meter>> = dirs.iter().map(|dir| Meter::new(dir)).collect();
-        (Metered::new(below, meters.clone().into(), Arc::default()), meters)
+        (Metered::new(below, meters.clone().into()), meters)
     }
 
     #[test]
