@@ -345,13 +345,15 @@ impl RateLimit {
         RateLimit { clock, interval_ms, classes: Mutex::default() }
     }
 
-    /// A warning in the log, unless this class had one lately.
-    pub(crate) fn warn(&self, class: &'static str, text: impl FnOnce() -> String) {
-        match self.allow(class) {
+    /// A warning in the log, unless this class had one lately; says whether it was written.
+    pub(crate) fn warn(&self, class: &'static str, text: impl FnOnce() -> String) -> bool {
+        let allowed = self.allow(class);
+        match allowed {
             Some(0) => tracing::warn!(class, "{}", text()),
             Some(left_out) => tracing::warn!(class, left_out, "{}", text()),
             None => {}
         }
+        allowed.is_some()
     }
 
     /// Whether a line of this class may be written now: `Some` with how many were left out since the last one,

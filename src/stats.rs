@@ -101,6 +101,12 @@ counters! {
     containers_dropped,
     /// Bytes moved by reclaim, demotion and promotion.
     moved_bytes,
+    /// Reports that the metrics server took.
+    metrics_sent,
+    /// Reports that it did not take, or that did not come to it.
+    metrics_failed,
+    /// Decisions of the optimizer that were dropped because it took none for too long.
+    metrics_dropped,
 }
 
 impl Counters {

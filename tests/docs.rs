@@ -142,6 +142,14 @@ fn the_limits_of_settings_are_the_programs() {
                 "\"on_eviction\"",
                 "\"dynamic\"",
                 "\"static\"",
+                "\"error\"",
+                "\"warn\"",
+                "\"info\"",
+                "\"debug\"",
+                "\"trace\"",
+                "\"daily\"",
+                "\"hourly\"",
+                "\"never\"",
             ];
             let taken: Vec<&str> = all.into_iter().filter(|w| takes(&name, w)).collect();
             assert_eq!(taken.len(), given.len(), "{row}: taken are {taken:?}");

@@ -15,6 +15,7 @@
 //! | `promote` | the way up |
 //! | `prefetch` | neighbours of what was asked for |
 //! | `dials` | what of all this changes while it runs |
+//! | `export` | what goes to a metrics server |
 //! | `placement` | what belongs on which tier, and what may be spent for it |
 //! | `reap` | expiry |
 //! | `walk` | keys, prefix removal, clear, verify |
@@ -29,6 +30,7 @@ mod check;
 mod claim;
 mod commit;
 mod dials;
+mod export;
 mod moves;
 mod open;
 mod placement;
@@ -133,6 +135,7 @@ pub(crate) struct Engine {
     /// What of the settings changes while it runs, as it stands now.
     pub(crate) dials: dials::Dials,
     prefetch: prefetch::Prefetch,
+    export: export::Export,
     pub(crate) log: RateLimit,
     /// No new operation begins.
     closed: AtomicBool,

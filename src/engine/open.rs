@@ -16,6 +16,7 @@
 //! leaves what a crash of a running store does (§8): at worst no last checkpoint, and a journal to replay.
 
 use super::dials::Dials;
+use super::export::Export;
 use super::{Engine, Settings, rebuild};
 use crate::budget::Budget;
 use crate::config::{self, Config};
@@ -168,7 +169,7 @@ impl Engine {
 
     /// Starts the background threads; if one does not start, those that did end, and the directories are free again.
     pub(crate) fn begin(self: &Arc<Self>) -> Result<()> {
-        self.start().inspect_err(|_| {
+        self.start().and_then(|()| self.start_export()).inspect_err(|_| {
             let _ = self.close();
         })
     }
@@ -244,6 +245,7 @@ impl Engine {
             shards: None,
         };
         let opened_ms = catalog.now();
+        let export = Export::new(config, home.as_ref().map(Home::store));
         Engine {
             hasher: Hasher::new(secret),
             memory: MemoryTier::new(&memory, heat.clone()),
@@ -273,6 +275,7 @@ impl Engine {
             throttle: Mutex::default(),
             dials: Dials::new(&settings(config)),
             prefetch: Default::default(),
+            export,
             open: RwLock::new(()),
             opened_ms,
             home: Mutex::new(home),
@@ -305,6 +308,7 @@ impl Engine {
         if self.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
+        let left = self.export.leave();
         let _all = self.open.write();
         self.stop();
         let mut result = self.flush_all();
@@ -318,6 +322,7 @@ impl Engine {
         self.catalog.close();
         self.home.lock().take();
         self.events.close();
+        left();
         result
     }
 
@@ -326,9 +331,11 @@ impl Engine {
         if self.closed.swap(true, Ordering::AcqRel) {
             return;
         }
+        let left = self.export.leave();
         let _all = self.open.write();
         self.stop();
         self.home.lock().take();
+        left();
     }
 }
 

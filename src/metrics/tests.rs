@@ -41,11 +41,15 @@ impl Numbers {
             made,
             containers_dropped,
             moved_bytes,
+            metrics_sent,
+            metrics_failed,
+            metrics_dropped,
         } = counts;
         let all = [gets, misses, puts, put_bytes, removes, expired, evicted, damaged, unreachable, displaced];
         all.into_iter().for_each(|n| self.next(n));
         let all = [write_failures, stalls, busy, made, containers_dropped, moved_bytes];
         all.into_iter().for_each(|n| self.next(n));
+        [metrics_sent, metrics_failed, metrics_dropped].into_iter().for_each(|n| self.next(n));
     }
 
     fn io(&mut self, io: &mut DirIo) {
