@@ -324,6 +324,9 @@ impl Iterator for Subscription {
     }
 }
 
+/// What the log calls the engine's warnings: they keep the name wherever in the engine they come from.
+const LOG: &str = "thermocline::engine";
+
 /// A brake on log lines: at most one a class in an interval, with the number of those left out before it.
 #[derive(Debug)]
 pub struct RateLimit {
@@ -349,8 +352,8 @@ impl RateLimit {
     pub(crate) fn warn(&self, class: &'static str, text: impl FnOnce() -> String) -> bool {
         let allowed = self.allow(class);
         match allowed {
-            Some(0) => tracing::warn!(class, "{}", text()),
-            Some(left_out) => tracing::warn!(class, left_out, "{}", text()),
+            Some(0) => tracing::warn!(target: LOG, class, "{}", text()),
+            Some(left_out) => tracing::warn!(target: LOG, class, left_out, "{}", text()),
             None => {}
         }
         allowed.is_some()

@@ -148,7 +148,7 @@ fn the_limits_of_settings_are_the_programs() {
                 "\"debug\"",
                 "\"trace\"",
                 "\"daily\"",
-                "\"hourly\"",
+                "\"size\"",
                 "\"never\"",
             ];
             let taken: Vec<&str> = all.into_iter().filter(|w| takes(&name, w)).collect();

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 /// use thermocline::config::RedisUrl;
 ///
 /// let url = RedisUrl::from("rediss://reporter:s3cret@redis.example:6380/2");
-/// assert_eq!(url.to_string(), "rediss://***@redis.example:6380/2");
+/// assert_eq!(url.to_string(), "rediss://***:***@redis.example:6380/2");
 /// assert!(!format!("{url:?}").contains("s3cret"));
 /// ```
 #[derive(Clone, PartialEq, Eq)]
@@ -29,7 +29,7 @@ impl RedisUrl {
         let Some((scheme, rest)) = self.0.split_once("://") else { return "***".to_owned() };
         // A password may have any of `/?#` in it where it was not encoded: the host is behind the last `@`.
         match rest.rsplit_once('@') {
-            Some((_, host)) => format!("{scheme}://***@{host}"),
+            Some((_, host)) => format!("{scheme}://***:***@{host}"),
             None => format!("{scheme}://{rest}"),
         }
     }
@@ -106,11 +106,11 @@ pub enum LogLevel {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum LogRotation {
-    /// At midnight, UTC.
+    /// At midnight, UTC, and when it is full.
     #[default]
     Daily,
-    /// At each full hour, UTC.
-    Hourly,
+    /// When it is full.
+    Size,
     /// Never.
     Never,
 }
@@ -125,13 +125,21 @@ pub struct LogConfig {
     pub level: LogLevel,
     /// When a new file is begun.
     pub rotation: LogRotation,
+    /// Bytes of a file that is full: 64 KiB to 1 TiB, by default 16 MiB.
+    pub max_size: u64,
     /// Files that are kept, the one that is being written included: 1 to 1,000, by default 7.
     pub keep: u64,
 }
 
 impl Default for LogConfig {
     fn default() -> LogConfig {
-        LogConfig { file: None, level: LogLevel::default(), rotation: LogRotation::default(), keep: 7 }
+        LogConfig {
+            file: None,
+            level: LogLevel::default(),
+            rotation: LogRotation::default(),
+            max_size: 16 << 20,
+            keep: 7,
+        }
     }
 }
 

@@ -76,7 +76,7 @@ const ALLOCATIONS: [AllocationStrategy; 2] = [AllocationStrategy::Dynamic, Alloc
 const POLICIES: [MemoryPolicy; 2] = [MemoryPolicy::Adaptive, MemoryPolicy::Lru];
 const LEVELS: [LogLevel; 5] =
     [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace];
-const ROTATIONS: [LogRotation; 3] = [LogRotation::Daily, LogRotation::Hourly, LogRotation::Never];
+const ROTATIONS: [LogRotation; 3] = [LogRotation::Daily, LogRotation::Size, LogRotation::Never];
 const READ_MODES: [ReadMode; 2] = [ReadMode::Map, ReadMode::Pread];
 const ALGORITHMS: [Algorithm; 3] = [Algorithm::None, Algorithm::Zlib, Algorithm::Lz4];
 const ALGORITHM_WORDS: &[&str] = &["none", "zlib", "lz4"];
@@ -504,11 +504,7 @@ pub(super) static SETTINGS: &[Setting] = &[
         Field::OptionalName(|c| &mut c.metrics.redis.instance),
         "the name of this store among others; absent: host, process and the start of the store's id",
     ),
-    setting(
-        "log.file",
-        Field::Path(|c| &mut c.log.file),
-        "the log of the command, a link to the newest file; absent: none",
-    ),
+    setting("log.file", Field::Path(|c| &mut c.log.file), "the log of the command; absent: none"),
     setting(
         "log.level",
         choice!(&["error", "warn", "info", "debug", "trace"], LEVELS, log.level),
@@ -516,8 +512,13 @@ pub(super) static SETTINGS: &[Setting] = &[
     ),
     setting(
         "log.rotation",
-        choice!(&["daily", "hourly", "never"], ROTATIONS, log.rotation),
-        "when a new file is begun, by UTC",
+        choice!(&["daily", "size", "never"], ROTATIONS, log.rotation),
+        "when a new file is begun: at midnight, UTC, and at max_size; at max_size; never",
+    ),
+    setting(
+        "log.max_size",
+        Field::Size(|c| &mut c.log.max_size, 64 * KIB..=1024 * GIB),
+        "bytes of the log at which a new file is begun",
     ),
     setting(
         "log.keep",

@@ -120,7 +120,8 @@ instance = "one"
 [log]
 file = "/var/log/thermocline.log"
 level = "debug"
-rotation = "hourly"
+rotation = "size"
+max_size = "1MiB"
 keep = 3
 "#;
 

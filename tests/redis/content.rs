@@ -251,3 +251,42 @@ fn a_store_that_reports_until_it_is_killed() {
     // Should nobody kill it.
     std::thread::sleep(Duration::from_secs(60));
 }
+
+/// The command looks at stores all day; it is an instance of the fleet only where it serves one.
+#[test]
+#[cfg(feature = "cli")]
+fn the_command_reports_only_where_it_serves() {
+    use std::io::BufRead;
+    use std::process::{Command, Stdio};
+    if !is_installed() {
+        return;
+    }
+    let server = Server::start(&[]);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("t.toml");
+    let text = format!(
+        "[storage_tiers.ssd]\npath = {:?}\n[metrics.redis]\nurl = {:?}\ninstance = \"served\"\n",
+        dir.path().join("ssd"),
+        server.url()
+    );
+    std::fs::write(&file, text).unwrap();
+    drop(Cache::builder().ssd(dir.path().join("ssd"), 64 << 20).open().unwrap());
+    let command = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_thermocline"));
+        command.args(args).arg("--config").arg(&file).stdout(Stdio::piped());
+        command
+    };
+    for args in [&["stat"][..], &["ls"], &["verify"]] {
+        assert!(command(args).output().unwrap().status.success(), "{args:?}");
+    }
+    let mut client = server.metrics();
+    assert!(keys(&mut client).is_empty(), "{:?}", keys(&mut client));
+    let mut serving = command(&["serve-metrics", "0"]).spawn().unwrap();
+    let mut line = String::new();
+    std::io::BufReader::new(serving.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    until("it reports", || instances(&mut client) == ["served"]);
+    rustix::process::kill_process(rustix::process::Pid::from_child(&serving), rustix::process::Signal::TERM)
+        .unwrap();
+    assert!(serving.wait().unwrap().success());
+    assert!(instances(&mut client).is_empty());
+}

@@ -252,7 +252,7 @@ impl Run {
         self.wait = self.plan.interval;
         if std::mem::take(&mut self.warned) {
             let target = &self.plan.target;
-            tracing::info!(redis = %target, instance = %self.plan.reporter.instance, "metrics go to Redis again");
+            tracing::info!(target: "thermocline::engine", redis = %target, instance = %self.plan.reporter.instance, "metrics go to Redis again");
         }
     }
 

@@ -162,7 +162,8 @@ impl Reporter {
         hash.arg(TIME.name).arg(now_ms).arg(&values);
         let mut entry = self.entry(&self.past);
         entry.arg(TIME.name).arg(now_ms).arg(&values);
-        let mut commands = vec![
+        let mut commands = Vec::with_capacity(MOST_COMMANDS);
+        commands.extend([
             cmd("MULTI"),
             // What the store no longer has is not to stay.
             of("DEL", &self.current),
@@ -170,7 +171,7 @@ impl Reporter {
             expire(&self.current, life),
             entry,
             expire(&self.past, millis(DAY)),
-        ];
+        ]);
         for decision in decisions.iter().take(MOST_DECISIONS) {
             let mut entry = self.entry(&self.decisions);
             entry
