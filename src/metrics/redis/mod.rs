@@ -287,3 +287,84 @@ fn failure(reply: &Value) -> Option<&redis::ServerError> {
         reply => refused(reply),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+    use std::sync::mpsc::TryRecvError;
+    use thermocline_storage::clock::SystemClock;
+
+    #[derive(Default)]
+    struct Fake {
+        decisions: Decisions,
+        failed: AtomicU64,
+    }
+
+    impl Store for Fake {
+        fn stats(&self) -> Stats {
+            Stats::default()
+        }
+        fn decisions(&self) -> &Decisions {
+            &self.decisions
+        }
+        fn count(&self, arrived: bool) {
+            self.failed.fetch_add(u64::from(!arrived), Relaxed);
+        }
+    }
+
+    fn plan(url: String) -> Plan {
+        let mut config = Config::default();
+        config.metrics.redis.url = Some(url.into());
+        Plan::of(&config, [0; 4]).unwrap()
+    }
+
+    #[test]
+    fn the_thread_has_ended_when_it_was_waited_for_though_the_server_hangs() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        for scheme in ["redis", "rediss"] {
+            let store: Arc<dyn Store> = Arc::new(Fake::default());
+            let plan = plan(format!("{scheme}://{address}"));
+            let exporter =
+                Exporter::start(plan, Arc::downgrade(&store), Arc::new(SystemClock), || {}).unwrap();
+            // It hangs in its first round trip.
+            let held = listener.accept().unwrap();
+            std::thread::sleep(Duration::from_millis(200));
+            let begin = Instant::now();
+            exporter.stop();
+            exporter.wait();
+            assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+            assert_eq!(exporter.ended.lock().try_recv(), Err(TryRecvError::Disconnected));
+            drop(held);
+        }
+    }
+
+    #[test]
+    fn it_ends_with_the_store_that_nobody_closed() {
+        let store: Arc<dyn Store> = Arc::new(Fake::default());
+        let plan = Plan { interval: Duration::from_millis(20), ..plan("redis://127.0.0.1:1".to_owned()) };
+        let exporter = Exporter::start(plan, Arc::downgrade(&store), Arc::new(SystemClock), || {}).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        drop(store);
+        let ended = exporter.ended.lock().recv_timeout(Duration::from_secs(70));
+        assert_eq!(ended, Err(std::sync::mpsc::RecvTimeoutError::Disconnected));
+    }
+
+    fn run(link: Option<f64>) -> Run {
+        let store: Weak<dyn Store> = Weak::<Fake>::new();
+        let plan = plan("redis://h".to_owned());
+        let log = RateLimit::every(Arc::new(SystemClock), QUIET);
+        let (stop, wait) = (Arc::default(), plan.interval);
+        Run { plan, store, stop, connection: None, log, warned: false, wait, link }
+    }
+
+    #[test]
+    fn a_slow_link_is_left_its_share() {
+        // Half of a link, as configured by default; an interval of ten seconds.
+        assert_eq!(run(None).pause(1 << 30), Duration::from_secs(10));
+        assert_eq!(run(Some(1e6)).pause(20_000), Duration::from_secs(10));
+        assert_eq!(run(Some(1000.0)).pause(20_000), Duration::from_secs(40));
+    }
+}
