@@ -6,6 +6,8 @@
 mod bad_luck;
 mod content;
 mod server;
+#[cfg(feature = "cli")]
+mod tls;
 
 use server::{Client, Reply, Server, free_port, is_installed};
 use std::time::{Duration, Instant};
