@@ -381,6 +381,7 @@ fn the_table_of_metrics_is_the_programs() {
 }
 
 #[test]
+#[cfg(feature = "redis")]
 fn the_tables_of_redis_are_the_programs() {
     use thermocline::metrics::{redis_fields, redis_keys};
     let text = fs::read_to_string(root().join("docs/operations.md")).unwrap();

@@ -125,6 +125,23 @@ max_size = "1MiB"
 keep = 3
 "#;
 
+/// The file, but for what this build cannot do.
+fn full() -> String {
+    let url = |line: &&str| cfg!(feature = "redis") || !line.starts_with("url = ");
+    FULL.lines().filter(url).map(|line| format!("{line}\n")).collect()
+}
+
+#[test]
+#[cfg(not(feature = "redis"))]
+fn a_redis_server_is_refused_where_there_is_no_client() {
+    let e = error("[metrics.redis]\nurl = \"redis://:s3cret@h\"\n");
+    assert_eq!(e.at, Some((2, 7)));
+    assert!(e.message.contains("metrics.redis.url") && e.message.contains("the feature `redis`"), "{e}");
+    let opened = crate::Cache::builder().redis_metrics("redis://:s3cret@h").open();
+    let e = opened.err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(e.contains("the feature `redis`") && !e.contains("s3cret"), "{e}");
+}
+
 #[test]
 fn the_documented_defaults() {
     let c = Config::default();
@@ -158,13 +175,17 @@ fn the_documented_defaults() {
 
 #[test]
 fn every_setting_is_read_and_changes_something() {
-    let full = Config::from_toml(FULL).unwrap();
+    let full = Config::from_toml(&full()).unwrap();
     full.validate().unwrap();
     let default = Config::default();
     for setting in SETTINGS {
         let in_file = setting.name.rsplit('.').next().unwrap();
         assert!(FULL.contains(in_file), "{} is not in the file of this test", setting.name);
-        if !matches!(setting.field, Field::Fixed(..)) && setting.name != "compression.algorithms.lz4.level" {
+        let possible = cfg!(feature = "redis") || setting.name != "metrics.redis.url";
+        if possible
+            && !matches!(setting.field, Field::Fixed(..))
+            && setting.name != "compression.algorithms.lz4.level"
+        {
             assert_ne!(setting.show(&full), setting.show(&default), "{}", setting.name);
         }
     }
@@ -179,7 +200,7 @@ fn every_setting_is_read_and_changes_something() {
 
 #[test]
 fn what_is_written_reads_the_same() {
-    for config in [Config::default(), Config::from_toml(FULL).unwrap()] {
+    for config in [Config::default(), Config::from_toml(&full()).unwrap()] {
         let text = config.to_toml().unwrap();
         assert_eq!(Config::from_toml(&text).unwrap(), config, "{text}");
         for setting in SETTINGS.iter().filter(|s| !matches!(s.field, Field::Dir(_))) {
@@ -199,8 +220,9 @@ fn what_is_written_reads_the_same() {
 }
 
 #[test]
+#[cfg(feature = "redis")]
 fn the_password_of_a_url_is_written_to_the_file_and_shown_nowhere_else() {
-    let config = Config::from_toml(FULL).unwrap();
+    let config = Config::from_toml(&full()).unwrap();
     assert!(config.to_toml().unwrap().contains("s3cret"));
     assert!(!format!("{config:?} {config:#?}").contains("s3cret"));
     assert!(!format!("{:?}", crate::Builder::from_config(config)).contains("s3cret"));

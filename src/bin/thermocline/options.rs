@@ -429,6 +429,18 @@ mod tests {
     }
 
     #[test]
+    #[cfg(feature = "redis")]
+    fn a_look_at_a_store_reports_nothing() {
+        let tmp = tempfile::tempdir().unwrap();
+        let file = tmp.path().join("t.toml");
+        std::fs::write(&file, "[storage_tiers.ssd]\npath = \"/x\"\n[metrics.redis]\nurl = \"redis://h\"\n")
+            .unwrap();
+        let args = StoreArgs { config: Some(file), ..StoreArgs::default() };
+        assert!(args.config().unwrap().metrics.redis.url.is_some());
+        assert_eq!(args.of_store().unwrap().metrics.redis.url, None);
+    }
+
+    #[test]
     fn a_look_at_a_store_does_not_shrink_it() {
         let tmp = tempfile::tempdir().unwrap();
         std::fs::write(tmp.path().join("big"), vec![1; 1 << 20]).unwrap();
