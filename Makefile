@@ -99,6 +99,10 @@ show-optimizer: ## a load that changes its nature, with the optimizer, without i
 show-memory: ## the most memory that a process takes under several loads, against its bound
 	$(CARGO) bench --bench memory
 
+.PHONY: show-redis
+show-redis: ## hits in memory with a Redis that hangs beside none: p50, p99, p99.9 and their ratio
+	$(CARGO) bench --bench redis
+
 # libFuzzer, C++, is neither built nor linked for that: any path will do.
 .PHONY: fuzz-check
 fuzz-check: ## the fuzz targets compile (running them: fuzz/README.md)

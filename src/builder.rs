@@ -189,6 +189,27 @@ impl Builder {
         self
     }
 
+    /// Sends the store's metrics to a Redis server: `redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE]`, with `rediss://` for
+    /// TLS; the database is 15 unless it is named. A thread of its own does it, every ten seconds; a server that is away
+    /// or slow costs a counter and a line in the log. See `docs/operations.md`.
+    ///
+    /// ```
+    /// use thermocline::Cache;
+    ///
+    /// let cache = Cache::builder().memory(16 << 20).redis_metrics("redis://127.0.0.1:1/15").open()?;
+    /// cache.put("k", "v")?; // nobody listens at port 1, and nobody notices
+    /// cache.close()?;
+    ///
+    /// let error = Cache::builder().redis_metrics("redis://:s3cret@host:port").open().err();
+    /// let error = error.map(|e| e.to_string()).unwrap_or_default();
+    /// assert!(error.contains("metrics.redis.url") && !error.contains("s3cret"));
+    /// # Ok::<(), thermocline::Error>(())
+    /// ```
+    pub fn redis_metrics(mut self, url: impl Into<String>) -> Self {
+        self.config.metrics.redis.url = Some(url.into().into());
+        self
+    }
+
     /// Opens although a directory of the store is missing, or older than the catalog knows: what is in it is absent
     /// until it is back.
     pub fn without_missing(mut self, yes: bool) -> Builder {

@@ -332,6 +332,9 @@ impl Iterator for Subscription {
     }
 }
 
+/// What the log calls the engine's warnings: they keep the name wherever in the engine they come from.
+const LOG: &str = "thermocline::engine";
+
 /// A brake on log lines: at most one a class in an interval, with the number of those left out before it.
 #[derive(Debug)]
 pub struct RateLimit {
@@ -353,13 +356,15 @@ impl RateLimit {
         RateLimit { clock, interval_ms, classes: Mutex::default() }
     }
 
-    /// A warning in the log, unless this class had one lately.
-    pub(crate) fn warn(&self, class: &'static str, text: impl FnOnce() -> String) {
-        match self.allow(class) {
-            Some(0) => tracing::warn!(class, "{}", text()),
-            Some(left_out) => tracing::warn!(class, left_out, "{}", text()),
+    /// A warning in the log, unless this class had one lately; says whether it was written.
+    pub(crate) fn warn(&self, class: &'static str, text: impl FnOnce() -> String) -> bool {
+        let allowed = self.allow(class);
+        match allowed {
+            Some(0) => tracing::warn!(target: LOG, class, "{}", text()),
+            Some(left_out) => tracing::warn!(target: LOG, class, left_out, "{}", text()),
             None => {}
         }
+        allowed.is_some()
     }
 
     /// Whether a line of this class may be written now: `Some` with how many were left out since the last one,

@@ -109,6 +109,12 @@ counters! {
     prefetch_wasted,
     /// Entries that left memory early, because nobody had asked for them for long; a disk tier has each.
     idle,
+    /// Reports that the metrics server took.
+    metrics_sent,
+    /// Reports that it did not take, or that did not come to it.
+    metrics_failed,
+    /// Decisions of the optimizer that were dropped because it took none for too long.
+    metrics_dropped,
 }
 
 impl Counters {

@@ -138,6 +138,12 @@ impl Cache {
         self.engine().crash();
     }
 
+    /// Leaves a decision for the metrics server, as the optimizer does: for tests of what goes there.
+    #[doc(hidden)]
+    pub fn note_decision(&self, fields: Vec<(String, String)>) {
+        self.engine().decision(fields);
+    }
+
     /// Runs every background job once, for a store opened without background threads. One that fails keeps no other
     /// from being run, as if each had its thread. `Ok`: what the writer had to write when it began is durable.
     #[doc(hidden)]

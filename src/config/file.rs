@@ -113,7 +113,7 @@ impl Config {
     }
 
     /// Writes all settings, with a line on each that says what it does. Those that are absent by default and
-    /// not set stand there as comments.
+    /// not set stand there as comments. The URL of a Redis server is written whole, with its password.
     ///
     /// ```
     /// use thermocline::Config;
@@ -420,6 +420,11 @@ impl Setting {
                 }
             }
             Field::Path(at) => *at(config) = Some(PathBuf::from(given.text("a path")?)),
+            Field::Url(at) => {
+                *at(config) = Some(given.text("a URL, as in \"redis://127.0.0.1:6379/15\"")?.into())
+            }
+            Field::Name(at) => given.text("a word")?.clone_into(at(config)),
+            Field::OptionalName(at) => *at(config) = Some(given.text("a word")?.to_owned()),
             Field::Dir(at) | Field::Dirs(at) if !at(config).is_empty() => {
                 let message = format!("{}: both `path` and `paths` are given: write one of them", self.name);
                 return wrong(&value.span(), message);
@@ -471,6 +476,9 @@ impl Setting {
             Field::Flag(at) => at(c).to_string(),
             Field::Choice { words, get, .. } => quote(words.get(get(c)).copied().unwrap_or_default()),
             Field::Path(at) => quote(&at(c).as_ref()?.to_string_lossy()),
+            Field::Url(at) => quote(at(c).as_ref()?.expose()),
+            Field::Name(at) => quote(at(c)),
+            Field::OptionalName(at) => quote(at(c).as_ref()?),
             Field::Dir(at) => quote(&at(c).first()?.path.to_string_lossy()),
             Field::Dirs(at) if at(c).is_empty() => return None,
             Field::Dirs(at) => {

@@ -5,6 +5,7 @@
 //! limits passes [`Config::validate`].
 
 mod file;
+mod metrics;
 mod resources;
 mod settings;
 mod size;
@@ -12,6 +13,7 @@ mod size;
 mod tests;
 mod validate;
 
+pub use metrics::{LogConfig, LogLevel, LogRotation, MetricsConfig, RedisConfig, RedisUrl};
 pub use resources::{
     AllocationStrategy, CpuUseConfig, IoUseConfig, MemoryUseConfig, NetworkUseConfig, OptimizerConfig,
     ResourcesConfig, StrategiesConfig, StrategyConfig,
@@ -247,6 +249,10 @@ pub struct Config {
     pub strategies: StrategiesConfig,
     /// The optimizer.
     pub optimizer: OptimizerConfig,
+    /// Where metrics go.
+    pub metrics: MetricsConfig,
+    /// The log of the command.
+    pub log: LogConfig,
     origin: Origin,
 }
 
@@ -273,6 +279,8 @@ impl Default for Config {
             resources: ResourcesConfig::default(),
             strategies: StrategiesConfig::default(),
             optimizer: OptimizerConfig::default(),
+            metrics: MetricsConfig::default(),
+            log: LogConfig::default(),
             origin: Origin::default(),
         }
     }

@@ -4,7 +4,8 @@
 
 use super::resources::MOST_BUFFERED;
 use super::{
-    Algorithm, AllocationStrategy, Config, DirConfig, GIB, KIB, MIB, MemoryPolicy, Persistence, ReadMode,
+    Algorithm, AllocationStrategy, Config, DirConfig, GIB, KIB, LogLevel, LogRotation, MIB, MemoryPolicy,
+    Persistence, ReadMode, RedisUrl,
 };
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -41,6 +42,12 @@ pub(super) enum Field {
     Choice { words: &'static [&'static str], get: fn(&Config) -> usize, set: fn(&mut Config, usize) },
     /// A path; may be absent.
     Path(fn(&mut Config) -> &mut Option<PathBuf>),
+    /// The URL of a Redis server; may be absent.
+    Url(fn(&mut Config) -> &mut Option<RedisUrl>),
+    /// A word that names of keys in Redis are made of.
+    Name(fn(&mut Config) -> &mut String),
+    /// The same; may be absent.
+    OptionalName(fn(&mut Config) -> &mut Option<String>),
     /// One directory: short for a list of one.
     Dir(fn(&mut Config) -> &mut Vec<DirConfig>),
     /// A list of directories.
@@ -67,6 +74,9 @@ const PERSISTENCE: [Persistence; 3] =
     [Persistence::Always, Persistence::EverySecond, Persistence::OnEviction];
 const ALLOCATIONS: [AllocationStrategy; 2] = [AllocationStrategy::Dynamic, AllocationStrategy::Static];
 const POLICIES: [MemoryPolicy; 2] = [MemoryPolicy::Adaptive, MemoryPolicy::Lru];
+const LEVELS: [LogLevel; 5] =
+    [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace];
+const ROTATIONS: [LogRotation; 3] = [LogRotation::Daily, LogRotation::Size, LogRotation::Never];
 const READ_MODES: [ReadMode; 2] = [ReadMode::Map, ReadMode::Pread];
 const ALGORITHMS: [Algorithm; 3] = [Algorithm::None, Algorithm::Zlib, Algorithm::Lz4];
 const ALGORITHM_WORDS: &[&str] = &["none", "zlib", "lz4"];
@@ -468,5 +478,51 @@ pub(super) static SETTINGS: &[Setting] = &[
         "optimizer.memory_floor",
         Field::AutoSize(|c| &mut c.optimizer.memory_floor, MIB..=MOST),
         "bytes below which the memory tier does not shrink; auto: an eighth of its max_size, at least 1 MiB",
+    ),
+    setting(
+        "metrics.redis.url",
+        Field::Url(|c| &mut c.metrics.redis.url),
+        "the Redis server that metrics go to; absent: none",
+    ),
+    setting(
+        "metrics.redis.interval",
+        Field::Count(|c| &mut c.metrics.redis.interval, 1..=3_600, "seconds"),
+        "time between two reports",
+    ),
+    setting(
+        "metrics.redis.prefix",
+        Field::Name(|c| &mut c.metrics.redis.prefix),
+        "what the names of all keys in Redis begin with",
+    ),
+    setting(
+        "metrics.redis.history",
+        Field::Count(|c| &mut c.metrics.redis.history, 1..=1_000_000, "entries"),
+        "entries that a stream of reports, or of decisions, keeps, about",
+    ),
+    setting(
+        "metrics.redis.instance",
+        Field::OptionalName(|c| &mut c.metrics.redis.instance),
+        "the name of this store among others; absent: host, process and the start of the store's id",
+    ),
+    setting("log.file", Field::Path(|c| &mut c.log.file), "the log of the command; absent: none"),
+    setting(
+        "log.level",
+        choice!(&["error", "warn", "info", "debug", "trace"], LEVELS, log.level),
+        "what is worth a line: that, and what is more important",
+    ),
+    setting(
+        "log.rotation",
+        choice!(&["daily", "size", "never"], ROTATIONS, log.rotation),
+        "when a new file is begun: at midnight, UTC, and at max_size; at max_size; never",
+    ),
+    setting(
+        "log.max_size",
+        Field::Size(|c| &mut c.log.max_size, 64 * KIB..=1024 * GIB),
+        "bytes of the log at which a new file is begun",
+    ),
+    setting(
+        "log.keep",
+        Field::Count(|c| &mut c.log.keep, 1..=1_000, "files"),
+        "how many files of the log are kept, the newest included",
     ),
 ];

@@ -3,6 +3,7 @@
 //! Invariants: no disk is touched, so that a configuration can be checked on another machine; a setting that was read
 //! from a file and not changed since is reported with its line; each error says what would be right.
 
+use super::metrics::{check_name, check_url};
 use super::settings::{Field, SETTINGS, Setting};
 use super::{Config, ConfigError, DirConfig, MIB, Persistence, own_sizes, size};
 use std::fmt::Display;
@@ -279,6 +280,9 @@ fn check_limits(setting: &Setting, config: &mut Config) -> Result<(), String> {
             Err(format!("{name} = {factor} is out of its limits: from {least} to {most}"))
         }
         Field::Path(at) => at(config).as_deref().map_or(Ok(()), |path| not_empty(name, path)),
+        Field::Url(at) => at(config).as_ref().map_or(Ok(()), |url| check_url(name, url)),
+        Field::Name(at) => check_name(name, at(config)),
+        Field::OptionalName(at) => at(config).as_ref().map_or(Ok(()), |value| check_name(name, value)),
         Field::Dir(at) | Field::Dirs(at) => at(config).iter().try_for_each(|d| {
             not_empty(name, &d.path)?;
             d.size.map_or(Ok(()), |n| {

@@ -16,6 +16,7 @@
 //! | `prefetch` | neighbours of what was asked for |
 //! | `tune` | what the optimizer sees and does |
 //! | `dials` | what of all this changes while it runs |
+//! | `export` | what goes to a metrics server |
 //! | `placement` | what belongs on which tier, and what may be spent for it |
 //! | `reap` | expiry |
 //! | `walk` | keys, prefix removal, clear, verify |
@@ -30,6 +31,7 @@ mod check;
 mod claim;
 mod commit;
 mod dials;
+mod export;
 mod moves;
 mod open;
 mod placement;
@@ -151,6 +153,7 @@ pub(crate) struct Engine {
     paused: AtomicBool,
     /// When the memory tier's last beat was, on the engine's clock.
     beat_ms: AtomicU64,
+    export: export::Export,
     pub(crate) log: RateLimit,
     /// No new operation begins.
     closed: AtomicBool,

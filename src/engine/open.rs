@@ -16,6 +16,7 @@
 //! leaves what a crash of a running store does (§8): at worst no last checkpoint, and a journal to replay.
 
 use super::dials::Dials;
+use super::export::Export;
 use super::tune::{Eyes, Tuner};
 use super::{Engine, Settings, rebuild};
 use crate::budget::Budget;
@@ -192,7 +193,7 @@ impl Engine {
 
     /// Starts the background threads; if one does not start, those that did end, and the directories are free again.
     pub(crate) fn begin(self: &Arc<Self>) -> Result<()> {
-        self.start().inspect_err(|_| {
+        self.start().and_then(|()| self.start_export()).inspect_err(|_| {
             let _ = self.close();
         })
     }
@@ -271,6 +272,7 @@ impl Engine {
         let there = home.iter().flat_map(|h| h.dirs()).filter(|d| d.present);
         let directories = there.map(|d| d.path.clone()).collect();
         meters.set_concurrency(config.resources.io.max_concurrent_ops);
+        let export = Export::new(config, home.as_ref().map(Home::store));
         Engine {
             hasher: Hasher::new(secret),
             memory: MemoryTier::new(&memory, heat.clone()),
@@ -305,6 +307,7 @@ impl Engine {
             runs: AtomicBool::new(false),
             paused: AtomicBool::new(false),
             beat_ms: AtomicU64::new(opened_ms),
+            export,
             open: RwLock::new(()),
             opened_ms,
             home: Mutex::new(home),
@@ -337,6 +340,7 @@ impl Engine {
         if self.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
+        let left = self.export.leave();
         let _all = self.open.write();
         self.stop();
         let mut result = self.flush_all();
@@ -350,6 +354,7 @@ impl Engine {
         self.catalog.close();
         self.home.lock().take();
         self.events.close();
+        left();
         result
     }
 
@@ -358,9 +363,11 @@ impl Engine {
         if self.closed.swap(true, Ordering::AcqRel) {
             return;
         }
+        let left = self.export.leave();
         let _all = self.open.write();
         self.stop();
         self.home.lock().take();
+        left();
     }
 }
 

@@ -5,11 +5,13 @@
 //! | `record` | what is timed and counted while the engine works |
 //! | `table` | every metric there is: name, unit, kind, help, labels, and where in [`Stats`] its values are |
 //! | `prometheus` | the table as text for Prometheus |
+//! | `redis` | the table to a Redis server, each period; a feature |
+//! | `decisions` | what the optimizer decided, until it is there |
 //!
 //! Invariants: every number of [`Stats`] is in the table (a test takes it apart, field by field, so that a field that is
 //! new does not compile before it is thought of); a view takes its values from the table alone; no key and no byte of a
 //! value is in any of it. Nothing here takes a lock that the engine's work waits for, and nothing is on disk: every
-//! counter begins at 0 with each opening.
+//! counter begins at 0 with each opening. (What goes to Redis is asked for by a thread of its own.)
 //!
 //! ```
 //! use thermocline::{Cache, metrics};
@@ -23,14 +25,20 @@
 //! # Ok::<(), thermocline::Error>(())
 //! ```
 
+mod decisions;
 mod prometheus;
 mod record;
+#[cfg(feature = "redis")]
+pub(crate) mod redis;
 mod table;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use decisions::Decisions;
 pub use prometheus::CONTENT_TYPE;
 pub(crate) use record::{Latencies, Meters};
+#[cfg(feature = "redis")]
+pub use redis::{RedisField, RedisKey, redis_fields, redis_keys};
 pub use table::{Kind, Metric, Sample, Unit, Value, metrics, samples};
 
 #[cfg(doc)]

@@ -294,6 +294,10 @@ static METRICS: &[Metric] = &[
     counter(Count, "prefetch_wasted_total", NONE, "Prefetched items that left memory without.", |s, o| o.one(s.counts.prefetch_wasted)),
     counter(Count, "idle_total", NONE, "Entries that left memory early, because nobody had asked for them for long.", |s, o| o.one(s.counts.idle)),
 
+    counter(Count, "metrics_sent_total", NONE, "Reports that the metrics server took.", |s, o| o.one(s.counts.metrics_sent)),
+    counter(Count, "metrics_failed_total", NONE, "Reports that it did not take, or that did not come to it.", |s, o| o.one(s.counts.metrics_failed)),
+    counter(Count, "metrics_dropped_total", NONE, "Decisions of the optimizer that were dropped because it took none for too long.", |s, o| o.one(s.counts.metrics_dropped)),
+
     gauge(Count, "items", NONE, "Live items in all tiers.", |s, o| o.one(s.items)),
     gauge(Bytes, "dirty_bytes", NONE, "Bytes in the write buffer.", |s, o| o.one(s.dirty_bytes)),
     gauge(Bytes, "inflight_bytes", NONE, "Bytes of values in flight.", |s, o| o.one(s.inflight_bytes)),

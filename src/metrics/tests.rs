@@ -45,12 +45,16 @@ impl Numbers {
             prefetch_used,
             prefetch_wasted,
             idle,
+            metrics_sent,
+            metrics_failed,
+            metrics_dropped,
         } = counts;
         let all = [gets, misses, puts, put_bytes, removes, expired, evicted, damaged, unreachable, displaced];
         all.into_iter().for_each(|n| self.next(n));
         let all = [write_failures, stalls, busy, made, containers_dropped, moved_bytes];
         all.into_iter().for_each(|n| self.next(n));
         [prefetched, prefetch_used, prefetch_wasted, idle].into_iter().for_each(|n| self.next(n));
+        [metrics_sent, metrics_failed, metrics_dropped].into_iter().for_each(|n| self.next(n));
     }
 
     fn io(&mut self, io: &mut DirIo) {

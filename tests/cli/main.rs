@@ -5,6 +5,7 @@
 mod bench;
 mod dirs;
 mod items;
+mod log;
 mod progress;
 mod replay;
 mod serve;

@@ -142,6 +142,11 @@ pub fn config(command: &ConfigCommand, json: bool) -> Outcome {
     let config = store.config()?;
     store.check(&config)?;
     if let ConfigCommand::Show(_) = command {
+        // What is shown is copied into tickets.
+        let mut config = config;
+        if let Some(url) = &mut config.metrics.redis.url {
+            *url = url.redacted().into();
+        }
         let toml = config.to_toml().map_err(|e| Failure::usage(e.to_string()))?;
         if json {
             let value: Value = toml::from_str(&toml).map_err(|e| Failure::failed(e.to_string()))?;

@@ -3,6 +3,7 @@
 //!
 //! | module | job |
 //! |---|---|
+//! | `log` | what the engine says, in a file |
 //! | `options` | which store: options and file to a configuration |
 //! | `dirs` | the directories that were named against those of the store |
 //! | `items` | get, put, rm, ls |
@@ -24,6 +25,7 @@ mod failure;
 mod inspect;
 mod interrupt;
 mod items;
+mod log;
 mod options;
 mod random;
 mod replay;
@@ -36,7 +38,7 @@ mod verify;
 use clap::{CommandFactory, Parser, Subcommand};
 use failure::{EXIT_CODES, OK, Outcome};
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// A four-tier cache store: memory, SSD, HDD and a cold archive.
@@ -50,6 +52,9 @@ struct Cli {
     // The subcommands that use it have their own of this name, which gets the value wherever it is given.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Write a log to FILE; by default that of the configuration, or none
+    #[arg(long, global = true, value_name = "FILE")]
+    log: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -116,10 +121,33 @@ fn main() -> ExitCode {
     // Before any thread is started. Where it does nothing, nothing is lost but memory.
     thermocline::allocator::give_back();
     let cli = Cli::parse();
-    match run(cli.command, cli.json) {
-        Ok(code) => ExitCode::from(code),
-        Err(failure) => failure.report(),
-    }
+    // Dropped when all is said.
+    let _log = match start_log(cli.config.as_deref(), cli.log) {
+        Ok(log) => log,
+        Err(failure) => return failure.report(),
+    };
+    // Not what it was asked for: a key may be in that.
+    tracing::info!(target: LOG, version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "begins");
+    let (code, exit) = match run(cli.command, cli.json) {
+        Ok(code) => (code, ExitCode::from(code)),
+        Err(failure) => {
+            tracing::debug!(target: LOG, error = %failure.message, "failed");
+            (failure.code, failure.report())
+        }
+    };
+    tracing::info!(target: LOG, code, "ends");
+    exit
+}
+
+/// What the log calls the command.
+const LOG: &str = "thermocline::command";
+
+/// The log that the configuration names, or the option. A configuration that cannot be used is what the subcommand reports.
+fn start_log(config: Option<&Path>, file: Option<PathBuf>) -> Result<log::Log, failure::Failure> {
+    let config = config.and_then(|file| thermocline::Config::from_file(file).ok()).unwrap_or_default();
+    let mut log = config.log;
+    log.file = file.or(log.file);
+    log::start(&log)
 }
 
 fn run(command: Command, json: bool) -> Outcome {

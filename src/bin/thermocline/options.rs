@@ -208,6 +208,8 @@ impl StoreArgs {
             }
         }
         self.check(&config)?;
+        // Who reports asks for it: see `open_to_serve`.
+        config.metrics.redis.url = None;
         Ok(config)
     }
 
@@ -238,9 +240,23 @@ impl OpenArgs {
     /// Opens a store that is there. A directory that is not one of a store is refused, so that a slip of the pen
     /// makes none.
     pub fn open(&self) -> Result<Cache, Failure> {
+        // A look at a store is no instance of a fleet.
+        self.open_as(false)
+    }
+
+    /// The same for long, with metrics to the server that the configuration names.
+    pub fn open_to_serve(&self) -> Result<Cache, Failure> {
+        self.open_as(true)
+    }
+
+    fn open_as(&self, reports: bool) -> Result<Cache, Failure> {
         // In the place of what is given up something new is made.
         let new = if self.discards() { self.new_dirs()? } else { Vec::new() };
-        let cache = self.builder(false)?.open().map_err(|e| self.refused(e))?;
+        let mut builder = self.builder(false)?;
+        if reports {
+            builder.config_mut().metrics = self.which.config()?.metrics;
+        }
+        let cache = builder.open().map_err(|e| self.refused(e))?;
         show::note(&made_note(&new))?;
         show::note(&lost_note(&cache))?;
         Ok(cache)
@@ -410,6 +426,18 @@ mod tests {
         let config = args.config().unwrap();
         assert_eq!((config.memory.max_size, config.ssd.max_size), (1 << 20, (1 << 30) + (64 << 20)));
         assert_eq!(config.ssd.dirs.len(), 2);
+    }
+
+    #[test]
+    #[cfg(feature = "redis")]
+    fn a_look_at_a_store_reports_nothing() {
+        let tmp = tempfile::tempdir().unwrap();
+        let file = tmp.path().join("t.toml");
+        std::fs::write(&file, "[storage_tiers.ssd]\npath = \"/x\"\n[metrics.redis]\nurl = \"redis://h\"\n")
+            .unwrap();
+        let args = StoreArgs { config: Some(file), ..StoreArgs::default() };
+        assert!(args.config().unwrap().metrics.redis.url.is_some());
+        assert_eq!(args.of_store().unwrap().metrics.redis.url, None);
     }
 
     #[test]

@@ -73,7 +73,7 @@ pub fn serve(args: &ServeArgs, json: bool) -> Outcome {
     // Before the store is opened: an address that cannot be had costs nothing then.
     let listener = listen(&args.address)?;
     let at = listener.local_addr().map_err(|e| refused(&args.address, &e))?;
-    let cache = args.store.open()?;
+    let cache = args.store.open_to_serve()?;
     let url = format!("http://{at}/metrics");
     let served = match json {
         true => show::json(&json!({ "url": url })),

@@ -1,0 +1,287 @@
+//! The server does not do its part: the store and its callers do not notice.
+
+use super::*;
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Metadata, Subscriber};
+
+const PASSWORD: &str = "s3cret-Pass/word";
+
+/// All that is logged in this process, with every field.
+#[derive(Clone, Default)]
+struct Ear(Arc<Mutex<Vec<(Level, String)>>>);
+
+struct Text(String);
+
+impl Visit for Text {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        self.0 += &format!(" {field}={value:?}");
+    }
+}
+
+impl Subscriber for Ear {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn event(&self, event: &Event<'_>) {
+        let mut text = Text(event.metadata().target().to_owned());
+        event.record(&mut text);
+        self.all().push((*event.metadata().level(), text.0));
+    }
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+}
+
+impl Ear {
+    fn all(&self) -> MutexGuard<'_, Vec<(Level, String)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The one of this process.
+    fn of_all() -> Ear {
+        static EAR: std::sync::OnceLock<Ear> = std::sync::OnceLock::new();
+        let ear = EAR.get_or_init(|| {
+            let ear = Ear::default();
+            tracing::subscriber::set_global_default(ear.clone()).unwrap();
+            ear
+        });
+        ear.clone()
+    }
+
+    /// Lines of a level about the server at a port.
+    fn about(&self, port: u16, level: Level) -> Vec<String> {
+        let name = format!(":{port}/");
+        let of = |(l, text): &&(Level, String)| *l == level && text.contains("Redis") && text.contains(&name);
+        self.all().iter().filter(of).map(|(_, text)| text.clone()).collect()
+    }
+}
+
+/// A store whose reports fail: it goes on, and says so once, without the password. Gives the warning.
+fn is_not_noticed(ear: &Ear, url: &str, port: u16, times: u64) -> (Cache, String) {
+    let cache = reporting(url, "one").open().unwrap();
+    works(&cache);
+    until("failures are counted", || failed(&cache) >= times);
+    works(&cache);
+    assert_eq!(sent(&cache), 0);
+    let warnings = ear.about(port, Level::WARN);
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    let said = format!("{cache:?} {:?}", ear.all());
+    assert!(!said.contains(PASSWORD) && !said.contains("s3cret"), "{said}");
+    (cache, warnings[0].clone())
+}
+
+fn works(cache: &Cache) {
+    let begin = Instant::now();
+    for n in 0..2000 {
+        cache.put(format!("k{n}"), vec![1; 100]).unwrap();
+        assert!(cache.get(format!("k{n}")).unwrap().is_some());
+    }
+    // Far less than any wait for a network.
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+}
+
+/// It reports by itself once the cause is gone, and says so once.
+fn recovers(ear: &Ear, cache: &Cache, port: u16) {
+    let before = sent(cache);
+    until("it reports by itself", || sent(cache) > before);
+    until("it says so", || !ear.about(port, Level::INFO).is_empty());
+    assert_eq!(ear.about(port, Level::INFO).len(), 1);
+}
+
+#[test]
+fn absent_at_start_then_there_then_killed_then_there_again() {
+    if !is_installed() {
+        return;
+    }
+    let ear = Ear::of_all();
+    let mut server = Server::start(&[]);
+    server.kill();
+    let (cache, why) = is_not_noticed(&ear, &server.url(), server.port, 2);
+    assert!(why.contains("cannot be reached") && why.contains("refused"), "{why}");
+    assert!(server.begin());
+    recovers(&ear, &cache, server.port);
+    server.kill();
+    let before = failed(&cache);
+    until("it fails", || failed(&cache) > before);
+    works(&cache);
+    assert!(server.begin());
+    let before = sent(&cache);
+    until("it reports again", || sent(&cache) > before);
+    // The second time is within a minute of the first, and not worth another line.
+    assert_eq!(
+        (ear.about(server.port, Level::WARN).len(), ear.about(server.port, Level::INFO).len()),
+        (1, 1)
+    );
+    server.kill();
+    assert!(close(&cache) < CLOSE);
+}
+
+#[test]
+fn hung_it_accepts_and_never_answers() {
+    let ear = Ear::of_all();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let over = Arc::new(AtomicBool::new(false));
+    let held = {
+        let over = over.clone();
+        listener.set_nonblocking(true).unwrap();
+        std::thread::spawn(move || {
+            let mut held = Vec::new();
+            while !over.load(Ordering::Relaxed) {
+                held.extend(listener.accept().ok());
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            held.len()
+        })
+    };
+    let (cache, why) = is_not_noticed(&ear, &format!("redis://127.0.0.1:{port}"), port, 1);
+    assert!(why.contains("does not answer"), "{why}");
+    // In the middle of the next try.
+    std::thread::sleep(Duration::from_millis(1500));
+    assert!(close(&cache) < CLOSE);
+    // TLS is waited for no longer.
+    let cache = reporting(&format!("rediss://127.0.0.1:{port}"), "one").open().unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(close(&cache) < CLOSE);
+    over.store(true, Ordering::Relaxed);
+    assert!(held.join().unwrap() >= 2);
+}
+
+#[test]
+fn a_server_that_hangs_goes_on_one_day() {
+    if !is_installed() {
+        return;
+    }
+    let ear = Ear::of_all();
+    let server = Server::start(&[]);
+    let cache = reporting(&server.url(), "one").open().unwrap();
+    until("a report", || sent(&cache) > 0);
+    server.signal(rustix::process::Signal::STOP);
+    until("it fails", || failed(&cache) > 0);
+    works(&cache);
+    let begin = Instant::now();
+    let other = reporting(&server.url(), "two").open().unwrap();
+    assert!(close(&other) < CLOSE && begin.elapsed() < CLOSE);
+    server.signal(rustix::process::Signal::CONT);
+    recovers(&ear, &cache, server.port);
+    assert!(close(&cache) < CLOSE);
+}
+
+#[test]
+fn out_of_memory() {
+    if !is_installed() {
+        return;
+    }
+    let ear = Ear::of_all();
+    let server = Server::start(&["--maxmemory", "1", "--maxmemory-policy", "noeviction"]);
+    let (cache, why) = is_not_noticed(&ear, &server.url(), server.port, 2);
+    assert!(why.contains("OOM"), "{why}");
+    // Nothing is there, not a part of a report either.
+    assert!(keys(&mut server.metrics()).is_empty());
+    assert_eq!(server.client().ask(&["CONFIG", "SET", "maxmemory", "0"]).text(), "OK");
+    recovers(&ear, &cache, server.port);
+    assert_eq!(server.client().ask(&["CONFIG", "SET", "maxmemory", "1"]).text(), "OK");
+    assert!(close(&cache) < CLOSE);
+}
+
+#[test]
+fn read_only() {
+    if !is_installed() {
+        return;
+    }
+    let ear = Ear::of_all();
+    let server = Server::start(&["--replicaof", "127.0.0.1", &free_port().to_string()]);
+    let (cache, why) = is_not_noticed(&ear, &server.url(), server.port, 2);
+    assert!(why.contains("READONLY"), "{why}");
+    assert_eq!(server.client().ask(&["REPLICAOF", "NO", "ONE"]).text(), "OK");
+    recovers(&ear, &cache, server.port);
+    assert!(close(&cache) < CLOSE);
+}
+
+#[test]
+fn wrong_password() {
+    if !is_installed() {
+        return;
+    }
+    let ear = Ear::of_all();
+    let server = Server::start(&["--requirepass", "another"]);
+    let url = format!("redis://:{}@127.0.0.1:{}", PASSWORD.replace('/', "%2F"), server.port);
+    let (cache, why) = is_not_noticed(&ear, &url, server.port, 2);
+    assert!(why.contains("refuses the user or the password (WRONGPASS)"), "{why}");
+    let mut client = server.client();
+    assert_eq!(client.ask(&["AUTH", "another"]).text(), "OK");
+    assert_eq!(client.ask(&["CONFIG", "SET", "requirepass", PASSWORD]).text(), "OK");
+    recovers(&ear, &cache, server.port);
+    assert!(close(&cache) < CLOSE);
+    let said = format!("{:?} {:?}", ear.all(), reporting(&url, "one"));
+    assert!(!said.contains("s3cret"), "{said}");
+}
+
+#[test]
+fn no_password_where_one_is_wanted_and_one_where_none_is() {
+    if !is_installed() {
+        return;
+    }
+    let ear = Ear::of_all();
+    let server = Server::start(&["--requirepass", PASSWORD]);
+    let (cache, why) = is_not_noticed(&ear, &server.url(), server.port, 1);
+    assert!(why.contains("NOAUTH"), "{why}");
+    assert!(close(&cache) < CLOSE);
+    let server = Server::start(&[]);
+    let url = format!("redis://me:{}@127.0.0.1:{}", PASSWORD.replace('/', "%2F"), server.port);
+    let (cache, why) = is_not_noticed(&ear, &url, server.port, 1);
+    assert!(why.contains("refuses the user or the password"), "{why}");
+    assert!(close(&cache) < CLOSE);
+}
+
+#[test]
+fn wrong_database() {
+    if !is_installed() {
+        return;
+    }
+    let ear = Ear::of_all();
+    let server = Server::start(&[]);
+    let (cache, why) = is_not_noticed(&ear, &format!("{}/99", server.url()), server.port, 2);
+    assert!(why.contains("refuses database 99") && why.contains("out of range"), "{why}");
+    // Nothing came into any other.
+    assert_eq!(server.client().ask(&["INFO", "keyspace"]).text().matches("db").count(), 0);
+    assert!(close(&cache) < CLOSE);
+}
+
+#[test]
+fn decisions_wait_for_the_server_and_the_oldest_go() {
+    if !is_installed() {
+        return;
+    }
+    let _ear = Ear::of_all();
+    let mut server = Server::start(&[]);
+    server.kill();
+    let cache = reporting(&server.url(), "one").open().unwrap();
+    for n in 0..300 {
+        cache.note_decision(vec![("rule".into(), n.to_string())]);
+    }
+    assert_eq!(cache.stats().counts.metrics_dropped, 300 - 256);
+    assert!(server.begin());
+    let mut client = server.metrics();
+    until("those that were kept", || client.ask(&["XLEN", "thermocline:decisions:one"]).number() == 256);
+    let first = client.ask(&["XRANGE", "thermocline:decisions:one", "-", "+", "COUNT", "1"]).all_text();
+    assert!(first.contains("\n44\n"), "{first}");
+    assert!(close(&cache) < CLOSE);
+}
+
+#[test]
+fn an_address_that_nobody_answers_at_keeps_nobody_from_closing() {
+    // TEST-NET-1 (RFC 5737): what is sent there is dropped, or refused by a router.
+    let cache = reporting("redis://192.0.2.1:6379", "one").open().unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    works(&cache);
+    assert!(close(&cache) < CLOSE);
+}
