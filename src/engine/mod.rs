@@ -18,6 +18,7 @@
 //! | `placement` | what belongs on which tier, and what may be spent for it |
 //! | `reap` | expiry |
 //! | `walk` | keys, prefix removal, clear, verify |
+//! | `inspect` | what is asked of an open store from outside, and nothing of it changed |
 //! | `check` | a closed store read, and nothing of it changed |
 //! | `repair` | what a check found, mended |
 //!
@@ -29,6 +30,8 @@ mod check;
 mod claim;
 mod commit;
 mod dials;
+#[cfg(feature = "remote")]
+mod inspect;
 mod moves;
 mod open;
 mod placement;
@@ -50,6 +53,8 @@ mod write;
 
 pub(crate) use check::check;
 pub use check::{CheckReport, Cost, Finding, Progress, Step};
+#[cfg(feature = "remote")]
+pub(crate) use inspect::{Cursor, Listed, Told};
 pub use open::Recovery;
 pub(crate) use open::World;
 pub use repair::RepairReport;

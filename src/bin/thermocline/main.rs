@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `options` | which store: options and file to a configuration |
 //! | `dirs` | the directories that were named against those of the store |
+//! | `elsewhere` | a store that another process has open |
 //! | `items` | get, put, rm, ls |
 //! | `inspect` | stat, config |
 //! | `verify` | verify |
@@ -20,6 +21,7 @@
 mod bench;
 mod device;
 mod dirs;
+mod elsewhere;
 mod failure;
 mod inspect;
 mod interrupt;
