@@ -161,7 +161,7 @@ impl Shown {
 
 /// A bar on stderr that counts items; nothing where stderr is no terminal.
 pub fn counting_bar(len: u64, what: &'static str) -> ProgressBar {
-    let bar = ProgressBar::new(len);
+    let bar = show::drawn(ProgressBar::new(len));
     let style = ProgressStyle::with_template("{msg:<10} {wide_bar} {human_pos}/{human_len}  {elapsed}");
     if let Ok(style) = style {
         bar.set_style(style);
