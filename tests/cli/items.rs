@@ -205,7 +205,7 @@ fn an_empty_key_and_a_large_value_are_refused() {
 }
 
 #[test]
-fn a_store_that_is_open_elsewhere_is_locked() -> Try {
+fn a_store_that_is_open_elsewhere_is_locked_for_what_has_to_have_it() -> Try {
     let place = Place::new();
     let cache = Cache::builder().root(&place.root).open()?;
     cache.put("k", "v")?;
