@@ -45,6 +45,9 @@ pub struct Builder {
     config: Config,
     flags: OpenFlags,
     world: World,
+    /// Its directories are the machine's, in which there can be a socket.
+    #[cfg(feature = "remote")]
+    real: bool,
 }
 
 impl Default for Builder {
@@ -68,7 +71,13 @@ impl Builder {
             simulated: false,
             sensors: Default::default(),
         };
-        Builder { config, flags: OpenFlags::default(), world }
+        Builder {
+            config,
+            flags: OpenFlags::default(),
+            world,
+            #[cfg(feature = "remote")]
+            real: true,
+        }
     }
 
     /// What the optimizer sees of the machine, in place of what it would ask the system for: for a host that knows
@@ -183,6 +192,13 @@ impl Builder {
         self
     }
 
+    /// Whether other processes may ask the store while it is open, over a socket in its directory
+    /// (`remote`, a default feature of the crate): yes, unless told otherwise. Who may: the same user, and root.
+    pub fn socket(mut self, yes: bool) -> Builder {
+        self.config.storage.socket = yes;
+        self
+    }
+
     /// Largest value in bytes: 1 to 1 GiB, and at most half of what the tightest tier gives a directory.
     pub fn max_value_size(mut self, bytes: u64) -> Builder {
         self.config.storage.max_value_size = Some(bytes);
@@ -234,15 +250,25 @@ impl Builder {
     /// Another file system, clock, or no background threads ([`Cache::step`] drives the jobs then): for tests.
     #[doc(hidden)]
     pub fn world(mut self, vfs: Arc<dyn Vfs>, clock: Arc<dyn Clock>, threads: bool) -> Builder {
-        self.world = World { vfs, clock, threads, simulated: false, ..self.world };
+        let sensors = self.world.sensors.clone();
+        self.set_world(World { vfs, clock, threads, simulated: false, sensors });
         self
     }
 
     /// What the store gets from a simulation: no thread of its own, no sled, containers as small as configured.
     #[doc(hidden)]
     pub fn simulated(mut self, vfs: Arc<dyn Vfs>, clock: Arc<dyn Clock>) -> Builder {
-        self.world = World { vfs, clock, threads: false, simulated: true, ..self.world };
+        let sensors = self.world.sensors.clone();
+        self.set_world(World { vfs, clock, threads: false, simulated: true, sensors });
         self
+    }
+
+    fn set_world(&mut self, world: World) {
+        self.world = world;
+        #[cfg(feature = "remote")]
+        {
+            self.real = false;
+        }
     }
 
     /// With background threads, or without, in whatever world: for tests of what goes on at the same time on a simulated
@@ -369,6 +395,11 @@ impl Builder {
         if threads {
             engine.begin()?;
         }
-        Ok((Cache::new(engine, recovery), subscribed))
+        let cache = Cache::new(engine, recovery);
+        #[cfg(feature = "remote")]
+        if threads && self.real && self.config.storage.socket && self.config.has_disk() {
+            cache.serve();
+        }
+        Ok((cache, subscribed))
     }
 }

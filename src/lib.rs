@@ -39,6 +39,8 @@ mod flight;
 mod heat;
 pub mod metrics;
 pub mod optimizer;
+#[cfg(feature = "remote")]
+pub mod remote;
 pub mod sensors;
 mod stats;
 

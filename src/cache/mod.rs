@@ -58,6 +58,21 @@ pub struct Cache {
 struct Handle {
     engine: Arc<Engine>,
     recovery: Recovery,
+    /// What answers other processes, until the store is closed.
+    #[cfg(feature = "remote")]
+    server: parking_lot::Mutex<Option<crate::remote::Server>>,
+}
+
+impl Handle {
+    /// Answers nobody any more. Before the store lets go of its locks, under which its socket is made and removed.
+    fn fall_silent(&self, remove_socket: bool) {
+        #[cfg(feature = "remote")]
+        if let Some(server) = self.server.lock().take() {
+            server.stop(remove_socket);
+        }
+        #[cfg(not(feature = "remote"))]
+        let _ = remove_socket;
+    }
 }
 
 /// A handle may be cloned, sent to any thread and used from several at once: otherwise this does not compile.
@@ -66,6 +81,7 @@ const _: () = shared::<Cache>();
 
 impl Drop for Handle {
     fn drop(&mut self) {
+        self.fall_silent(true);
         if let Err(e) = self.engine.close() {
             tracing::error!(error = %e, "closing the cache");
         }
@@ -74,7 +90,21 @@ impl Drop for Handle {
 
 impl Cache {
     pub(crate) fn new(engine: Arc<Engine>, recovery: Recovery) -> Cache {
-        Cache { inner: Arc::new(Handle { engine, recovery }) }
+        Cache {
+            inner: Arc::new(Handle {
+                engine,
+                recovery,
+                #[cfg(feature = "remote")]
+                server: parking_lot::Mutex::default(),
+            }),
+        }
+    }
+
+    /// Answers other processes from now on.
+    #[cfg(feature = "remote")]
+    pub(crate) fn serve(&self) {
+        let engine = &self.inner.engine;
+        *self.inner.server.lock() = crate::remote::Server::start(engine.clone(), &engine.places());
     }
 
     pub(crate) fn engine(&self) -> &Engine {
@@ -129,12 +159,14 @@ impl Cache {
     /// # Errors
     /// What keeps the data from stable storage. The store is closed all the same.
     pub fn close(&self) -> Result<()> {
+        self.inner.fall_silent(true);
         self.engine().close()
     }
 
     /// Ends the store as a crash of the process would: nothing more is written. For tests of what survives.
     #[doc(hidden)]
     pub fn crash(&self) {
+        self.inner.fall_silent(false);
         self.engine().crash();
     }
 

@@ -158,6 +158,9 @@ pub struct StorageConfig {
     pub borrow_large_values: bool,
     /// Where the catalog is; `None`: where it is, or for a new store in the first directory of the highest tier.
     pub catalog: Option<PathBuf>,
+    /// Whether other processes may ask the store while it is open, over a socket in its directory; by default yes. Nothing
+    /// without the feature `remote`, which answers.
+    pub socket: bool,
     /// Seconds that an item lives unless it says otherwise: 1 to 315,360,000, which is ten years; `None`: for ever.
     pub default_ttl: Option<u64>,
     /// Bytes that migration copies in a second at most: at least 64 KiB, by default 64 MiB.
@@ -296,6 +299,7 @@ impl Default for StorageConfig {
             read_mode: ReadMode::default(),
             borrow_large_values: false,
             catalog: None,
+            socket: true,
             default_ttl: None,
             migration_bytes_per_second: 64 * MIB,
             erase_after: 30,

@@ -300,6 +300,11 @@ pub(super) static SETTINGS: &[Setting] = &[
         "directory of the catalog; absent: in the first directory of the highest tier on disk",
     ),
     setting(
+        "storage.socket",
+        Field::Flag(|c| &mut c.storage.socket),
+        "whether other processes of the same user may ask the store while it is open, over `socket` in its directory",
+    ),
+    setting(
         "storage.default_ttl",
         Field::OptionalCount(|c| &mut c.storage.default_ttl, 1..=TEN_YEARS * DAY, "seconds"),
         "how long an item lives unless it says otherwise; absent: for ever",

@@ -68,6 +68,7 @@ max_value_size = "128MiB"
 read_mode = "pread"
 borrow_large_values = true
 catalog = "/e"
+socket = false
 default_ttl = 60
 migration_bytes_per_second = "10MiB"
 erase_after = 3

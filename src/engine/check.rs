@@ -62,6 +62,20 @@ pub struct Finding {
     pub(super) at: Option<(u64, Option<(Ident, Place)>)>,
 }
 
+#[cfg(feature = "remote")]
+impl Finding {
+    /// One that was told by another process of a record in a store that it has open.
+    pub(crate) fn of_record(
+        tier: Option<Tier>,
+        path: PathBuf,
+        key: Option<Bytes>,
+        why: String,
+        cost: Cost,
+    ) -> Finding {
+        Finding { tier, path, part: Part::Record, key, why, cost, at: None }
+    }
+}
+
 /// What [`Builder::check`](crate::Builder::check) found.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]

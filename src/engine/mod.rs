@@ -20,6 +20,7 @@
 //! | `placement` | what belongs on which tier, and what may be spent for it |
 //! | `reap` | expiry |
 //! | `walk` | keys, prefix removal, clear, verify |
+//! | `inspect` | what is asked of an open store from outside, and nothing of it changed |
 //! | `check` | a closed store read, and nothing of it changed |
 //! | `repair` | what a check found, mended |
 //!
@@ -32,6 +33,8 @@ mod claim;
 mod commit;
 mod dials;
 mod export;
+#[cfg(feature = "remote")]
+mod inspect;
 mod moves;
 mod open;
 mod placement;
@@ -54,6 +57,8 @@ mod write;
 
 pub(crate) use check::check;
 pub use check::{CheckReport, Cost, Finding, Progress, Step};
+#[cfg(feature = "remote")]
+pub(crate) use inspect::{Cursor, Listed, Told};
 pub use open::Recovery;
 pub(crate) use open::World;
 pub use repair::RepairReport;

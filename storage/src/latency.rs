@@ -133,6 +133,13 @@ impl Latency {
         buckets.take_while(|b| b.end() < ns).map(|b| b.count()).sum()
     }
 
+    /// How many there were, by how long they took: nanoseconds at most, ascending, and how many took that long and longer
+    /// than the entry before says. Only what occurred.
+    pub fn counts(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let buckets = self.buckets.iter().flat_map(Counted::iter).filter(|b| b.count() > 0);
+        buckets.map(|b| (b.end().saturating_add(1), b.count()))
+    }
+
     /// What came since an earlier snapshot of the same histogram. Which of them took longest is not known: that is the
     /// end of the last bucket.
     #[must_use]

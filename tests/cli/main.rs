@@ -10,6 +10,7 @@ mod progress;
 mod replay;
 mod serve;
 mod settings;
+mod top;
 mod verify;
 
 use serde_json::Value;

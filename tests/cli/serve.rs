@@ -83,8 +83,10 @@ fn prometheus_gets_the_metrics_of_the_store_until_a_signal_ends_it() -> Try {
     assert!(body.contains("\nthermocline_items 3\n"), "{body}");
     assert!(body.contains("\nthermocline_tier_items{tier=\"ssd\"} 3\n"), "{body}");
     assert!(body.contains("# TYPE thermocline_get_seconds histogram\n"), "{body}");
-    // In use: nobody else has it meanwhile.
-    let _ = place.run(&["stat"]).with(3);
+    // In use: nobody else has it meanwhile, and who only looks asks the server.
+    let _ = place.run(&["get", "a"]).with(3);
+    let stat = place.run(&["stat", "--json"]).with(0).json();
+    assert_eq!(stat["open_elsewhere"]["process"], server.child.id());
     assert_eq!(server.stop(), Some(0));
     // Given back: the next one opens it and finds everything.
     let stat = place.run(&["stat", "--json"]).with(0);

@@ -15,11 +15,12 @@ use thermocline_storage::vfs::RealFs;
 
 /// What may lie in a directory that becomes one of a store: what every ext4 file system has, and what an opening that
 /// was cut short leaves.
-const NOT_FOREIGN: [&str; 10] = [
+const NOT_FOREIGN: [&str; 11] = [
     "lost+found",
     "store.a",
     "store.b",
     "lock",
+    "socket",
     "catalog",
     "quarantine",
     "segments",

@@ -2,19 +2,20 @@
 
 use crate::device::{Device, free, occupied};
 use crate::dirs::{dirs_by_tier, foreign, is_store, left_out_json, left_out_note};
+use crate::elsewhere;
 use crate::failure::{EXIT_CODES, Failure, OK, Outcome};
 use crate::options::{OpenArgs, StoreArgs};
 use crate::show;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use rustix::fs::Access;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::fmt::Write as _;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use thermocline::config::DirConfig;
-use thermocline::{Config, ContentType, Stats, Tier};
+use thermocline::{Config, ContentType, Stats, Tier, remote};
 
 /// The options of `stat`.
 #[derive(Debug, Args)]
@@ -26,85 +27,141 @@ pub struct StatArgs {
 /// Shows what each tier holds.
 pub fn stat(args: &StatArgs, json: bool) -> Outcome {
     let left_out = args.store.left_out();
-    let cache = args.store.open()?;
-    let stats = cache.stats();
-    cache.close()?;
-    if json {
-        let mut value = stats_json(&stats, &args.store);
-        if let Some(object) = value.as_object_mut() {
-            object.insert("directories_left_out".into(), left_out_json(&left_out));
+    let (shown, elsewhere) = match args.store.open() {
+        Ok(cache) => {
+            let stats = cache.stats();
+            cache.close()?;
+            (Shown::of(&remote::stat(&stats), |tier| args.store.says_limit(tier)), None)
         }
-        show::json(&value)?;
+        Err(locked) => {
+            let store = elsewhere::ask(&args.store, locked)?;
+            let answer = store.stat().map_err(elsewhere::unanswered)?;
+            // Who has it open knows its limits.
+            (Shown::of(&answer, |_| true), Some(store))
+        }
+    };
+    let shown = shown.ok_or_else(|| Failure::failed("the figures of the store make no sense"))?;
+    if json {
+        let mut value = shown.to_json();
+        value.insert("directories_left_out".into(), left_out_json(&left_out));
+        value.insert("open_elsewhere".into(), elsewhere::note_json(elsewhere.as_ref()));
+        show::json(&Value::Object(value))?;
     } else {
-        show::text(&stats_text(&stats, &args.store))?;
+        show::text(&shown.text())?;
         show::note(&left_out_note(&left_out))?;
+        let note = elsewhere.map(|store| elsewhere::note(&store, "which says this"));
+        show::note(&note.unwrap_or_default())?;
     }
     Ok(OK)
 }
 
-fn stats_text(stats: &Stats, store: &OpenArgs) -> String {
-    let mut rows = Vec::new();
-    let mut assumed = false;
-    for tier in Tier::DISK {
-        let Some(t) = stats.tier(tier) else { continue };
-        let said = store.says_limit(tier);
-        assumed |= !said;
-        let limit = t.limit.filter(|_| said);
-        rows.push(vec![
-            tier.to_string(),
-            show::count(t.items),
-            show::bytes(t.bytes),
-            limit.map_or(if said { "none" } else { "–" }.into(), show::bytes),
-            limit.map_or("–".into(), |limit| show::percent(t.bytes, limit)),
-            show::count(t.containers),
-        ]);
-    }
-    let mut out = show::table(1, &["tier", "items", "occupied", "limit", "full", "containers"], rows);
-    for tier in Tier::DISK {
-        for (path, why) in stats.tier(tier).map(|t| t.out_of_service.as_slice()).unwrap_or_default() {
-            let _ = writeln!(out, "\n  out of service: {} ({tier}): {why}", path.display());
-        }
-    }
-    let _ = writeln!(
-        out,
-        "\n  {} in all; the catalog takes {} of RAM, {} on disk",
-        show::things(stats.items, "item"),
-        show::bytes(stats.catalog_bytes),
-        show::bytes(stats.catalog_disk_bytes)
-    );
-    if assumed {
-        let why = "–: a store does not keep its limits; they are known with --config FILE, or with DIR=SIZE.";
-        let _ = writeln!(out, "  {why}");
-    }
-    out
+/// What is shown of a store, whoever has it open.
+struct Shown {
+    items: u64,
+    catalog_bytes: u64,
+    catalog_disk_bytes: u64,
+    tiers: Vec<ShownTier>,
 }
 
-fn stats_json(stats: &Stats, store: &OpenArgs) -> Value {
-    let tiers: serde_json::Map<String, Value> = Tier::DISK
-        .into_iter()
-        .filter_map(|tier| {
-            let t = stats.tier(tier)?;
+struct ShownTier {
+    tier: Tier,
+    items: u64,
+    bytes: u64,
+    /// The limit, if it is known; in that, `None`: there is none.
+    limit: Option<Option<u64>>,
+    containers: u64,
+    out_of_service: Vec<(String, String)>,
+}
+
+impl Shown {
+    /// Reads the figures. `None`: something of them is missing.
+    fn of(figures: &Value, says_limit: impl Fn(Tier) -> bool) -> Option<Shown> {
+        let number = |value: &Value, name: &str| value.get(name)?.as_u64();
+        let mut tiers = Vec::new();
+        for tier in Tier::DISK {
+            let Some(t) = figures.get("tiers")?.get(tier.name()) else { continue };
+            let limit = match t.get("limit")? {
+                Value::Null => None,
+                limit => Some(limit.as_u64()?),
+            };
+            let text = |value: &Value, name: &str| Some(value.get(name)?.as_str()?.to_owned());
+            let out = t.get("out_of_service")?.as_array()?.iter();
+            tiers.push(ShownTier {
+                tier,
+                items: number(t, "items")?,
+                bytes: number(t, "bytes")?,
+                limit: says_limit(tier).then_some(limit),
+                containers: number(t, "containers")?,
+                out_of_service: out
+                    .map(|o| Some((text(o, "path")?, text(o, "why")?)))
+                    .collect::<Option<_>>()?,
+            });
+        }
+        Some(Shown {
+            items: number(figures, "items")?,
+            catalog_bytes: number(figures, "catalog_bytes")?,
+            catalog_disk_bytes: number(figures, "catalog_disk_bytes")?,
+            tiers,
+        })
+    }
+
+    fn text(&self) -> String {
+        let row = |t: &ShownTier| {
+            let limit = t.limit.flatten();
+            vec![
+                t.tier.to_string(),
+                show::count(t.items),
+                show::bytes(t.bytes),
+                limit.map_or(if t.limit.is_some() { "none" } else { "–" }.into(), show::bytes),
+                limit.map_or("–".into(), |limit| show::percent(t.bytes, limit)),
+                show::count(t.containers),
+            ]
+        };
+        let header = ["tier", "items", "occupied", "limit", "full", "containers"];
+        let mut out = show::table(1, &header, self.tiers.iter().map(row).collect());
+        for t in &self.tiers {
+            for (path, why) in &t.out_of_service {
+                let _ = writeln!(out, "\n  out of service: {path} ({}): {why}", t.tier);
+            }
+        }
+        let _ = writeln!(
+            out,
+            "\n  {} in all; the catalog takes {} of RAM, {} on disk",
+            show::things(self.items, "item"),
+            show::bytes(self.catalog_bytes),
+            show::bytes(self.catalog_disk_bytes)
+        );
+        if self.tiers.iter().any(|t| t.limit.is_none()) {
+            let why =
+                "–: a store does not keep its limits; they are known with --config FILE, or with DIR=SIZE.";
+            let _ = writeln!(out, "  {why}");
+        }
+        out
+    }
+
+    fn to_json(&self) -> Map<String, Value> {
+        let one = |t: &ShownTier| {
             let out = t.out_of_service.iter();
-            let out: Vec<Value> =
-                out.map(|(path, why)| json!({ "path": path.to_string_lossy(), "why": why })).collect();
+            let out: Vec<Value> = out.map(|(path, why)| json!({ "path": path, "why": why })).collect();
             let value = json!({
                 "out_of_service": out,
-                "items": t.items, "bytes": t.bytes, "limit": t.limit.filter(|_| store.says_limit(tier)), "containers": t.containers,
+                "items": t.items, "bytes": t.bytes, "limit": t.limit.flatten(), "containers": t.containers,
             });
-            Some((tier.name().to_owned(), value))
-        })
-        .collect();
-    json!({
-        "items": stats.items,
-        "catalog_bytes": stats.catalog_bytes,
-        "catalog_disk_bytes": stats.catalog_disk_bytes,
-        "tiers": tiers,
-    })
+            (t.tier.name().to_owned(), value)
+        };
+        let tiers: Map<String, Value> = self.tiers.iter().map(one).collect();
+        let mut all = Map::new();
+        all.insert("items".into(), json!(self.items));
+        all.insert("catalog_bytes".into(), json!(self.catalog_bytes));
+        all.insert("catalog_disk_bytes".into(), json!(self.catalog_disk_bytes));
+        all.insert("tiers".into(), Value::Object(tiers));
+        all
+    }
 }
 
 /// A bar on stderr that counts items; nothing where stderr is no terminal.
 pub fn counting_bar(len: u64, what: &'static str) -> ProgressBar {
-    let bar = ProgressBar::new(len);
+    let bar = show::drawn(ProgressBar::new(len));
     let style = ProgressStyle::with_template("{msg:<10} {wide_bar} {human_pos}/{human_len}  {elapsed}");
     if let Ok(style) = style {
         bar.set_style(style);

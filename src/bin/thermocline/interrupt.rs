@@ -52,6 +52,11 @@ pub fn watch() -> Result<(), Failure> {
     .map_err(|e| Failure::failed(format!("watch for signals: {e}")))
 }
 
+/// The same for work that ends at once, and whose screen nobody is to write on.
+pub fn watch_quietly() -> Result<(), Failure> {
+    ctrlc::set_handler(stop).map_err(|e| Failure::failed(format!("watch for signals: {e}")))
+}
+
 /// Asks the work to stop, and says so first: it may come to its end, and the process to its own, as soon as it sees this.
 fn ask_to_stop(stop: &AtomicBool, say: impl FnOnce(&'static str)) {
     say("stopping, which takes seconds; Ctrl-C again ends at once, without results");
@@ -79,6 +84,11 @@ fn say(line: &'static str) {
         let _ = done.send(());
     });
     let _ = wait.recv_timeout(SAYING);
+}
+
+/// Asks the work to stop, as a signal does, where the terminal gives a key for one.
+pub fn stop() {
+    STOP.store(true, Ordering::SeqCst);
 }
 
 /// Whether a signal asked to stop.

@@ -1,6 +1,7 @@
 //! `get`, `put`, `rm`, `ls`: single items of a store that is there.
 
 use crate::dirs::{left_out_json, left_out_note};
+use crate::elsewhere;
 use crate::failure::{Failure, NOT_FOUND, OK, Outcome, open_given};
 use crate::options::OpenArgs;
 use crate::show;
@@ -9,10 +10,11 @@ use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
 use std::io::{self, BufWriter, IsTerminal, Read, Write};
+use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use thermocline::{ContentType, Error, Event, PutOptions, Received, Subscription};
+use thermocline::{ContentType, Error, Event, PutOptions, Received, Subscription, Tier};
 use thermocline_storage::types::MAX_KEY;
 
 /// A key on the command line: its bytes, or hexadecimal digits of them with `--hex`.
@@ -284,25 +286,101 @@ pub struct LsArgs {
 
 /// Lists keys, a line each, in no order. `--json` gives an object a line.
 pub fn ls(args: LsArgs, json: bool) -> Outcome {
-    let prefix = key_bytes(args.prefix, args.hex)?;
+    let prefix = key_bytes(args.prefix.clone(), args.hex)?;
     let left_out = args.store.left_out();
     let progress = Listing::begin();
-    let cache = args.store.open()?;
+    let cache = match args.store.open() {
+        Ok(cache) => cache,
+        Err(locked) => return ls_elsewhere(&args, json, &prefix, &progress, locked),
+    };
     progress.opened();
-    let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
-    let mut header = args.long && !json && io::stdout().is_terminal();
+    let mut lines = Lines::new(&args, json);
     for key in cache.keys(&prefix) {
         let key = key?;
         progress.found();
         // One that is gone by now is no longer in the list.
         let info = if args.long {
             let Some(info) = cache.info(&key)? else { continue };
-            Some(info)
+            Some(Row {
+                tier: info.tier,
+                content_type: info.content_type,
+                len: info.len,
+                expires_at: info.expires_at,
+                version: info.version,
+            })
         } else {
             None
         };
-        if json {
-            let mut object = key_json(&key);
+        lines.add(&key, info)?;
+    }
+    lines.out.flush()?;
+    drop(lines);
+    cache.close()?;
+    progress.end();
+    show::note(&left_out_note(&left_out))?;
+    Ok(OK)
+}
+
+/// The same of a store that another process has open.
+fn ls_elsewhere(args: &LsArgs, json: bool, prefix: &[u8], progress: &Listing, locked: Failure) -> Outcome {
+    let store = elsewhere::ask(&args.store, locked)?;
+    progress.opened();
+    let mut lines = Lines::new(args, json);
+    let mut written = Ok(());
+    let listed = store.list(prefix, |item| {
+        progress.found();
+        let row = Row {
+            tier: item.tier,
+            content_type: item.content_type,
+            len: item.len,
+            expires_at: item.expires_at,
+            version: item.version,
+        };
+        written = lines.add(&item.key, args.long.then_some(row));
+        if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    written?;
+    lines.out.flush()?;
+    drop(lines);
+    progress.end();
+    let unread = listed.map_err(elsewhere::unanswered)?;
+    if unread > 0 {
+        return Err(Failure::failed(format!(
+            "the records of {} cannot be read, so that their keys are not known: `thermocline verify` says where they are",
+            show::things(unread, "item")
+        )));
+    }
+    show::note(&elsewhere::note(&store, "which gave this list"))?;
+    Ok(OK)
+}
+
+/// What is known of a key.
+struct Row {
+    tier: Tier,
+    content_type: ContentType,
+    len: u64,
+    expires_at: Option<SystemTime>,
+    version: u64,
+}
+
+/// A list on stdout, a line a key.
+struct Lines {
+    out: BufWriter<io::StdoutLock<'static>>,
+    header: bool,
+    json: bool,
+    hex: bool,
+}
+
+impl Lines {
+    fn new(args: &LsArgs, json: bool) -> Lines {
+        let header = args.long && !json && io::stdout().is_terminal();
+        Lines { out: BufWriter::with_capacity(1 << 16, io::stdout().lock()), header, json, hex: args.hex }
+    }
+
+    fn add(&mut self, key: &[u8], info: Option<Row>) -> Result<(), Failure> {
+        let out = &mut self.out;
+        if self.json {
+            let mut object = key_json(key);
             if let Some(info) = &info {
                 object.insert("tier".into(), json!(info.tier.name()));
                 object.insert("content_type".into(), json!(info.content_type.name()));
@@ -310,11 +388,11 @@ pub fn ls(args: LsArgs, json: bool) -> Outcome {
                 object.insert("expires_at_ms".into(), json!(info.expires_at.map(millis)));
                 object.insert("version".into(), json!(info.version));
             }
-            serde_json::to_writer(&mut out, &Value::Object(object))?;
+            serde_json::to_writer(&mut *out, &Value::Object(object))?;
             out.write_all(b"\n")?;
-            continue;
+            return Ok(());
         }
-        if std::mem::take(&mut header) {
+        if std::mem::take(&mut self.header) {
             writeln!(out, "{:<6}  {:<6}  {:>10}  {:>8}  key", "tier", "type", "size", "lives")?;
         }
         if let Some(info) = &info {
@@ -327,14 +405,9 @@ pub fn ls(args: LsArgs, json: bool) -> Outcome {
                 show::bytes(info.len)
             )?;
         }
-        writeln!(out, "{}", if args.hex { show::hex(&key) } else { show::key(&key) })?;
+        writeln!(out, "{}", if self.hex { show::hex(key) } else { show::key(key) })?;
+        Ok(())
     }
-    out.flush()?;
-    drop(out);
-    cache.close()?;
-    progress.end();
-    show::note(&left_out_note(&left_out))?;
-    Ok(OK)
 }
 
 /// How far a list is, on stderr; nothing where that is no terminal. Where the list itself goes to one, it is seen to

@@ -6,10 +6,12 @@
 //! | `log` | what the engine says, in a file |
 //! | `options` | which store: options and file to a configuration |
 //! | `dirs` | the directories that were named against those of the store |
+//! | `elsewhere` | a store that another process has open |
 //! | `items` | get, put, rm, ls |
 //! | `inspect` | stat, config |
 //! | `verify` | verify |
 //! | `serve` | serve-metrics |
+//! | `top` | a store, live |
 //! | `bench` | the benchmark |
 //! | `replay` | the replay of traces |
 //! | `stack` | LRU at every size at once |
@@ -21,6 +23,7 @@
 mod bench;
 mod device;
 mod dirs;
+mod elsewhere;
 mod failure;
 mod inspect;
 mod interrupt;
@@ -32,6 +35,7 @@ mod replay;
 mod serve;
 mod show;
 mod stack;
+mod top;
 mod values;
 mod verify;
 
@@ -94,6 +98,12 @@ enum Command {
     /// Show what each tier holds
     #[command(after_help = EXIT_CODES)]
     Stat(inspect::StatArgs),
+    /// Show a store that is open, live: tiers, hits, latencies, migration, compression, decisions
+    ///
+    /// Asks the program that has the store open, over the socket in the store's directory, and changes nothing. Keys: q
+    /// quits, p holds the picture still.
+    #[command(after_help = EXIT_CODES)]
+    Top(top::TopArgs),
     /// Read and check everything, and change nothing
     ///
     /// Names each damaged file, what of it is damaged, and which items are lost. With --repair what can be mended is
@@ -159,6 +169,7 @@ fn run(command: Command, json: bool) -> Outcome {
         Command::Rm(args) => items::rm(args, json),
         Command::Ls(args) => items::ls(args, json),
         Command::Stat(args) => inspect::stat(&args, json),
+        Command::Top(args) => top::top(&args, json),
         Command::Verify(args) => verify::verify(&args, json),
         Command::ServeMetrics(args) => serve::serve(&args, json),
         Command::Config(command) => inspect::config(&command, json),

@@ -1,10 +1,11 @@
 //! Numbers, keys and tables for people; keys for programs.
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
-use indicatif::ProgressBar;
+use indicatif::{ProgressBar, ProgressDrawTarget};
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Bytes in the largest binary unit that leaves at least 1, to three figures: `12.3 MiB`.
@@ -184,9 +185,25 @@ pub fn wrap(text: &str) -> String {
     out
 }
 
+/// Whether something else draws on the whole of the terminal.
+static TAKEN: AtomicBool = AtomicBool::new(false);
+
+/// From now on no bar is drawn: the terminal is somebody else's.
+pub fn draw_no_bars() {
+    TAKEN.store(true, Ordering::SeqCst);
+}
+
+/// A bar as it may be drawn.
+pub fn drawn(bar: ProgressBar) -> ProgressBar {
+    if TAKEN.load(Ordering::SeqCst) {
+        bar.set_draw_target(ProgressDrawTarget::hidden());
+    }
+    bar
+}
+
 /// Something on stderr that moves while nothing can be counted; nothing where stderr is no terminal.
 pub fn spinner(what: &'static str) -> ProgressBar {
-    let spinner = ProgressBar::new_spinner().with_message(what);
+    let spinner = drawn(ProgressBar::new_spinner().with_message(what));
     spinner.tick();
     spinner.enable_steady_tick(Duration::from_millis(120));
     spinner

@@ -1,6 +1,7 @@
 //! `verify`: whether a store is whole, and, if asked for, what can be made whole again.
 
 use crate::dirs::left_out_json;
+use crate::elsewhere;
 use crate::failure::{FAILED, Failure, NOT_FOUND, OK, Outcome};
 use crate::inspect::counting_bar;
 use crate::options::OpenArgs;
@@ -52,11 +53,26 @@ pub fn verify(args: &VerifyArgs, json: bool) -> Outcome {
     if !args.repair && !args.rebuild_catalog {
         let checked = builder.check(|p| bars.show(p));
         bars.end();
-        let report = checked.map_err(|e| args.store.refused(e))?;
+        let (report, elsewhere) = match checked.map_err(|e| args.store.refused(e)) {
+            Ok(report) => (report, None),
+            Err(locked) => {
+                let store = elsewhere::ask(&args.store, locked)?;
+                let checked = store.verify(|p| bars.show(p));
+                bars.end();
+                (checked.map_err(elsewhere::unanswered)?, Some(store))
+            }
+        };
         if json {
-            show::json(&with_left_out(check_json(&report), &left_out))?;
+            let mut value = with_left_out(check_json(&report), &left_out);
+            if let Some(object) = value.as_object_mut() {
+                object.insert("open_elsewhere".into(), elsewhere::note_json(elsewhere.as_ref()));
+            }
+            show::json(&value)?;
         } else {
-            show::text(&check_text(&report, &left_out))?;
+            show::text(&check_text(&report, &left_out, elsewhere.is_some()))?;
+            let what =
+                "which read its records; second copies, footers and indexes are looked at when it is closed";
+            show::note(&elsewhere.map(|store| elsewhere::note(&store, what)).unwrap_or_default())?;
         }
         return Ok(if report.is_clean() { OK } else { NOT_FOUND });
     }
@@ -112,13 +128,14 @@ fn with_left_out(mut value: Value, left_out: &[DirInfo]) -> Value {
     value
 }
 
-fn check_text(report: &CheckReport, left_out: &[DirInfo]) -> String {
+fn check_text(report: &CheckReport, left_out: &[DirInfo], is_open: bool) -> String {
     let mut out = String::new();
     list(&mut out, &report.findings, left_out);
     let _ = writeln!(out, "{}", sum(report, left_out));
     if !report.is_clean() {
         out.push_str("Nothing was changed.");
         if report.findings.iter().any(|f| !matches!(f.cost, Cost::OutOfReach(_))) {
+            out.push_str(if is_open { " Once the store is closed," } else { "" });
             out.push_str(" `thermocline verify --repair` mends what can be mended.");
         }
         out.push_str(&advice(&report.findings, left_out));

@@ -17,6 +17,7 @@ use crate::failure::{Failure, INTERRUPTED, NOT_FOUND, OK, Outcome, PERMISSION};
 use crate::interrupt::{stopped, watch};
 use crate::options::size;
 use crate::show;
+use crate::top;
 use bytes::Bytes;
 use clap::Args;
 use hdrhistogram::Histogram;
@@ -82,6 +83,9 @@ pub struct BenchArgs {
     /// Also write a page with tables and plots
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
+    /// Show the store live while it is measured: q ends the picture, Ctrl-C the benchmark
+    #[arg(long)]
+    top: bool,
     /// Put disk tiers on a RAM file system, too
     #[arg(long)]
     allow_ram_disk: bool,
@@ -316,6 +320,9 @@ pub fn run(args: &BenchArgs, json: bool) -> Outcome {
         let (data, least) = (show::bytes(args.data), show::bytes(LEAST_DATA));
         return Err(Failure::usage(format!("--data: {data} is too little, the least is {least}")));
     }
+    if args.top {
+        top::check_terminal("leave out --top")?;
+    }
     watch()?;
     if args.files.is_none() {
         plan::check(args, args.data)?;
@@ -348,7 +355,13 @@ pub fn run(args: &BenchArgs, json: bool) -> Outcome {
     let devices: Vec<(Tier, PathBuf, Device)> =
         plan.dirs.iter().map(|(tier, dir)| (*tier, dir.clone(), Device::of(dir))).collect();
     let mut found = Findings { available_ram: crate::device::available_ram(), ..Findings::default() };
-    let ran = phases(args, &plan, &mut items, &mut found);
+    let ran = if args.top {
+        let dirs = plan.dirs.iter().map(|(_, dir)| dir.clone()).collect();
+        let (ran, shown) = top::during(dirs, || phases(args, &plan, &mut items, &mut found));
+        ran.and(shown)
+    } else {
+        phases(args, &plan, &mut items, &mut found)
+    };
     if stopped() {
         found.interrupted.get_or_insert("run");
     }

@@ -38,7 +38,7 @@ pub struct History {
 }
 
 fn bar(template: &str, len: u64, what: &'static str) -> ProgressBar {
-    let bar = ProgressBar::new(len);
+    let bar = show::drawn(ProgressBar::new(len));
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
@@ -99,6 +99,7 @@ pub fn load(cache: &Cache, items: &mut Items) -> Result<Load, Failure> {
 /// Waits until nothing moves between the tiers.
 pub fn settle(cache: &Cache) -> Result<Settle, Failure> {
     let spinner = ProgressBar::new_spinner().with_message("waiting for migration to come to rest");
+    let spinner = show::drawn(spinner);
     let start = Instant::now();
     let picture = || {
         let stats = cache.stats();

@@ -1,0 +1,359 @@
+//! What is seen: lines of text with a little colour, made from two looks, for a screen of any size.
+//!
+//! Invariants: nothing here asks, waits or fails; what does not fit is left out from the right and from the bottom, and what
+//! matters most stands to the left and at the top.
+
+use super::snapshot::{Between, Share, Snapshot};
+use crate::show;
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+use ratatui::style::{Color, Modifier, Style};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Paragraph, Widget};
+use thermocline::{ContentType, Tier};
+
+const DASH: &str = "–";
+/// Over this share a tier is nearly full.
+const NEARLY: f64 = 0.95;
+
+/// A picture of a store.
+#[derive(Debug)]
+pub struct View<'a> {
+    /// What it is of.
+    pub name: &'a str,
+    pub before: Option<&'a Snapshot>,
+    pub now: &'a Snapshot,
+    /// Why there was no newer look.
+    pub trouble: Option<&'a str>,
+    /// What the keys do, or that it stands still.
+    pub keys: &'a str,
+}
+
+impl Widget for &View<'_> {
+    fn render(self, area: Rect, buffer: &mut Buffer) {
+        Paragraph::new(self.lines(area.width, area.height)).render(area, buffer);
+    }
+}
+
+impl View<'_> {
+    /// The lines for a screen of this size.
+    pub fn lines(&self, width: u16, height: u16) -> Vec<Line<'static>> {
+        let between = Between::new(self.before, self.now);
+        let mut lines = vec![self.head(&between)];
+        lines.extend(self.trouble.map(|why| Line::styled(format!("no answer: {why}"), alarm())));
+        lines.extend(troubles(self.now));
+        let blocks = [tiers(&between, width), flow(&between), latencies(&between), compression(&between)];
+        // A line between two blocks is worth having where all fit.
+        let rows: usize = blocks.iter().map(Vec::len).sum();
+        let airy = lines.len() + rows + blocks.len() + 5 <= usize::from(height);
+        for block in blocks {
+            lines.extend(airy.then(Line::default));
+            lines.extend(block);
+        }
+        lines.extend(airy.then(Line::default));
+        let room = usize::from(height).saturating_sub(lines.len());
+        lines.extend(optimizer(self.now, room));
+        lines
+    }
+
+    fn head(&self, between: &Between<'_>) -> Line<'static> {
+        let process = self.now.process.map_or(String::new(), |p| format!(" (process {p})"));
+        let rate = |name| between.rate(name).map_or(DASH.into(), show::rate);
+        let hits = share(between.rise("misses_total"), between.rise("gets_total"));
+        let hits = hits.map_or(DASH.into(), |misses| show::ratio(1.0 - misses));
+        let items = self.now.number("items").map_or(DASH.into(), |n| show::things(n as u64, "item"));
+        let text = format!(
+            " gets {}  hits {hits}  puts {}  {items}  {}{process}",
+            rate("gets_total"),
+            rate("puts_total"),
+            self.name
+        );
+        Line::from(vec![
+            Span::styled(format!("[{}]", self.keys), Style::new().add_modifier(Modifier::REVERSED)),
+            Span::raw(text),
+        ])
+    }
+}
+
+fn alarm() -> Style {
+    Style::new().fg(Color::Red).add_modifier(Modifier::BOLD)
+}
+
+fn share(part: Option<f64>, whole: Option<f64>) -> Option<f64> {
+    let (part, whole) = (part?, whole?);
+    (whole > 0.0).then_some(part / whole)
+}
+
+fn cell(value: Option<f64>, shown: impl Fn(f64) -> String) -> String {
+    value.map_or(DASH.into(), shown)
+}
+
+fn bytes(n: f64) -> String {
+    show::bytes(n as u64)
+}
+
+fn heading(text: String) -> Line<'static> {
+    Line::styled(text, Style::new().fg(Color::Cyan).add_modifier(Modifier::BOLD))
+}
+
+/// What is wrong: directories out of service, damage, failures. Nothing, as a rule.
+fn troubles(now: &Snapshot) -> Vec<Line<'static>> {
+    let out = now.out_of_service.iter();
+    let mut lines: Vec<Line> = out
+        .map(|(tier, path, why)| Line::styled(format!("out of service: {path} ({tier}): {why}"), alarm()))
+        .collect();
+    let counts = [
+        ("damaged_total", "damaged"),
+        ("unreachable_total", "out of reach"),
+        ("write_failures_total", "failed writes"),
+        ("busy_total", "busy"),
+    ];
+    let mut told: Vec<String> = counts
+        .iter()
+        .filter_map(|(name, what)| Some((now.number(name).filter(|n| *n > 0.0)?, what)))
+        .map(|(n, what)| format!("{} {what}", show::count(n as u64)))
+        .collect();
+    let errors = now.numbers.iter().filter(|(name, _)| name.starts_with("directory_errors_total"));
+    let errors: f64 = errors.map(|(_, n)| n).sum();
+    if errors > 0.0 {
+        told.push(format!("{} disk errors", show::count(errors as u64)));
+    }
+    if !told.is_empty() {
+        lines.push(Line::styled(
+            format!("since the opening: {}", told.join(", ")),
+            Style::new().fg(Color::Yellow),
+        ));
+    }
+    lines
+}
+
+/// The tiers that the store has.
+fn present(now: &Snapshot) -> impl Iterator<Item = (Tier, String)> + '_ {
+    let tiers = Tier::ALL.into_iter().map(|tier| (tier, format!("{{tier=\"{}\"}}", tier.name())));
+    tiers.filter(|(_, label)| now.number(&format!("tier_bytes{label}")).is_some())
+}
+
+/// How full each tier is, and what it answers.
+fn tiers(between: &Between<'_>, width: u16) -> Vec<Line<'static>> {
+    // The rest of a line is 63 wide.
+    let bar = usize::from(width.saturating_sub(63)).clamp(8, 40);
+    let mut lines = vec![heading(format!(
+        "{:<7} {:<bar$} {:>5} {:>8} {:>8} {:>7} {:>6} {:>7} {:>7}",
+        "tier", "full", "", "occupied", "limit", "hits", "items", "p50", "p99"
+    ))];
+    for (tier, label) in present(between.now) {
+        let now = |name: &str| between.now.number(&format!("{name}{label}"));
+        let (occupied, limit) = (now("tier_bytes"), now("tier_limit_bytes"));
+        let full = share(occupied, limit);
+        let filled = (full.unwrap_or(0.0).clamp(0.0, 1.0) * bar as f64).round() as usize;
+        let colour = match full {
+            Some(full) if full > NEARLY && tier != Tier::Memory => Color::Yellow,
+            _ => Color::Green,
+        };
+        let hits = share(between.rise(&format!("tier_hits_total{label}")), between.rise("gets_total"));
+        let latency = |share| cell(between.latency(&format!("get_seconds{label}"), share), show::nanos);
+        let drawn =
+            if full.is_some() { "█".repeat(filled) + &"░".repeat(bar - filled) } else { " ".repeat(bar) };
+        lines.push(Line::from(vec![
+            Span::raw(format!("{:<7} ", tier.name())),
+            Span::styled(drawn, Style::new().fg(colour)),
+            Span::raw(format!(
+                " {:>5} {:>8} {:>8} {:>7} {:>6} {:>7} {:>7}",
+                cell(full, |f| format!("{:.0} %", 100.0 * f)),
+                cell(occupied, bytes),
+                limit.map_or("none".into(), bytes),
+                cell(hits, |h| format!("{:.1} %", 100.0 * h)),
+                cell(now("tier_items"), short),
+                latency(Share::Half),
+                latency(Share::Most),
+            )),
+        ]));
+    }
+    lines
+}
+
+/// A count in few characters.
+fn short(n: f64) -> String {
+    if n < 100_000.0 { format!("{n:.0}") } else { show::number(n) }
+}
+
+/// What moves between the tiers.
+fn flow(between: &Between<'_>) -> Vec<Line<'static>> {
+    let per_second = |n: f64| format!("{}/s", bytes(n));
+    let moved = cell(between.rate("moved_bytes_total"), per_second);
+    let dirty = cell(between.now.number("dirty_bytes"), bytes);
+    let mut lines = vec![heading(format!(
+        "{:<7} {:>11} {:>11} {:>11} {:>12} {:>12}",
+        "flow", "promoted", "demoted", "evicted", "disk reads", "disk writes"
+    ))];
+    for (tier, label) in present(between.now) {
+        let rate = |name: &str| cell(between.rate(&format!("{name}{label}")), show::rate);
+        // Of all its directories.
+        let disk = |name: &str| cell(between.rate(&format!("{name}{{tier=\"{}\"", tier.name())), per_second);
+        lines.push(Line::raw(format!(
+            "{:<7} {:>11} {:>11} {:>11} {:>12} {:>12}",
+            tier.name(),
+            rate("tier_promoted_total"),
+            rate("tier_demoted_total"),
+            rate("tier_evicted_total"),
+            disk("directory_read_bytes_total"),
+            disk("directory_written_bytes_total"),
+        )));
+    }
+    lines.push(Line::raw(format!("moved {moved} in all, {dirty} to be written")));
+    lines
+}
+
+/// How long what is not a hit takes.
+fn latencies(between: &Between<'_>) -> Vec<Line<'static>> {
+    let all = [
+        ("put", "put_seconds"),
+        ("miss", "miss_seconds"),
+        ("remove", "remove_seconds"),
+        ("flush", "flush_seconds"),
+        ("journal", "journal_sync_seconds"),
+    ];
+    let row = |share| {
+        let cells =
+            all.iter().map(|(_, name)| format!("{:>10}", cell(between.latency(name, share), show::nanos)));
+        cells.collect::<String>()
+    };
+    let names: String = all.iter().map(|(name, _)| format!("{name:>10}")).collect();
+    vec![
+        heading(format!("{:<7} {names}", "latency")),
+        Line::raw(format!("{:<7} {}", "p50", row(Share::Half))),
+        Line::raw(format!("{:<7} {}", "p99", row(Share::Most))),
+    ]
+}
+
+/// What compression did to each content type since the store was opened.
+fn compression(between: &Between<'_>) -> Vec<Line<'static>> {
+    let header = format!(
+        "{:<7} {:>10} {:>11} {:>11} {:>8}   since the opening",
+        "type", "written", "bytes", "stored", "saved"
+    );
+    let mut lines = vec![heading(header)];
+    for content_type in ContentType::STORED {
+        let of =
+            |name: &str| between.now.number(&format!("{name}{{content_type=\"{}\"}}", content_type.name()));
+        let (items, original) = (of("type_items_total"), of("type_original_bytes_total"));
+        let stored = of("type_stored_bytes_total");
+        let saved = share(stored, original).map(|s| 1.0 - s);
+        lines.push(Line::raw(format!(
+            "{:<7} {:>10} {:>11} {:>11} {:>8}",
+            content_type.name(),
+            cell(items, short),
+            cell(original, bytes),
+            cell(stored, bytes),
+            cell(saved, |s| format!("{:.0} %", 100.0 * s)),
+        )));
+    }
+    lines
+}
+
+/// Pressure, strategy, and the last decisions, the newest first, as many as there is room for.
+fn optimizer(now: &Snapshot, room: usize) -> Vec<Line<'static>> {
+    let Some(last) = now.turns.last() else {
+        return vec![heading("optimizer: no decision yet".to_owned())];
+    };
+    let pressure = cell(last.pressure, |p| format!("{p:.2}"));
+    let mut lines = vec![heading(format!("optimizer: pressure {pressure}, strategy {}", last.strategy))];
+    let decisions = now.turns.iter().rev().flat_map(|turn| {
+        turn.actions.iter().map(|action| Line::raw(format!("{} {action}", clock(turn.unix_ms))))
+    });
+    lines.extend(decisions.take(room.saturating_sub(1)));
+    lines
+}
+
+/// The time of day, UTC.
+fn clock(unix_ms: u64) -> String {
+    let s = unix_ms / 1000 % 86_400;
+    format!("{:02}:{:02}:{:02}Z", s / 3600, s / 60 % 60, s % 60)
+}
+
+/// A picture as text alone, without what would be empty at the end of a line.
+pub fn plain(view: &View<'_>, width: u16) -> String {
+    let height = 200;
+    let mut buffer = Buffer::empty(Rect::new(0, 0, width, height));
+    view.render(buffer.area, &mut buffer);
+    let mut text = String::new();
+    for line in buffer.content().chunks(usize::from(width.max(1))) {
+        let line: String = line.iter().map(ratatui::buffer::Cell::symbol).collect();
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text.truncate(text.trim_end().len());
+    text.push('\n');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::snapshot::tests::two_looks;
+    use super::*;
+    use ratatui::Terminal;
+    use ratatui::backend::TestBackend;
+
+    fn view<'a>(before: Option<&'a Snapshot>, now: &'a Snapshot) -> View<'a> {
+        View { name: "/store", before, now, trouble: None, keys: "q quit" }
+    }
+
+    #[test]
+    fn all_that_matters_is_on_a_screen_of_the_usual_size() {
+        let (before, now) = two_looks();
+        let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
+        terminal.draw(|frame| frame.render_widget(&view(Some(&before), &now), frame.area())).unwrap();
+        let shown = terminal.backend().to_string();
+        for part in [
+            "[q quit] gets 100/s  hits 90.00 %  puts 50.0/s  1,000 items  /store",
+            "out of service: /mnt/nvme (ssd): Input/output error",
+            "since the opening: 1 damaged",
+            "memory  █████████████░░░░  75 % 6.00 MiB 8.00 MiB  80.0 %    300  100 ns 1.00 µs",
+            "none   0.0 %    100 5.00 ms",
+            "moved 1.00 MiB/s in all",
+            "3.00/s",
+            "latency ",
+            "text           120    11.7 KiB    2.93 KiB     75 %",
+            "optimizer: pressure 0.42, strategy balanced",
+        ] {
+            assert!(shown.contains(part), "{part}\n{shown}");
+        }
+        // What the store does not have is not there.
+        assert!(!shown.contains("hdd"), "{shown}");
+        let text = plain(&view(Some(&before), &now), 120);
+        for part in ["22:13:20Z SetPrefetch", "22:13:20Z taken back: TrimAllocator"] {
+            assert!(text.contains(part), "{part}\n{text}");
+        }
+    }
+
+    #[test]
+    fn any_size_of_screen_is_drawn() {
+        let (before, now) = two_looks();
+        let empty = Snapshot { numbers: Default::default(), turns: vec![], ..now.clone() };
+        for (width, height) in [(80, 24), (40, 10), (200, 60), (1, 1), (3, 200), (500, 2), (0, 0)] {
+            for (before, now) in [(Some(&before), &now), (None, &now), (None, &empty), (Some(&now), &empty)] {
+                let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+                terminal.draw(|frame| frame.render_widget(&view(before, now), frame.area())).unwrap();
+                let _ = plain(&view(before, now), width);
+            }
+        }
+        // On a small one the head and the tiers are seen, on a large one there is air between the blocks.
+        let lines = |width, height| {
+            let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+            terminal.draw(|frame| frame.render_widget(&view(None, &now), frame.area())).unwrap();
+            terminal.backend().to_string()
+        };
+        assert!(lines(40, 10).contains("memory "), "{}", lines(40, 10));
+        let large = lines(200, 60);
+        assert!(large.contains("SetPrefetch") && large.contains("since the opening"), "{large}");
+    }
+
+    #[test]
+    fn a_store_that_is_gone_is_said_to_be() {
+        let (_, now) = two_looks();
+        let gone = View { trouble: Some("nobody to ask"), ..view(None, &now) };
+        assert!(plain(&gone, 100).contains("no answer: nobody to ask"));
+        // A first look has no rates.
+        assert!(plain(&view(None, &now), 100).contains("gets –"));
+    }
+}

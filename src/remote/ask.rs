@@ -1,0 +1,384 @@
+//! The side that asks.
+//!
+//! Invariants: what answers is believed no more than a file that anybody may have written: a frame is bounded, and what is
+//! missing in it, or is of another kind than it should be, is an error; nobody is asked who is neither the same user nor
+//! root (root asks whoever owns the directory); there is an end to all waiting.
+
+use super::answer::{Question, from_hex};
+use super::frame::{self, Kind, Wrong};
+use super::place::Place;
+use super::{ANSWER, PATIENCE};
+use crate::engine::{CheckReport, Cost, Cursor, Finding, Progress, Step};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
+use serde_json::Value;
+use std::io;
+use std::ops::ControlFlow;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use thermocline_storage::{ContentType, Ident, Tier};
+
+/// How long it may take until the next frame of an answer is there: as long as the other connections may keep their places,
+/// and as reading a large value from a slow disk.
+const ANSWERED: Duration = Duration::from_secs(30);
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Nobody can be asked: there is no socket, or nobody listens on it.
+    #[error(
+        "{}: no socket to ask it by: the program that has it open has `storage.socket = false`, is older, or is opening, \
+         checking or repairing it just now", path.display()
+    )]
+    NoSocket {
+        /// Where it would be.
+        path: PathBuf,
+    },
+    /// Who asks, or who listens, is somebody else.
+    #[error("{}: {why}", path.display())]
+    NotYours {
+        /// The socket.
+        path: PathBuf,
+        /// Who it is, and what to do.
+        why: String,
+    },
+    /// The program that has the store open does not answer.
+    #[error(
+        "{}: no answer in time: the program that has the store open is stopped or overloaded, or others are asking; try \
+         again", path.display()
+    )]
+    Silent {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// The program that has the store open says why it does not answer.
+    #[error("{}: the program that has the store open says: {why}", path.display())]
+    Refused {
+        /// The socket.
+        path: PathBuf,
+        /// What it says.
+        why: String,
+    },
+    /// It speaks another version of the protocol.
+    #[error(
+        "{}: the program that has the store open speaks version {theirs} of the protocol, and this is version {}: use the \
+         `thermocline` of its version", path.display(), frame::VERSION
+    )]
+    Version {
+        /// The socket.
+        path: PathBuf,
+        /// Its version.
+        theirs: u8,
+    },
+    /// What came is no answer.
+    #[error("{}: what listens there gives no answer that makes sense ({why})", path.display())]
+    Nonsense {
+        /// The socket.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The connection failed, or was closed: the store, for one.
+    #[error("{}: the connection ended: {source}; the store may have been closed, try again", path.display())]
+    Io {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// A live item of a store that is open elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Item {
+    /// Its key.
+    pub key: Vec<u8>,
+    /// The highest tier that holds it.
+    pub tier: Tier,
+    /// What its value was put as, or was found to be.
+    pub content_type: ContentType,
+    /// Length of the value in bytes.
+    pub len: u64,
+    /// When it expires; `None`: never.
+    pub expires_at: Option<SystemTime>,
+    /// The order of the write that made it.
+    pub version: u64,
+}
+
+/// A store that another process has open, or this one.
+///
+/// ```
+/// use thermocline::Cache;
+/// use thermocline::remote::OpenStore;
+///
+/// # let dir = tempfile::tempdir()?;
+/// let cache = Cache::builder().root(dir.path()).open()?;
+/// cache.put("k", "v")?;
+/// cache.flush()?;
+///
+/// // In another process, which cannot open it:
+/// let store = OpenStore::find([dir.path().join("ssd")])?;
+/// assert_eq!(store.process(), Some(std::process::id()));
+/// assert_eq!(store.stat()?["items"], 1);
+/// assert!(store.verify(|_| {})?.is_clean());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct OpenStore {
+    directory: PathBuf,
+    socket: PathBuf,
+    process: Option<u32>,
+}
+
+impl OpenStore {
+    /// Finds who has a store open, by the store's directories, one of which has the socket: the first of the highest tier
+    /// on disk that is there.
+    ///
+    /// # Errors
+    /// `NoSocket`, `NotYours`; `Silent` and `Io` if what is there cannot be connected to.
+    pub fn find<P: AsRef<Path>>(directories: impl IntoIterator<Item = P>) -> Result<OpenStore, Error> {
+        let mut none = None;
+        for directory in directories {
+            let directory = directory.as_ref();
+            match link(directory) {
+                Ok((_, process)) => {
+                    return Ok(OpenStore {
+                        directory: directory.to_path_buf(),
+                        socket: directory.join(super::place::NAME),
+                        process: (process != 0).then_some(process),
+                    });
+                }
+                Err(e @ Error::NoSocket { .. }) => none = none.or(Some(e)),
+                Err(e) => return Err(e),
+            }
+        }
+        Err(none.unwrap_or_else(|| Error::NoSocket { path: PathBuf::from(super::place::NAME) }))
+    }
+
+    /// The socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// The process that had it open when it was found; `None`: it has no number that is known here (another container's).
+    pub fn process(&self) -> Option<u32> {
+        self.process
+    }
+
+    /// Its figures: see [`stat`](super::stat).
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub fn stat(&self) -> Result<Value, Error> {
+        self.ask(&Question::Stat, |_| ControlFlow::Continue(()))
+    }
+
+    /// The last turns of its optimizer, so many at most, oldest first: see [`turns`](super::turns).
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub fn history(&self, most: usize) -> Result<Value, Error> {
+        let mut answer = self.ask(&Question::History { most }, |_| ControlFlow::Continue(()))?;
+        Ok(answer.get_mut("turns").map(Value::take).unwrap_or_default())
+    }
+
+    /// Gives `each` the live keys of a prefix (empty: all), in no order, until it breaks off. A key comes at most once, and
+    /// every key that is live throughout does come, but for those whose record cannot be read, of which it gives how many.
+    /// Nothing is held in the other process between two pages: `each` may take its time.
+    ///
+    /// # Errors
+    /// Why there is no answer, or not the rest of it.
+    pub fn list(&self, prefix: &[u8], mut each: impl FnMut(Item) -> ControlFlow<()>) -> Result<u64, Error> {
+        let mut from = Cursor::START;
+        let mut unread = 0;
+        loop {
+            let mut items = Vec::new();
+            let question = Question::List { prefix: prefix.to_vec(), from };
+            let end = self.ask(&question, |mut part| {
+                items.extend(part.get_mut("items").map(Value::take));
+                ControlFlow::Continue(())
+            })?;
+            for item in items.iter().filter_map(Value::as_array).flatten() {
+                let item = read_item(item).ok_or_else(|| self.nonsense("an item is none"))?;
+                if each(item).is_break() {
+                    return Ok(unread);
+                }
+            }
+            unread += number(&end, "unread").ok_or_else(|| self.nonsense("a page has no end"))?;
+            let next = end.get("next").filter(|next| !next.is_null());
+            let Some(next) = next else { return Ok(unread) };
+            let shard = number(next, "shard").and_then(|n| usize::try_from(n).ok());
+            let next = Cursor {
+                shard: shard.ok_or_else(|| self.nonsense("a page has no next"))?,
+                after: number(next, "after").map(Ident::from_bits),
+            };
+            // Or what answers could keep this going for ever.
+            if (next.shard, next.after) <= (from.shard, from.after) {
+                return Err(self.nonsense("a page is before the one before"));
+            }
+            from = next;
+        }
+    }
+
+    /// Has every record on its disks read and checked, from key to decoded value. Nothing is changed by that: what is
+    /// damaged is told, and not condemned, as a read would. What is there for the day on which something is lost (second
+    /// copies, footers, indexes) is not looked at: a program is changing it. `progress` is told how far it is.
+    ///
+    /// # Errors
+    /// Why there is no answer, or not the rest of it.
+    pub fn verify(&self, mut progress: impl FnMut(Progress)) -> Result<CheckReport, Error> {
+        let mut report = CheckReport::default();
+        let mut wrong = false;
+        let end = self.ask(&Question::Verify, |part| {
+            if let (Some(done), Some(of)) = (number(&part, "done"), number(&part, "of")) {
+                progress(Progress { step: Step::Check, done, of });
+            } else if let Some(finding) = part.get("finding").and_then(read_finding) {
+                report.findings.push(finding);
+            } else {
+                wrong = true;
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        });
+        if wrong {
+            return Err(self.nonsense("a finding is none"));
+        }
+        let end = end?;
+        let sum = |name| number(&end, name).ok_or_else(|| self.nonsense("a verification has no end"));
+        (report.items, report.bytes, report.containers) = (sum("items")?, sum("bytes")?, sum("containers")?);
+        Ok(report)
+    }
+
+    fn nonsense(&self, why: &'static str) -> Error {
+        Error::Nonsense { path: self.socket.clone(), why }
+    }
+
+    /// Asks; gives each part to `each`, until that breaks off, and returns the end of the answer (null if it broke off).
+    fn ask(
+        &self,
+        question: &Question,
+        mut each: impl FnMut(Value) -> ControlFlow<()>,
+    ) -> Result<Value, Error> {
+        let failed = |e| no_answer(&self.socket, e);
+        let (stream, _) = link(&self.directory)?;
+        frame::write(&stream, Kind::Question, question.to_json().to_string().as_bytes(), PATIENCE)
+            .map_err(|e| failed(Wrong::Io(e)))?;
+        loop {
+            let (kind, body) = frame::read(&stream, ANSWER, ANSWERED).map_err(failed)?;
+            let value: Value =
+                serde_json::from_slice(&body).map_err(|_| self.nonsense("a part is no JSON"))?;
+            match kind {
+                Kind::Part => {
+                    if each(value).is_break() {
+                        return Ok(Value::Null);
+                    }
+                }
+                Kind::End => return Ok(value),
+                Kind::Refusal => {
+                    let why = value.get("error").and_then(Value::as_str).unwrap_or("it gives no reason");
+                    return Err(Error::Refused { path: self.socket.clone(), why: why.to_owned() });
+                }
+                Kind::Question => return Err(self.nonsense("it asks back")),
+            }
+        }
+    }
+}
+
+/// Connects to the socket of a directory; gives the process that listens, 0 if that has no number here.
+fn link(directory: &Path) -> Result<(UnixStream, u32), Error> {
+    let path = directory.join(super::place::NAME);
+    let none = || Error::NoSocket { path: path.clone() };
+    let failed = |e: io::Error| match e.kind() {
+        io::ErrorKind::NotFound
+        | io::ErrorKind::NotADirectory
+        | io::ErrorKind::ConnectionRefused
+        | io::ErrorKind::AlreadyExists => none(),
+        io::ErrorKind::PermissionDenied => Error::NotYours {
+            path: path.clone(),
+            why: "permission denied: only the user who has the store open, and root, may ask it".into(),
+        },
+        _ => no_answer(&path, Wrong::Io(e)),
+    };
+    let place = Place::open(directory).map_err(failed)?;
+    if !place.is_there().map_err(failed)? {
+        return Err(none());
+    }
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None);
+    let socket = socket.map_err(|e| failed(e.into()))?;
+    // How long `connect` waits for a place in the queue.
+    set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE)).map_err(|e| failed(e.into()))?;
+    connect(&socket, &place.address().map_err(failed)?).map_err(|e| failed(e.into()))?;
+    let stream = UnixStream::from(socket);
+    let (process, user) = frame::peer(&stream).map_err(failed)?;
+    let me = rustix::process::geteuid().as_raw();
+    let owner = place.owner().map_err(failed)?;
+    // Whoever may write to the directory can put a socket there.
+    if user != 0 && user != me && !(me == 0 && user == owner) {
+        let why = format!(
+            "user {user} listens there, and not user {owner}, whose directory it is: it is not asked"
+        );
+        return Err(Error::NotYours { path, why });
+    }
+    Ok((stream, process))
+}
+
+fn no_answer(path: &Path, wrong: Wrong) -> Error {
+    let path = path.to_path_buf();
+    match wrong {
+        Wrong::Io(e) if matches!(e.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock) => {
+            Error::Silent { path }
+        }
+        Wrong::Io(source) => Error::Io { path, source },
+        Wrong::Version(theirs) => Error::Version { path, theirs },
+        Wrong::NoFrame(why) => Error::Nonsense { path, why },
+        Wrong::TooLong => Error::Nonsense { path, why: "a part is too long" },
+    }
+}
+
+fn number(value: &Value, name: &str) -> Option<u64> {
+    value.get(name)?.as_u64()
+}
+
+fn text<'a>(value: &'a Value, name: &str) -> Option<&'a str> {
+    value.get(name)?.as_str()
+}
+
+fn tier(value: &Value) -> Option<Tier> {
+    let name = text(value, "tier")?;
+    Tier::ALL.into_iter().find(|t| t.name() == name)
+}
+
+fn read_item(value: &Value) -> Option<Item> {
+    let content_type = text(value, "content_type")?;
+    let expires_at = match value.get("expires_at_ms")? {
+        Value::Null => None,
+        ms => Some(UNIX_EPOCH.checked_add(Duration::from_millis(ms.as_u64()?))?),
+    };
+    Some(Item {
+        key: text(value, "key").and_then(from_hex)?,
+        tier: tier(value)?,
+        content_type: ContentType::STORED.into_iter().find(|t| t.name() == content_type)?,
+        len: number(value, "bytes")?,
+        expires_at,
+        version: number(value, "version")?,
+    })
+}
+
+fn read_finding(value: &Value) -> Option<Finding> {
+    let lost = value.get("lost")?.as_bool()?;
+    let key = match value.get("key")? {
+        Value::Null => None,
+        key => Some(from_hex(key.as_str()?)?.into()),
+    };
+    let cost = if lost { Cost::Lost(1) } else { Cost::OutOfReach(1) };
+    Some(Finding::of_record(
+        tier(value),
+        text(value, "path")?.into(),
+        key,
+        text(value, "why")?.to_owned(),
+        cost,
+    ))
+}

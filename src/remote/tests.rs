@@ -1,0 +1,60 @@
+//! What is said of a store, as JSON.
+
+use super::document;
+use crate::optimizer::{self, Outcome, Policy, Record, Sample, State};
+use crate::{Cache, Tier};
+
+/// From the distributions follow the percentiles that the numbers say.
+#[test]
+fn the_figures_of_a_store_are_those_of_its_stats() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::builder().root(dir.path()).socket(false).open().unwrap();
+    for no in 0..3_000 {
+        cache.put(format!("key {no}"), vec![7; 500]).unwrap();
+        cache.get(format!("key {no}")).unwrap();
+    }
+    cache.flush().unwrap();
+    let stats = cache.stats();
+    let said = document::stat(&stats);
+    assert_eq!(said["items"], 3_000);
+    assert_eq!(said["tiers"]["ssd"]["limit"].as_u64(), stats.tier(Tier::Ssd).and_then(|t| t.limit));
+    assert_eq!(said["numbers"]["puts_total"], 3_000.0);
+    let puts = said["distributions"]["put_seconds"].as_array().unwrap();
+    let count: u64 = puts.iter().map(|entry| entry[1].as_u64().unwrap()).sum();
+    assert_eq!((count, count > 100), (stats.latency.put.count, true));
+    let mut below = 0;
+    let median = puts.iter().find(|entry| {
+        below += entry[1].as_u64().unwrap();
+        2 * below >= count
+    });
+    assert_eq!(median.and_then(|entry| entry[0].as_u64()), Some(stats.latency.put.p50_ns()));
+    let ends: Vec<u64> = puts.iter().map(|entry| entry[0].as_u64().unwrap()).collect();
+    assert!(ends.is_sorted() && ends.len() > 1, "{ends:?}");
+    // A directory's latencies would be many, and are in the metrics.
+    assert!(said["distributions"].as_object().unwrap().keys().all(|name| !name.contains("directory")));
+    assert!(!said.to_string().contains("key 1"));
+}
+
+#[test]
+fn a_turn_of_the_optimizer_says_what_was_done_and_why() {
+    let mut sample = Sample::default();
+    (sample.cpu_percent, sample.io_pressure) = (Some(95.0), Some(0.9));
+    let policy = Policy::default();
+    let first = optimizer::decide(&sample, &State::default(), &policy);
+    let decision = optimizer::decide(&sample, &first.state, &policy);
+    let outcomes: Vec<Outcome> = decision
+        .actions
+        .iter()
+        .map(|action| Outcome { action: action.clone(), result: Err("no room".into()) })
+        .collect();
+    assert!(!outcomes.is_empty());
+    let record = Record { unix_ms: 7, sample, decision, outcomes, effects: Vec::new() };
+    let said = document::turns(&[record]);
+    let turn = &said[0];
+    assert_eq!((&turn["unix_ms"], &turn["strategy"]), (&7.into(), &"aggressive".into()));
+    assert!(turn["pressure"].as_f64().is_some_and(|p| p > 0.8), "{turn}");
+    let action = &turn["actions"][0];
+    assert!(action["change"].as_str().is_some_and(|c| c.starts_with("SetStrategy")), "{turn}");
+    assert!(action["because"].as_str().is_some_and(|b| !b.is_empty()));
+    assert_eq!(action["error"], "no room");
+}
