@@ -475,7 +475,8 @@ fn what_is_no_socket_is_left_alone_and_the_store_opens_without_one() {
     let at = socket(root);
     let victim = root.join("victim");
     fs::write(&victim, "precious").unwrap();
-    let in_the_way: [(&str, Box<dyn Fn()>); 4] = [
+    type Make<'a> = Box<dyn Fn() + 'a>;
+    let in_the_way: [(&str, Make<'_>); 4] = [
         ("file", Box::new(|| fs::write(&at, "text").unwrap())),
         ("directory", Box::new(|| fs::create_dir(&at).unwrap())),
         ("link", Box::new(|| symlink(&victim, &at).unwrap())),
@@ -529,7 +530,8 @@ fn as_nobody<T: Send>(act: impl FnOnce() -> T + Send) -> T {
 #[test]
 fn another_user_is_not_answered_and_not_asked() {
     if !rustix::process::geteuid().is_root() {
-        return; // nobody else to be
+        thermocline_testing::skipped("that another user is not answered: run as root, who can be another");
+        return;
     }
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path();
