@@ -475,7 +475,8 @@ fn what_is_no_socket_is_left_alone_and_the_store_opens_without_one() {
     let at = socket(root);
     let victim = root.join("victim");
     fs::write(&victim, "precious").unwrap();
-    let in_the_way: [(&str, Box<dyn Fn()>); 4] = [
+    type Make<'a> = Box<dyn Fn() + 'a>;
+    let in_the_way: [(&str, Make<'_>); 4] = [
         ("file", Box::new(|| fs::write(&at, "text").unwrap())),
         ("directory", Box::new(|| fs::create_dir(&at).unwrap())),
         ("link", Box::new(|| symlink(&victim, &at).unwrap())),
