@@ -88,7 +88,7 @@ pub(crate) struct Stopped;
 impl Engine {
     /// What the optimizer decided and did, the newest last.
     pub(crate) fn turns(&self) -> Vec<Record> {
-        Vec::new()
+        self.tuning(|tuner| tuner.records())
     }
 
     /// The directories of the store that are here, those of the highest tier first.

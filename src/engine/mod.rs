@@ -49,6 +49,7 @@ mod repair;
 mod rewrite;
 #[cfg(test)]
 mod scarce;
+mod settings;
 mod stats;
 mod threads;
 mod tune;

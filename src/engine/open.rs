@@ -17,8 +17,9 @@
 
 use super::dials::Dials;
 use super::export::Export;
+use super::settings::{compression, hdd_config, move_bytes, settings, ssd_config};
 use super::tune::{Eyes, Tuner};
-use super::{Engine, Settings, rebuild};
+use super::{Engine, rebuild};
 use crate::budget::Budget;
 use crate::config::{self, Config};
 use crate::error::{Error, Result};
@@ -32,21 +33,20 @@ use parking_lot::{Mutex, RwLock};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
 use thermocline_storage::catalog::{Catalog, JOURNAL_STEP, Recovered, Setup};
 use thermocline_storage::clock::{Clock, EngineClock};
-use thermocline_storage::codec::{Algorithm, Compression, Effort};
+use thermocline_storage::codec::{Compression, Effort};
 use thermocline_storage::cold::{Cold, ColdConfig};
 use thermocline_storage::container::{
     Container, DiskTier, Known, Listed, OpenReport, RawRecord, TierContext, TierDir, Unknown,
 };
-use thermocline_storage::hdd::{Hdd, HddConfig, IndexKind};
+use thermocline_storage::hdd::Hdd;
 use thermocline_storage::home::{DirInfo, Home, HomeRequest, OpenFlags, WantedDir};
 use thermocline_storage::item::Head;
 use thermocline_storage::memory::{HeatSink, MemoryConfig, MemoryTier};
-use thermocline_storage::ssd::{Ssd, SsdConfig};
+use thermocline_storage::ssd::Ssd;
 use thermocline_storage::vfs::{EntryKind, Vfs};
-use thermocline_storage::{Codec, Error as StorageError, Hasher, Item, Tier};
+use thermocline_storage::{Error as StorageError, Hasher, Item, Tier};
 
 /// What an engine gets from outside, so that a simulation can stand behind it.
 #[derive(Debug, Clone)]
@@ -482,7 +482,7 @@ pub(super) fn open_tiers(
         tiers.push((tier, found));
     }
     if let Some(ctx) = context(Tier::Hdd) {
-        let (tier, found) = Hdd::open(ctx, hdd_config(config, world))?;
+        let (tier, found) = Hdd::open(ctx, hdd_config(config, world.simulated))?;
         tiers.push((tier, found));
     }
     if let Some(ctx) = context(Tier::Cold) {
@@ -523,25 +523,6 @@ fn journal_share(config: &Config, home: &Home) -> u64 {
     share.max(LEAST_JOURNAL)
 }
 
-fn ssd_config(config: &Config) -> SsdConfig {
-    SsdConfig {
-        segment_size: config.segment_size(),
-        read_mode: config.storage.read_mode,
-        borrow: config.storage.borrow_large_values,
-        smallest_read: usize::try_from(config.resources.io.buffer_size).unwrap_or(8 << 10),
-    }
-}
-
-fn hdd_config(config: &Config, world: &World) -> HddConfig {
-    HddConfig {
-        index: if world.simulated { IndexKind::Ram } else { IndexKind::Sled },
-        generation_size: config.generation_size(),
-        block_size: usize::try_from(config.storage.block_size).unwrap_or(64 << 10),
-        sled_cache: config.storage.sled_cache,
-        ..HddConfig::for_limit(Some(config.hdd.max_size))
-    }
-}
-
 /// Takes out what points into containers that are gone for good.
 fn drop_lost(catalog: &Catalog, home: &Home, recovered: &Recovered, events: &Events) -> u64 {
     let discarded: HashSet<u16> = home.discarded().iter().copied().collect();
@@ -560,62 +541,4 @@ fn drop_lost(catalog: &Catalog, home: &Home, recovered: &Recovered, events: &Eve
         events.emit(|| Event::Lost { items: lost, containers: gone.len() as u64 });
     }
     lost
-}
-
-fn settings(config: &Config) -> Settings {
-    let s = &config.storage;
-    Settings {
-        persistence: s.persistence,
-        write_buffer: config.resources.io.write_buffer_size,
-        write_stall: Duration::from_secs(s.write_stall_limit),
-        max_value: config.max_value_size(),
-        default_ttl_ms: s.default_ttl.map(|s| s.saturating_mul(1000)),
-        batch_items: usize::try_from(config.resources.cpu.batch_size).unwrap_or(1000),
-        move_bytes: move_bytes(config),
-        migration_rate: s.migration_bytes_per_second,
-        nice: i32::try_from(config.resources.cpu.priority_nice).unwrap_or(10),
-        read_ahead: config.resources.io.read_ahead_size,
-        concurrency: config.resources.io.max_concurrent_ops,
-        tunes_every: config.optimizer.enabled.then(|| Duration::from_secs(config.optimizer.interval)),
-        sled_cache: config.storage.sled_cache,
-        pack_size: config.pack_size(),
-        read_size: config.resources.io.buffer_size,
-        prefetch: config.strategies.balanced.prefetch_multiplier,
-        erase_after_ms: s.erase_after.saturating_mul(86_400_000),
-        reap_interval: Duration::from_secs(s.reap_interval),
-        checkpoint_bytes: s.checkpoint_journal_size,
-        checkpoint_interval: Duration::from_secs(s.checkpoint_interval),
-        compress: [false, config.ssd.compression, config.hdd.compression, config.cold.compression],
-        compression: compression(config),
-        container_size: [0, config.segment_size(), config.generation_size(), config.pack_size()],
-        ssd_items: config.ssd.item_limit,
-    }
-}
-
-fn compression(config: &Config) -> Compression {
-    let c = &config.compression;
-    let algorithm = |a: &config::AlgorithmConfig| Algorithm {
-        level: u32::try_from(a.level).unwrap_or(1),
-        min_size: a.min_size,
-        threshold: a.threshold,
-    };
-    let codec = |a: config::Algorithm| match a {
-        config::Algorithm::Zlib => Codec::Zlib,
-        config::Algorithm::Lz4 => Codec::Lz4,
-        _ => Codec::None,
-    };
-    Compression {
-        zlib: algorithm(&c.zlib),
-        lz4: algorithm(&c.lz4),
-        text: codec(c.text),
-        json: codec(c.json),
-        binary: codec(c.binary),
-        media: codec(c.media),
-        levels: [None; 4],
-    }
-}
-
-/// Bytes that a move reads at a time. Small where memory is short, which is where the write buffer is small.
-fn move_bytes(config: &Config) -> u64 {
-    (config.resources.io.write_buffer_size / 8).clamp(256 << 10, 4 << 20)
 }

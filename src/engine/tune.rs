@@ -119,7 +119,31 @@ impl Engine {
         let counters = self.counters_of(&stats, before);
         before.latency = stats.latency;
         let unix_ms = self.now();
-        optimizer.step(&readings, counters, unix_ms, &mut |action: &Action| self.act(action)).cloned()
+        let record =
+            optimizer.step(&readings, counters, unix_ms, &mut |action: &Action| self.act(action)).cloned();
+        drop(tuner);
+        record.iter().for_each(|record| self.report(record));
+        record
+    }
+
+    /// Leaves what was decided for the metrics server.
+    fn report(&self, record: &Record) {
+        for outcome in &record.outcomes {
+            let result = match &outcome.result {
+                Ok(()) => "done".to_owned(),
+                Err(why) => format!("not done: {why}"),
+            };
+            let pressure =
+                record.decision.pressure.map_or_else(|| "not known".to_owned(), |p| format!("{p:.3}"));
+            let fields = [
+                ("strategy", record.decision.strategy.to_string()),
+                ("pressure", pressure),
+                ("change", format!("{:?}", outcome.action.change)),
+                ("because", outcome.action.because.clone()),
+                ("result", result),
+            ];
+            self.decision(fields.map(|(name, value)| (name.to_owned(), value)).into());
+        }
     }
 
     /// Whether the optimizer takes turns by itself now.
