@@ -15,7 +15,7 @@ use thermocline::{Builder, Cache, ContentType, PutOptions, Tier};
 pub const ORIGIN: Duration = Duration::from_millis(3);
 /// The memory of the store and the hog together.
 pub const LIMIT_MIB: u64 = 1024;
-const HOG_MIB: u64 = 400;
+const HOG_MIB: u64 = 300;
 const MIB: u64 = 1 << 20;
 /// The phases, in their order.
 pub const PHASES: [&str; 5] = ["hot set", "scan", "media", "idle", "memory hog"];
@@ -24,6 +24,8 @@ const HOT: u64 = 40_000;
 const SCAN: u64 = 60_000;
 const MEDIA: u64 = 260;
 const CALLERS: u64 = 2;
+/// Times of requests that are kept, for the tail: one in so many.
+const KEPT: u64 = 16;
 
 type Failed = Box<dyn std::error::Error>;
 
@@ -111,6 +113,10 @@ struct Part {
     second: u64,
     phase: usize,
     hits: u64,
+    requests: u64,
+    /// Of all of them together.
+    sum: u64,
+    /// Of one in [`KEPT`]: all of them would take more memory than the store.
     nanos: Vec<u64>,
 }
 
@@ -123,12 +129,12 @@ fn caller(
 ) -> Result<(), thermocline::Error> {
     let mut dice = Dice(me + 1);
     let mut at = me * SCAN / CALLERS;
-    let mut part = Part { second: 0, phase: 0, hits: 0, nanos: Vec::new() };
+    let mut part = Part { second: 0, phase: 0, hits: 0, requests: 0, sum: 0, nanos: Vec::new() };
     loop {
         let second = begun.elapsed().as_secs();
         let phase = (second / seconds) as usize;
         if second != part.second {
-            let next = Part { second, phase, hits: 0, nanos: Vec::new() };
+            let next = Part { second, phase, hits: 0, requests: 0, sum: 0, nanos: Vec::new() };
             let _ = done.send(std::mem::replace(&mut part, next));
         }
         if phase >= PHASES.len() {
@@ -146,7 +152,12 @@ fn caller(
         let start = Instant::now();
         let hit = request(cache, kind, no)?;
         let charged = if hit { Duration::ZERO } else { ORIGIN };
-        part.nanos.push((start.elapsed() + charged).as_nanos() as u64);
+        let nanos = (start.elapsed() + charged).as_nanos() as u64;
+        if part.requests.is_multiple_of(KEPT) {
+            part.nanos.push(nanos);
+        }
+        part.requests += 1;
+        part.sum += nanos;
         part.hits += u64::from(hit);
         if phase == 3 {
             std::thread::sleep(Duration::from_millis(20));
@@ -166,8 +177,10 @@ impl Drop for Beside {
 
 fn hog() -> std::io::Result<Beside> {
     let me = std::env::current_exe()?;
-    // It is born into this process's cgroup.
-    Command::new(me).arg("--hog").arg(HOG_MIB.to_string()).stdin(Stdio::null()).spawn().map(Beside)
+    // It is born into this process's cgroup. What reads this process's output is not to wait for its end.
+    let mut command = Command::new(me);
+    command.arg("--hog").arg(HOG_MIB.to_string()).stdin(Stdio::null()).stdout(Stdio::null());
+    command.spawn().map(Beside)
 }
 
 /// Bytes of anonymous memory of this process.
@@ -231,19 +244,26 @@ pub fn run(setting: &str, seconds: u64, dir: &Path) -> Result<(), Failed> {
 fn print(parts: Vec<Part>, memory: &BTreeMap<u64, (u64, String)>) {
     let mut seconds: BTreeMap<u64, Part> = BTreeMap::new();
     for part in parts.into_iter().filter(|p| p.phase < PHASES.len()) {
-        let into = seconds.entry(part.second).or_insert(Part { nanos: Vec::new(), hits: 0, ..part });
+        let into = seconds.entry(part.second).or_insert(Part {
+            nanos: Vec::new(),
+            hits: 0,
+            requests: 0,
+            sum: 0,
+            ..part
+        });
         into.hits += part.hits;
+        into.requests += part.requests;
+        into.sum += part.sum;
         into.nanos.extend(part.nanos);
     }
     for (second, mut part) in seconds {
         part.nanos.sort_unstable();
-        let requests = part.nanos.len().max(1);
-        let mean = part.nanos.iter().sum::<u64>() as f64 / requests as f64;
-        let p99 = part.nanos.get(requests * 99 / 100).copied().unwrap_or(0);
+        let mean = part.sum as f64 / part.requests.max(1) as f64;
+        let p99 = part.nanos.get(part.nanos.len() * 99 / 100).copied().unwrap_or(0);
         let (memory, strategy) = memory.get(&second).cloned().unwrap_or_default();
         println!(
             "{}",
-            json!({"phase": part.phase, "requests": part.nanos.len(), "hits": part.hits, "mean": mean, "p99": p99,
+            json!({"phase": part.phase, "requests": part.requests, "hits": part.hits, "mean": mean, "p99": p99,
                    "memory": memory, "strategy": strategy})
         );
     }

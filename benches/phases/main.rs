@@ -102,17 +102,19 @@ fn child(args: &[String]) -> Result<(), String> {
     load::run(setting, seconds, Path::new(dir)).map_err(|e| e.to_string())
 }
 
-/// Takes so many MiB, and touches them again and again until it is ended.
+/// Takes so many MiB, and touches them again and again until it is ended, or whoever started it is gone.
 fn hog(args: &[String]) -> Result<(), String> {
     let mib: usize = args.get(1).and_then(|n| n.parse().ok()).ok_or("--hog MIB")?;
+    let parent = std::os::unix::process::parent_id();
     let mut held = vec![1u8; mib << 20];
-    loop {
+    while std::os::unix::process::parent_id() == parent {
         for byte in held.iter_mut().step_by(4096) {
             *byte = byte.wrapping_add(1);
         }
         std::hint::black_box(&mut held);
         std::thread::sleep(std::time::Duration::from_millis(200));
     }
+    Ok(())
 }
 
 fn compare(asked: &Asked) -> Result<(), String> {
@@ -160,7 +162,10 @@ fn one(asked: &Asked, setting: &str, limit: Option<&cgroup::Limit>) -> Result<Ru
         .map_err(|e| format!("start a process for {setting}: {e}"))?;
     let _ = std::fs::remove_dir_all(&asked.dir);
     if !out.status.success() {
-        return Err(format!("the run of {setting} ended with {}", out.status));
+        return Err(format!(
+            "the run of {setting} ended with {} (killed: for want of memory, perhaps)",
+            out.status
+        ));
     }
     String::from_utf8_lossy(&out.stdout).lines().map(load::parse).collect()
 }
