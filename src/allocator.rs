@@ -5,7 +5,7 @@
 //! them once one such block was freed. A cache, whose values come from one thread and go on another, is its worst
 //! case: on two cores, eight writers made the resident memory half as large again as what was held.
 //!
-//! This module holds two `unsafe` calls, of `mallopt` and `malloc_trim` (glibc). The argument: they take integers by
+//! This module holds `unsafe` calls of `mallopt`, `malloc_trim` and `mallinfo2` (glibc). The argument: the first two take integers by
 //! value, and refuse what they do not know; they take the allocator's own locks, so they may be called while other
 //! threads allocate (`mallopt(3)`, "MT-Safe init", `malloc_trim(3)`, "MT-Safe"; not from a signal handler, which is not
 //! done); and `malloc_trim` gives back only pages that hold nothing that is allocated.
@@ -29,6 +29,33 @@ pub(crate) fn trim() -> bool {
     #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
     {
         false
+    }
+}
+
+/// Bytes that the C library's allocator has given out, blocks that it mapped by themselves among them. `None` where it is
+/// another one than glibc's, or older than version 2.33 of 2021. It looks at all that is free in every arena, as
+/// [`trim`] does.
+pub(crate) fn allocated() -> Option<u64> {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        /// The function, if this C library has it: it is looked for when first needed, so that older ones will do.
+        static FOUND: std::sync::LazyLock<Option<extern "C" fn() -> libc::mallinfo2>> =
+            std::sync::LazyLock::new(|| {
+                // SAFETY: a name that ends with NUL, and no pointer but the one that is looked for; thread-safe.
+                #[expect(unsafe_code, reason = "an older C library has no such function to link with")]
+                let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"mallinfo2".as_ptr()) };
+                // SAFETY: not null; glibc declares it as a function without arguments that returns this structure.
+                #[expect(unsafe_code, reason = "what dlsym gives has no type")]
+                (!found.is_null()).then(|| unsafe {
+                    std::mem::transmute::<*mut libc::c_void, extern "C" fn() -> libc::mallinfo2>(found)
+                })
+            });
+        let info = (*FOUND)?();
+        Some((info.uordblks as u64).saturating_add(info.hblkhd as u64))
+    }
+    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+    {
+        None
     }
 }
 

@@ -42,8 +42,6 @@ pub(crate) struct Dials {
     sled_cache: AtomicU64,
     pack_size: AtomicU64,
     read_size: AtomicU64,
-    /// Bytes a second; `u64::MAX`: without a limit.
-    metrics_rate: AtomicU64,
     compression: RwLock<Arc<Compression>>,
 }
 
@@ -59,7 +57,6 @@ impl Dials {
             sled_cache: AtomicU64::new(settings.sled_cache),
             pack_size: AtomicU64::new(settings.pack_size),
             read_size: AtomicU64::new(settings.read_size),
-            metrics_rate: AtomicU64::new(u64::MAX),
             compression: RwLock::new(Arc::new(settings.compression.clone())),
             configured: settings.clone(),
         }
@@ -167,16 +164,6 @@ impl Dials {
     pub(crate) fn set_read_size(&self, bytes: u64) -> u64 {
         let least = self.configured.read_size;
         set(&self.read_size, bytes, least, LARGEST_READ.max(least))
-    }
-
-    /// Bytes a second that metrics may send; `None`: as many as there are.
-    pub(crate) fn metrics_rate(&self) -> Option<u64> {
-        Some(self.metrics_rate.load(Ordering::Relaxed)).filter(|rate| *rate != u64::MAX)
-    }
-
-    /// Sets [`metrics_rate`](Self::metrics_rate).
-    pub(crate) fn set_metrics_rate(&self, bytes: Option<u64>) {
-        self.metrics_rate.store(bytes.unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// How values are compressed from now on.

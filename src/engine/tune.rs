@@ -185,8 +185,7 @@ impl Engine {
             commit_mean: seconds(&journal, Latency::mean_ns),
             tiers: self.tiers_of(stats, &gets),
             dirty_bytes: stats.dirty_bytes,
-            // The policy's ghosts are not counted.
-            ghost_hits: None,
+            allocated: allocator::allocated(),
             oldest_idle: self.memory.most_idle(SAMPLE).map(idle),
             types: stats.types.each_ref().map(compressed),
             type_seconds: stats.types.each_ref().map(|t| Some(spent(t))),
@@ -252,7 +251,6 @@ impl Engine {
             background_rate: d.migration_rate(),
             methods: ContentType::STORED.map(method),
             prefetch: d.prefetch(),
-            metrics_rate: d.metrics_rate(),
         }
     }
 
@@ -280,7 +278,6 @@ impl Engine {
             Change::SetReadAhead { tier, to, .. } => _ = d.set_read_ahead(*tier, *to),
             Change::SetWriteBuffer { to, .. } => _ = d.set_write_buffer(*to),
             Change::SetBackgroundRate { to, .. } => _ = d.set_migration_rate(*to),
-            Change::SetMetricsRate { to, .. } => d.set_metrics_rate(*to),
             Change::SetConcurrency { to, .. } => self.meters.set_concurrency(d.set_concurrency(*to)),
             Change::SetPrefetch { to, .. } => d.set_prefetch(*to),
             Change::SetSledCache { to, .. } => {

@@ -47,8 +47,6 @@ pub enum Change {
     RetryCompression { content: ContentType, to: Method },
     /// Prefetch multiplier; 0: off.
     SetPrefetch { from: f64, to: f64 },
-    /// Bytes a second that metrics may send.
-    SetMetricsRate { from: Option<u64>, to: Option<u64> },
 }
 
 /// What a change turns.
@@ -72,7 +70,6 @@ pub enum Knob {
     /// Of text, JSON, binary, media: 0 to 3.
     Compression(usize),
     Prefetch,
-    MetricsRate,
 }
 
 /// Which way.
@@ -104,7 +101,6 @@ impl Change {
             | Change::LeaveUncompressed { content, .. }
             | Change::RetryCompression { content, .. } => Knob::Compression(number(*content)),
             Change::SetPrefetch { .. } => Knob::Prefetch,
-            Change::SetMetricsRate { .. } => Knob::MetricsRate,
         }
     }
 
@@ -129,7 +125,6 @@ impl Change {
             | Change::SetBackgroundRate { from, to } => to > from,
             Change::SetCompression { from, to, .. } => strength(*to) > strength(*from),
             Change::SetPrefetch { from, to } => to > from,
-            Change::SetMetricsRate { from, to } => to.unwrap_or(u64::MAX) > from.unwrap_or(u64::MAX),
         };
         if up { Direction::Up } else { Direction::Down }
     }
@@ -149,7 +144,6 @@ impl Change {
             | Change::SetBackgroundRate { from, to } => std::mem::swap(from, to),
             Change::SetCompression { from, to, .. } => std::mem::swap(from, to),
             Change::SetPrefetch { from, to } => std::mem::swap(from, to),
-            Change::SetMetricsRate { from, to } => std::mem::swap(from, to),
             _ => return None,
         }
         Some(back)
@@ -192,15 +186,13 @@ pub enum Goal {
     WastedPrefetch,
     /// Callers a second that had to wait for the disk.
     Stalls,
-    /// Percent of the link.
-    Network,
 }
 
 impl Goal {
     /// All of them.
     pub(super) fn all() -> impl Iterator<Item = Goal> {
         use Goal::*;
-        let single = [Pressure, RequestCost, Tail, MemoryUse, CpuUse, WastedPrefetch, Stalls, Network];
+        let single = [Pressure, RequestCost, Tail, MemoryUse, CpuUse, WastedPrefetch, Stalls];
         let tiers = [Tier::Memory, Tier::Ssd, Tier::Hdd, Tier::Cold].map(Occupancy);
         single.into_iter().chain(tiers).chain((0..4).map(Stored))
     }
@@ -220,7 +212,6 @@ impl Goal {
                 (p.issued > 0).then(|| 1.0 - (p.used as f64 / p.issued as f64).min(1.0))
             }
             Goal::Stalls => sample.per_second(sample.requests.stalls),
-            Goal::Network => sample.network_percent,
         }
     }
 
@@ -229,7 +220,7 @@ impl Goal {
         match self {
             Goal::RequestCost => 1e-6,
             Goal::Tail => 1e-5,
-            Goal::MemoryUse | Goal::CpuUse | Goal::Network => 2.0,
+            Goal::MemoryUse | Goal::CpuUse => 2.0,
             Goal::Pressure | Goal::WastedPrefetch => 0.05,
             Goal::Occupancy(_) | Goal::Stored(_) => 0.02,
             Goal::Stalls => 0.1,

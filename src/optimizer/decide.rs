@@ -51,7 +51,6 @@ pub fn decide(sample: &Sample, state: &State, policy: &Policy) -> Decision {
     rules::compression::apply(&mut plan);
     rules::prefetch::apply(&mut plan);
     rules::io::apply(&mut plan);
-    rules::network::apply(&mut plan);
     let Plan { state, ceilings, actions, .. } = plan;
     Decision { pressure, strategy: state.strategy, ceilings, actions, state }
 }

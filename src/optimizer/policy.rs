@@ -74,8 +74,6 @@ pub struct Policy {
     pub sled_cache: u64,
     /// Bytes of a pack at most.
     pub pack_size: u64,
-    /// Percent of the link that metrics may use.
-    pub bandwidth_percent: f64,
     /// What text, JSON, binary and media are compressed with.
     pub algorithms: [Algorithm; 4],
     /// zlib's level where nothing else is decided.
@@ -112,7 +110,6 @@ impl Default for Policy {
             background_rate: 64 << 20,
             sled_cache: 32 << 20,
             pack_size: 256 << 20,
-            bandwidth_percent: 50.0,
             algorithms: [Algorithm::Zlib, Algorithm::Zlib, Algorithm::Lz4, Algorithm::Lz4],
             zlib_level: 6,
             zlib_threshold: 0.8,
@@ -148,7 +145,6 @@ impl Policy {
             background_rate: config.storage.migration_bytes_per_second,
             sled_cache: config.storage.sled_cache,
             pack_size: config.pack_size(),
-            bandwidth_percent: r.network.max_bandwidth_percent as f64,
             algorithms: [c.text, c.json, c.binary, c.media],
             zlib_level: c.zlib.level,
             zlib_threshold: c.zlib.threshold,

@@ -33,8 +33,9 @@ pub struct Counters {
     pub tiers: [Option<TierCounters>; 4],
     /// Bytes in memory that are not on disk yet, at the moment.
     pub dirty_bytes: u64,
-    /// Requests that missed memory for a key that had been evicted lately, if the policy remembers those.
-    pub ghost_hits: Option<u64>,
+    /// Bytes of memory that the process's allocator has given out, mapped blocks among them, at the moment; `None` where it
+    /// cannot be asked.
+    pub allocated: Option<u64>,
     /// Time since the coldest clean entry of memory was used, at the moment.
     pub oldest_idle: Option<Duration>,
     /// Text, JSON, binary, media: bytes given to compression, and bytes stored.
@@ -115,8 +116,6 @@ pub struct Knobs {
     pub methods: [Method; 4],
     /// Prefetch multiplier; 0: off.
     pub prefetch: f64,
-    /// Bytes a second that metrics may send; `None`: as many as there are.
-    pub metrics_rate: Option<u64>,
 }
 
 impl Default for Knobs {
@@ -135,7 +134,6 @@ impl Default for Knobs {
             background_rate: 64 << 20,
             methods: [zlib, zlib, lz4, lz4],
             prefetch: 1.5,
-            metrics_rate: None,
         }
     }
 }
@@ -276,6 +274,8 @@ pub struct Sample {
     pub elapsed: Duration,
     /// Bytes of anonymous memory of this process.
     pub memory_used: Option<u64>,
+    /// Bytes of it that the allocator has given out.
+    pub memory_allocated: Option<u64>,
     /// Bytes that it is measured against: the machine's, or the cgroups' tightest limit.
     pub memory_limit: Option<u64>,
     /// Bytes that can be had without swapping.
@@ -290,16 +290,12 @@ pub struct Sample {
     pub io_pressure: Option<f64>,
     /// Percent of the busiest link.
     pub network_percent: Option<f64>,
-    /// Bytes a second of the fastest link.
-    pub link_speed: Option<f64>,
     /// What callers asked for.
     pub requests: Requests,
     /// Memory, SSD, HDD, cold, as far as the store has them.
     pub tiers: [Option<TierSample>; 4],
     /// Bytes in memory that are not on disk yet.
     pub dirty_bytes: u64,
-    /// Requests that missed memory for a key that had been evicted lately.
-    pub ghost_hits: Option<u64>,
     /// Time since the coldest clean entry of memory was used.
     pub oldest_idle: Option<Duration>,
     /// Seconds until a batch was durable, in the mean.
@@ -352,6 +348,7 @@ impl Sample {
             at: readings.boot,
             elapsed,
             memory_used: readings.process.anonymous,
+            memory_allocated: now.allocated,
             memory_limit: readings.memory.limit,
             memory_available: readings.memory.available,
             memory_stalled: readings.pressure.memory.some,
@@ -359,7 +356,6 @@ impl Sample {
             process_cpu_percent: readings.process.cpu_percent,
             io_pressure: readings.io_pressure(),
             network_percent: readings.network_percent(),
-            link_speed: readings.link_speed(),
             requests: Requests {
                 gets,
                 misses: since(|c| c.misses),
@@ -371,7 +367,6 @@ impl Sample {
             },
             tiers,
             dirty_bytes: now.dirty_bytes,
-            ghost_hits: now.ghost_hits.map(|n| n.saturating_sub(before.ghost_hits.unwrap_or(0))),
             oldest_idle: now.oldest_idle,
             commit_mean: now.commit_mean,
             moved_bytes: since(|c| c.moved_bytes),
@@ -397,7 +392,7 @@ impl Sample {
         // No time or speed is larger.
         const MOST: f64 = 1e15;
         let requests = &mut self.requests;
-        for n in [&mut self.link_speed, &mut self.commit_mean, &mut requests.mean, &mut requests.p99] {
+        for n in [&mut self.commit_mean, &mut requests.mean, &mut requests.p99] {
             within(n, MOST);
         }
         self.tiers.iter_mut().flatten().for_each(|t| within(&mut t.p99, MOST));
@@ -418,6 +413,11 @@ impl Sample {
     /// Percent of the memory limit that this process uses.
     pub fn memory_percent(&self) -> Option<f64> {
         Some(self.memory_used? as f64 / self.memory_limit.filter(|n| *n > 0)? as f64 * 100.0)
+    }
+
+    /// Bytes of its anonymous memory that the process does not use: what its allocator keeps of what was freed.
+    pub fn memory_spare(&self) -> Option<u64> {
+        Some(self.memory_used?.saturating_sub(self.memory_allocated?))
     }
 
     /// The tier, if the store has it.

@@ -106,6 +106,11 @@ pub struct State {
     pub(super) slowed_at: Option<f64>,
     /// When memory was freed last.
     pub(super) freed_at: Option<u64>,
+    /// What the memory tier could hold before a limit took of it.
+    pub(super) shrunk_from: Option<u64>,
+    /// What the allocator kept when it was asked to give that back, at the last turn; when it is asked again.
+    pub(super) asked_back: Option<u64>,
+    pub(super) trim_hold: Hold,
     pub(super) usual_latency: Option<f64>,
 }
 

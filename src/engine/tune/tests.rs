@@ -131,7 +131,6 @@ fn every_knob_turns_and_stays_within_its_bounds() -> Done {
         Change::SetBackgroundRate { from, to: 9 * MIB },
         Change::SetCompression { content: ContentType::Json, from: zlib(6), to: zlib(2) },
         Change::SetPrefetch { from: 1.5, to: 0.5 },
-        Change::SetMetricsRate { from: None, to: Some(1000) },
     ];
     for change in &changes {
         let before = engine.knobs();
@@ -142,7 +141,7 @@ fn every_knob_turns_and_stays_within_its_bounds() -> Done {
     assert_eq!((now.memory_size, now.reclaim_rate[2], now.read_ahead[2]), (16 * MIB, 3 * MIB, MIB));
     assert_eq!((now.sled_cache, now.pack_size, now.read_size), (4 * MIB, 2 * MIB, 16 << 10));
     assert_eq!((now.concurrency, now.write_buffer, now.background_rate), (7, 5 * MIB, 9 * MIB));
-    assert_eq!((now.methods[1], now.prefetch, now.metrics_rate), (zlib(2), 0.5, Some(1000)));
+    assert_eq!((now.methods[1], now.prefetch), (zlib(2), 0.5));
     assert_eq!((now.reclaim_rate[1], now.methods[0]), (first.reclaim_rate[1], first.methods[0]));
     // Back, and beyond.
     for change in &changes {

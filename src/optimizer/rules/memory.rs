@@ -3,20 +3,30 @@
 //! The threshold is the strategy's or `max_usage_percent`, whichever is less. Over it, the memory tier lets go of what
 //! it takes to come down to the threshold less `buffer_percent`, as long as it is above its floor, and a dynamic tier
 //! shrinks with it. In the buffer below the threshold, idle entries leave. Below the buffer a dynamic tier grows, by a
-//! quarter or half of the room at most, if it is full and remembers evicting what was asked for again.
+//! quarter or half of the room at most, if it is full and the tiers below answer what a larger one would; where there are
+//! none, if requests find nothing. What a limit took from it comes back by itself, up to twice its size at a time.
+//!
+//! What the allocator keeps of freed memory is nobody's use. Where that is more than an eighth of what the process takes,
+//! it is given back, and over the threshold it counts as freed already: nothing has to leave the tier for it. If half of
+//! it or more is still there one turn later, it is pieces between what is in use: it is not asked for again, nor counted,
+//! for a time that doubles.
 //!
 //! Memory can be scarce although this process is within its share: others beside it take it. While less than what
 //! `gc_threshold` leaves can be had, the tier gives way likewise, until the buffer more than that can be had.
 
 use super::super::action::{Change, Goal};
 use super::super::plan::Plan;
+use super::super::sample::{Sample, TierSample};
+use super::super::state::Hold;
 use super::super::{bounded, over};
 use thermocline_storage::Tier;
 
-/// Share of the requests that a larger tier would have answered, from which on it is worth growing.
-const GAIN: f64 = 0.01;
-/// The same, if the tier does not remember: share that the tiers below answered.
-const GAIN_BELOW: f64 = 0.05;
+/// Share of the requests that the tiers below answered, or nobody where there are none, from which on a larger tier is
+/// worth it.
+const GAIN: f64 = 0.05;
+/// Bytes, and share of what the process takes, that the allocator may keep.
+const SPARE: u64 = 16 << 20;
+const SPARE_SHARE: u64 = 8;
 /// How full a tier is that is worth growing.
 const FULL: f64 = 0.9;
 /// Share of the time waited for memory, over which nothing grows.
@@ -24,23 +34,26 @@ const STALLED: f64 = 0.1;
 
 pub(in super::super) fn apply(plan: &mut Plan<'_>) {
     let Some(percent) = plan.sample.memory_percent() else { return };
-    let lacking = lacking(plan);
+    let spare = spare(plan);
+    let lacking = lacking(plan).saturating_sub(spare);
     // What was freed at the last turn shows in what is seen now only if the allocator and the writer have come to it.
     let waits = plan.state.freed_at.is_some_and(|at| at + 1 >= plan.state.tick);
     let mut freed = false;
     if plan.memory_is_over() || lacking > 0 {
-        freed = !waits && free(plan, percent, lacking);
+        freed = !waits && free(plan, percent, lacking, spare);
     } else if plan.memory_is_tight() {
         evict_idle(plan, percent);
     } else if plan.policy.dynamic {
         grow(plan);
     }
     // After what frees memory: then there is something to give back, and without that nobody would see that it was freed.
-    if freed || over(percent, plan.policy.gc_threshold) {
-        let because = match freed {
-            true => "what was freed is to be the system's".to_owned(),
-            false => format!("memory use is {percent:.1} %, over {} %", plan.policy.gc_threshold),
+    if freed || spare > 0 || over(percent, plan.policy.gc_threshold) {
+        let because = match (freed, spare) {
+            (_, 1..) => format!("the allocator keeps {spare} bytes of what was freed"),
+            (true, _) => "what was freed is to be the system's".to_owned(),
+            (false, _) => format!("memory use is {percent:.1} %, over {} %", plan.policy.gc_threshold),
         };
+        plan.state.asked_back = Some(spare).filter(|spare| *spare > 0);
         plan.require(Change::TrimAllocator, Goal::MemoryUse, because);
     }
 }
@@ -57,11 +70,24 @@ fn lacking(plan: &Plan<'_>) -> u64 {
     at(plan, left + plan.policy.memory_buffer_percent).saturating_sub(available)
 }
 
-fn free(plan: &mut Plan<'_>, percent: f64, lacking: u64) -> bool {
+/// Bytes that the allocator keeps and is to give back; 0 if they are few, or if it was asked in vain.
+fn spare(plan: &mut Plan<'_>) -> u64 {
+    let tick = plan.state.tick;
+    let kept = plan.sample.memory_spare().unwrap_or(0);
+    match plan.state.asked_back.take() {
+        Some(then) if kept >= then / 2 => plan.state.trim_hold.lengthen(tick),
+        Some(_) => plan.state.trim_hold = Hold::default(),
+        None => {}
+    }
+    let many = kept > SPARE && kept > plan.sample.memory_used.unwrap_or(0) / SPARE_SHARE;
+    if many && plan.state.trim_hold.is_over(tick) { kept } else { 0 }
+}
+
+fn free(plan: &mut Plan<'_>, percent: f64, lacking: u64, spare: u64) -> bool {
     let ceiling = plan.ceilings.memory_percent;
     let aim = ceiling - plan.policy.memory_buffer_percent;
     let excess = match plan.memory_is_over() {
-        true => plan.sample.memory_used.unwrap_or(0).saturating_sub(at(plan, aim)),
+        true => plan.sample.memory_used.unwrap_or(0).saturating_sub(spare).saturating_sub(at(plan, aim)),
         false => 0,
     };
     let excess = excess.max(lacking);
@@ -80,6 +106,7 @@ fn free(plan: &mut Plan<'_>, percent: f64, lacking: u64) -> bool {
     let from = plan.sample.knobs.memory_size;
     let size = bounded(to.min(from), floor, plan.policy.memory_max);
     if plan.policy.dynamic && size < from {
+        plan.state.shrunk_from = plan.state.shrunk_from.max(Some(from));
         plan.require(Change::ResizeMemoryTier { from, to: size }, Goal::MemoryUse, because);
     }
     if bytes > 0 {
@@ -108,24 +135,36 @@ fn grow(plan: &mut Plan<'_>) {
     if sample.memory_stalled.is_some_and(|s| over(s, STALLED)) || sample.requests.gets == 0 {
         return;
     }
-    let gets = sample.requests.gets as f64;
-    let (gain, enough) = match sample.ghost_hits {
-        Some(ghosts) => (ghosts as f64 / gets, GAIN),
-        None => {
-            let answered = sample.requests.gets.saturating_sub(sample.requests.misses);
-            (answered.saturating_sub(tier.hits) as f64 / gets, GAIN_BELOW)
-        }
-    };
     let roomy = plan.ceilings.memory_percent - policy.memory_buffer_percent;
     let room = at(plan, roomy).saturating_sub(sample.memory_used.unwrap_or(0));
     let room = (room / 2).min(sample.memory_available.map_or(u64::MAX, |a| a / 2));
-    let step = room.min(from / 4);
-    let to =
-        bounded(from.saturating_add(step), policy.memory_floor.min(policy.memory_max), policy.memory_max);
+    // What a limit took is given back without a trial: the limit leaves room again.
+    let owed = plan.state.shrunk_from.filter(|was| *was > from);
+    let step = if owed.is_some() { room.min(from) } else { room.min(from / 4) };
+    let most = policy.memory_max.min(owed.unwrap_or(u64::MAX));
+    let to = bounded(from.saturating_add(step), policy.memory_floor.min(policy.memory_max), most);
     // A step that nobody would notice is not worth it.
-    if gain < enough || to <= from || to - from < from / 64 {
+    if to <= from || to - from < (from / 64).min(most - from) {
         return;
     }
-    let because = format!("memory is full, and a larger one would answer {:.1} % more", gain * 100.0);
-    plan.propose(Change::ResizeMemoryTier { from, to }, Goal::RequestCost, because);
+    let change = Change::ResizeMemoryTier { from, to };
+    if let Some(was) = owed {
+        let because = format!("memory has room again, and the tier is less than the {was} bytes that it was");
+        return plan.require(change, Goal::RequestCost, because);
+    }
+    plan.state.shrunk_from = None;
+    let gain = gain(sample, tier);
+    if gain >= GAIN {
+        let because =
+            format!("memory is full, and a larger one would answer up to {:.1} % more", gain * 100.0);
+        plan.propose(change, Goal::RequestCost, because);
+    }
+}
+
+/// Share of the requests that a larger tier could answer as well.
+fn gain(sample: &Sample, tier: &TierSample) -> f64 {
+    let below = sample.tiers.iter().skip(1).any(Option::is_some);
+    let found = sample.requests.gets.saturating_sub(sample.requests.misses);
+    let more = if below { found.saturating_sub(tier.hits) } else { sample.requests.misses };
+    more as f64 / sample.requests.gets.max(1) as f64
 }

@@ -7,7 +7,6 @@ pub(super) mod background;
 pub(super) mod compression;
 pub(super) mod io;
 pub(super) mod memory;
-pub(super) mod network;
 pub(super) mod prefetch;
 pub(super) mod strategy;
 pub(super) mod tiers;

@@ -216,14 +216,6 @@ fn packs_are_what_the_archive_takes_in_ten_seconds() {
 }
 
 #[test]
-fn metrics_take_their_share_of_the_link() {
-    let s = Sample { link_speed: Some(1000.0), ..quiet() };
-    let change = Change::SetMetricsRate { from: None, to: Some(500) };
-    assert_eq!(turned(&under(Strategy::Balanced, &s), Knob::MetricsRate), Some(change));
-    assert_eq!(turned(&under(Strategy::Balanced, &quiet()), Knob::MetricsRate), None);
-}
-
-#[test]
 fn a_tail_that_slowing_does_not_lower_is_not_background_works() {
     let mut s = quiet();
     (s.moved_bytes, s.requests.p99, s.knobs.background_rate) = (60 * 16 * MIB, Some(0.01), 32 * MIB);

@@ -74,6 +74,60 @@ fn over_the_gc_threshold_memory_goes_back_to_the_system() {
     assert!(at(|c| matches!(c, Change::TrimAllocator)) > at(|c| matches!(c, Change::FreeMemory { .. })));
 }
 
+/// 3,000 MiB are in use, so many of them kept by the allocator.
+fn kept(spare: u64) -> Sample {
+    let used = 3_000 * MIB;
+    Sample { memory_used: Some(used), memory_allocated: Some(used - spare), ..quiet() }
+}
+
+#[test]
+fn what_the_allocator_keeps_goes_back_where_it_is_much() {
+    let trims = |s: &Sample| turned(&under(Strategy::Balanced, s), Knob::Allocator).is_some();
+    assert!(!trims(&kept(375 * MIB)), "an eighth");
+    assert!(trims(&kept(375 * MIB + 1)));
+    let small =
+        |spare| Sample { memory_used: Some(64 * MIB), memory_allocated: Some(64 * MIB - spare), ..quiet() };
+    assert!(!trims(&small(16 * MIB)) && trims(&small(16 * MIB + 1)), "few bytes are not worth it");
+    let absurd = Sample { memory_allocated: Some(u64::MAX), ..kept(0) };
+    assert!(!trims(&absurd) && !trims(&Sample { memory_allocated: None, ..kept(0) }));
+}
+
+#[test]
+fn an_allocator_that_keeps_it_all_the_same_is_asked_ever_more_rarely() {
+    let mut state = State::default();
+    let mut turns = |spare: u64, n: u64| -> Vec<u64> {
+        let mut s = kept(spare);
+        let all = run(&mut s, &mut state, &policy(), n as usize).into_iter().zip(0..);
+        all.filter(|(d, _)| turned(d, Knob::Allocator).is_some()).map(|(_, n)| n).collect()
+    };
+    assert_eq!(turns(GIB, 80), [0, 11, 32, 73], "in vain: 10, 20, 40 turns between");
+    // What went back by more than half was worth it.
+    assert!(turns(100 * MIB, 200).is_empty());
+    assert_eq!(turns(GIB, 1), [0]);
+    assert_eq!(turns(400 * MIB, 1), [0], "and is asked for again at once");
+}
+
+#[test]
+fn what_the_allocator_keeps_is_taken_before_what_the_tier_holds() {
+    let over = |spare| {
+        let s = large(85.0);
+        Sample { memory_allocated: Some(s.memory_used.unwrap() - spare), ..s }
+    };
+    assert_eq!(free(&over(GIB), Strategy::Balanced), Some(1_500 * MIB), "little of it");
+    assert_eq!(free(&over(1_200 * MIB), Strategy::Balanced), Some(300 * MIB));
+    let all = under(Strategy::Balanced, &over(2_000 * MIB));
+    assert!(turned(&all, Knob::Allocator).is_some() && turned(&all, Knob::MemoryContent).is_none());
+    // Once it was asked in vain, the tier has to give.
+    let mut state = State::default();
+    let mut s = over(2_000 * MIB);
+    let second = run(&mut s, &mut state, &policy(), 2).pop().unwrap();
+    assert!(changes(&second).contains(&Change::FreeMemory {
+        bytes: 1_500 * MIB,
+        from: 6_000 * MIB,
+        to: 4_500 * MIB
+    }));
+}
+
 #[test]
 fn idle_entries_leave_at_their_age_while_memory_is_in_the_buffer() {
     use Strategy::*;
@@ -94,12 +148,13 @@ fn idle_entries_leave_at_their_age_while_memory_is_in_the_buffer() {
     assert_eq!(turned(&under(Balanced, &with_memory(75.0)), Knob::MemoryContent), None, "not known");
 }
 
-/// A full tier of half the maximum, with room, that would answer so many of 1000 requests more.
-fn wanted(ghosts: Option<u64>) -> Sample {
+/// A full tier of half the maximum, with room; the tiers below it answer so many of 1000 requests.
+fn wanted(below: u64) -> Sample {
     let mut s = with_memory(30.0);
     s.knobs.memory_size = 256 * MIB;
-    s.tiers[0] = Some(TierSample { bytes: 250 * MIB, hits: 900, ..TierSample::default() });
-    (s.requests.gets, s.ghost_hits) = (1000, ghosts);
+    s.tiers[0] = Some(TierSample { bytes: 250 * MIB, hits: 300, ..TierSample::default() });
+    s.tiers[1] = Some(TierSample::default());
+    (s.requests.gets, s.requests.misses) = (1000, 700 - below);
     s
 }
 
@@ -107,29 +162,54 @@ fn wanted(ghosts: Option<u64>) -> Sample {
 fn a_dynamic_tier_grows_where_it_helps() {
     let grown = |s: &Sample| turned(&under(Strategy::Balanced, s), Knob::MemorySize);
     let more = Some(Change::ResizeMemoryTier { from: 256 * MIB, to: 320 * MIB });
-    assert_eq!(grown(&wanted(Some(10))), more);
-    assert_eq!(grown(&wanted(Some(9))), None, "it would help too little");
-    // Without ghosts: what the tiers below answered.
+    assert_eq!(grown(&wanted(50)), more);
+    assert_eq!(grown(&wanted(49)), None, "it would help too little");
+    let mut alone = wanted(50);
+    assert_eq!(grown(&Sample { requests: Requests { misses: 50, ..alone.requests }, ..alone.clone() }), more);
+    alone.tiers[1] = None;
+    let nothing = |misses| Sample { requests: Requests { misses, ..alone.requests }, ..alone.clone() };
     assert_eq!(
-        grown(&Sample { requests: Requests { misses: 50, ..wanted(None).requests }, ..wanted(None) }),
-        more
+        (grown(&nothing(50)), grown(&nothing(49))),
+        (more, None),
+        "nobody below: what is found nowhere"
     );
-    assert_eq!(
-        grown(&Sample { requests: Requests { misses: 51, ..wanted(None).requests }, ..wanted(None) }),
-        None
-    );
-    let mut not_full = wanted(Some(500));
+    let mut not_full = wanted(500);
     not_full.tiers[0].as_mut().unwrap().bytes = 230 * MIB;
     assert_eq!(grown(&not_full), None);
-    let tight = Sample { memory_used: with_memory(70.1).memory_used, ..wanted(Some(500)) };
+    let tight = Sample { memory_used: with_memory(70.1).memory_used, ..wanted(500) };
     assert_eq!(grown(&tight), None, "no room");
-    assert_eq!(grown(&Sample { memory_stalled: Some(0.11), ..wanted(Some(500)) }), None);
+    assert_eq!(grown(&Sample { memory_stalled: Some(0.11), ..wanted(500) }), None);
     let fixed = Policy { dynamic: false, ..policy() };
-    assert_eq!(turned(&decide(&wanted(Some(500)), &State::default(), &fixed), Knob::MemorySize), None);
-    let mut s = wanted(Some(500));
+    assert_eq!(turned(&decide(&wanted(500), &State::default(), &fixed), Knob::MemorySize), None);
+    let mut s = wanted(500);
     s.knobs.memory_size = 500 * MIB;
     s.tiers[0].as_mut().unwrap().bytes = 500 * MIB;
     assert_eq!(grown(&s), Some(Change::ResizeMemoryTier { from: 500 * MIB, to: 512 * MIB }), "the maximum");
+}
+
+#[test]
+fn what_a_limit_took_from_the_tier_comes_back_when_there_is_room() {
+    let mut state = State::default();
+    // Nobody below answers: to grow is not worth a trial.
+    let mut s = wanted(0);
+    s.knobs.memory_size = 512 * MIB;
+    s.tiers[0].as_mut().unwrap().bytes = 512 * MIB;
+    s.memory_available = Some(1_100 * MIB);
+    assert_eq!(
+        turned(&run(&mut s, &mut state, &policy(), 1)[0], Knob::MemorySize).map(|c| c.direction()),
+        Some(Direction::Down)
+    );
+    assert_eq!(s.knobs.memory_size, 64 * MIB, "down to the floor");
+    s.tiers[0].as_mut().unwrap().bytes = 64 * MIB;
+    run(&mut s, &mut state, &policy(), 3);
+    assert_eq!(s.knobs.memory_size, 64 * MIB, "little is available");
+    s.memory_available = Some(5_000 * MIB);
+    for size in [128, 256, 512, 512] {
+        run(&mut s, &mut state, &policy(), 1);
+        assert_eq!(s.knobs.memory_size, size * MIB);
+        s.tiers[0].as_mut().unwrap().bytes = size * MIB;
+    }
+    assert!(state.under_trial().next().is_none());
 }
 
 #[test]
@@ -184,7 +264,7 @@ fn memory_gives_way_to_others_while_little_is_available() {
     let small = Sample { memory_available: Some(0), ..with_memory(40.0) };
     assert_eq!(free(&small, Balanced), Some(400 * MIB - policy().memory_floor), "not below the floor");
     // And it does not grow meanwhile.
-    let full = Sample { memory_available: Some(1400 * MIB), ..wanted(Some(500)) };
+    let full = Sample { memory_available: Some(1400 * MIB), ..wanted(500) };
     assert!(
         !matches!(turned(&under(Balanced, &full), Knob::MemorySize), Some(Change::ResizeMemoryTier { from, to }) if to > from)
     );

@@ -85,7 +85,6 @@ fn turn(sample: &mut Sample, change: &Change) {
         }
         Change::LeaveUncompressed { content, .. } => k.methods[at(content)] = Method::NONE,
         Change::SetPrefetch { to, .. } => k.prefetch = *to,
-        Change::SetMetricsRate { to, .. } => k.metrics_rate = *to,
         _ => {}
     }
 }

@@ -21,7 +21,7 @@ fn samples() -> impl Any<Value = Sample> {
         let mut s = Sample { elapsed: Duration::from_millis(ms), ..Sample::default() };
         (s.memory_used, s.memory_limit) = (is[0].then_some(n[0]), is[1].then_some(n[1]));
         (s.memory_available, s.memory_stalled) = (is[2].then_some(n[2]), f[0]);
-        (s.cpu_percent, s.io_pressure, s.link_speed, s.network_percent) = (f[1], f[2], f[3], f[4]);
+        (s.cpu_percent, s.io_pressure, s.network_percent) = (f[1], f[2], f[4]);
         (s.requests.gets, s.requests.misses, s.requests.put_bytes) = (n[3], n[4], n[5]);
         (s.requests.stalls, s.requests.mean, s.requests.p99) = (n[6], f[5], f[6]);
         for (i, t) in s.tiers.iter_mut().enumerate() {
@@ -31,7 +31,8 @@ fn samples() -> impl Any<Value = Sample> {
                 TierSample { hits, written, bytes, items, limit, item_limit: limit, ..TierSample::default() };
             *t = is[4 + i].then_some(t2);
         }
-        (s.ghost_hits, s.oldest_idle) = (is[3].then_some(n[7]), is[4].then(|| Duration::from_secs(n[28])));
+        (s.memory_allocated, s.oldest_idle) =
+            (is[3].then_some(n[7]), is[4].then(|| Duration::from_secs(n[28])));
         (s.commit_mean, s.moved_bytes, s.index_lookups, s.index_misses) = (f[7], n[29], n[30], n[31]);
         s.types[0] = TypeSample { original_bytes: n[32], stored_bytes: n[33], seconds: f[8] };
         s.types[2] = TypeSample { original_bytes: n[33], stored_bytes: n[32], seconds: f[8] };
@@ -69,7 +70,7 @@ fn likely() -> impl Any<Value = Sample> {
         (s.requests.gets, s.requests.misses, s.requests.stalls) = (100_000, n(3, 1e4), n(4, 3.0));
         (s.requests.put_bytes, s.commit_mean) = (n(5, 1e10), Some(f[6] / 10.0));
         (s.requests.mean, s.requests.p99) = (Some(f[7] / 1e4), Some(f[8] / 1e3));
-        (s.ghost_hits, s.moved_bytes) = (is[2].then_some(n(9, 5e3)), n(10, 4e9));
+        (s.memory_allocated, s.moved_bytes) = (is[2].then_some(n(9, 5e9)), n(10, 4e9));
         s.oldest_idle = Some(Duration::from_secs(n(11, 2000.0)));
         s.knobs.memory_size = 64 * MIB + n(12, 448.0 * MIB as f64);
         s.tiers[0] = Some(TierSample { bytes: s.knobs.memory_size, hits: 70_000, ..TierSample::default() });
@@ -108,7 +109,6 @@ fn is_within(change: &Change, p: &Policy, ceilings: &Ceilings) -> bool {
         Change::SetWriteBuffer { to, .. } => (MIB..=p.write_buffer_size).contains(to),
         Change::SetCompression { to, .. } | Change::RetryCompression { to, .. } => method(to),
         Change::SetPrefetch { to, .. } => (0.0..=ceilings.prefetch).contains(to),
-        Change::SetMetricsRate { to, .. } => to.is_some_and(|n| n > 0),
         Change::Rebalance { to, .. } => *to == 0.8,
         _ => true,
     }
@@ -142,7 +142,7 @@ proptest! {
     fn a_policy_of_extremes_does_not_panic(s in samples(), n in vec(count(), 9), f in vec(any::<f64>(), 6)) {
         let mut p = policy();
         (p.memory_max_percent, p.memory_buffer_percent, p.gc_threshold) = (f[0], f[1], f[2]);
-        (p.cpu_max_percent, p.compression_threshold, p.bandwidth_percent) = (f[3], f[4], f[5]);
+        (p.cpu_max_percent, p.compression_threshold) = (f[3], f[4]);
         (p.memory_floor, p.memory_max, p.max_concurrent_ops, p.buffer_size) = (n[0], n[1], n[2], n[3]);
         (p.write_buffer_size, p.read_ahead_size, p.background_rate) = (n[4], n[5], n[6]);
         (p.sled_cache, p.pack_size) = (n[7], n[8]);

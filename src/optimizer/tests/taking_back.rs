@@ -8,7 +8,8 @@ fn experiment(cost: f64) -> Sample {
     let mut s = with_memory(30.0);
     s.knobs.memory_size = 256 * MIB;
     s.tiers[0] = Some(TierSample { bytes: GIB, ..TierSample::default() });
-    (s.requests.gets, s.ghost_hits, s.requests.mean) = (1000, Some(500), Some(cost));
+    s.tiers[1] = Some(TierSample::default());
+    (s.requests.gets, s.requests.misses, s.requests.mean) = (1000, 0, Some(cost));
     s
 }
 
@@ -55,13 +56,13 @@ fn what_made_things_worse_is_taken_back_and_not_tried_again_soon() {
 #[test]
 fn noise_is_no_reason() {
     let mut s = experiment(0.001);
-    s.ghost_hits = Some(0);
+    s.requests.misses = 1000;
     let mut state = State::default();
     for n in 0..50 {
         s.requests.mean = Some(if n % 2 == 0 { 0.0005 } else { 0.0015 });
         run(&mut s, &mut state, &policy(), 1);
     }
-    s.ghost_hits = Some(500);
+    s.requests.misses = 500;
     run(&mut s, &mut state, &policy(), 1);
     s.requests.mean = Some(0.0018);
     let next = run(&mut s, &mut state, &policy(), 2);
@@ -154,10 +155,10 @@ fn what_the_executor_could_not_do_waits() {
     for turn in 0..15u64 {
         let mut r = readings(turn * 60);
         (r.memory.limit, r.process.anonymous) = (Some(10_000 * MIB), Some(3_000 * MIB));
-        // Memory is full and half as large as it may be, and half of the requests are for what it evicted.
-        let mut counters =
-            Counters { gets: turn * 1000, ghost_hits: Some(turn * 500), ..Counters::default() };
+        // Memory is full and half as large as it may be, and a disk answers half of the requests.
+        let mut counters = Counters { gets: turn * 1000, misses: turn * 500, ..Counters::default() };
         counters.tiers[0] = Some(TierCounters { bytes: 256 * MIB, ..TierCounters::default() });
+        counters.tiers[1] = Some(TierCounters::default());
         counters.request_mean = Some(0.001);
         counters.knobs.memory_size = 256 * MIB;
         let mut fail = |action: &Action| {
@@ -207,14 +208,8 @@ fn a_sample_is_the_difference_of_two_states() {
     let mut before = Counters { gets: 100, misses: 50, put_bytes: 10, prefetched: 5, ..Counters::default() };
     before.tiers[1] = Some(TierCounters { hits: 10, written: 100, ..TierCounters::default() });
     before.types[0] = (1000, 800);
-    let mut now = Counters {
-        gets: 200,
-        misses: 60,
-        put_bytes: 5,
-        prefetched: 9,
-        ghost_hits: Some(7),
-        ..before.clone()
-    };
+    let mut now =
+        Counters { gets: 200, misses: 60, put_bytes: 5, prefetched: 9, allocated: Some(7), ..before.clone() };
     now.tiers[1] =
         Some(TierCounters { hits: 60, written: 300, bytes: 80, limit: Some(100), ..TierCounters::default() });
     now.types[0] = (3000, 1800);
@@ -230,7 +225,7 @@ fn a_sample_is_the_difference_of_two_states() {
     assert_eq!((s.requests.gets, s.requests.misses, s.requests.put_bytes), (100, 10, 0));
     let ssd = s.tier(Tier::Ssd).unwrap();
     assert_eq!((ssd.hit_rate, ssd.written, ssd.occupancy()), (Some(0.5), 200, Some(0.8)));
-    assert_eq!((s.types[0].ratio(), s.prefetch.issued, s.ghost_hits), (Some(0.5), 4, Some(7)));
+    assert_eq!((s.types[0].ratio(), s.prefetch.issued, s.memory_allocated), (Some(0.5), 4, Some(7)));
     assert_eq!((s.requests.mean, s.cpu_percent, s.io_pressure), (None, None, None), "absurd");
     assert_eq!((s.memory_percent(), s.directories[0].throughput), (Some(90.0), Some(5.0)));
     assert!(s.tier(Tier::Hdd).is_none());
