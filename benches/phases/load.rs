@@ -339,8 +339,9 @@ fn now_ms() -> u64 {
 /// What the optimizer did, with the slice in which it did it.
 fn decisions(cache: &Cache, seen: &[Seen]) {
     for record in cache.optimizer().history() {
-        let begun = seen.iter().enumerate().filter(|(_, of)| of.unix_ms > 0 && of.unix_ms <= record.unix_ms);
-        let Some((slice, _)) = begun.last() else { continue };
+        let mut begun =
+            seen.iter().enumerate().filter(|(_, of)| of.unix_ms > 0 && of.unix_ms <= record.unix_ms);
+        let Some((slice, _)) = begun.next_back() else { continue };
         for outcome in &record.outcomes {
             let failed = outcome.result.as_ref().err().map(|why| format!(" (not done: {why})"));
             let what = format!("{slice}: {}{}", outcome.action, failed.unwrap_or_default());
