@@ -15,7 +15,7 @@ mod meter;
 mod readonly;
 mod real;
 
-pub use gate::Gate;
+pub use gate::{Background, Gate};
 pub use map::Map;
 pub use meter::{Meter, Metered, Traffic};
 pub use readonly::ReadOnly;
