@@ -155,7 +155,9 @@ impl Load {
                     self.history.forgotten(&key, &since, 0);
                     evicted.insert(key);
                 }
-                Ok(Received::Event(Event::Promoted { .. } | Event::Demoted { .. })) => {}
+                Ok(Received::Event(
+                    Event::Promoted { .. } | Event::Demoted { .. } | Event::StrategyChanged { .. },
+                )) => {}
                 Ok(other) => self.wrong(format!("an event: {other:?}")),
                 Err(RecvError::Closed) => return evicted,
                 Err(_) => {
