@@ -206,25 +206,22 @@ mod tests {
             let gate = Arc::new(Gate::new(2));
             let (told, heard) = std::sync::mpsc::channel();
             let (a, b) = (gate.enter(), gate.enter());
-            std::thread::scope(|scope| {
-                for _ in 0..2 {
-                    let (gate, told) = (gate.clone(), told.clone());
-                    scope.spawn(move || {
-                        drop(gate.enter());
-                        told.send(()).unwrap();
-                    });
-                }
-                while gate.waiting.load(Ordering::SeqCst) < 2 {
-                    std::thread::yield_now();
-                }
-                drop(a);
-                drop(b);
-                for _ in 0..2 {
-                    heard
-                        .recv_timeout(Duration::from_secs(20))
-                        .expect("somebody sleeps beside an empty gate");
-                }
-            });
+            // Not in a scope, which would wait for who sleeps for ever.
+            for _ in 0..2 {
+                let (gate, told) = (gate.clone(), told.clone());
+                std::thread::spawn(move || {
+                    drop(gate.enter());
+                    told.send(()).unwrap();
+                });
+            }
+            while gate.waiting.load(Ordering::SeqCst) < 2 {
+                std::thread::yield_now();
+            }
+            drop(a);
+            drop(b);
+            for _ in 0..2 {
+                heard.recv_timeout(Duration::from_secs(20)).expect("somebody sleeps beside an empty gate");
+            }
         }
     }
 
@@ -252,15 +249,19 @@ mod tests {
             assert!(!gate.try_enter(CALLER) && !gate.try_enter(OTHER), "{limit}: one too many");
             // One more of each waits; who leaves lets in whom they make room for.
             let (thread, heard, leave) = background(&gate);
-            let other = std::thread::spawn({
+            let (came, in_at_last) = std::sync::mpsc::channel();
+            std::thread::spawn({
                 let gate = gate.clone();
-                move || drop(gate.enter())
+                move || {
+                    drop(gate.enter());
+                    came.send(()).unwrap();
+                }
             });
             while gate.waiting.load(Ordering::SeqCst) < 2 {
                 std::thread::yield_now();
             }
             drop(caller);
-            other.join().unwrap();
+            in_at_last.recv_timeout(Duration::from_secs(20)).expect("a caller sleeps beside a place of his");
             assert!(heard.try_recv().is_err(), "{limit}");
             for (thread, _, leave) in some {
                 drop(leave);
