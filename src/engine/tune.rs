@@ -256,8 +256,13 @@ impl Engine {
 
     /// Does one action.
     fn act(&self, action: &Action) -> Result<(), String> {
+        self.apply(&action.change)
+    }
+
+    /// Does what an action says.
+    pub(crate) fn apply(&self, change: &Change) -> Result<(), String> {
         let d = &self.dials;
-        match &action.change {
+        match change {
             Change::SetStrategy { from, to } => {
                 let (from, to) = (*from, *to);
                 self.events.emit(|| Event::StrategyChanged { from, to });
