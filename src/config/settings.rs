@@ -507,7 +507,7 @@ pub(super) static SETTINGS: &[Setting] = &[
     setting(
         "metrics.redis.instance",
         Field::OptionalName(|c| &mut c.metrics.redis.instance),
-        "the name of this store among others; absent: host, process and the start of the store's id",
+        "the name of this store among others; absent: host and the start of the store's id",
     ),
     setting("log.file", Field::Path(|c| &mut c.log.file), "the log of the command; absent: none"),
     setting(
