@@ -316,13 +316,11 @@ impl Run {
         if self.warned {
             return;
         }
-        let Some(left_out) = self.log.allow("redis") else { return };
-        self.warned = true;
-        let target = &self.plan.target;
-        let why = target.conceal(why);
-        let left_out = (left_out > 0).then_some(left_out);
-        tracing::warn!(target: LOG, class = "redis", left_out, redis = %target, instance = %self.plan.reporter.instance,
-            "no metrics go to Redis: {why}; it is tried again without another word");
+        let Plan { target, reporter, .. } = &self.plan;
+        self.warned = self.log.warn_of_redis(target, &reporter.instance, || {
+            let why = target.conceal(why);
+            format!("no metrics go to Redis: {why}; it is tried again without another word")
+        });
     }
 
     /// Takes what is this store's out of the registry. Where that does not succeed in time it expires.

@@ -298,6 +298,8 @@ mod tests {
         let mut log = Rolling::open(&path, &config).unwrap();
         (0..5).for_each(|n| log.write_all(format!("line{n}\n").as_bytes()).unwrap());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        // However much was written, and whenever.
+        assert!(log.len > 0 && !log.is_due(1 << 20, log.day + 10));
         let mut text = [0; 30];
         io::Read::read_exact(&mut &reader, &mut text).unwrap();
         assert!(text.ends_with(b"line4\n"));
