@@ -421,12 +421,12 @@ fn many_ask_at_once_and_all_are_answered() {
             });
         }
     });
-    assert_eq!(store.history(10).unwrap(), Value::Array(vec![]));
     assert!(store.verify(|_| {}).unwrap().is_clean(), "the place of a verification is free again");
 }
 
 #[test]
 fn closing_ends_what_is_under_way() {
+    let mut cut_short = 0;
     for _ in 0..5 {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::builder().memory(MIB).root(dir.path()).open().unwrap();
@@ -442,7 +442,14 @@ fn closing_ends_what_is_under_way() {
                         1 => store.list(b"", |_| ControlFlow::Continue(())).map(drop),
                         _ => store.stat().map(drop),
                     };
-                    while ask().is_ok() {}
+                    loop {
+                        // Not one that found nobody: one that was answered, and then was not any more.
+                        match ask() {
+                            Ok(()) => {}
+                            Err(Error::NoSocket { .. }) => return false,
+                            Err(_) => return no == 0,
+                        }
+                    }
                 })
             })
             .collect();
@@ -450,9 +457,10 @@ fn closing_ends_what_is_under_way() {
         let began = Instant::now();
         cache.close().unwrap();
         assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
-        asking.into_iter().for_each(|t| t.join().unwrap());
+        cut_short += asking.into_iter().filter_map(|t| t.join().unwrap().then_some(())).count();
         assert!(!socket(dir.path()).exists());
     }
+    assert!(cut_short > 0, "no verification was under way");
 }
 
 #[test]
@@ -574,7 +582,7 @@ fn who_asks_believes_nothing() {
         b"TC\x01\x01\x02\0\0\0{}".to_vec(),
         b"TC\x01\x04\x02\0\0\0{}".to_vec(),
         b"TC\x01\x03\x02\0\0\0{}".to_vec(),
-        b"TC\x01\x03\x1d\0\0\0{\"unread\":0,\"next\":{\"shard\":0}}".to_vec(),
+        b"TC\x01\x03\x1f\0\0\0{\"unread\":0,\"next\":{\"shard\":0}}".to_vec(),
         b"TC\x01\x02\x0e\0\0\0{\"finding\":{}}".to_vec(),
     ];
     let count = answers.len();
@@ -597,7 +605,323 @@ fn who_asks_believes_nothing() {
         } else {
             store.list(b"", |_| ControlFlow::Continue(())).map(drop)
         };
-        assert!(failed.is_err(), "answer {no}");
+        let failed = failed.expect_err(&format!("answer {no}"));
+        // Two that are whole frames, and of which nothing but what they say is wrong.
+        if no == count - 2 {
+            assert!(failed.to_string().contains("a page is before the one before"), "{failed}");
+        } else if no == count - 1 {
+            assert!(failed.to_string().contains("a finding is none"), "{failed}");
+        }
     }
     server.join().unwrap();
+}
+
+fn frame(kind: u8, json: &str) -> Vec<u8> {
+    [&[b'T', b'C', 1, kind], (json.len() as u32).to_le_bytes().as_slice(), json.as_bytes()].concat()
+}
+
+/// A server that answers each question with the next of these, the last of them again and again where that is so, until it is
+/// not listened to any more.
+fn false_server(dir: &Path, answers: Vec<(Vec<u8>, bool)>) -> std::thread::JoinHandle<()> {
+    let listener = UnixListener::bind(dir.join("socket")).unwrap();
+    std::thread::spawn(move || {
+        for (answer, again) in answers {
+            // `find` connects once, to see who it is; then the question.
+            drop(listener.accept().unwrap());
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut head = [0; 8];
+            stream.read_exact(&mut head).unwrap();
+            let mut body = vec![0; u32::from_le_bytes(head[4..].try_into().unwrap()) as usize];
+            stream.read_exact(&mut body).unwrap();
+            while stream.write_all(&answer).is_ok() && again {}
+        }
+    })
+}
+
+/// Another user's process may be asked, by root, and says what it likes: none of that is for the terminal to obey.
+#[test]
+fn what_is_said_has_nothing_in_it_that_a_terminal_obeys() {
+    let dir = tempfile::tempdir().unwrap();
+    let evil = "\\u001b]52;c;x\\u0007\\u009b2J\\u202e";
+    let finding = format!(
+        "{{\"finding\":{{\"tier\":\"ssd\",\"path\":\"/a{evil}\",\"key\":null,\"why\":\"{evil}\",\"lost\":true}}}}"
+    );
+    let end = "{\"items\":1,\"bytes\":1,\"containers\":1,\"unwritten\":0}";
+    let figures = format!("{{\"{evil}\":[\"{evil}\"]}}");
+    let server = false_server(
+        dir.path(),
+        vec![
+            (frame(4, &format!("{{\"error\":\"{evil}\"}}")), false),
+            ([frame(2, &finding), frame(3, end)].concat(), false),
+            (frame(3, &figures), false),
+            (frame(4, &format!("{{\"error\":\"{evil}\"}}")), false),
+        ],
+    );
+    let ask = || OpenStore::find([dir.path()]).unwrap();
+    let harmless = |text: &str| {
+        assert!(text.contains("\\x1b]52;c;x\\x07\\xc2\\x9b2J\\xe2\\x80\\xae"), "{text:?}");
+        assert!(!text.contains(['\u{1b}', '\u{7}', '\u{9b}', '\u{202e}']), "{text:?}");
+    };
+    harmless(&ask().stat().unwrap_err().to_string());
+    let report = ask().verify(|_| {}).unwrap();
+    harmless(&report.findings[0].why);
+    harmless(report.findings[0].path.to_str().unwrap());
+    let figures = ask().stat().unwrap();
+    let (name, value) = figures.as_object().unwrap().iter().next().unwrap();
+    harmless(name);
+    harmless(value[0].as_str().unwrap());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_thermocline"));
+    let ran = command.args(["top", "--json"]).arg(dir.path()).stdin(Stdio::null()).output().unwrap();
+    assert_eq!(code(&ran), Some(3));
+    harmless(&err(&ran));
+    server.join().unwrap();
+}
+
+/// An answer without an end takes neither time nor memory without one.
+#[test]
+fn who_is_sent_more_than_there_can_be_does_not_take_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let items = frame(2, &format!("{{\"items\":[\"{}\"]}}", "x".repeat(1 << 20)));
+    let finding = frame(
+        2,
+        &format!(
+            "{{\"finding\":{{\"tier\":\"ssd\",\"path\":\"\",\"key\":null,\"why\":\"{}\",\"lost\":true}}}}",
+            "x".repeat(15 << 20)
+        ),
+    );
+    let nothing = frame(2, "{}");
+    let server =
+        false_server(dir.path(), vec![(nothing.clone(), true), (nothing, true), (items, true), (finding, true)]);
+    let ask = || OpenStore::find([dir.path()]).unwrap();
+    let began = Instant::now();
+    let failed = [
+        ask().stat().map(drop),
+        ask().history(1).map(drop),
+        ask().list(b"", |_| ControlFlow::Continue(())).map(drop),
+        ask().verify(|_| {}).map(drop),
+    ];
+    for failed in failed {
+        assert!(matches!(failed, Err(Error::Nonsense { .. })), "{failed:?}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+    server.join().unwrap();
+}
+
+/// A socket on which somebody listens, who is none of the engine's: he has the name, and the store does without.
+#[test]
+fn a_socket_that_is_alive_is_somebody_elses() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path();
+    stored(root, 10);
+    let listener = UnixListener::bind(socket(root)).unwrap();
+    let other = UnixListener::bind(root.join("hdd/socket")).unwrap();
+    let inode = |path: &Path| fs::symlink_metadata(path).unwrap().ino();
+    let before = (inode(&socket(root)), inode(&root.join("hdd/socket")));
+    let cache = Cache::builder().memory(MIB).root(root).open().unwrap();
+    assert_eq!(cache.get("k1").unwrap(), Some(value(1, 1, 300)));
+    cache.close().unwrap();
+    assert_eq!((inode(&socket(root)), inode(&root.join("hdd/socket"))), before);
+    // They are still heard.
+    for (listener, at) in [(listener, socket(root)), (other, root.join("hdd/socket"))] {
+        listener.set_nonblocking(true).unwrap();
+        while listener.accept().is_ok() {}
+        UnixStream::connect(at).unwrap();
+        listener.accept().unwrap();
+    }
+    // Once they are gone, theirs is replaced.
+    let cache = Cache::builder().memory(MIB).root(root).open().unwrap();
+    assert_eq!(find(root).unwrap().stat().unwrap()["items"], 10);
+    assert!(!root.join("hdd/socket").exists());
+    cache.close().unwrap();
+}
+
+#[test]
+fn a_store_is_not_made_around_somebodys_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let ssd = dir.path().join("ssd");
+    fs::create_dir(&ssd).unwrap();
+    let _listener = UnixListener::bind(ssd.join("socket")).unwrap();
+    let refused = command(&["put", "k", "--create"], dir.path());
+    assert_eq!(code(&refused), Some(2), "{}", err(&refused));
+    assert!(err(&refused).contains("socket is in it"), "{}", err(&refused));
+}
+
+/// The command with these options, which name a store.
+fn with(args: &[&str], options: &[(&str, &Path)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_thermocline"));
+    command.args(args);
+    for (option, path) in options {
+        command.arg(option).arg(path);
+    }
+    command.stdin(Stdio::null()).output().unwrap()
+}
+
+#[test]
+fn directories_of_two_stores_are_refused_whoever_has_them_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+    stored(&a, 10);
+    stored(&b, 20);
+    let options = [("--ssd", a.join("ssd")), ("--hdd", b.join("hdd")), ("--cold", a.join("cold"))];
+    let options = options.each_ref().map(|(option, path)| (*option, path.as_path()));
+    let closed = with(&["stat"], &options);
+    assert_eq!(code(&closed), Some(2), "{}", err(&closed));
+    let _cache = Cache::builder().memory(MIB).root(&a).open().unwrap();
+    for args in [&["stat"][..], &["ls"], &["verify"], &["top", "--once"]] {
+        let open = with(args, &options);
+        assert_eq!(code(&open), Some(2), "{args:?}: {}", err(&open));
+        assert!(err(&open).contains("another store"), "{args:?}: {}", err(&open));
+    }
+}
+
+#[test]
+fn a_store_that_was_opened_without_a_directory_can_be_asked_without_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path();
+    stored(root, 10);
+    fs::rename(root.join("hdd"), root.join("away")).unwrap();
+    let cache = Cache::builder().memory(MIB).root(root).without_missing(true).open().unwrap();
+    let asked = json(&command(&["stat", "--json", "--without-missing"], root));
+    assert_eq!(asked["open_elsewhere"]["process"], std::process::id());
+    // Without the option a directory that is not there is no slip of the pen that goes unnoticed.
+    assert_eq!(code(&command(&["stat"], root)), Some(3));
+    let mistyped = [("--ssd", root.join("ssd")), ("--hdd", root.join("hdq")), ("--cold", root.join("cold"))];
+    let mistyped = mistyped.each_ref().map(|(option, path)| (*option, path.as_path()));
+    let refused = with(&["stat", "--without-missing"], &mistyped);
+    assert_eq!(code(&refused), Some(3), "{}", err(&refused));
+    cache.close().unwrap();
+}
+
+/// The socket is in one directory, and whoever names another of the store finds it all the same.
+#[test]
+fn any_directory_of_the_store_leads_to_the_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path();
+    stored(root, 10);
+    let _cache = Cache::builder().memory(MIB).root(root).open().unwrap();
+    let store = OpenStore::find([root.join("cold")]).unwrap();
+    assert_eq!((store.socket(), &store.stat().unwrap()["items"]), (&*socket(root), &10.into()));
+    let hdd = root.join("hdd");
+    let ran = with(&["top", "--json", hdd.to_str().unwrap()], &[]);
+    assert_eq!(json(&ran)["figures"]["items"], 10);
+}
+
+/// What the optimizer did is told with what it went by, and what came of it.
+#[test]
+fn the_history_says_what_was_done_why_and_what_came_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path();
+    let cache = Cache::builder().memory(MIB).root(root).open().unwrap();
+    let store = find(root).unwrap();
+    assert_eq!(store.history(10).unwrap(), Value::Array(vec![]));
+    let closed = with(&["history"], &[("--root", &root.join("none"))]);
+    assert_eq!(code(&closed), Some(3), "{}", err(&closed));
+    for turn in 0..4 {
+        for no in 0..300 {
+            cache.put(format!("k{no}"), value(no, turn, 9_000)).unwrap();
+            assert!(cache.get(format!("k{}", no / 2)).unwrap().is_some());
+        }
+        std::thread::sleep(Duration::from_millis(30));
+        cache.optimizer().run_once().unwrap();
+    }
+    let turns = store.history(10).unwrap();
+    let turns = turns.as_array().unwrap();
+    assert!(turns.len() >= 3, "{turns:#?}");
+    let times: Vec<u64> = turns.iter().map(|t| t["unix_ms"].as_u64().unwrap()).collect();
+    assert!(times.is_sorted() && times[0] > 1_700_000_000_000, "{times:?}");
+    let last = &turns[turns.len() - 1];
+    assert_eq!((&last["inputs"]["puts"], &last["inputs"]["gets"]), (&300.into(), &300.into()), "{last:#}");
+    assert!(last["inputs"]["p99_seconds"].as_f64().is_some_and(|s| s > 0.0), "{last:#}");
+    let of_memory = last["inputs"]["hit_shares"]["memory"].as_f64().unwrap();
+    assert!((0.0..=1.0).contains(&of_memory), "{last:#}");
+    // Of what was done the next turn has measured the goal; so it is here, where something was.
+    for turn in turns.iter().rev().skip(1) {
+        let done = turn["actions"].as_array().unwrap().iter().any(|a| a["error"].is_null());
+        assert_eq!(turn["effects"].as_array().unwrap().is_empty(), !done, "{turn:#}");
+    }
+    assert_eq!(store.history(2).unwrap().as_array().unwrap().len(), 2);
+    assert_eq!(store.history(2).unwrap()[1], *last);
+    // The command says the same.
+    let said = json(&command(&["history", "--json", "-n", "2"], root));
+    assert_eq!(said["turns"], store.history(2).unwrap());
+    let text = command(&["history", "-n", "2"], root);
+    let text = String::from_utf8_lossy(&text.stdout).into_owned();
+    assert_eq!(text.lines().filter(|l| l.contains("strategy ")).count(), 2, "{text}");
+    assert!(text.contains("300 gets") && text.contains("p99 "), "{text}");
+    cache.close().unwrap();
+}
+
+/// Records move, are overwritten, removed and made room for while they are verified: none of that is damage, and nothing of it
+/// is held up.
+#[test]
+fn a_verification_beside_all_that_moves_finds_nothing_wrong() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::builder()
+        .memory(MIB)
+        .ssd(dir.path().join("ssd"), 8 * MIB)
+        .hdd(dir.path().join("hdd"), 8 * MIB)
+        .cold(dir.path().join("cold"))
+        .open()
+        .unwrap();
+    let store = OpenStore::find([dir.path().join("ssd")]).unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let over = || done.load(std::sync::atomic::Ordering::SeqCst);
+    std::thread::scope(|s| {
+        for writer in 0..2u64 {
+            let (cache, over) = (&cache, &over);
+            s.spawn(move || {
+                let mut no = writer;
+                while !over() {
+                    no += 2;
+                    cache.put(format!("k{}", no % 3_000), value(no, no % 5, 6_000)).unwrap();
+                    match no % 11 {
+                        0 => drop(cache.remove(format!("k{}", no * 7 % 3_000)).unwrap()),
+                        1 => drop(cache.demote(format!("k{}", no * 3 % 3_000), Tier::Cold)),
+                        2 => drop(cache.get(format!("k{}", no * 5 % 3_000)).unwrap()),
+                        _ => {}
+                    }
+                }
+            });
+        }
+        let began = Instant::now();
+        let (mut looks, mut items) = (0, 0);
+        while looks < 5 || began.elapsed() < Duration::from_secs(4) {
+            let report = store.verify(|_| {});
+            let report = report.inspect_err(|_| done.store(true, std::sync::atomic::Ordering::SeqCst)).unwrap();
+            if !report.is_clean() {
+                done.store(true, std::sync::atomic::Ordering::SeqCst);
+            }
+            assert!(report.is_clean(), "{report:?}");
+            (looks, items) = (looks + 1, items + report.items);
+        }
+        done.store(true, std::sync::atomic::Ordering::SeqCst);
+        assert!(items > 1_000, "{items}");
+    });
+    let stats = cache.stats();
+    assert_eq!((stats.counts.damaged, stats.counts.unreachable), (0, 0));
+    assert!(stats.counts.moved_bytes > 0, "nothing moved: it says nothing");
+    cache.close().unwrap();
+}
+
+/// What was not read is said not to have been.
+#[test]
+fn what_waits_to_be_written_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::builder()
+        .memory(16 * MIB)
+        .root(dir.path())
+        .persistence(thermocline::config::Persistence::OnEviction)
+        .open()
+        .unwrap();
+    for no in 0..7 {
+        cache.put(format!("k{no}"), "v").unwrap();
+    }
+    let report = find(dir.path()).unwrap().verify(|_| {}).unwrap();
+    assert_eq!((report.items, report.unwritten, report.is_clean()), (0, 7, true));
+    let told = json(&command(&["verify", "--json"], dir.path()));
+    assert_eq!((&told["unwritten"], &told["clean"]), (&7.into(), &true.into()));
+    let text = command(&["verify"], dir.path());
+    let text = String::from_utf8_lossy(&text.stdout).into_owned();
+    assert!(text.contains("not looked at: 7 items"), "{text}");
+    cache.close().unwrap();
 }

@@ -19,6 +19,8 @@ use std::ops::ControlFlow;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use thermocline_storage::home::whose;
+use thermocline_storage::vfs::RealFs;
 use thermocline_storage::{ContentType, Ident, Tier};
 
 /// How long it may take until the next frame of an answer is there: as long as the other connections may keep their places,
@@ -150,28 +152,34 @@ pub struct OpenStore {
 }
 
 impl OpenStore {
-    /// Finds who has a store open, by the store's directories, one of which has the socket: the first of the highest tier
-    /// on disk that is there.
+    /// Finds who has a store open, by directories of the store. The socket is in the first of the highest tier on disk; if
+    /// none of these has it, it is looked for in the others that their identities name.
     ///
     /// # Errors
     /// `NoSocket`, `NotYours`; `Silent` and `Io` if what is there cannot be connected to.
     pub fn find<P: AsRef<Path>>(directories: impl IntoIterator<Item = P>) -> Result<OpenStore, Error> {
+        let given: Vec<PathBuf> = directories.into_iter().map(|d| d.as_ref().to_path_buf()).collect();
         let mut none = None;
-        for directory in directories {
-            let directory = directory.as_ref();
+        for directory in &given {
             match link(directory) {
-                Ok((_, process)) => {
-                    return Ok(OpenStore {
-                        directory: directory.to_path_buf(),
-                        socket: directory.join(super::place::NAME),
-                        process: (process != 0).then_some(process),
-                    });
-                }
                 Err(e @ Error::NoSocket { .. }) => none = none.or(Some(e)),
-                Err(e) => return Err(e),
+                found => return found.map(|(_, process)| OpenStore::at(directory, process)),
+            }
+        }
+        for directory in siblings(&given) {
+            if let Ok((_, process)) = link(&directory) {
+                return Ok(OpenStore::at(&directory, process));
             }
         }
         Err(none.unwrap_or_else(|| Error::NoSocket { path: PathBuf::from(super::place::NAME) }))
+    }
+
+    fn at(directory: &Path, process: u32) -> OpenStore {
+        OpenStore {
+            directory: directory.to_path_buf(),
+            socket: directory.join(super::place::NAME),
+            process: (process != 0).then_some(process),
+        }
     }
 
     /// The socket.
@@ -312,6 +320,22 @@ impl OpenStore {
             }
         }
     }
+}
+
+/// The other directories of the stores that these are of, where they were at the last opening, as far as they say themselves
+/// that they are.
+fn siblings(given: &[PathBuf]) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = Vec::new();
+    for directory in given {
+        let Ok(Some(of)) = whose(&RealFs, directory) else { continue };
+        for (_, path) in of.dirs {
+            let is_its = || matches!(whose(&RealFs, &path), Ok(Some(its)) if its.store == of.store);
+            if !given.contains(&path) && !found.contains(&path) && is_its() {
+                found.push(path);
+            }
+        }
+    }
+    found
 }
 
 /// What came, without characters that a terminal would obey, or that change the look of what follows: those are shown as

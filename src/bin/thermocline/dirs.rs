@@ -255,7 +255,7 @@ fn wanted(config: &Config) -> Vec<WantedDir> {
 }
 
 /// Without links, as far as it is there.
-fn real(path: &Path) -> PathBuf {
+pub fn real(path: &Path) -> PathBuf {
     let parent = || Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?));
     path.canonicalize().ok().or_else(parent).or_else(|| std::path::absolute(path).ok()).unwrap_or_default()
 }

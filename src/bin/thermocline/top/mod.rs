@@ -59,6 +59,7 @@ impl TopArgs {
         for dir in &self.dirs {
             crate::failure::check_dir(dir)?;
         }
+        crate::elsewhere::one_store(&dirs)?;
         Ok(dirs)
     }
 }
@@ -117,13 +118,13 @@ pub fn during<T>(directories: Vec<PathBuf>, work: impl FnOnce() -> T) -> (T, Res
         let picture = s.spawn(|| {
             let mut source = Socket::new(directories);
             while source.look().is_err() {
-                if is_over() || interrupt::stopped() {
+                if is_over() || interrupt::asked() {
                     return Ok(());
                 }
                 std::thread::sleep(Duration::from_millis(20));
             }
-            if show(source, Duration::from_secs(1), is_over)? == Left::Interrupted {
-                interrupt::stop();
+            if show(source, Duration::from_secs(1), is_over)? == Left::Interrupted && !interrupt::asked() {
+                interrupt::request();
             }
             Ok(())
         });

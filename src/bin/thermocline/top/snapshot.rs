@@ -70,7 +70,7 @@ impl Snapshot {
     }
 
     /// The sum of a metric over all of its samples whose labels begin so.
-    fn sum(&self, start: &str) -> Option<f64> {
+    pub fn sum(&self, start: &str) -> Option<f64> {
         let all = self.numbers.iter().filter(|(name, _)| name.starts_with(start)).map(|(_, n)| *n);
         all.reduce(|a, b| a + b)
     }

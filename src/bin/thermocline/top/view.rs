@@ -188,8 +188,12 @@ fn flow(between: &Between<'_>) -> Vec<Line<'static>> {
     ))];
     for (tier, label) in present(between.now) {
         let rate = |name: &str| cell(between.rate(&format!("{name}{label}")), show::rate);
-        // Of all its directories.
-        let disk = |name: &str| cell(between.rate(&format!("{name}{{tier=\"{}\"", tier.name())), per_second);
+        // Of all its directories. What is read through a map is not seen, so that nothing at all means that it is not known.
+        let disk = |name: &str| {
+            let start = format!("{name}{{tier=\"{}\"", tier.name());
+            let seen = tier != Tier::Ssd || between.now.sum(&start).is_some_and(|sum| sum > 0.0);
+            cell(between.rate(&start).filter(|_| seen), per_second)
+        };
         lines.push(Line::raw(format!(
             "{:<7} {:>11} {:>11} {:>11} {:>12} {:>12}",
             tier.name(),
