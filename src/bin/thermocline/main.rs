@@ -101,8 +101,8 @@ enum Command {
     Stat(inspect::StatArgs),
     /// Show a store that is open, live: tiers, hits, latencies, migration, compression, decisions
     ///
-    /// Asks the program that has the store open, over the socket in the store's directory, and changes nothing. Keys: q
-    /// quits, p holds the picture still.
+    /// Asks the program that has the store open, over the socket in the store's directory, and changes nothing; or, with
+    /// --redis, a server that the store reports to. Keys: q quits, p holds the picture still, Ctrl-Z stops.
     #[command(after_help = EXIT_CODES)]
     Top(top::TopArgs),
     /// Show what the optimizer of a store that is open did, why, and what came of it
