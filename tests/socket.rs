@@ -690,8 +690,10 @@ fn who_is_sent_more_than_there_can_be_does_not_take_it() {
         ),
     );
     let nothing = frame(2, "{}");
-    let server =
-        false_server(dir.path(), vec![(nothing.clone(), true), (nothing, true), (items, true), (finding, true)]);
+    let server = false_server(
+        dir.path(),
+        vec![(nothing.clone(), true), (nothing, true), (items, true), (finding, true)],
+    );
     let ask = || OpenStore::find([dir.path()]).unwrap();
     let began = Instant::now();
     let failed = [
@@ -890,7 +892,8 @@ fn a_verification_beside_all_that_moves_finds_nothing_wrong() {
         let (mut looks, mut items) = (0, 0);
         while looks < 5 || began.elapsed() < Duration::from_secs(4) {
             let report = store.verify(|_| {});
-            let report = report.inspect_err(|_| done.store(true, std::sync::atomic::Ordering::SeqCst)).unwrap();
+            let report =
+                report.inspect_err(|_| done.store(true, std::sync::atomic::Ordering::SeqCst)).unwrap();
             if !report.is_clean() {
                 done.store(true, std::sync::atomic::Ordering::SeqCst);
             }

@@ -344,9 +344,11 @@ fn harmless(value: Value) -> Value {
     match value {
         Value::String(text) => Value::String(printable(text)),
         Value::Array(all) => all.into_iter().map(harmless).collect(),
-        Value::Object(all) => {
-            all.into_iter().map(|(name, value)| (printable(name), harmless(value))).collect::<Map<_, _>>().into()
-        }
+        Value::Object(all) => all
+            .into_iter()
+            .map(|(name, value)| (printable(name), harmless(value)))
+            .collect::<Map<_, _>>()
+            .into(),
         other => other,
     }
 }

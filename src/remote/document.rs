@@ -96,7 +96,8 @@ fn turn(record: &Record) -> Value {
 /// What pressure is made of, in shares; what each tier answered; and how long requests took.
 fn inputs(sample: &Sample) -> Value {
     let share = |percent: Option<f64>| percent.map(|p| p / 100.0);
-    let hits = Tier::ALL.into_iter().filter_map(|t| Some((t.name().to_owned(), sample.tier(t)?.hit_rate.into())));
+    let hits =
+        Tier::ALL.into_iter().filter_map(|t| Some((t.name().to_owned(), sample.tier(t)?.hit_rate.into())));
     json!({
         "memory": share(sample.memory_percent()),
         "cpu": share(sample.cpu_percent),

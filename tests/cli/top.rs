@@ -30,7 +30,9 @@ impl InTerminal {
         unlockpt(&terminal).unwrap();
         let name = ptsname(&terminal, Vec::new()).unwrap();
         let name = Path::new(std::ffi::OsStr::from_bytes(name.as_bytes()));
-        let side = File::from(rustix::fs::open(name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()).unwrap());
+        let side = File::from(
+            rustix::fs::open(name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()).unwrap(),
+        );
         let size = rustix::termios::Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
         rustix::termios::tcsetwinsize(&side, size).unwrap();
         let stdio = || Stdio::from(side.try_clone().unwrap());
@@ -202,7 +204,11 @@ fn it_stops_with_the_terminal_as_it_was_and_goes_on() {
     for by_key in [false, true] {
         let mut top = InTerminal::start(&["top", place.root()]);
         top.wait_for("500 items");
-        if by_key { top.press(b"\x1a") } else { top.signal(rustix::process::Signal::TSTP) }
+        if by_key {
+            top.press(b"\x1a")
+        } else {
+            top.signal(rustix::process::Signal::TSTP)
+        }
         let start = Instant::now();
         while state(&top.child) != "T" {
             assert!(start.elapsed() < Duration::from_secs(20), "{}", state(&top.child));
@@ -302,12 +308,17 @@ fn a_benchmark_that_is_watched_can_be_interrupted() {
     for by_key in [true, false] {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().to_str().unwrap();
-        let mut args = vec!["bench", "--top", "--data", "4MiB", "--seconds", "60", "--allow-ram-disk", "--dir", path];
+        let mut args =
+            vec!["bench", "--top", "--data", "4MiB", "--seconds", "60", "--allow-ram-disk", "--dir", path];
         // It is watched whatever the file says of the socket.
         args.extend(["--config", config.path().to_str().unwrap()]);
         let mut bench = InTerminal::start(&args);
         bench.wait_for("memory");
-        if by_key { bench.press(b"\x03") } else { bench.signal(rustix::process::Signal::TERM) }
+        if by_key {
+            bench.press(b"\x03")
+        } else {
+            bench.signal(rustix::process::Signal::TERM)
+        }
         assert_eq!(bench.end(), Some(130), "{}", bench.screen());
         let seen = bench.seen();
         let (_, after) = seen.split_once(BACK[0]).unwrap();

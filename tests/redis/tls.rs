@@ -105,7 +105,10 @@ fn a_server_that_is_trusted_gets_the_metrics_and_no_other() {
     let url = format!("rediss://localhost:{port}");
     let look = |trusted: &Path| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_thermocline"));
-        command.args(["top", "--json", "--redis", &url]).env("SSL_CERT_FILE", trusted).env_remove("SSL_CERT_DIR");
+        command
+            .args(["top", "--json", "--redis", &url])
+            .env("SSL_CERT_FILE", trusted)
+            .env_remove("SSL_CERT_DIR");
         command.output().unwrap()
     };
     let (shown, refused) = (look(&cert), look(&stranger));

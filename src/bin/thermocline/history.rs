@@ -27,7 +27,9 @@ pub struct HistoryArgs {
 pub fn history(args: &HistoryArgs, json: bool) -> Outcome {
     let dirs: Vec<PathBuf> = tier_dirs(&args.store.config()?).map(|d| d.path.clone()).collect();
     if dirs.is_empty() {
-        return Err(Failure::usage("no store is named: give --config FILE, --root DIR, or --ssd, --hdd and --cold DIR"));
+        return Err(Failure::usage(
+            "no store is named: give --config FILE, --root DIR, or --ssd, --hdd and --cold DIR",
+        ));
     }
     elsewhere::one_store(&dirs)?;
     let store = OpenStore::find(&dirs).map_err(elsewhere::nobody)?;

@@ -330,7 +330,10 @@ mod tests {
         assert_eq!((number(850.0), number(12_340.0)), ("850".into(), "12.3 k".into()));
         assert_eq!(percent(1, 3), "33.3 %");
         assert_eq!(moment(1_700_000_000_000), "2023-11-14 22:13:20Z");
-        assert_eq!((moment(0), moment(1_709_164_800_000)), ("1970-01-01 00:00:00Z".into(), "2024-02-29 00:00:00Z".into()));
+        assert_eq!(
+            (moment(0), moment(1_709_164_800_000)),
+            ("1970-01-01 00:00:00Z".into(), "2024-02-29 00:00:00Z".into())
+        );
         let said = serde_json::json!({ "goal": "Tail", "before": 0.0012, "after": null });
         assert_eq!(effect(&said), "Tail: 1.20e-3 → –");
         assert_eq!(percent(0, 0), "–");
@@ -348,14 +351,12 @@ mod tests {
 
     #[test]
     fn json_has_nothing_that_a_terminal_obeys_and_says_the_same() {
-        let value = serde_json::json!({ "\u{9b}k": ["\u{7f}\u{1b}[31m", "\u{202e}ä\n\"", 1, {}, []], "z": null });
+        let value =
+            serde_json::json!({ "\u{9b}k": ["\u{7f}\u{1b}[31m", "\u{202e}ä\n\"", 1, {}, []], "z": null });
         let mut out = Vec::new();
         json_line(&mut out, &value).unwrap();
         let text = String::from_utf8(out).unwrap();
-        assert_eq!(
-            text,
-            "{\"\\u009bk\":[\"\\u007f\\u001b[31m\",\"\\u202eä\\n\\\"\",1,{},[]],\"z\":null}\n"
-        );
+        assert_eq!(text, "{\"z\":null,\"\\u009bk\":[\"\\u007f\\u001b[31m\",\"\\u202eä\\n\\\"\",1,{},[]]}\n");
         assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
     }
 

@@ -64,7 +64,8 @@ impl RedisReader {
         ask.arg(format!("{}:instances", self.prefix)).arg(server_now).arg("+inf");
         ask.arg("LIMIT").arg(0).arg(MOST_INSTANCES);
         let replies = self.ask(&[ask])?;
-        let mut names: Vec<String> = replies.first().map(list).unwrap_or_default().iter().filter_map(word).collect();
+        let mut names: Vec<String> =
+            replies.first().map(list).unwrap_or_default().iter().filter_map(word).collect();
         names.sort_unstable();
         Ok(names)
     }
@@ -77,14 +78,21 @@ impl RedisReader {
         let mut current = cmd("HGETALL");
         current.arg(format!("{}:current:{instance}", self.prefix));
         let mut past = cmd("XREVRANGE");
-        past.arg(format!("{}:decisions:{instance}", self.prefix)).arg("+").arg("-").arg("COUNT").arg(decisions);
+        past.arg(format!("{}:decisions:{instance}", self.prefix))
+            .arg("+")
+            .arg("-")
+            .arg("COUNT")
+            .arg(decisions);
         let replies = self.ask(&[current, past])?;
-        let [current, past] = replies.as_slice() else { return Err("its answer is none of Redis's".to_owned()) };
+        let [current, past] = replies.as_slice() else {
+            return Err("its answer is none of Redis's".to_owned());
+        };
         let fields = pairs(current);
         if fields.is_empty() {
             return Ok(None);
         }
-        let mut decisions: Vec<_> = list(past).iter().filter_map(|entry| Some(pairs(list(entry).get(1)?))).collect();
+        let mut decisions: Vec<_> =
+            list(past).iter().filter_map(|entry| Some(pairs(list(entry).get(1)?))).collect();
         decisions.reverse();
         Ok(Some(RedisReport { fields, decisions }))
     }
@@ -144,7 +152,15 @@ mod tests {
 
     #[test]
     fn what_is_none_of_a_reports_is_passed_over() {
-        let flat = Value::Array(vec![bulk("a"), bulk("1"), Value::Nil, bulk("2"), bulk("b"), Value::Int(3), bulk("c")]);
+        let flat = Value::Array(vec![
+            bulk("a"),
+            bulk("1"),
+            Value::Nil,
+            bulk("2"),
+            bulk("b"),
+            Value::Int(3),
+            bulk("c"),
+        ]);
         assert_eq!(pairs(&flat), [("a".into(), "1".into()), ("b".into(), "3".into())]);
         assert_eq!(pairs(&Value::Map(vec![(bulk("a"), bulk("1"))])), [("a".into(), "1".into())]);
         assert!(pairs(&Value::Nil).is_empty() && pairs(&bulk("x")).is_empty());

@@ -37,12 +37,16 @@ impl Fleet {
             .map_err(|why| Failure::usage(format!("the URL of the Redis server: {why}")))?;
         let names = reader.instances().map_err(|why| unreachable(&reader, &why))?;
         let server = reader.server();
-        let list = |names: &[String]| names.iter().map(|n| format!("--instance {n}")).collect::<Vec<_>>().join(", ");
+        let list =
+            |names: &[String]| names.iter().map(|n| format!("--instance {n}")).collect::<Vec<_>>().join(", ");
         let instance = match (instance, names.as_slice()) {
             (Some(name), _) if names.iter().any(|n| n == name) => name.to_owned(),
             (None, [one]) => one.clone(),
             (None, [_, _, ..]) => {
-                return Err(Failure::usage(format!("{server}: several stores report there: choose {}", list(&names))));
+                return Err(Failure::usage(format!(
+                    "{server}: several stores report there: choose {}",
+                    list(&names)
+                )));
             }
             (_, []) => {
                 return Err(nobody(format!(
@@ -51,7 +55,10 @@ impl Fleet {
                 )));
             }
             (Some(name), _) => {
-                return Err(nobody(format!("{server}: {name} does not report there; these do: {}", list(&names))));
+                return Err(nobody(format!(
+                    "{server}: {name} does not report there; these do: {}",
+                    list(&names)
+                )));
             }
         };
         Ok(Fleet { reader, instance, origin: None, last: None })
@@ -59,7 +66,8 @@ impl Fleet {
 
     /// What it has reported last.
     fn report(&mut self) -> Result<RedisReport, Failure> {
-        let report = self.reader.look(&self.instance, DECISIONS).map_err(|why| unreachable(&self.reader, &why))?;
+        let report =
+            self.reader.look(&self.instance, DECISIONS).map_err(|why| unreachable(&self.reader, &why))?;
         report.ok_or_else(|| {
             nobody(format!(
                 "{}: {} reports no more: the store was closed, or its machine or network is gone",
@@ -121,7 +129,8 @@ impl Source for Fleet {
                 let at = self.moment(time_ms);
                 return Ok(snapshot(at, &report));
             }
-            let interval = number("interval_seconds").and_then(|s| u64::try_from(s).ok()).map(Duration::from_secs);
+            let interval =
+                number("interval_seconds").and_then(|s| u64::try_from(s).ok()).map(Duration::from_secs);
             if begun.elapsed() > 2 * interval.unwrap_or(INTERVAL) + Duration::from_secs(1) {
                 return Err(Failure::failed(format!("{}: no new report", self.name())));
             }
@@ -171,7 +180,8 @@ mod tests {
 
     #[test]
     fn a_report_is_a_look() {
-        let pairs = |of: &[(&str, &str)]| of.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect::<Vec<_>>();
+        let pairs =
+            |of: &[(&str, &str)]| of.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect::<Vec<_>>();
         let decision = pairs(&[
             ("number", "4"),
             ("time_ms", "1700000000000"),
@@ -182,10 +192,18 @@ mod tests {
             ("result", "not done: no"),
         ]);
         let mut report = RedisReport::default();
-        report.fields = pairs(&[("pid", "7"), ("gets_total", "5"), ("host", "web"), ("get_seconds_p99{tier=\"ssd\"}", "0.001")]);
+        report.fields = pairs(&[
+            ("pid", "7"),
+            ("gets_total", "5"),
+            ("host", "web"),
+            ("get_seconds_p99{tier=\"ssd\"}", "0.001"),
+        ]);
         report.decisions = vec![decision.clone(), decision, pairs(&[("odd", "1")])];
         let look = snapshot(Instant::now(), &report);
-        assert_eq!((look.process, look.number("gets_total"), look.number("host")), (Some(7), Some(5.0), None));
+        assert_eq!(
+            (look.process, look.number("gets_total"), look.number("host")),
+            (Some(7), Some(5.0), None)
+        );
         assert_eq!(look.turns.len(), 1);
         assert_eq!(look.turns[0].actions, ["TrimAllocator: memory\\x1b[2J (not done: no)"]);
         assert_eq!((look.turns[0].pressure, &*look.turns[0].strategy), (Some(0.42), "balanced"));

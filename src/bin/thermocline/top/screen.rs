@@ -43,7 +43,8 @@ pub fn is_there() -> bool {
 
 /// The terminal, which is put back when this goes.
 struct Screen {
-    terminal: DefaultTerminal,
+    /// There until this goes.
+    terminal: Option<DefaultTerminal>,
     /// Given up after the terminal was put back.
     _drawing: Drawing,
 }
@@ -56,13 +57,19 @@ impl Screen {
             ratatui::restore();
             Failure::failed(format!("draw on the terminal: {e}: `thermocline top --once` prints one picture"))
         })?;
-        Ok(Screen { terminal, _drawing: drawing })
+        Ok(Screen { terminal: Some(terminal), _drawing: drawing })
     }
 }
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        // What cannot be put back is not to be complained about into it.
+        // What cannot be put back is not to be complained about into it; which ratatui would do when it is dropped, with a
+        // panic where not even that can be written.
+        if let Some(mut terminal) = self.terminal.take()
+            && terminal.show_cursor().is_err()
+        {
+            std::mem::forget(terminal);
+        }
         let _ = ratatui::try_restore();
     }
 }
@@ -86,7 +93,12 @@ struct Signals {
 impl Signals {
     fn watch() -> Result<Signals, Failure> {
         let signals = Signals { end: Arc::default(), stop: Arc::default() };
-        let all = [(SIGQUIT, &signals.end), (SIGUSR1, &signals.end), (SIGUSR2, &signals.end), (SIGTSTP, &signals.stop)];
+        let all = [
+            (SIGQUIT, &signals.end),
+            (SIGUSR1, &signals.end),
+            (SIGUSR2, &signals.end),
+            (SIGTSTP, &signals.stop),
+        ];
         for (signal, flag) in all {
             flag::register(signal, flag.clone())
                 .map_err(|e| Failure::failed(format!("watch for signals: {e}")))?;
@@ -158,13 +170,15 @@ pub fn show(
         match looks.recv_timeout(BEAT) {
             Ok(first) => break first?,
             Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return Err(Failure::failed("the look at the store ended")),
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(Failure::failed("the look at the store ended"));
+            }
         }
     };
     let signals = Signals::watch()?;
     let mut picture = Picture { name, before: None, now: first, trouble: None, paused: false };
     loop {
-        let left = draw(&mut Screen::open()?.terminal, &mut picture, &looks, &signals, &over)?;
+        let left = draw(&mut Screen::open()?, &mut picture, &looks, &signals, &over)?;
         let Some(left) = left else {
             // The terminal is as it was, and whoever asked for this has it.
             signals.stop.store(false, Ordering::SeqCst);
@@ -204,7 +218,7 @@ struct Picture {
 
 /// Draws until it is left; `None`: the program is to stop for a while.
 fn draw(
-    terminal: &mut DefaultTerminal,
+    screen: &mut Screen,
     picture: &mut Picture,
     looks: &Receiver<Result<Snapshot, Failure>>,
     signals: &Signals,
@@ -235,7 +249,14 @@ fn draw(
             let keys = if picture.paused { "paused, p goes on, q quits" } else { "q quit, p pause" };
             let Picture { name, before, now, trouble, .. } = &*picture;
             let view = View { name, before: before.as_ref(), now, trouble: trouble.as_deref(), keys };
-            terminal.draw(|frame| frame.render_widget(&view, frame.area())).map_err(failed)?;
+            if let Some(terminal) = &mut screen.terminal {
+                match terminal.draw(|frame| frame.render_widget(&view, frame.area())) {
+                    Err(_) if wait_for_key(Duration::ZERO) == Terminal::Gone => {
+                        return Ok(Some(Left::Interrupted));
+                    }
+                    drawn => drawn.map_err(failed)?,
+                };
+            }
         }
         let terminal = wait_for_key(BEAT);
         if terminal == Terminal::Gone {

@@ -97,7 +97,10 @@ impl Turn {
         Some(Turn {
             unix_ms: value.get("unix_ms")?.as_u64()?,
             pressure: value.get("pressure").and_then(Value::as_f64),
-            parts: [("memory", "memory"), ("CPU", "cpu"), ("I/O", "io")].into_iter().filter_map(part).collect(),
+            parts: [("memory", "memory"), ("CPU", "cpu"), ("I/O", "io")]
+                .into_iter()
+                .filter_map(part)
+                .collect(),
             strategy: value.get("strategy")?.as_str()?.to_owned(),
             actions: actions.chain(effects).collect(),
         })

@@ -261,7 +261,8 @@ fn optimizer(now: &Snapshot, room: usize) -> Vec<Line<'static>> {
         return vec![heading("optimizer: no decision yet".to_owned())];
     };
     let pressure = cell(last.pressure, |p| format!("{p:.2}"));
-    let parts: Vec<String> = last.parts.iter().map(|(name, p)| format!("{name} {:.0} %", 100.0 * p)).collect();
+    let parts: Vec<String> =
+        last.parts.iter().map(|(name, p)| format!("{name} {:.0} %", 100.0 * p)).collect();
     let parts = if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) };
     let text = format!("optimizer: pressure {pressure}{parts}, strategy {}", last.strategy);
     let mut lines = vec![heading(text)];
@@ -328,7 +329,9 @@ mod tests {
         // What the store does not have is not there.
         assert!(!shown.contains("hdd"), "{shown}");
         let text = plain(&view(Some(&before), &now), 120);
-        for part in ["22:13:20Z SetPrefetch", "22:13:20Z taken back: TrimAllocator", "22:13:20Z came of it: Tail"] {
+        for part in
+            ["22:13:20Z SetPrefetch", "22:13:20Z taken back: TrimAllocator", "22:13:20Z came of it: Tail"]
+        {
             assert!(text.contains(part), "{part}\n{text}");
         }
     }
@@ -365,7 +368,8 @@ mod tests {
         };
         assert!(row(&before, &now).contains("2.93 KiB/s"), "{}", row(&before, &now));
         for look in [&mut before, &mut now] {
-            let reads = |(name, n): (&String, &mut f64)| name.starts_with("directory_read_bytes").then(|| *n = 0.0);
+            let reads =
+                |(name, n): (&String, &mut f64)| name.starts_with("directory_read_bytes").then(|| *n = 0.0);
             assert_eq!(look.numbers.iter_mut().filter_map(reads).count(), 2);
         }
         assert!(!row(&before, &now).contains("0 B/s"), "{}", row(&before, &now));
