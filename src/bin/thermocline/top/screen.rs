@@ -88,19 +88,23 @@ struct Signals {
     /// Those that end it.
     end: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
+    /// The picture has ended, and what goes on takes them as any program does.
+    over: Arc<AtomicBool>,
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::SeqCst);
+    }
 }
 
 impl Signals {
     fn watch() -> Result<Signals, Failure> {
-        let signals = Signals { end: Arc::default(), stop: Arc::default() };
-        let all = [
-            (SIGQUIT, &signals.end),
-            (SIGUSR1, &signals.end),
-            (SIGUSR2, &signals.end),
-            (SIGTSTP, &signals.stop),
-        ];
-        for (signal, flag) in all {
-            flag::register(signal, flag.clone())
+        let signals = Signals { end: Arc::default(), stop: Arc::default(), over: Arc::default() };
+        let of = |signal| if signal == SIGTSTP { &signals.stop } else { &signals.end };
+        for signal in [SIGQUIT, SIGUSR1, SIGUSR2, SIGTSTP] {
+            flag::register_conditional_default(signal, signals.over.clone())
+                .and_then(|_| flag::register(signal, of(signal).clone()))
                 .map_err(|e| Failure::failed(format!("watch for signals: {e}")))?;
         }
         Ok(signals)
