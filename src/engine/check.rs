@@ -86,12 +86,15 @@ pub struct CheckReport {
     pub bytes: u64,
     /// Containers looked at.
     pub containers: u64,
+    /// Items that were not looked at, of a store that another process has open: their newest values wait to be written, or
+    /// moved each time that they were to be read.
+    pub unwritten: u64,
     /// What is wrong.
     pub findings: Vec<Finding>,
 }
 
 impl CheckReport {
-    /// Whether everything was read and was right.
+    /// Whether everything that was read was right, and nothing was out of reach.
     pub fn is_clean(&self) -> bool {
         self.findings.is_empty()
     }

@@ -2,21 +2,23 @@
 //!
 //! Invariants: nothing of the store is changed, not even what any read would change: what has expired is left out and not
 //! removed, what is damaged is told and not condemned, no use is counted, nothing is flushed; no shard is locked while a
-//! record is read; memory is bounded by what one shard holds, and by one value; whoever asks is heard between two records,
-//! so that he can stop it.
+//! record is read, and no container is held but the one that is being read, so that what is removed meanwhile gives back
+//! its room; memory is bounded by the identities of one shard, and by one value, which counts as one in flight; whoever
+//! asks is heard between two records, so that he can stop it.
 //!
 //! Nothing is written, so a crash leaves nothing.
 
-use super::read::{Follow, expired};
+use super::read::{Follow, UNCOUNTED, expired};
 use super::{Engine, priority};
-use crate::error::{Error, Result};
+use crate::budget::Permit;
+use crate::error::Result;
 use crate::optimizer::Record;
 use bytes::Bytes;
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
-use thermocline_storage::catalog::{Found, SHARDS, Seen};
+use thermocline_storage::catalog::{Found, Located, SHARDS};
 use thermocline_storage::{ContentType, Error as StorageError, Ident, Item, Tier, codec};
 
 /// Identities that are looked at from one hearing to the next.
@@ -25,6 +27,8 @@ const CHUNK: usize = 512;
 const PAGE_BYTES: usize = 512 << 10;
 /// A page ends after so long, at the end of a chunk.
 const PAGE_TIME: Duration = Duration::from_millis(500);
+/// How long a share of the limit on values in flight is waited for from one hearing to the next.
+const TURN: Duration = Duration::from_millis(500);
 
 /// How far a list has come: behind this identity of this shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +81,7 @@ pub(crate) struct Checked {
     pub(crate) items: u64,
     pub(crate) bytes: u64,
     pub(crate) containers: u64,
-    /// Items whose newest value waits to be written, and is not looked at.
+    /// Items whose newest value waits to be written, or moved each time that it was to be read: they are not looked at.
     pub(crate) unwritten: u64,
 }
 
@@ -99,34 +103,36 @@ impl Engine {
     }
 
     /// Live keys of a prefix, in the order of shards and identities: whoever asks again with the cursor that it gives
-    /// gets each key that is live throughout once.
-    pub(crate) fn page(&self, prefix: &[u8], from: Cursor, stop: &dyn Fn() -> bool) -> Result<Page> {
+    /// gets each key that is live throughout once. `beat` is called before each record, which may be slow to read.
+    pub(crate) fn page(
+        &self,
+        prefix: &[u8],
+        from: Cursor,
+        beat: &mut dyn FnMut() -> ControlFlow<()>,
+    ) -> Result<std::result::Result<Page, Stopped>> {
         let began = Instant::now();
         let mut page = Page { items: Vec::new(), unread: 0, next: None };
         let mut bytes = 0;
         let mut after = from.after;
         for shard in from.shard..SHARDS {
-            let mut seen: Vec<Seen> = {
+            let seen = {
                 let _open = self.using()?;
                 self.catalog.walk(shard)
             };
-            seen.retain(|s| after.is_none_or(|after| s.ident > after));
+            // With their order by place: records that lie side by side are read one after the other.
+            let mut seen: Vec<(Ident, usize)> = seen.into_iter().zip(0..).collect();
+            seen.retain(|(ident, _)| after.is_none_or(|after| *ident > after));
             after = None;
-            seen.sort_unstable_by_key(|s| s.ident);
-            while !seen.is_empty() {
-                let rest = seen.split_off(CHUNK.min(seen.len()));
-                let last = seen.last().map(|s| s.ident);
-                // Records that lie side by side are read one after the other.
-                seen.sort_by_key(|s| match &s.found {
-                    Found::At(at) => at.place.to_bits(),
-                    _ => u64::MAX,
-                });
-                for s in seen {
-                    if stop() {
-                        return Err(Error::Closed);
+            seen.sort_unstable();
+            for chunk in seen.chunks_mut(CHUNK) {
+                let last = chunk.last().map(|(ident, _)| *ident);
+                chunk.sort_unstable_by_key(|(_, place)| *place);
+                for (ident, _) in chunk {
+                    if beat().is_break() {
+                        return Ok(Err(Stopped));
                     }
                     let _open = self.using()?;
-                    match self.listed(s.ident, s.found) {
+                    match self.listed(*ident) {
                         Ok(Some(item)) if item.key.starts_with(prefix) => {
                             bytes += item.key.len() + size_of::<Listed>();
                             page.items.push(item);
@@ -135,18 +141,18 @@ impl Engine {
                         Err(_) => page.unread += 1,
                     }
                 }
-                seen = rest;
                 if bytes >= PAGE_BYTES || began.elapsed() >= PAGE_TIME {
                     page.next = Some(Cursor { shard, after: last });
-                    return Ok(page);
+                    return Ok(Ok(page));
                 }
             }
         }
-        Ok(page)
+        Ok(Ok(page))
     }
 
     /// The live item of an identity; an error if its record cannot be read, or does not verify.
-    fn listed(&self, ident: Ident, mut found: Found) -> Result<Option<Listed>> {
+    fn listed(&self, ident: Ident) -> Result<Option<Listed>> {
+        let mut found = self.catalog.find(ident);
         let mut follow = Follow::default();
         loop {
             let now = self.now();
@@ -207,17 +213,21 @@ impl Engine {
                 let _open = self.using()?;
                 self.catalog.walk(shard)
             };
-            for s in seen {
+            let of = self.catalog.indexed();
+            for ident in seen {
                 done += 1;
-                let _open = self.using()?;
-                let of = self.catalog.indexed().max(done);
-                if tell(Told::Progress { done, of }).is_break() {
+                let mut heard = || tell(Told::Progress { done, of: of.max(done) }).is_continue();
+                if !heard() {
                     return Ok(Err(Stopped));
                 }
-                if let Found::At(at) = &s.found {
-                    containers.insert(at.entry.id);
-                }
-                let told = self.look_at(s.ident, s.found, &mut checked);
+                let _open = self.using()?;
+                let told = match self.look_at(ident, &mut heard, &mut checked) {
+                    Ok((container, told)) => {
+                        containers.extend(container);
+                        told
+                    }
+                    Err(stopped) => return Ok(Err(stopped)),
+                };
                 if told.is_some_and(|told| tell(told).is_break()) {
                     return Ok(Err(Stopped));
                 }
@@ -227,54 +237,88 @@ impl Engine {
         Ok(Ok(checked))
     }
 
-    /// One of them; gives what is wrong.
-    fn look_at(&self, ident: Ident, mut found: Found, checked: &mut Checked) -> Option<Told> {
+    /// One of them; gives the container that it is in, and what is wrong.
+    fn look_at(
+        &self,
+        ident: Ident,
+        heard: &mut dyn FnMut() -> bool,
+        checked: &mut Checked,
+    ) -> std::result::Result<(Option<u64>, Option<Told>), Stopped> {
         // A record that moves each time that it is looked at is a busy one, not a damaged one.
         for _ in 0..64 {
+            let found = self.catalog.find(ident);
             let at = match &found {
-                Found::Absent => return None,
+                Found::Absent => return Ok((None, None)),
                 Found::Dirty(_) => {
                     checked.unwritten += 1;
-                    return None;
+                    return Ok((None, None));
                 }
                 Found::At(at) => at,
             };
+            let container = Some(at.entry.id);
             let position = at.place.position();
-            let why = match at.entry.container.read(position) {
-                Ok(item) if expired(at.expires_at.unwrap_or(item.expires_at), self.now()) => return None,
-                Ok(item) => match self.whole(ident, &item) {
-                    Ok(len) => {
-                        checked.items += 1;
-                        checked.bytes += len;
-                        return None;
-                    }
-                    Err(why) => Ok(why.to_owned()),
-                },
-                Err(e) if e.is_corrupt() => Ok(e.to_string()),
-                Err(e) => Err(e),
+            let read = match self.read_in_turn(at, heard)? {
+                Ok((item, _permit)) if expired(at.expires_at.unwrap_or(item.expires_at), self.now()) => {
+                    return Ok((container, None));
+                }
+                Ok((item, _permit)) => self.whole(ident, &item).map_err(|why| Ok(why.to_owned())),
+                Err(e) if e.is_corrupt() => Err(Ok(e.to_string())),
+                Err(e) => Err(Err(e)),
             };
-            let (entry, place, expires_at) = (at.entry.clone(), at.place, at.expires_at);
-            found = self.catalog.find(ident);
-            if !matches!(&found, Found::At(now) if now.place == place) {
+            let why = match read {
+                Ok(len) => {
+                    checked.items += 1;
+                    checked.bytes += len;
+                    return Ok((container, None));
+                }
+                Err(why) => why,
+            };
+            if !matches!(self.catalog.find(ident), Found::At(now) if now.place == at.place) {
                 continue;
             }
+            let entry = &at.entry;
             let path = entry.container.raw(position).map(|r| r.path).unwrap_or_default();
             let tier = entry.tier;
-            return match why {
+            let told = match why {
                 Ok(why) => {
                     // What has expired is absent anyhow, as far as that can still be read.
                     let head = || entry.container.head(position).ok().map(|head| head.expires_at);
-                    if expires_at.or_else(head).is_some_and(|at| expired(at, self.now())) {
-                        return None;
+                    if at.expires_at.or_else(head).is_some_and(|at| expired(at, self.now())) {
+                        return Ok((container, None));
                     }
                     let key = entry.container.key(position).filter(|key| self.hasher.ident(key) == ident);
-                    Some(Told::Lost { tier, path, key, why })
+                    Told::Lost { tier, path, key, why }
                 }
                 Err(StorageError::Gone(_)) => continue,
-                Err(e) => Some(Told::Away { tier, path, why: e.to_string() }),
+                Err(e) => Told::Away { tier, path, why: e.to_string() },
             };
+            return Ok((container, Some(told)));
         }
-        None
+        checked.unwritten += 1;
+        Ok((None, None))
+    }
+
+    /// The record at a place, with its share of the limit on values in flight. That is waited for as long as whoever asks
+    /// is there: callers of the store have as much right to it.
+    fn read_in_turn(
+        &self,
+        at: &Located,
+        heard: &mut dyn FnMut() -> bool,
+    ) -> std::result::Result<std::result::Result<(Item, Option<Permit>), StorageError>, Stopped> {
+        let (container, position) = (&at.entry.container, at.place.position());
+        let bytes = match container.read_up_to(position, UNCOUNTED) {
+            Ok(item) => return Ok(Ok((item, None))),
+            Err(StorageError::Oversized { bytes }) => bytes,
+            Err(e) => return Ok(Err(e)),
+        };
+        loop {
+            if let Ok(permit) = self.budget.acquire(bytes, TURN) {
+                return Ok(container.read_up_to(position, bytes).map(|item| (item, Some(permit))));
+            }
+            if !heard() {
+                return Err(Stopped);
+            }
+        }
     }
 
     /// The length of a record's value, or what is wrong with the record.
@@ -283,5 +327,108 @@ impl Engine {
             return Err("the record is of another identity");
         }
         codec::decode(item.codec, &item.payload, item.original_len).map(|value| value.len() as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Cache;
+    use std::sync::Weak;
+    use thermocline_storage::container::Entry;
+
+    /// Waits until none of these containers is held by anybody, but for the one that is being written.
+    fn given_up(containers: &[Weak<Entry>]) -> bool {
+        let held = || containers.iter().filter(|c| c.strong_count() > 0).count();
+        let began = Instant::now();
+        while held() > 1 && began.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        held() <= 1
+    }
+
+    /// A store of a few segments, and these.
+    fn of_segments(dir: &std::path::Path) -> (Cache, Vec<Weak<Entry>>) {
+        let cache = Cache::builder().memory(1 << 20).ssd(dir, 64 << 20).open().unwrap();
+        let mut random = 7u64;
+        let mut byte = || {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (random >> 56) as u8
+        };
+        for no in 0..2_000 {
+            cache.put(format!("k{no}"), (0..4_000).map(|_| byte()).collect::<Vec<u8>>()).unwrap();
+        }
+        cache.flush().unwrap();
+        let engine = cache.engine();
+        let mut containers: Vec<Weak<Entry>> = Vec::new();
+        for ident in (0..SHARDS).flat_map(|no| engine.catalog.walk(no)) {
+            if let Found::At(at) = engine.catalog.find(ident)
+                && containers.iter().all(|c| c.as_ptr() != std::sync::Arc::as_ptr(&at.entry))
+            {
+                containers.push(std::sync::Arc::downgrade(&at.entry));
+            }
+        }
+        assert!(containers.len() > 3, "{}", containers.len());
+        (cache, containers)
+    }
+
+    /// A segment that is dropped takes up its room until nobody holds it any more: who looks through a shard, which may
+    /// take long, would make reclaim drop one after the other, and gain nothing by it.
+    #[test]
+    fn what_is_dropped_while_it_is_looked_at_is_not_held() {
+        let dir = tempfile::tempdir().unwrap();
+        let (cache, containers) = of_segments(dir.path());
+        let engine = cache.engine();
+        let (mut told, mut dropped) = (0, false);
+        let done = engine.look_through(&mut |what| {
+            assert!(matches!(what, Told::Progress { .. }), "{what:?}");
+            told += 1;
+            if told == 3 {
+                cache.clear().unwrap();
+                dropped = given_up(&containers);
+            }
+            ControlFlow::Continue(())
+        });
+        assert!(dropped, "containers are held");
+        let checked = done.unwrap().unwrap();
+        assert!(told > 3 && checked.items < 10, "{told} {checked:?}");
+    }
+
+    #[test]
+    fn what_is_dropped_while_it_is_listed_is_not_held() {
+        let dir = tempfile::tempdir().unwrap();
+        let (cache, containers) = of_segments(dir.path());
+        let engine = cache.engine();
+        let (mut beats, mut dropped) = (0, false);
+        let page = engine.page(b"", Cursor::START, &mut || {
+            beats += 1;
+            if beats == 3 {
+                cache.clear().unwrap();
+                dropped = given_up(&containers);
+            }
+            ControlFlow::Continue(())
+        });
+        assert!(dropped, "containers are held");
+        assert_eq!(page.unwrap().unwrap().items.len(), 2);
+    }
+
+    /// A large value is one in flight, as if it was read for a caller; and who waits for its turn is heard.
+    #[test]
+    fn a_value_that_is_looked_at_takes_its_share_of_those_in_flight() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::builder().memory(1 << 20).ssd(dir.path(), 64 << 20).open().unwrap();
+        cache.put("large", vec![7; 1 << 20]).unwrap();
+        cache.flush().unwrap();
+        let engine = cache.engine();
+        let all = engine.budget.acquire(engine.budget.limit(), Duration::ZERO).unwrap();
+        let mut heard = 0;
+        let stopped = engine.look_through(&mut |_| {
+            heard += 1;
+            if heard < 3 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        assert!(matches!(stopped, Ok(Err(Stopped))), "{stopped:?}");
+        drop(all);
+        let checked = engine.look_through(&mut |_| ControlFlow::Continue(())).unwrap().unwrap();
+        assert_eq!((checked.items, engine.budget.used()), (1, 0));
     }
 }

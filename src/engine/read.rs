@@ -27,7 +27,7 @@ use thermocline_storage::{codec, record};
 
 /// Reads of at most so many bytes take no share of the limit on values in flight: what they add is bounded by the number of
 /// threads, and they neither wait behind large values nor touch a lock that all threads share.
-const UNCOUNTED: u64 = 64 << 10;
+pub(super) const UNCOUNTED: u64 = 64 << 10;
 
 /// Follows a record that moves while it is looked up, for as long as that can be.
 ///

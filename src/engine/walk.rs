@@ -1,7 +1,7 @@
 //! Walks over everything: keys of a prefix, prefix removal, clear, verify.
 //!
-//! A walk takes a snapshot of one catalog shard at a time, dirty values included, and reads keys in order of place.
-//! What moved since is looked up again; what was written since is left alone.
+//! A walk takes the identities of one catalog shard at a time, dirty ones included, in order of place, and looks each up
+//! just before it reads it: what moved meanwhile is read where it is now, and nothing that was removed is held.
 //!
 //! Invariants: a key is given at most once, and every key that is live throughout is given, or an error in its place
 //! if its record cannot be read; no shard is locked while a record is read, so a walk holds up nobody; memory is
@@ -20,7 +20,7 @@ use bytes::Bytes;
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
-use thermocline_storage::catalog::{Catalog, Found, SHARDS, Seen};
+use thermocline_storage::catalog::{Catalog, Found, SHARDS};
 use thermocline_storage::vfs::Background;
 use thermocline_storage::{Error as StorageError, Ident, Tier, codec};
 
@@ -131,8 +131,8 @@ impl Engine {
                 .collect();
         }
         let mut keys = VecDeque::new();
-        for seen in self.catalog.walk(no) {
-            match self.key_of(seen) {
+        for ident in self.catalog.walk(no) {
+            match self.key_of(ident) {
                 Ok(Named::Live(key, _)) if key.starts_with(prefix) => keys.push_back(Ok(key)),
                 Ok(_) => {}
                 Err(e) => keys.push_back(Err(e)),
@@ -142,8 +142,8 @@ impl Engine {
     }
 
     /// The live key of an identity that a walk saw, and what the catalog says of it now.
-    fn key_of(&self, seen: Seen) -> Result<Named> {
-        let mut found = seen.found;
+    fn key_of(&self, ident: Ident) -> Result<Named> {
+        let mut found = self.catalog.find(ident);
         let mut follow = Follow::default();
         loop {
             match &found {
@@ -155,20 +155,20 @@ impl Engine {
                 Found::At(at) => match at.entry.container.head(at.place.position()) {
                     Ok(head) => {
                         if expired(at.expires_at.unwrap_or(head.expires_at), self.now()) {
-                            self.expire_at(seen.ident, at, Some(head.key));
+                            self.expire_at(ident, at, Some(head.key));
                             return Ok(Named::Gone);
                         }
                         return Ok(Named::Live(head.key, found));
                     }
                     // Kills it, or counts it as out of reach. Its key is not known.
-                    Err(e) => match self.unread(seen.ident, at, &e, None)? {
+                    Err(e) => match self.unread(ident, at, &e, None)? {
                         Step::Moved => follow.on()?,
                         Step::Done(_) if e.is_corrupt() => return Ok(Named::Gone),
                         Step::Done(_) => return Ok(Named::OutOfReach(e)),
                     },
                 },
             }
-            found = self.catalog.find(seen.ident);
+            found = self.catalog.find(ident);
         }
     }
 
@@ -189,9 +189,8 @@ impl Engine {
                 continue;
             }
             self.gate(0, true)?;
-            for seen in self.catalog.walk(no) {
-                let ident = seen.ident;
-                match self.key_of(seen)? {
+            for ident in self.catalog.walk(no) {
+                match self.key_of(ident)? {
                     Named::Live(key, found) | Named::Expired(key, found) if key.starts_with(prefix) => {
                         removed += u64::from(self.remove_seen(ident, &key, found)?);
                     }
@@ -272,11 +271,12 @@ impl Engine {
             // not wait for the whole of it.
             let _open = self.using()?;
             let mut items = 0;
-            for seen in self.catalog.walk(no) {
-                if let Found::At(at) = &seen.found {
+            for ident in self.catalog.walk(no) {
+                let found = self.catalog.find(ident);
+                if let Found::At(at) = &found {
                     containers.insert(at.entry.id);
                 }
-                self.verify_one(seen, &mut report)?;
+                self.verify_one(ident, found, &mut report)?;
                 items += 1;
             }
             progress(items);
@@ -285,13 +285,12 @@ impl Engine {
         Ok(report)
     }
 
-    fn verify_one(&self, seen: Seen, report: &mut VerifyReport) -> Result<()> {
+    fn verify_one(&self, ident: Ident, mut found: Found, report: &mut VerifyReport) -> Result<()> {
         // Nobody waits for it as for a read; and whoever is told of its progress is no part of it.
         let _background = Background::begin();
-        let mut found = seen.found;
         for _ in 0..64 {
             let Found::At(at) = &found else { return Ok(()) };
-            let (tier, ident) = (at.entry.tier, seen.ident);
+            let tier = at.entry.tier;
             let damage = |key: Option<Bytes>, why: String| {
                 let path = at.entry.container.raw(at.place.position()).map(|r| r.path);
                 Damage { tier, path, key, why }

@@ -38,7 +38,7 @@ pub(crate) use decisions::Decisions;
 pub use prometheus::CONTENT_TYPE;
 pub(crate) use record::{Latencies, Meters};
 #[cfg(feature = "redis")]
-pub use redis::{RedisField, RedisKey, redis_fields, redis_keys};
+pub use redis::{RedisField, RedisKey, RedisReader, RedisReport, redis_fields, redis_keys};
 pub use table::{Kind, Metric, Sample, Unit, Value, metrics, samples};
 
 #[cfg(doc)]

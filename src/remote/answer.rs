@@ -22,6 +22,9 @@ const ITEMS: usize = 64;
 /// How often it is told how far a verification is, and seen whether anybody listens.
 const BEAT: Duration = Duration::from_millis(200);
 
+/// Why an answer ends in the middle.
+const CLOSING: &str = "the store is being closed";
+
 /// What is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Question {
@@ -104,9 +107,25 @@ impl Answer<'_> {
     }
 
     pub(super) fn list(&self, engine: &Engine, prefix: &[u8], from: Cursor) -> io::Result<()> {
-        let page = match engine.page(prefix, from, self.stop) {
-            Ok(page) => page,
-            Err(e) => return self.refuse(&e.to_string()),
+        let mut told = Instant::now();
+        let mut gone = None;
+        // Records may be slow to read: a part without items says that there is more to come, and finds out whether anybody
+        // is waiting for it.
+        let page = engine.page(prefix, from, &mut || {
+            if (self.stop)() {
+                return ControlFlow::Break(());
+            }
+            if told.elapsed() >= BEAT {
+                told = Instant::now();
+                gone = self.send(Kind::Part, &json!({ "items": [] })).err();
+            }
+            if gone.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        let page = match (page, gone) {
+            (Ok(Ok(page)), _) => page,
+            (Ok(Err(_)), Some(e)) => return Err(e),
+            (Ok(Err(_)), None) => return self.refuse(CLOSING),
+            (Err(e), _) => return self.refuse(&e.to_string()),
         };
         for items in page.items.chunks(ITEMS) {
             let items: Vec<Value> = items.iter().map(item).collect();
@@ -157,7 +176,7 @@ impl Answer<'_> {
             }
             Ok(Err(_)) => match failed {
                 Some(e) => Err(e),
-                None => Ok(Err("the store is being closed".to_owned())),
+                None => Ok(Err(CLOSING.to_owned())),
             },
             Err(e) => Ok(Err(e.to_string())),
         }

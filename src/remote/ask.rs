@@ -1,8 +1,9 @@
 //! The side that asks.
 //!
-//! Invariants: what answers is believed no more than a file that anybody may have written: a frame is bounded, and what is
-//! missing in it, or is of another kind than it should be, is an error; nobody is asked who is neither the same user nor
-//! root (root asks whoever owns the directory); there is an end to all waiting.
+//! Invariants: what answers is believed no more than a file that anybody may have written: a frame is bounded, so is what
+//! all frames of an answer make this hold, and what is missing in it, or is of another kind than it should be, is an error;
+//! no text comes further than here with characters in it that a terminal would obey; nobody is asked who is neither the same
+//! user nor root (root asks whoever owns the directory); there is an end to all waiting.
 
 use super::answer::{Question, from_hex};
 use super::frame::{self, Kind, Wrong};
@@ -11,17 +12,34 @@ use super::{ANSWER, PATIENCE};
 use crate::engine::{CheckReport, Cost, Cursor, Finding, Progress, Step};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
-use serde_json::Value;
+use serde_json::{Map, Value};
+use std::fmt::Write as _;
 use std::io;
 use std::ops::ControlFlow;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use thermocline_storage::home::whose;
+use thermocline_storage::vfs::RealFs;
 use thermocline_storage::{ContentType, Ident, Tier};
 
 /// How long it may take until the next frame of an answer is there: as long as the other connections may keep their places,
 /// and as reading a large value from a slow disk.
 const ANSWERED: Duration = Duration::from_secs(30);
+
+/// How long a verification may go on without getting further: a record is read in this time, however large and slow.
+const STUCK: Duration = Duration::from_secs(600);
+/// How long one page of a list may take: some hundred records of a disk that is dying.
+const PAGE: Duration = Duration::from_secs(1200);
+/// Bytes of the parts of a page: its items are a chunk more than half a MiB of keys at most.
+const PAGE_BYTES: usize = 64 << 20;
+/// Bytes of the findings of a verification.
+const FINDINGS_BYTES: usize = 256 << 20;
+/// Characters of what a program says of itself that are passed on.
+const WORDS: usize = 2_000;
+
+/// Figures and history are one frame each.
+const NO_PARTS: &str = "it comes in parts, and should not";
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +76,7 @@ pub enum Error {
     Refused {
         /// The socket.
         path: PathBuf,
-        /// What it says.
+        /// What it says, or the beginning of it.
         why: String,
     },
     /// It speaks another version of the protocol.
@@ -134,28 +152,34 @@ pub struct OpenStore {
 }
 
 impl OpenStore {
-    /// Finds who has a store open, by the store's directories, one of which has the socket: the first of the highest tier
-    /// on disk that is there.
+    /// Finds who has a store open, by directories of the store. The socket is in the first of the highest tier on disk; if
+    /// none of these has it, it is looked for in the others that their identities name.
     ///
     /// # Errors
     /// `NoSocket`, `NotYours`; `Silent` and `Io` if what is there cannot be connected to.
     pub fn find<P: AsRef<Path>>(directories: impl IntoIterator<Item = P>) -> Result<OpenStore, Error> {
+        let given: Vec<PathBuf> = directories.into_iter().map(|d| d.as_ref().to_path_buf()).collect();
         let mut none = None;
-        for directory in directories {
-            let directory = directory.as_ref();
+        for directory in &given {
             match link(directory) {
-                Ok((_, process)) => {
-                    return Ok(OpenStore {
-                        directory: directory.to_path_buf(),
-                        socket: directory.join(super::place::NAME),
-                        process: (process != 0).then_some(process),
-                    });
-                }
                 Err(e @ Error::NoSocket { .. }) => none = none.or(Some(e)),
-                Err(e) => return Err(e),
+                found => return found.map(|(_, process)| OpenStore::at(directory, process)),
+            }
+        }
+        for directory in siblings(&given) {
+            if let Ok((_, process)) = link(&directory) {
+                return Ok(OpenStore::at(&directory, process));
             }
         }
         Err(none.unwrap_or_else(|| Error::NoSocket { path: PathBuf::from(super::place::NAME) }))
+    }
+
+    fn at(directory: &Path, process: u32) -> OpenStore {
+        OpenStore {
+            directory: directory.to_path_buf(),
+            socket: directory.join(super::place::NAME),
+            process: (process != 0).then_some(process),
+        }
     }
 
     /// The socket.
@@ -173,7 +197,7 @@ impl OpenStore {
     /// # Errors
     /// Why there is no answer.
     pub fn stat(&self) -> Result<Value, Error> {
-        self.ask(&Question::Stat, |_| ControlFlow::Continue(()))
+        self.ask(&Question::Stat, |_, _| Err(self.nonsense(NO_PARTS)))
     }
 
     /// The last turns of its optimizer, so many at most, oldest first: see [`turns`](super::turns).
@@ -181,7 +205,7 @@ impl OpenStore {
     /// # Errors
     /// Why there is no answer.
     pub fn history(&self, most: usize) -> Result<Value, Error> {
-        let mut answer = self.ask(&Question::History { most }, |_| ControlFlow::Continue(()))?;
+        let mut answer = self.ask(&Question::History { most }, |_, _| Err(self.nonsense(NO_PARTS)))?;
         Ok(answer.get_mut("turns").map(Value::take).unwrap_or_default())
     }
 
@@ -197,9 +221,17 @@ impl OpenStore {
         loop {
             let mut items = Vec::new();
             let question = Question::List { prefix: prefix.to_vec(), from };
-            let end = self.ask(&question, |mut part| {
+            let (began, mut bytes) = (Instant::now(), 0);
+            let end = self.ask(&question, |mut part, len| {
+                bytes += len;
+                if bytes > PAGE_BYTES {
+                    return Err(self.nonsense("a page is too long"));
+                }
+                if began.elapsed() > PAGE {
+                    return Err(Error::Silent { path: self.socket.clone() });
+                }
                 items.extend(part.get_mut("items").map(Value::take));
-                ControlFlow::Continue(())
+                Ok(())
             })?;
             for item in items.iter().filter_map(Value::as_array).flatten() {
                 let item = read_item(item).ok_or_else(|| self.nonsense("an item is none"))?;
@@ -231,24 +263,30 @@ impl OpenStore {
     /// Why there is no answer, or not the rest of it.
     pub fn verify(&self, mut progress: impl FnMut(Progress)) -> Result<CheckReport, Error> {
         let mut report = CheckReport::default();
-        let mut wrong = false;
-        let end = self.ask(&Question::Verify, |part| {
+        let (mut furthest, mut since, mut bytes) = (0, Instant::now(), 0);
+        let end = self.ask(&Question::Verify, |part, len| {
             if let (Some(done), Some(of)) = (number(&part, "done"), number(&part, "of")) {
+                if done > furthest {
+                    (furthest, since) = (done, Instant::now());
+                }
                 progress(Progress { step: Step::Check, done, of });
             } else if let Some(finding) = part.get("finding").and_then(read_finding) {
+                bytes += len;
                 report.findings.push(finding);
             } else {
-                wrong = true;
-                return ControlFlow::Break(());
+                return Err(self.nonsense("a finding is none"));
             }
-            ControlFlow::Continue(())
-        });
-        if wrong {
-            return Err(self.nonsense("a finding is none"));
-        }
-        let end = end?;
+            if bytes > FINDINGS_BYTES {
+                return Err(self.nonsense("there are too many findings"));
+            }
+            if since.elapsed() > STUCK {
+                return Err(Error::Silent { path: self.socket.clone() });
+            }
+            Ok(())
+        })?;
         let sum = |name| number(&end, name).ok_or_else(|| self.nonsense("a verification has no end"));
         (report.items, report.bytes, report.containers) = (sum("items")?, sum("bytes")?, sum("containers")?);
+        report.unwritten = sum("unwritten")?;
         Ok(report)
     }
 
@@ -256,11 +294,11 @@ impl OpenStore {
         Error::Nonsense { path: self.socket.clone(), why }
     }
 
-    /// Asks; gives each part to `each`, until that breaks off, and returns the end of the answer (null if it broke off).
+    /// Asks; gives each part, and its length, to `each`, and returns the end of the answer.
     fn ask(
         &self,
         question: &Question,
-        mut each: impl FnMut(Value) -> ControlFlow<()>,
+        mut each: impl FnMut(Value, usize) -> Result<(), Error>,
     ) -> Result<Value, Error> {
         let failed = |e| no_answer(&self.socket, e);
         let (stream, _) = link(&self.directory)?;
@@ -268,23 +306,75 @@ impl OpenStore {
             .map_err(|e| failed(Wrong::Io(e)))?;
         loop {
             let (kind, body) = frame::read(&stream, ANSWER, ANSWERED).map_err(failed)?;
-            let value: Value =
-                serde_json::from_slice(&body).map_err(|_| self.nonsense("a part is no JSON"))?;
+            let value = serde_json::from_slice(&body).map_err(|_| self.nonsense("a part is no JSON"))?;
+            let value = harmless(value);
             match kind {
-                Kind::Part => {
-                    if each(value).is_break() {
-                        return Ok(Value::Null);
-                    }
-                }
+                Kind::Part => each(value, body.len())?,
                 Kind::End => return Ok(value),
                 Kind::Refusal => {
                     let why = value.get("error").and_then(Value::as_str).unwrap_or("it gives no reason");
-                    return Err(Error::Refused { path: self.socket.clone(), why: why.to_owned() });
+                    let why = why.chars().take(WORDS).collect();
+                    return Err(Error::Refused { path: self.socket.clone(), why });
                 }
                 Kind::Question => return Err(self.nonsense("it asks back")),
             }
         }
     }
+}
+
+/// The other directories of the stores that these are of, where they were at the last opening, as far as they say themselves
+/// that they are.
+fn siblings(given: &[PathBuf]) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = Vec::new();
+    for directory in given {
+        let Ok(Some(of)) = whose(&RealFs, directory) else { continue };
+        for (_, path) in of.dirs {
+            let is_its = || matches!(whose(&RealFs, &path), Ok(Some(its)) if its.store == of.store);
+            if !given.contains(&path) && !found.contains(&path) && is_its() {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
+
+/// What came, without characters that a terminal would obey, or that change the look of what follows: those are shown as
+/// `\xNN`, byte by byte. (Keys come as hexadecimal digits, and are what they are.)
+fn harmless(value: Value) -> Value {
+    match value {
+        Value::String(text) => Value::String(printable(text)),
+        Value::Array(all) => all.into_iter().map(harmless).collect(),
+        Value::Object(all) => all
+            .into_iter()
+            .map(|(name, value)| (printable(name), harmless(value)))
+            .collect::<Map<_, _>>()
+            .into(),
+        other => other,
+    }
+}
+
+fn printable(text: String) -> String {
+    if !text.chars().any(is_obeyed) {
+        return text;
+    }
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_obeyed(c) {
+            let mut bytes = [0; 4];
+            c.encode_utf8(&mut bytes).bytes().for_each(|b| {
+                let _ = write!(out, "\\x{b:02x}");
+            });
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// Control characters, and marks that change direction or look.
+fn is_obeyed(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 /// Connects to the socket of a directory; gives the process that listens, 0 if that has no number here.

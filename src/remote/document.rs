@@ -4,7 +4,7 @@
 //! and a reader of the metrics see the same; no key and no byte of a value is in any of it.
 
 use crate::metrics::{self, Value as Metric};
-use crate::optimizer::Record;
+use crate::optimizer::{Record, Sample};
 use crate::stats::Stats;
 use serde_json::{Map, Value, json};
 use thermocline_storage::Tier;
@@ -58,8 +58,9 @@ fn tiers(stats: &Stats) -> Map<String, Value> {
     Tier::DISK.into_iter().filter_map(of).collect()
 }
 
-/// Turns of the optimizer: when (milliseconds since the epoch), pressure, strategy, and each action with its reason and
-/// what became of it.
+/// Turns of the optimizer: when (milliseconds since the epoch), pressure, strategy, the `inputs` that decide, each action
+/// with its reason and what became of it, and the `effects` on the goals of what was done, which the next turn measures.
+/// What is not known is null.
 pub fn turns(records: &[Record]) -> Value {
     records.iter().map(turn).collect()
 }
@@ -77,10 +78,35 @@ fn turn(record: &Record) -> Value {
             })
         })
         .collect();
+    let effects: Vec<Value> = record
+        .effects
+        .iter()
+        .map(|e| json!({ "goal": format!("{:?}", e.goal), "before": e.before, "after": e.after }))
+        .collect();
     json!({
         "unix_ms": record.unix_ms,
         "pressure": record.decision.pressure,
         "strategy": format!("{:?}", record.decision.strategy).to_lowercase(),
+        "inputs": inputs(&record.sample),
         "actions": actions,
+        "effects": effects,
+    })
+}
+
+/// What pressure is made of, in shares; what each tier answered; and how long requests took.
+fn inputs(sample: &Sample) -> Value {
+    let share = |percent: Option<f64>| percent.map(|p| p / 100.0);
+    let hits =
+        Tier::ALL.into_iter().filter_map(|t| Some((t.name().to_owned(), sample.tier(t)?.hit_rate.into())));
+    json!({
+        "memory": share(sample.memory_percent()),
+        "cpu": share(sample.cpu_percent),
+        "io": sample.io_pressure,
+        "gets": sample.requests.gets,
+        "misses": sample.requests.misses,
+        "puts": sample.requests.puts,
+        "hit_shares": hits.collect::<Map<String, Value>>(),
+        "mean_seconds": sample.requests.mean,
+        "p99_seconds": sample.requests.p99,
     })
 }

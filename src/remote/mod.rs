@@ -36,6 +36,9 @@ pub use ask::{Error, Item, OpenStore};
 pub use document::{stat, turns};
 pub(crate) use serve::Server;
 
+/// What the log calls this: the name stays, whatever becomes of the modules.
+pub(crate) const LOG: &str = "thermocline::remote";
+
 use std::time::Duration;
 
 /// Connections at a time; who comes then waits until one ends.

@@ -1,12 +1,15 @@
 //! Where the socket is: `socket` in a directory of the store.
 //!
 //! Invariants: no link in its place is followed when it is made or removed, and nothing but a socket is replaced; it has
-//! its mode before anybody can connect, whatever the umask; only the one that was made here is removed. Whoever makes one
-//! holds the directory's lock, so that what he finds there is a dead process'.
+//! its mode before anybody can connect, whatever the umask; only the one that was made here is removed, or one on which
+//! nobody listens. Whoever makes one holds the directory's lock, so that no living process of the engine's has one there;
+//! one that is alive is somebody else's, and stays.
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, fchmod, openat, statat, unlinkat};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
+};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -82,11 +85,36 @@ impl Place {
     }
 
     /// Removes what a process that is dead by now has left.
+    ///
+    /// # Errors
+    /// Somebody listens there, or it cannot be told whether anybody does.
     pub(super) fn clear(&self) -> io::Result<()> {
-        if self.is_there()? {
-            unlinkat(&self.dir, NAME, AtFlags::empty())?;
+        if !self.is_there()? {
+            return Ok(());
         }
-        Ok(())
+        if self.is_alive()? {
+            return Err(io::Error::new(
+                io::ErrorKind::AddrInUse,
+                "another program listens on the socket that is there: give that one another place, or the store another \
+                 directory, and open it again",
+            ));
+        }
+        match unlinkat(&self.dir, NAME, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Whether anybody listens on the socket that is there. Waits for nobody.
+    fn is_alive(&self) -> io::Result<bool> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        match connect(&socket, &self.address()?) {
+            // Its queue is full, or it is of another kind than ours: somebody's in any case.
+            Ok(()) | Err(Errno::AGAIN | Errno::INPROGRESS | Errno::PROTOTYPE) => Ok(true),
+            Err(Errno::CONNREFUSED | Errno::NOENT) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
     }
 
     /// Makes the socket, and listens.

@@ -11,7 +11,7 @@
 use super::answer::{Answer, Question};
 use super::frame::{self, Kind, Wrong};
 use super::place::{Made, Place};
-use super::{CONNECTIONS, PATIENCE, REQUEST};
+use super::{CONNECTIONS, LOG, PATIENCE, REQUEST};
 use crate::engine::Engine;
 use parking_lot::{Condvar, Mutex};
 use rustix::net::Shutdown;
@@ -23,10 +23,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use thermocline_storage::vfs::Background;
 
 /// After a connection could not be taken, because too many files are open, say.
 const REST: Duration = Duration::from_millis(500);
+
+/// Of what anybody can cause there is one line in the log in this time.
+const QUIET: Duration = Duration::from_secs(10);
 
 /// What answers, as long as it is not stopped.
 #[derive(Debug)]
@@ -46,6 +50,8 @@ struct Shared {
     changed: Condvar,
     stopping: AtomicBool,
     verifying: AtomicBool,
+    /// When a stranger, or who is slow, was last told of, and how many were not since.
+    told: Mutex<(Option<Instant>, u64)>,
 }
 
 #[derive(Debug, Default)]
@@ -69,7 +75,10 @@ impl Server {
             Ok(server) => Some(server),
             Err(e) => {
                 let path = first.join(super::place::NAME);
-                tracing::warn!(path = %path.display(), error = %e, "no socket to be asked by: the store is open without one");
+                tracing::warn!(
+                    target: LOG, class = "socket", path = %path.display(), error = %e,
+                    "no socket to be asked by: the store is open without one"
+                );
                 None
             }
         }
@@ -85,6 +94,7 @@ impl Server {
             changed: Condvar::new(),
             stopping: AtomicBool::new(false),
             verifying: AtomicBool::new(false),
+            told: Mutex::default(),
         });
         let of_thread = shared.clone();
         let spawned = std::thread::Builder::new()
@@ -150,11 +160,30 @@ impl Shared {
         }
     }
 
+    /// What anybody can make happen again and again is told at most once in [`QUIET`], with how often it was not.
+    fn say_seldom(&self, say: impl FnOnce(u64)) {
+        let mut told = self.told.lock();
+        let (last, left_out) = &mut *told;
+        if last.is_some_and(|last| last.elapsed() < QUIET) {
+            *left_out += 1;
+            return;
+        }
+        *last = Some(Instant::now());
+        say(std::mem::take(left_out));
+    }
+
     /// Begins with a connection, if it is one of the same user, or of root.
     fn take(self: &Arc<Self>, stream: UnixStream) {
         let me = rustix::process::geteuid().as_raw();
-        if !frame::peer(&stream).is_ok_and(|(_, user)| user == me || user == 0) {
-            return;
+        match frame::peer(&stream) {
+            Ok((_, user)) if user == me || user == 0 => {}
+            Ok((process, user)) => {
+                self.say_seldom(|left_out| {
+                    tracing::warn!(target: LOG, class = "stranger", process, user, left_out, "another user is not answered");
+                });
+                return;
+            }
+            Err(_) => return,
         }
         let stream = Arc::new(stream);
         let mut connections = self.connections.lock();
@@ -165,7 +194,18 @@ impl Shared {
         let no = connections.last;
         let (shared, of_thread) = (self.clone(), stream.clone());
         let spawned = std::thread::Builder::new().name("thermocline-ask".into()).spawn(move || {
-            let _ = std::panic::catch_unwind(AssertUnwindSafe(|| shared.answer(&of_thread)));
+            // Its reads wait for those of callers.
+            Background::for_ever();
+            let answered = std::panic::catch_unwind(AssertUnwindSafe(|| shared.answer(&of_thread)));
+            if matches!(&answered, Ok(Err(e)) if e.kind() == io::ErrorKind::TimedOut) && !shared.stops() {
+                let process = frame::peer(&of_thread).map_or(0, |(process, _)| process);
+                shared.say_seldom(|left_out| {
+                    tracing::info!(
+                        target: LOG, process, left_out,
+                        "who asked was slow to send the question, or to take the answer: the connection is closed"
+                    );
+                });
+            }
             let _ = of_thread.shutdown(Both::Both);
             shared.connections.lock().streams.retain(|(other, _)| *other != no);
             shared.changed.notify_all();
@@ -197,7 +237,16 @@ impl Shared {
                 if self.verifying.swap(true, Ordering::SeqCst) {
                     return to.refuse("it is being verified already: one verification at a time");
                 }
+                let process = frame::peer(stream).map_or(0, |(process, _)| process);
+                tracing::info!(target: LOG, process, "verification begins");
                 let verified = std::panic::catch_unwind(AssertUnwindSafe(|| to.verify(&self.engine)));
+                let how = match &verified {
+                    Ok(Ok(Ok(_))) => "all was looked at",
+                    Ok(Ok(Err(why))) => why,
+                    Ok(Err(_)) => "who asked went away",
+                    Err(_) => "it failed",
+                };
+                tracing::info!(target: LOG, process, how, "verification ends");
                 self.verifying.store(false, Ordering::SeqCst);
                 to.ended(verified.unwrap_or_else(|_| Ok(Err("the verification failed".to_owned())))?)
             }

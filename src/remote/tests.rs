@@ -1,8 +1,9 @@
 //! What is said of a store, as JSON.
 
 use super::document;
-use crate::optimizer::{self, Outcome, Policy, Record, Sample, State};
+use crate::optimizer::{self, Effect, Goal, Outcome, Policy, Record, Sample, State};
 use crate::{Cache, Tier};
+use serde_json::Value;
 
 /// From the distributions follow the percentiles that the numbers say.
 #[test]
@@ -48,7 +49,8 @@ fn a_turn_of_the_optimizer_says_what_was_done_and_why() {
         .map(|action| Outcome { action: action.clone(), result: Err("no room".into()) })
         .collect();
     assert!(!outcomes.is_empty());
-    let record = Record { unix_ms: 7, sample, decision, outcomes, effects: Vec::new() };
+    let effects = vec![Effect { goal: Goal::Tail, before: Some(0.5), after: None }];
+    let record = Record { unix_ms: 7, sample, decision, outcomes, effects };
     let said = document::turns(&[record]);
     let turn = &said[0];
     assert_eq!((&turn["unix_ms"], &turn["strategy"]), (&7.into(), &"aggressive".into()));
@@ -57,4 +59,9 @@ fn a_turn_of_the_optimizer_says_what_was_done_and_why() {
     assert!(action["change"].as_str().is_some_and(|c| c.starts_with("SetStrategy")), "{turn}");
     assert!(action["because"].as_str().is_some_and(|b| !b.is_empty()));
     assert_eq!(action["error"], "no room");
+    assert_eq!(action["takes_back"], false);
+    let inputs = &turn["inputs"];
+    assert_eq!((&inputs["cpu"], &inputs["io"], &inputs["memory"]), (&0.95.into(), &0.9.into(), &Value::Null));
+    assert_eq!((&inputs["gets"], &inputs["hit_shares"]), (&0.into(), &serde_json::json!({})));
+    assert_eq!(turn["effects"], serde_json::json!([{ "goal": "Tail", "before": 0.5, "after": null }]));
 }

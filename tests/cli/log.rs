@@ -3,6 +3,26 @@
 use super::*;
 use std::os::unix::fs::PermissionsExt;
 
+/// What is asked over the socket is in the log of the process that is asked.
+#[test]
+fn who_verifies_an_open_store_is_in_its_log() {
+    let place = Place::new();
+    place.put("k", b"value", &["--create"]).with(0);
+    let log = place.root.with_file_name("log");
+    let args = ["serve-metrics", "0", "--root", place.root(), "--log", log.to_str().unwrap()];
+    let mut serving = start(&args, Stdio::null());
+    let mut line = [0; 1];
+    serving.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
+    place.run(&["verify"]).with(0);
+    rustix::process::kill_process(rustix::process::Pid::from_child(&serving), rustix::process::Signal::TERM)
+        .unwrap();
+    assert_eq!(wait(&mut serving, Duration::from_secs(30)), Some(0));
+    let text = std::fs::read_to_string(&log).unwrap();
+    let of = |what: &str| text.lines().find(|l| l.contains("thermocline::remote") && l.contains(what));
+    assert!(of("verification begins").is_some_and(|l| l.contains("process=")), "{text}");
+    assert!(of("verification ends").is_some_and(|l| l.contains("all was looked at")), "{text}");
+}
+
 #[test]
 fn the_log_says_what_happened_and_no_key() -> Try {
     let place = Place::new();

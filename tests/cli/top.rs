@@ -5,6 +5,8 @@ use rustix::fs::{Mode, OFlags};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixListener;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// What a terminal gets when the screen that was there before is shown again, and the cursor.
@@ -13,18 +15,24 @@ const BACK: [&str; 2] = ["\x1b[?1049l", "\x1b[?25h"];
 /// The command in a terminal of 80 columns and 24 rows.
 struct InTerminal {
     child: Child,
-    keys: File,
+    keys: Option<File>,
+    /// The other side, as the command has it.
+    side: Option<File>,
+    before: rustix::termios::Termios,
     seen: Arc<Mutex<Vec<u8>>>,
+    closed: Arc<AtomicBool>,
 }
 
 impl InTerminal {
     fn start(args: &[&str]) -> InTerminal {
-        let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&terminal).unwrap();
         unlockpt(&terminal).unwrap();
         let name = ptsname(&terminal, Vec::new()).unwrap();
         let name = Path::new(std::ffi::OsStr::from_bytes(name.as_bytes()));
-        let side = File::from(rustix::fs::open(name, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap());
+        let side = File::from(
+            rustix::fs::open(name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()).unwrap(),
+        );
         let size = rustix::termios::Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
         rustix::termios::tcsetwinsize(&side, size).unwrap();
         let stdio = || Stdio::from(side.try_clone().unwrap());
@@ -32,13 +40,43 @@ impl InTerminal {
         let keys = File::from(terminal);
         let seen = Arc::new(Mutex::new(Vec::new()));
         let (mut screen, to) = (keys.try_clone().unwrap(), seen.clone());
+        let closed = Arc::new(AtomicBool::new(false));
+        let is_closed = closed.clone();
         std::thread::spawn(move || {
             let mut some = [0; 4096];
-            while let Ok(n @ 1..) = screen.read(&mut some) {
+            let tenth = rustix::event::Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+            while !is_closed.load(Ordering::SeqCst) {
+                let mut of = [rustix::event::PollFd::new(&screen, rustix::event::PollFlags::IN)];
+                if !matches!(rustix::event::poll(&mut of, Some(&tenth)), Ok(1..)) {
+                    continue;
+                }
+                let Ok(n @ 1..) = screen.read(&mut some) else { return };
                 to.lock().unwrap().extend_from_slice(&some[..n]);
             }
         });
-        InTerminal { child, keys, seen }
+        let before = rustix::termios::tcgetattr(&side).unwrap();
+        InTerminal { child, keys: Some(keys), side: Some(side), before, seen, closed }
+    }
+
+    fn press(&mut self, keys: &[u8]) {
+        self.keys.as_mut().unwrap().write_all(keys).unwrap();
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// The terminal goes, as when its window is closed.
+    fn close(&mut self) {
+        (self.keys, self.side) = (None, None);
+        self.closed.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether the terminal takes lines and signals, as it did before.
+    fn is_as_before(&self) -> bool {
+        let now = rustix::termios::tcgetattr(self.side.as_ref().unwrap()).unwrap();
+        (now.local_modes, now.input_modes, now.output_modes)
+            == (self.before.local_modes, self.before.input_modes, self.before.output_modes)
     }
 
     /// All that was sent.
@@ -93,6 +131,7 @@ impl InTerminal {
             assert!(start.elapsed() < Duration::from_secs(10), "{:?}", self.seen());
             std::thread::sleep(Duration::from_millis(20));
         }
+        assert!(self.is_as_before(), "the modes of the terminal are others than before");
         code
     }
 }
@@ -125,19 +164,19 @@ fn it_is_live_in_a_terminal_and_puts_that_back() {
     // It goes on looking.
     cache.put("one more", "v").unwrap();
     top.wait_for("501 items");
-    top.keys.write_all(b"p").unwrap();
+    top.press(b"p");
     top.wait_for("paused");
-    top.keys.write_all(b"q").unwrap();
+    top.press(b"q");
     assert_eq!(top.end(), Some(0));
     // A key that is a signal elsewhere, and a signal.
     let mut top = InTerminal::start(&["top", place.root()]);
     top.wait_for("501 items");
-    top.keys.write_all(b"\x03").unwrap();
+    top.press(b"\x03");
     assert_eq!(top.end(), Some(130));
     let mut top = InTerminal::start(&["top", place.root()]);
     top.wait_for("memory");
-    let pid = rustix::process::Pid::from_raw(top.child.id() as i32).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert!(!top.is_as_before());
+    top.signal(rustix::process::Signal::TERM);
     assert_eq!(top.end(), Some(130));
     // The store is closed, and opened again, while it looks on.
     let mut top = InTerminal::start(&["top", place.root()]);
@@ -148,8 +187,72 @@ fn it_is_live_in_a_terminal_and_puts_that_back() {
     again.put("two more", "v").unwrap();
     top.wait_for("502 items");
     assert!(!top.screen().contains("no answer: "), "{}", top.screen());
-    top.keys.write_all(b"q").unwrap();
+    top.press(b"q");
     assert_eq!(top.end(), Some(0));
+}
+
+/// The state of a process, as the kernel has it: `S` sleeps, `T` is stopped.
+fn state(child: &Child) -> String {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+    stat.rsplit(") ").next().unwrap().chars().take(1).collect()
+}
+
+#[test]
+fn it_stops_with_the_terminal_as_it_was_and_goes_on() {
+    let place = Place::new();
+    let _cache = open(&place);
+    for by_key in [false, true] {
+        let mut top = InTerminal::start(&["top", place.root()]);
+        top.wait_for("500 items");
+        if by_key {
+            top.press(b"\x1a")
+        } else {
+            top.signal(rustix::process::Signal::TSTP)
+        }
+        let start = Instant::now();
+        while state(&top.child) != "T" {
+            assert!(start.elapsed() < Duration::from_secs(20), "{}", state(&top.child));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!(top.is_as_before());
+        assert!(top.seen().contains(BACK[0]));
+        let seen = top.seen().len();
+        top.signal(rustix::process::Signal::CONT);
+        while !top.seen().get(seen..).is_some_and(|since| since.contains("memory")) {
+            assert!(start.elapsed() < Duration::from_secs(20), "{:?}", top.seen());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!(!top.is_as_before());
+        top.press(b"q");
+        assert_eq!(top.end(), Some(0));
+    }
+    // And one that would end it on the spot.
+    let mut top = InTerminal::start(&["top", place.root()]);
+    top.wait_for("500 items");
+    top.signal(rustix::process::Signal::QUIT);
+    assert_eq!(top.end(), Some(130));
+}
+
+#[test]
+fn it_ends_when_its_terminal_is_gone() {
+    let place = Place::new();
+    let _cache = open(&place);
+    let mut top = InTerminal::start(&["top", place.root()]);
+    top.wait_for("500 items");
+    top.close();
+    assert_eq!(wait(&mut top.child, Duration::from_secs(10)), Some(130));
+}
+
+/// What listens takes the question and does not answer, which is waited for half a minute.
+#[test]
+fn it_can_be_left_before_there_is_anything_to_see() {
+    let dir = tempfile::tempdir().unwrap();
+    let _listener = UnixListener::bind(dir.path().join("socket")).unwrap();
+    let mut top = InTerminal::start(&["top", dir.path().to_str().unwrap()]);
+    std::thread::sleep(Duration::from_millis(500));
+    top.signal(rustix::process::Signal::INT);
+    assert_eq!(wait(&mut top.child, Duration::from_secs(10)), Some(130));
+    assert!(top.is_as_before());
 }
 
 #[test]
@@ -195,4 +298,31 @@ fn a_benchmark_can_be_watched() {
     let (_, result) = seen.rsplit_once(BACK[0]).unwrap();
     assert!(result.contains("ssd") && result.contains("p50"), "{result}");
     assert!(left_in(dir.path()).is_empty());
+}
+
+/// That it stops is said where it is seen: on the screen that was there before. A key does what a signal does.
+#[test]
+fn a_benchmark_that_is_watched_can_be_interrupted() {
+    let config = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(config.path(), "[storage]\nsocket = false\n").unwrap();
+    for by_key in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().to_str().unwrap();
+        let mut args =
+            vec!["bench", "--top", "--data", "4MiB", "--seconds", "60", "--allow-ram-disk", "--dir", path];
+        // It is watched whatever the file says of the socket.
+        args.extend(["--config", config.path().to_str().unwrap()]);
+        let mut bench = InTerminal::start(&args);
+        bench.wait_for("memory");
+        if by_key {
+            bench.press(b"\x03")
+        } else {
+            bench.signal(rustix::process::Signal::TERM)
+        }
+        assert_eq!(bench.end(), Some(130), "{}", bench.screen());
+        let seen = bench.seen();
+        let (_, after) = seen.split_once(BACK[0]).unwrap();
+        assert!(after.contains("stopping, which takes seconds"), "{after}");
+        assert!(left_in(dir.path()).is_empty());
+    }
 }

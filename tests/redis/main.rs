@@ -8,6 +8,8 @@ mod content;
 mod server;
 #[cfg(feature = "cli")]
 mod tls;
+#[cfg(feature = "cli")]
+mod top;
 
 use server::{Client, Reply, Server, free_port, is_installed};
 use std::time::{Duration, Instant};

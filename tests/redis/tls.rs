@@ -101,6 +101,21 @@ fn a_server_that_is_trusted_gets_the_metrics_and_no_other() {
 
     let (child, log) = serving(dir.path(), port, &cert);
     until("it reports", || instances(&mut client) == ["one"]);
+    // Who looks at it there trusts no more.
+    let url = format!("rediss://localhost:{port}");
+    let look = |trusted: &Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_thermocline"));
+        command
+            .args(["top", "--json", "--redis", &url])
+            .env("SSL_CERT_FILE", trusted)
+            .env_remove("SSL_CERT_DIR");
+        command.output().unwrap()
+    };
+    let (shown, refused) = (look(&cert), look(&stranger));
+    assert_eq!(shown.status.code(), Some(0), "{shown:?}");
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("\"instance\": \"one\""), "{shown:?}");
+    assert_eq!(refused.status.code(), Some(4), "{refused:?}");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("certificate"), "{refused:?}");
     ended(child);
     assert!(instances(&mut client).is_empty());
     assert!(!std::fs::read_to_string(&log).unwrap().contains("WARN"));

@@ -14,13 +14,12 @@ use thermocline_storage::home::{DirInfo, Home, HomeRequest, OpenFlags, WantedDir
 use thermocline_storage::vfs::RealFs;
 
 /// What may lie in a directory that becomes one of a store: what every ext4 file system has, and what an opening that
-/// was cut short leaves.
-const NOT_FOREIGN: [&str; 11] = [
+/// was cut short leaves (which makes its socket last: one where there is no identity is somebody else's).
+const NOT_FOREIGN: [&str; 10] = [
     "lost+found",
     "store.a",
     "store.b",
     "lock",
-    "socket",
     "catalog",
     "quarantine",
     "segments",
@@ -256,7 +255,7 @@ fn wanted(config: &Config) -> Vec<WantedDir> {
 }
 
 /// Without links, as far as it is there.
-fn real(path: &Path) -> PathBuf {
+pub fn real(path: &Path) -> PathBuf {
     let parent = || Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?));
     path.canonicalize().ok().or_else(parent).or_else(|| std::path::absolute(path).ok()).unwrap_or_default()
 }

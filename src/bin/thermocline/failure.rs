@@ -110,7 +110,7 @@ impl Failure {
     /// Reports it and gives the code to exit with.
     pub fn report(&self) -> ExitCode {
         if !self.is_quiet() {
-            let line = format!("thermocline: {}\n", self.message.replace('\n', " "));
+            let line = format!("thermocline: {}\n", crate::show::safe(&self.message.replace('\n', " ")));
             let _ = io::Write::write_all(&mut io::stderr().lock(), line.as_bytes());
         }
         ExitCode::from(self.code)

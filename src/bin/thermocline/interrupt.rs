@@ -14,9 +14,9 @@ use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long the work may take to stop: longer than a caller of the engine waits for a slow disk.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -29,7 +29,15 @@ const REMOVE: &str =
 /// How long a line for stderr may take that nobody may be reading.
 const SAYING: Duration = Duration::from_millis(300);
 
+/// How long a picture may take to make way.
+const LEAVING: Duration = Duration::from_secs(2);
+
+/// How long work may take to stop that does so at once.
+const AT_ONCE: Duration = Duration::from_secs(4);
+
+static ASKED: AtomicBool = AtomicBool::new(false);
 static STOP: AtomicBool = AtomicBool::new(false);
+static SCREENS: AtomicUsize = AtomicUsize::new(0);
 static DIRS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
 fn dirs() -> MutexGuard<'static, Vec<PathBuf>> {
@@ -38,23 +46,61 @@ fn dirs() -> MutexGuard<'static, Vec<PathBuf>> {
 
 /// From now on a signal asks the work to stop instead of ending the process.
 pub fn watch() -> Result<(), Failure> {
-    ctrlc::set_handler(|| {
-        // Signals are handled one after the other.
-        if stopped() {
-            give_up();
-        }
-        std::thread::spawn(|| {
-            std::thread::sleep(PATIENCE);
-            give_up();
-        });
-        ask_to_stop(&STOP, say);
-    })
-    .map_err(|e| Failure::failed(format!("watch for signals: {e}")))
+    ctrlc::set_handler(request).map_err(|e| Failure::failed(format!("watch for signals: {e}")))
 }
 
-/// The same for work that ends at once, and whose screen nobody is to write on.
+/// What a signal does, and the key for one where the terminal gives that: asks the work to stop, and says so, below a picture
+/// that is drawn over the whole of the terminal and leaves it first; asked a second time, ends the process.
+pub fn request() {
+    if ASKED.swap(true, Ordering::SeqCst) {
+        give_up();
+    }
+    std::thread::spawn(|| {
+        std::thread::sleep(PATIENCE);
+        give_up();
+    });
+    let begun = Instant::now();
+    while SCREENS.load(Ordering::SeqCst) > 0 && begun.elapsed() < LEAVING {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    ask_to_stop(&STOP, say);
+}
+
+/// Whether it was asked to stop, which the work is told a moment later: for a picture, which makes way.
+pub fn asked() -> bool {
+    ASKED.load(Ordering::SeqCst)
+}
+
+/// Something draws on the whole of the terminal, for as long as this lives.
+#[derive(Debug)]
+pub struct Drawing(());
+
+impl Drawing {
+    /// From now on.
+    pub fn begin() -> Drawing {
+        SCREENS.fetch_add(1, Ordering::SeqCst);
+        Drawing(())
+    }
+}
+
+impl Drop for Drawing {
+    fn drop(&mut self) {
+        SCREENS.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// The same for work that ends at once, and whose screen nobody is to write on. Should it not end, because the terminal hangs
+/// or is gone, the process does.
 pub fn watch_quietly() -> Result<(), Failure> {
-    ctrlc::set_handler(stop).map_err(|e| Failure::failed(format!("watch for signals: {e}")))
+    let asked = || {
+        std::thread::spawn(|| {
+            std::thread::sleep(AT_ONCE);
+            std::process::exit(i32::from(INTERRUPTED));
+        });
+        ASKED.store(true, Ordering::SeqCst);
+        STOP.store(true, Ordering::SeqCst);
+    };
+    ctrlc::set_handler(asked).map_err(|e| Failure::failed(format!("watch for signals: {e}")))
 }
 
 /// Asks the work to stop, and says so first: it may come to its end, and the process to its own, as soon as it sees this.
@@ -84,11 +130,6 @@ fn say(line: &'static str) {
         let _ = done.send(());
     });
     let _ = wait.recv_timeout(SAYING);
-}
-
-/// Asks the work to stop, as a signal does, where the terminal gives a key for one.
-pub fn stop() {
-    STOP.store(true, Ordering::SeqCst);
 }
 
 /// Whether a signal asked to stop.

@@ -388,8 +388,7 @@ impl Lines {
                 object.insert("expires_at_ms".into(), json!(info.expires_at.map(millis)));
                 object.insert("version".into(), json!(info.version));
             }
-            serde_json::to_writer(&mut *out, &Value::Object(object))?;
-            out.write_all(b"\n")?;
+            show::json_line(out, &Value::Object(object))?;
             return Ok(());
         }
         if std::mem::take(&mut self.header) {

@@ -25,6 +25,7 @@ mod device;
 mod dirs;
 mod elsewhere;
 mod failure;
+mod history;
 mod inspect;
 mod interrupt;
 mod items;
@@ -100,10 +101,15 @@ enum Command {
     Stat(inspect::StatArgs),
     /// Show a store that is open, live: tiers, hits, latencies, migration, compression, decisions
     ///
-    /// Asks the program that has the store open, over the socket in the store's directory, and changes nothing. Keys: q
-    /// quits, p holds the picture still.
+    /// Asks the program that has the store open, over the socket in the store's directory, and changes nothing; or, with
+    /// --redis, a server that the store reports to. Keys: q quits, p holds the picture still, Ctrl-Z stops.
     #[command(after_help = EXIT_CODES)]
     Top(top::TopArgs),
+    /// Show what the optimizer of a store that is open did, why, and what came of it
+    ///
+    /// Asks the program that has the store open, over the socket in the store's directory, and changes nothing.
+    #[command(after_help = EXIT_CODES)]
+    History(history::HistoryArgs),
     /// Read and check everything, and change nothing
     ///
     /// Names each damaged file, what of it is damaged, and which items are lost. With --repair what can be mended is
@@ -170,6 +176,7 @@ fn run(command: Command, json: bool) -> Outcome {
         Command::Ls(args) => items::ls(args, json),
         Command::Stat(args) => inspect::stat(&args, json),
         Command::Top(args) => top::top(&args, json),
+        Command::History(args) => history::history(&args, json),
         Command::Verify(args) => verify::verify(&args, json),
         Command::ServeMetrics(args) => serve::serve(&args, json),
         Command::Config(command) => inspect::config(&command, json),

@@ -322,6 +322,11 @@ impl OpenArgs {
         self.missing.discard_missing
     }
 
+    /// Whether a directory that is missing is to be done without.
+    pub fn goes_on_without(&self) -> bool {
+        self.missing.without_missing
+    }
+
     /// Whether the limit of a tier is the user's, not an assumption.
     pub fn says_limit(&self, tier: Tier) -> bool {
         self.which.says_limit(tier)

@@ -2,6 +2,7 @@
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget};
+use serde_json::Value;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::path::Path;
@@ -81,6 +82,31 @@ pub fn rate(per_second: f64) -> String {
     format!("{}/s", number(per_second))
 }
 
+/// A time, UTC: `2026-11-22 21:04:11Z`.
+pub fn moment(unix_ms: u64) -> String {
+    let (days, s) = (unix_ms / 86_400_000, unix_ms / 1000 % 86_400);
+    // Howard Hinnant's way from days to a date: years begin with March.
+    let z = days + 719_468;
+    let (era, of_era) = (z / 146_097, z % 146_097);
+    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let month = (5 * of_year + 2) / 153;
+    let (day, month) = (of_year - (153 * month + 2) / 5 + 1, if month < 10 { month + 3 } else { month - 9 });
+    let year = year + era * 400 + u64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}Z", s / 3600, s / 60 % 60, s % 60)
+}
+
+/// What an action's goal did, as a store tells it: `Tail: 1.20e-3 → 8.00e-4`.
+pub fn effect(effect: &Value) -> String {
+    let of = |name: &str| match effect.get(name).and_then(Value::as_f64) {
+        None => "–".to_owned(),
+        Some(n) if n != 0.0 && n.abs() < 0.01 => format!("{n:.2e}"),
+        Some(n) => figures(n),
+    };
+    let goal = effect.get("goal").and_then(Value::as_str).unwrap_or("?");
+    format!("{goal}: {} → {}", of("before"), of("after"))
+}
+
 /// A part of a whole in per cent; `–` of nothing.
 pub fn percent(part: u64, whole: u64) -> String {
     if whole == 0 { "–".into() } else { format!("{:.1} %", 100.0 * part as f64 / whole as f64) }
@@ -99,9 +125,8 @@ pub fn key(key: &[u8]) -> String {
         for c in chunk.valid().chars() {
             if c == '\\' {
                 out.push_str("\\\\");
-            } else if c.is_control() || is_format(c) {
-                let mut buf = [0; 4];
-                c.encode_utf8(&mut buf).bytes().for_each(|b| hex_byte(&mut out, b));
+            } else if is_obeyed(c) {
+                escape(&mut out, c);
             } else {
                 out.push(c);
             }
@@ -111,9 +136,47 @@ pub fn key(key: &[u8]) -> String {
     out
 }
 
-/// Marks that change the direction or the look of what follows.
-fn is_format(c: char) -> bool {
-    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+/// Text for people: lines as they are, and in them what a terminal would obey as `\xNN`. Paths and what others say may have
+/// such in them.
+pub fn safe(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c != '\n' && is_obeyed(c) { escape(&mut out, c) } else { out.push(c) }
+    }
+    out
+}
+
+/// Control characters, and marks that change the direction or the look of what follows.
+fn is_obeyed(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+}
+
+fn escape(out: &mut String, c: char) {
+    let mut buf = [0; 4];
+    c.encode_utf8(&mut buf).bytes().for_each(|b| hex_byte(out, b));
+}
+
+/// A JSON document with what a terminal would obey escaped, too, which is the same to whoever reads it as JSON. (Outside of
+/// its strings there is nothing such but the ends of lines.)
+fn harmless(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c != '\n' && is_obeyed(c) {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                let _ = write!(out, "\\u{unit:04x}");
+            }
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// Writes a JSON document in one line.
+pub fn json_line(out: &mut impl Write, value: &Value) -> io::Result<()> {
+    out.write_all(harmless(&value.to_string()).as_bytes())?;
+    out.write_all(b"\n")
 }
 
 fn hex_byte(out: &mut String, b: u8) {
@@ -215,9 +278,9 @@ pub fn version() -> &'static str {
 }
 
 /// Writes one JSON document and a newline to stdout.
-pub fn json(value: &serde_json::Value) -> Result<(), crate::failure::Failure> {
+pub fn json(value: &Value) -> Result<(), crate::failure::Failure> {
     let mut out = io::stdout().lock();
-    serde_json::to_writer_pretty(&mut out, value)?;
+    out.write_all(harmless(&serde_json::to_string_pretty(value)?).as_bytes())?;
     out.write_all(b"\n")?;
     out.flush()?;
     Ok(())
@@ -226,7 +289,7 @@ pub fn json(value: &serde_json::Value) -> Result<(), crate::failure::Failure> {
 /// Writes a line to stderr that is no failure; nothing if it is empty.
 pub fn note(text: &str) -> Result<(), crate::failure::Failure> {
     if !text.is_empty() {
-        io::stderr().lock().write_all(format!("thermocline: {text}\n").as_bytes())?;
+        io::stderr().lock().write_all(format!("thermocline: {}\n", safe(text)).as_bytes())?;
     }
     Ok(())
 }
@@ -234,7 +297,7 @@ pub fn note(text: &str) -> Result<(), crate::failure::Failure> {
 /// Writes text to stdout.
 pub fn text(text: &str) -> Result<(), crate::failure::Failure> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
+    out.write_all(safe(text).as_bytes())?;
     out.flush()?;
     Ok(())
 }
@@ -266,6 +329,13 @@ mod tests {
         assert_eq!(rate(1_234_000.0), "1.23 M/s");
         assert_eq!((number(850.0), number(12_340.0)), ("850".into(), "12.3 k".into()));
         assert_eq!(percent(1, 3), "33.3 %");
+        assert_eq!(moment(1_700_000_000_000), "2023-11-14 22:13:20Z");
+        assert_eq!(
+            (moment(0), moment(1_709_164_800_000)),
+            ("1970-01-01 00:00:00Z".into(), "2024-02-29 00:00:00Z".into())
+        );
+        let said = serde_json::json!({ "goal": "Tail", "before": 0.0012, "after": null });
+        assert_eq!(effect(&said), "Tail: 1.20e-3 → –");
         assert_eq!(percent(0, 0), "–");
     }
 
@@ -275,6 +345,19 @@ mod tests {
         assert_eq!(key(b"a\xffb\n\\"), "a\\xffb\\x0a\\\\");
         assert_eq!(key("\u{1b}[31m".as_bytes()), "\\x1b[31m");
         assert_eq!(key("\u{202e}x".as_bytes()), "\\xe2\\x80\\xaex");
+        assert_eq!(key("\u{61c}\u{2060}\u{9b}".as_bytes()), "\\xd8\\x9c\\xe2\\x81\\xa0\\xc2\\x9b");
+        assert_eq!(safe("a\u{1b}[2J\n\u{9b}b\\x\r"), "a\\x1b[2J\n\\xc2\\x9bb\\x\\x0d");
+    }
+
+    #[test]
+    fn json_has_nothing_that_a_terminal_obeys_and_says_the_same() {
+        let value =
+            serde_json::json!({ "\u{9b}k": ["\u{7f}\u{1b}[31m", "\u{202e}ä\n\"", 1, {}, []], "z": null });
+        let mut out = Vec::new();
+        json_line(&mut out, &value).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert_eq!(text, "{\"z\":null,\"\\u009bk\":[\"\\u007f\\u001b[31m\",\"\\u202eä\\n\\\"\",1,{},[]]}\n");
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
     }
 
     proptest! {

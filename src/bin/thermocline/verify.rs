@@ -253,8 +253,12 @@ fn sum(report: &CheckReport, left_out: &[DirInfo]) -> String {
         };
         format!("{lost} lost{with}, {away} out of reach, {free} damaged without loss{without}")
     };
+    let unwritten = match report.unwritten {
+        0 => String::new(),
+        n => format!("; not looked at: {}, to be written or on the move", show::things(n, "item")),
+    };
     format!(
-        "{}, {}, in {}: {verdict}",
+        "{}, {}, in {}: {verdict}{unwritten}",
         show::things(report.items, "item"),
         show::bytes(report.bytes),
         show::things(report.containers, "container"),
@@ -351,6 +355,7 @@ fn check_json(report: &CheckReport) -> Value {
         "items": report.items,
         "bytes": report.bytes,
         "containers": report.containers,
+        "unwritten": report.unwritten,
         "findings": all_json(&report.findings),
     })
 }

@@ -6,6 +6,7 @@
 //! | `connect` | from a name to a socket |
 //! | `wire` | a connection that keeps a deadline |
 //! | `report` | keys, fields, and the commands of a report |
+//! | `read` | what was reported, for who looks after the stores |
 //!
 //! A thread of its own sends a report each period: one round trip. Where that fails, for whatever reason, it counts, says so
 //! once, and tries again after a pause that doubles up to a minute (or the interval, if that is longer); it says once, too,
@@ -22,10 +23,12 @@
 //! Nothing is on disk, so a crash leaves nothing here; in Redis, what it had written expires.
 
 mod connect;
+mod read;
 mod report;
 mod target;
 mod wire;
 
+pub use read::{RedisReader, RedisReport};
 pub use report::{RedisField, RedisKey, redis_fields, redis_keys};
 pub(crate) use target::Target;
 

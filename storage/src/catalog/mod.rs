@@ -108,15 +108,6 @@ pub struct Flying {
     pub since: u64,
 }
 
-/// What a walk sees of an identity.
-#[derive(Debug)]
-pub struct Seen {
-    /// Whose it is.
-    pub ident: Ident,
-    /// What readers see.
-    pub found: Found,
-}
-
 /// Counts over all shards.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct CatalogStats {
@@ -383,10 +374,11 @@ impl Catalog {
         count
     }
 
-    /// What readers see of every identity in a shard, in order of place (dirty ones last).
-    pub fn walk(&self, no: usize) -> Vec<Seen> {
+    /// Every identity in a shard of which readers see anything, in order of place (dirty ones last). Containers are not
+    /// held by it, so that what is removed meanwhile gives back its room: what is to be read is looked up again.
+    pub fn walk(&self, no: usize) -> Vec<Ident> {
         let shard = self.shard(no).read();
-        let mut seen: Vec<Seen> = Vec::with_capacity(shard.index.len());
+        let mut seen: Vec<(u64, Ident)> = Vec::with_capacity(shard.index.len());
         let only_dirty =
             shard.dirty.iter().filter(|(i, d)| d.newest.is_some() && shard.index.get(**i).is_none());
         // A removal that is still hidden: its identity is in neither.
@@ -397,15 +389,13 @@ impl Catalog {
         for ident in idents.chain(only_dirty.map(|(i, _)| *i)).chain(only_hidden.copied()) {
             match shard.find(self, ident) {
                 Found::Absent => {}
-                found => seen.push(Seen { ident, found }),
+                Found::At(at) => seen.push((at.place.to_bits(), ident)),
+                Found::Dirty(_) => seen.push((u64::MAX, ident)),
             }
         }
         drop(shard);
-        seen.sort_by_key(|s| match &s.found {
-            Found::At(l) => l.place.to_bits(),
-            _ => u64::MAX,
-        });
-        seen
+        seen.sort_unstable();
+        seen.into_iter().map(|(_, ident)| ident).collect()
     }
 
     /// Which of a container's records the catalog points at.

@@ -32,6 +32,7 @@ mod record;
 mod tests;
 
 pub use anchor::{Anchor, Anchored};
+pub use examine::{Whose, whose};
 
 use crate::error::{Error, IoContext, Result};
 use crate::types::{Tier, Version};

@@ -82,6 +82,10 @@ impl Plan {
                 config.storage.generation_size = Some(1 << (config.hdd.max_size / 8).max(MIB).ilog2());
             }
         }
+        if args.top {
+            // Without it there would be nothing to see.
+            config.storage.socket = true;
+        }
         let sized = |tier: &Option<TierArg>| tier.as_ref().is_some_and(|t| t.size.is_some());
         let typed =
             typed_sizes([args.memory.is_some(), sized(&args.ssd), sized(&args.hdd), sized(&args.cold)]);

@@ -2,11 +2,14 @@
 //!
 //! | module | job |
 //! |---|---|
-//! | `source` | where looks come from |
+//! | `source` | where looks come from: the socket of an open store |
+//! | `redis` | or what a store reports to a Redis server |
 //! | `snapshot` | a look, and what came between two |
 //! | `view` | a picture of that |
 //! | `screen` | the terminal |
 
+#[cfg(feature = "redis")]
+mod redis;
 mod screen;
 mod snapshot;
 mod source;
@@ -42,11 +45,36 @@ pub struct TopArgs {
     /// Print one picture, as text, of what happens in so many seconds, and end
     #[arg(long)]
     once: bool,
+    /// Show a store by what it reports to this Redis server (redis://, rediss:// for TLS), on whatever machine it is. Where
+    /// the URL has a password, name it in a file: without this, --instance takes `metrics.redis.url` of --config FILE
+    #[cfg(feature = "redis")]
+    #[arg(long, value_name = "URL", conflicts_with = "dirs")]
+    redis: Option<String>,
+    /// Which of the stores that report there; not needed where there is one
+    #[cfg(feature = "redis")]
+    #[arg(long, value_name = "NAME", conflicts_with = "dirs")]
+    instance: Option<String>,
     #[command(flatten)]
     store: StoreArgs,
 }
 
 impl TopArgs {
+    /// The store that is to be looked at on a Redis server, if that was asked for.
+    #[cfg(feature = "redis")]
+    fn fleet(&self) -> Result<Option<redis::Fleet>, Failure> {
+        if self.redis.is_none() && self.instance.is_none() {
+            return Ok(None);
+        }
+        let of_file = self.store.config()?.metrics.redis;
+        let url = self.redis.as_deref().or(of_file.url.as_ref().map(thermocline::config::RedisUrl::expose));
+        let Some(url) = url else {
+            return Err(Failure::usage(
+                "--instance: on which server? Give --redis URL, or --config FILE with `metrics.redis.url`",
+            ));
+        };
+        redis::Fleet::find(url, Some(&of_file.prefix), self.instance.as_deref()).map(Some)
+    }
+
     /// The directories one of which has the socket.
     fn directories(&self) -> Result<Vec<PathBuf>, Failure> {
         let mut dirs: Vec<PathBuf> = self.dirs.clone();
@@ -59,19 +87,29 @@ impl TopArgs {
         for dir in &self.dirs {
             crate::failure::check_dir(dir)?;
         }
+        crate::elsewhere::one_store(&dirs)?;
         Ok(dirs)
     }
 }
 
 /// Shows a store that is open, until a key ends it.
 pub fn top(args: &TopArgs, json: bool) -> Outcome {
-    let mut source = Socket::new(args.directories()?);
-    let every = Duration::from_secs(args.interval);
+    #[cfg(feature = "redis")]
+    if let Some(mut fleet) = args.fleet()? {
+        return if json { crate::show::json(&fleet.document()?).map(|()| OK) } else { watch(args, fleet) };
+    }
+    let source = Socket::new(args.directories()?);
     if json {
         let (figures, turns) = source.ask()?;
         crate::show::json(&json!({ "figures": figures, "history": turns }))?;
         return Ok(OK);
     }
+    watch(args, source)
+}
+
+/// A picture of what comes from a source, or as many as there are until a key ends it.
+fn watch(args: &TopArgs, mut source: impl Source + 'static) -> Outcome {
+    let every = Duration::from_secs(args.interval);
     if args.once {
         let before = source.look()?;
         std::thread::sleep(every);
@@ -117,13 +155,13 @@ pub fn during<T>(directories: Vec<PathBuf>, work: impl FnOnce() -> T) -> (T, Res
         let picture = s.spawn(|| {
             let mut source = Socket::new(directories);
             while source.look().is_err() {
-                if is_over() || interrupt::stopped() {
+                if is_over() || interrupt::asked() {
                     return Ok(());
                 }
                 std::thread::sleep(Duration::from_millis(20));
             }
-            if show(source, Duration::from_secs(1), is_over)? == Left::Interrupted {
-                interrupt::stop();
+            if show(source, Duration::from_secs(1), is_over)? == Left::Interrupted && !interrupt::asked() {
+                interrupt::request();
             }
             Ok(())
         });

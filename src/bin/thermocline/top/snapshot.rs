@@ -3,6 +3,7 @@
 //! Invariant: where something is not known (a store without that tier, a source that does not say it, a first look) it is
 //! `None`, and shown as a dash; never as 0.
 
+use crate::show;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::time::Instant;
@@ -31,9 +32,11 @@ pub struct Turn {
     pub unix_ms: u64,
     /// From 0 to 1.
     pub pressure: Option<f64>,
+    /// What that is made of, as far as it is known: names and shares.
+    pub parts: Vec<(&'static str, f64)>,
     /// The strategy in force.
     pub strategy: String,
-    /// What was done, with its reason.
+    /// What was done, with its reason, and what came of it.
     pub actions: Vec<String>,
 }
 
@@ -70,7 +73,7 @@ impl Snapshot {
     }
 
     /// The sum of a metric over all of its samples whose labels begin so.
-    fn sum(&self, start: &str) -> Option<f64> {
+    pub fn sum(&self, start: &str) -> Option<f64> {
         let all = self.numbers.iter().filter(|(name, _)| name.starts_with(start)).map(|(_, n)| *n);
         all.reduce(|a, b| a + b)
     }
@@ -86,11 +89,20 @@ impl Turn {
             let failed = text("error").map(|e| format!(" (not done: {e})")).unwrap_or_default();
             Some(format!("{}{change}{because}{failed}", if back { "taken back: " } else { "" }))
         };
+        let inputs = value.get("inputs");
+        let part = |(name, of)| Some((name, inputs?.get(of)?.as_f64()?));
+        let effects = value.get("effects").and_then(Value::as_array);
+        let effects = effects.into_iter().flatten().map(|e| format!("came of it: {}", show::effect(e)));
+        let actions = value.get("actions")?.as_array()?.iter().filter_map(action);
         Some(Turn {
             unix_ms: value.get("unix_ms")?.as_u64()?,
             pressure: value.get("pressure").and_then(Value::as_f64),
+            parts: [("memory", "memory"), ("CPU", "cpu"), ("I/O", "io")]
+                .into_iter()
+                .filter_map(part)
+                .collect(),
             strategy: value.get("strategy")?.as_str()?.to_owned(),
-            actions: value.get("actions")?.as_array()?.iter().filter_map(action).collect(),
+            actions: actions.chain(effects).collect(),
         })
     }
 }
@@ -206,7 +218,9 @@ pub mod tests {
                 },
             });
             let turns = json!([
-                { "unix_ms": 1_700_000_000_000u64, "pressure": 0.42, "strategy": "balanced", "actions": [
+                { "unix_ms": 1_700_000_000_000u64, "pressure": 0.42, "strategy": "balanced",
+                  "inputs": { "memory": 0.5, "cpu": null, "io": 0.031 },
+                  "effects": [{ "goal": "Tail", "before": 0.002, "after": 0.001 }], "actions": [
                     { "change": "SetPrefetch { from: 1.0, to: 0.0 }", "because": "hardly any is used",
                       "takes_back": false, "error": null },
                     { "change": "TrimAllocator", "because": "memory", "takes_back": true, "error": "no" },
@@ -257,7 +271,8 @@ pub mod tests {
             now.turns[0].actions,
             [
                 "SetPrefetch { from: 1.0, to: 0.0 }: hardly any is used",
-                "taken back: TrimAllocator: memory (not done: no)"
+                "taken back: TrimAllocator: memory (not done: no)",
+                "came of it: Tail: 2.00e-3 → 1.00e-3"
             ]
         );
         assert_eq!(Snapshot::read(Instant::now(), &json!({ "numbers": [] }), &Value::Null).map(drop), None);

@@ -2,11 +2,11 @@
 
 use super::snapshot::Snapshot;
 use crate::elsewhere;
-use crate::failure::{Failure, LOCKED};
+use crate::failure::Failure;
 use serde_json::Value;
 use std::path::PathBuf;
 use std::time::Instant;
-use thermocline::remote::{Error, OpenStore};
+use thermocline::remote::OpenStore;
 
 /// Turns of the optimizer that are asked for.
 const TURNS: usize = 32;
@@ -37,17 +37,7 @@ impl Socket {
 
     /// The figures of the store and the turns of its optimizer, as they are told.
     pub fn ask(&self) -> Result<(Value, Value), Failure> {
-        let store = OpenStore::find(&self.directories).map_err(|e| match e {
-            Error::NoSocket { path } => Failure {
-                code: LOCKED,
-                message: format!(
-                    "{}: nobody to ask: no program has the store open, or the one that has is older, has `storage.socket = \
-                     false`, or is checking it; `thermocline stat` shows what a store holds that is not open",
-                    path.display()
-                ),
-            },
-            e => elsewhere::unanswered(e),
-        })?;
+        let store = OpenStore::find(&self.directories).map_err(elsewhere::nobody)?;
         let figures = store.stat().map_err(elsewhere::unanswered)?;
         let turns = store.history(TURNS).map_err(elsewhere::unanswered)?;
         Ok((figures, turns))

@@ -188,8 +188,12 @@ fn flow(between: &Between<'_>) -> Vec<Line<'static>> {
     ))];
     for (tier, label) in present(between.now) {
         let rate = |name: &str| cell(between.rate(&format!("{name}{label}")), show::rate);
-        // Of all its directories.
-        let disk = |name: &str| cell(between.rate(&format!("{name}{{tier=\"{}\"", tier.name())), per_second);
+        // Of all its directories. What is read through a map is not seen, so that nothing at all means that it is not known.
+        let disk = |name: &str| {
+            let start = format!("{name}{{tier=\"{}\"", tier.name());
+            let seen = tier != Tier::Ssd || between.now.sum(&start).is_some_and(|sum| sum > 0.0);
+            cell(between.rate(&start).filter(|_| seen), per_second)
+        };
         lines.push(Line::raw(format!(
             "{:<7} {:>11} {:>11} {:>11} {:>12} {:>12}",
             tier.name(),
@@ -257,7 +261,11 @@ fn optimizer(now: &Snapshot, room: usize) -> Vec<Line<'static>> {
         return vec![heading("optimizer: no decision yet".to_owned())];
     };
     let pressure = cell(last.pressure, |p| format!("{p:.2}"));
-    let mut lines = vec![heading(format!("optimizer: pressure {pressure}, strategy {}", last.strategy))];
+    let parts: Vec<String> =
+        last.parts.iter().map(|(name, p)| format!("{name} {:.0} %", 100.0 * p)).collect();
+    let parts = if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) };
+    let text = format!("optimizer: pressure {pressure}{parts}, strategy {}", last.strategy);
+    let mut lines = vec![heading(text)];
     let decisions = now.turns.iter().rev().flat_map(|turn| {
         turn.actions.iter().map(|action| Line::raw(format!("{} {action}", clock(turn.unix_ms))))
     });
@@ -314,14 +322,16 @@ mod tests {
             "3.00/s",
             "latency ",
             "text           120    11.7 KiB    2.93 KiB     75 %",
-            "optimizer: pressure 0.42, strategy balanced",
+            "optimizer: pressure 0.42 (memory 50 %, I/O 3 %), strategy balanced",
         ] {
             assert!(shown.contains(part), "{part}\n{shown}");
         }
         // What the store does not have is not there.
         assert!(!shown.contains("hdd"), "{shown}");
         let text = plain(&view(Some(&before), &now), 120);
-        for part in ["22:13:20Z SetPrefetch", "22:13:20Z taken back: TrimAllocator"] {
+        for part in
+            ["22:13:20Z SetPrefetch", "22:13:20Z taken back: TrimAllocator", "22:13:20Z came of it: Tail"]
+        {
             assert!(text.contains(part), "{part}\n{text}");
         }
     }
@@ -346,6 +356,23 @@ mod tests {
         assert!(lines(40, 10).contains("memory "), "{}", lines(40, 10));
         let large = lines(200, 60);
         assert!(large.contains("SetPrefetch") && large.contains("since the opening"), "{large}");
+    }
+
+    /// What is read through a map is not seen: 0 would be wrong.
+    #[test]
+    fn what_nobody_counts_is_a_dash() {
+        let (mut before, mut now) = two_looks();
+        let row = |before: &Snapshot, now: &Snapshot| {
+            let text = plain(&view(Some(before), now), 110);
+            text.lines().filter(|l| l.starts_with("ssd")).nth(1).unwrap().to_owned()
+        };
+        assert!(row(&before, &now).contains("2.93 KiB/s"), "{}", row(&before, &now));
+        for look in [&mut before, &mut now] {
+            let reads =
+                |(name, n): (&String, &mut f64)| name.starts_with("directory_read_bytes").then(|| *n = 0.0);
+            assert_eq!(look.numbers.iter_mut().filter_map(reads).count(), 2);
+        }
+        assert!(!row(&before, &now).contains("0 B/s"), "{}", row(&before, &now));
     }
 
     #[test]
