@@ -303,7 +303,8 @@ fn said(all: impl Iterator<Item = char>, target: &Target) -> String {
     target.conceal(&line).chars().take(MOST_SAID).collect()
 }
 
-/// The time by a clock that said so much at a moment, or by ours. Ours may be set meanwhile, the moment cannot.
+/// The time by a clock that said so much at a moment, or by ours. Ours may be set meanwhile, the moment cannot. While the machine
+/// sleeps no time passes by it: one report is then of the past, which buries nobody.
 fn time_of(told: Option<(i64, Instant)>, now: Instant, ours: i64) -> i64 {
     let since = |at| i64::try_from(now.saturating_duration_since(at).as_millis()).unwrap_or(i64::MAX);
     told.map_or(ours, |(ms, at)| ms.saturating_add(since(at)))
