@@ -173,17 +173,17 @@ pub(super) static SETTINGS: &[Setting] = &[
     setting(
         "resource_management.network.max_bandwidth_percent",
         Field::Count(|c| &mut c.resources.network.max_bandwidth_percent, 1..=100, "percent"),
-        "percent of the link that metrics, or a remote tier, may use",
+        "percent of the link that reports to Redis may use",
     ),
     setting(
         "resource_management.network.tcp_keepalive",
         Field::Flag(|c| &mut c.resources.network.tcp_keepalive),
-        "whether connections are kept alive",
+        "whether the connection to Redis is kept alive",
     ),
     setting(
         "resource_management.network.tcp_nodelay",
         Field::Flag(|c| &mut c.resources.network.tcp_nodelay),
-        "whether small packets are sent at once",
+        "whether small packets to Redis are sent at once",
     ),
     setting("resource_management.network.multicast_enabled", Field::Fixed("false", UNICAST), UNICAST),
     setting(
@@ -514,7 +514,7 @@ pub(super) static SETTINGS: &[Setting] = &[
     setting(
         "metrics.redis.instance",
         Field::OptionalName(|c| &mut c.metrics.redis.instance),
-        "the name of this store among others; absent: host, process and the start of the store's id",
+        "the name of this store among others; absent: host and the start of the store's id",
     ),
     setting("log.file", Field::Path(|c| &mut c.log.file), "the log of the command; absent: none"),
     setting(

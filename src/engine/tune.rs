@@ -291,8 +291,13 @@ impl Engine {
 
     /// Does one action.
     pub(super) fn act(&self, action: &Action) -> Result<(), String> {
+        self.apply(&action.change)
+    }
+
+    /// Does what an action says.
+    pub(crate) fn apply(&self, change: &Change) -> Result<(), String> {
         let d = &self.dials;
-        match &action.change {
+        match change {
             Change::SetStrategy { from, to } => {
                 let (from, to) = (*from, *to);
                 self.events.emit(|| Event::StrategyChanged { from, to });
