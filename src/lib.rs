@@ -50,7 +50,7 @@ pub use config::{Config, ConfigError, MemoryPolicy, Persistence};
 pub use engine::{CheckReport, Cost, Damage, Finding, Progress, Recovery, RepairReport, Step, VerifyReport};
 pub use error::{Error, Result};
 pub use events::{Event, EvictReason, Received, RecvError, Subscription};
-pub use stats::{CodecStats, Counts, DirIo, LatencyStats, Stats, TierStats, TypeStats};
+pub use stats::{CodecStats, Counts, DirIo, LatencyStats, OptimizerStats, Stats, TierStats, TypeStats};
 pub use thermocline_storage::Error as StorageError;
 pub use thermocline_storage::flaw::Part;
 pub use thermocline_storage::latency::Latency;

@@ -3,6 +3,7 @@
 //! Invariants: a counter only rises while the store is open, and begins at 0 with each opening; nothing of it is on
 //! disk. Who counts takes no lock, and what every read counts has a cache line of its own thread's.
 
+use crate::optimizer::Strategy;
 use crossbeam::utils::CachePadded;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -338,6 +339,24 @@ pub struct Stats {
     pub catalog_io: Option<DirIo>,
     /// How long operations took.
     pub latency: LatencyStats,
+    /// What the optimizer did.
+    pub optimizer: OptimizerStats,
+}
+
+/// What the optimizer did since the store was opened; [`Cache::optimizer`](crate::Cache::optimizer) has the whole of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[non_exhaustive]
+pub struct OptimizerStats {
+    /// The strategy in force.
+    pub strategy: Strategy,
+    /// The pressure on the machine at the last turn, 0 to 1; `None` before the first, and where nothing is known of it.
+    pub pressure: Option<f64>,
+    /// Turns at which it decided.
+    pub turns: u64,
+    /// Actions that were done.
+    pub actions: u64,
+    /// Of these, those that undid one which had made things worse.
+    pub taken_back: u64,
 }
 
 impl Stats {

@@ -169,13 +169,14 @@ fn the_stats_the_flat_list_and_prometheus_agree() -> Done {
                 assert_eq!([1, 2, 3, 4, 5].map(seconds), wanted, "{name}");
                 assert_eq!(seconds(6), latency.p999_ns(), "{name}");
             }
-            Value::Number(_) | Value::Nanos(_) => {
+            Value::Number(_) | Value::Nanos(_) | Value::Millionths(_) => {
                 let value = left.remove(&(name.clone(), labels)).ok_or(name.clone())?;
                 let [(_, flat)] = &sample.fields()[..] else { return Err(name.into()) };
                 assert_eq!(flat.parse::<f64>()?, value, "{name}");
                 match sample.value {
                     Value::Number(n) => assert_eq!(value, n as f64, "{name}"),
                     Value::Nanos(n) => assert_eq!(value, n as f64 / 1e9, "{name}"),
+                    Value::Millionths(n) => assert_eq!(value, n as f64 / 1e6, "{name}"),
                     _ => unreachable!(),
                 }
             }

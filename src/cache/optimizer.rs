@@ -19,11 +19,12 @@ impl Cache {
     /// ```
     /// # let dir = tempfile::tempdir()?;
     /// let mut builder = thermocline::Cache::builder().root(dir.path());
+    /// builder.config_mut().optimizer.interval = 1;
     /// builder.config_mut().optimizer.enabled = false; // this program has its own schedule
     /// let cache = builder.open()?;
     /// assert!(cache.optimizer().run_once()?.is_none()); // nothing to compare with yet
     /// cache.put("k", "v")?;
-    /// # std::thread::sleep(std::time::Duration::from_millis(2));
+    /// # std::thread::sleep(std::time::Duration::from_millis(150));
     /// if let Some(record) = cache.optimizer().run_once()? {
     ///     println!("pressure {:?}, {}", record.decision.pressure, record.decision.strategy);
     ///     for outcome in &record.outcomes {
@@ -39,8 +40,9 @@ impl Cache {
 }
 
 impl Tuned<'_> {
-    /// One turn now: looks, decides, acts. What it did, or `None` for the first turn, which has nothing to compare with.
-    /// Also where the optimizer is paused, or off. Takes some milliseconds; where much memory is to be freed, longer.
+    /// One turn now: looks, decides, acts. What it did; or `None` for the first, which has nothing to compare with, and where
+    /// less time than a tenth of `optimizer.interval`, or a second if that is less, has passed since the turn before, the
+    /// store's own included: then nothing is decided, and the next turn sees all of the time. Also where the optimizer is paused, or off. Takes some milliseconds; where much memory is to be freed, longer.
     ///
     /// # Errors
     /// [`Error::Closed`].

@@ -4,7 +4,7 @@
 //! names the line and column of what is wrong, and, of a name or word, the known one that is nearest to it. Nothing is
 //! written here.
 
-use super::settings::{Field, SETTINGS, Setting};
+use super::settings::{Field, SETTINGS, SHORT, Setting};
 use super::validate::check;
 use super::{Config, ConfigError, DirConfig, Origin, Source, own_sizes, size};
 use std::fmt::Write as _;
@@ -204,6 +204,10 @@ fn walk<'t, 'i>(prefix: &str, table: &'t DeTable<'i>, found: &mut Found<'t, 'i>)
         let name = key.get_ref();
         let full = if prefix.is_empty() { name.to_string() } else { format!("{prefix}.{name}") };
         if let Some(setting) = SETTINGS.iter().find(|s| s.name == full) {
+            found.push((setting, value));
+            continue;
+        }
+        if let Some(setting) = SHORT.iter().find(|s| s.name == full && !value.get_ref().is_table()) {
             found.push((setting, value));
             continue;
         }

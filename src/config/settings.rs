@@ -101,6 +101,13 @@ macro_rules! choice {
     };
 }
 
+/// A word in the place of a table, for the setting of it that matters most. Read, and never written.
+pub(super) static SHORT: &[Setting] = &[setting(
+    "optimizer",
+    choice!(&["off", "on"], [false, true], optimizer.enabled),
+    "optimizer.enabled in a word",
+)];
+
 /// All of them, in the order in which they are written.
 pub(super) static SETTINGS: &[Setting] = &[
     setting(
@@ -136,7 +143,7 @@ pub(super) static SETTINGS: &[Setting] = &[
     setting(
         "resource_management.cpu.batch_size",
         Field::Count(|c| &mut c.resources.cpu.batch_size, 1..=100_000, "items"),
-        "items of one step of migration",
+        "items of one step of migration; of a pack, which is one file, items that are read and deflated at a time",
     ),
     setting(
         "resource_management.cpu.priority_nice",

@@ -378,6 +378,9 @@ fn impossible_values_are_told_with_what_is_right() {
         ("[optimization_strategies.balanced]\nprefetch_multiplier = nan", ["= NaN is out", "from 0 to 16"]),
         ("[optimization_strategies.balanced]\nprefetch_multiplier = 'two'", ["takes a number", "a string"]),
         ("[optimizer]\nenabled = 'on'", ["takes true or false", "a string"]),
+        ("optimizer = 'of'", ["optimizer = \"of\"", "\"off\", \"on\""]),
+        ("optimizer = 5", ["optimizer takes one of \"off\", \"on\"", "a whole number"]),
+        ("optimizer = 'off'\n[optimizer]\ninterval = 5", ["duplicate key", ""]),
         ("[optimizer]\ninterval = 0", ["optimizer.interval = 0", "from 1 to 86400 seconds"]),
         ("[compression.content_types]\ntext = 'zstd'", ["\"zstd\"", "\"none\", \"zlib\", \"lz4\""]),
     ] {
@@ -574,4 +577,15 @@ fn the_text_of_a_field_says_its_limits_and_its_default() {
         seen += 1;
     }
     assert!(seen > 20, "only {seen} settings were found: does the search work?");
+}
+
+#[test]
+fn the_optimizer_is_switched_in_a_word() {
+    let read = |text: &str| Config::from_toml(text).unwrap();
+    assert!(!read("optimizer = \"off\"").optimizer.enabled);
+    assert!(read("optimizer = \"on\"").optimizer.enabled);
+    let (word, table) = (read("optimizer = \"off\""), read("[optimizer]\nenabled = false"));
+    assert_eq!(word, table);
+    assert_eq!(word.to_toml().unwrap(), table.to_toml().unwrap());
+    assert_eq!(read(&word.to_toml().unwrap()), word);
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 /// The engine's end of it.
 #[derive(Debug, Default)]
 pub(crate) struct Export {
-    decisions: Decisions,
+    pub(super) decisions: Decisions,
     /// Whether anybody is to be told.
     wanted: bool,
     #[cfg(feature = "redis")]

@@ -52,6 +52,7 @@ mod scarce;
 mod settings;
 mod stats;
 mod threads;
+mod throttle;
 mod tune;
 mod walk;
 mod write;
@@ -111,6 +112,8 @@ pub(crate) struct Settings {
     pub(crate) read_ahead: u64,
     /// How often the optimizer takes a turn; `None`: not by itself.
     pub(crate) tunes_every: Option<Duration>,
+    /// No turn comes sooner after another.
+    pub(crate) least_turn: Duration,
     pub(crate) sled_cache: u64,
     pub(crate) pack_size: u64,
     /// Bytes of the smallest read.
@@ -185,7 +188,7 @@ pub(crate) struct Engine {
     /// Places that are to be promoted; takes memory for what is in it, and is bounded by who puts something in.
     promotions: SegQueue<(Ident, Place)>,
     /// Bytes that background moves may still move, and when it was last filled up.
-    throttle: Mutex<moves::Throttle>,
+    throttle: Mutex<throttle::Throttle>,
     /// Taken shared by everything that uses the store, exclusively by close.
     open: RwLock<()>,
     /// When the store was opened, on the engine's clock.

@@ -9,11 +9,10 @@ use crate::error::Result;
 use crate::events::{Event, EvictReason};
 use crate::stats::Counters;
 use bytes::Bytes;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use thermocline_storage::catalog::{Found, Located};
 use thermocline_storage::container::{DiskTier, Entry, Listed, Purpose, Supply};
 use thermocline_storage::vfs::Background;
@@ -24,57 +23,9 @@ pub(super) fn batch_bytes(tier: &Arc<dyn DiskTier>) -> u64 {
     tier.usage().limit.map_or(u64::MAX, |limit| (limit / 16).max(1))
 }
 
-/// The brakes on background moves: one for all, and one for what leaves each tier. Each is a bucket of bytes that fills
-/// up at its rate.
-#[derive(Debug, Default)]
-pub(super) struct Throttle {
-    all: Bucket,
-    tiers: [Bucket; 4],
-}
-
-#[derive(Debug)]
-struct Bucket {
-    bytes: f64,
-    since: Instant,
-}
-
-impl Default for Bucket {
-    fn default() -> Self {
-        Bucket { bytes: 0.0, since: Instant::now() }
-    }
-}
-
-impl Bucket {
-    /// Fills up for the time that has passed, to a second's worth at most; gives how long it is until something may be
-    /// taken.
-    fn fill(&mut self, rate: u64, now: Instant) -> Duration {
-        let rate = rate.max(1) as f64;
-        self.bytes = (self.bytes + rate * now.duration_since(self.since).as_secs_f64()).min(rate);
-        self.since = now;
-        Duration::from_secs_f64((-self.bytes / rate).clamp(0.0, 3600.0))
-    }
-}
-
-impl Throttle {
-    /// Takes so many bytes, if there is anything in both buckets; else says how long it is until there is.
-    fn take(&mut self, own: Option<(Tier, u64)>, rate_of_all: u64, bytes: u64) -> Duration {
-        let now = Instant::now();
-        let mut wait = self.all.fill(rate_of_all, now);
-        if let Some((tier, rate)) = own
-            && let Some(own) = self.tiers.get_mut(tier as usize)
-        {
-            wait = wait.max(own.fill(rate, now));
-            if wait.is_zero() {
-                // One large batch, a pack, is no reason to stand still for minutes.
-                own.bytes = (own.bytes - bytes as f64).max(-(rate as f64));
-            }
-        }
-        if wait.is_zero() {
-            self.all.bytes -= bytes as f64;
-        }
-        wait
-    }
-}
+/// What an entry of a pack takes beside the record, about: what is a little too much for a pack would leave the next one
+/// nearly empty.
+const PACK_HEADERS: u64 = 256;
 
 /// One live record to be moved.
 #[derive(Debug, Clone)]
@@ -109,6 +60,24 @@ struct Moving<'a> {
     /// Of each, what was found when it was read last.
     taken: RefCell<Vec<Option<Taken>>>,
     unreachable: RefCell<Option<StorageError>>,
+    /// Whose rate counts, beside that of all.
+    from: Option<Tier>,
+    urgent: bool,
+    /// So many of them were paced: one that is read again is not held up again.
+    paced: Cell<usize>,
+}
+
+impl Moving<'_> {
+    /// Waits until the rates allow those up to `end`, if they go into a pack, which is read a window at a time. Before
+    /// other batches, which are short, it was waited for the whole.
+    fn pace_up_to(&self, end: usize) {
+        let new = self.paced.get()..end;
+        if self.to.tier() == Tier::Cold && !new.is_empty() {
+            let bytes = new.map(|n| self.bytes(n)).sum();
+            self.engine.pace(self.from, bytes, self.urgent);
+            self.paced.set(end);
+        }
+    }
 }
 
 impl Supply for Moving<'_> {
@@ -133,8 +102,11 @@ impl Supply for Moving<'_> {
     }
 
     fn load(&self, range: Range<usize>) -> Vec<Option<Item>> {
+        self.pace_up_to(range.end);
+        // What is in the pack by then is durable soon; the rest stays where it is.
+        let leave = self.to.tier() == Tier::Cold && !self.urgent && self.engine.is_stopping();
         let load = |n: usize| {
-            let m = self.chunk.get(n)?;
+            let m = self.chunk.get(n).filter(|_| !leave)?;
             let (taken, item) = match self.engine.fetch(m) {
                 Ok(Some((item, at))) => {
                     let key = item.key.clone();
@@ -171,32 +143,6 @@ impl Engine {
         }
     }
 
-    /// Whether callers may soon wait for room in a tier: what it held back then is no matter.
-    fn nearly_full(&self, tier: Tier) -> bool {
-        let usage = self.tier(tier).map(|t| t.usage()).unwrap_or_default();
-        usage.limit.is_some_and(|limit| usage.occupied > limit / 10 * 9)
-    }
-
-    /// Waits until the rates allow so many bytes more out of a tier. Urgent moves, for which callers wait, are not held
-    /// up.
-    fn pace(&self, from: Option<Tier>, bytes: u64, urgent: bool) {
-        if urgent {
-            return;
-        }
-        loop {
-            // The rates may change while this waits.
-            let own = from
-                .filter(|tier| !self.nearly_full(*tier))
-                .map(|tier| (tier, self.dials.reclaim_rate(tier)));
-            let wait = self.throttle.lock().take(own, self.dials.migration_rate(), bytes);
-            // Reclaim that somebody waits for begins when the one under way has ended.
-            if wait.is_zero() || self.is_stopping() || self.urgent.load(Ordering::Relaxed) > 0 {
-                return;
-            }
-            std::thread::sleep(wait.clamp(Duration::from_millis(1), Duration::from_millis(50)));
-        }
-    }
-
     /// Moves records to a tier, in batches. Damaged and expired ones die on the way; those that cannot be reached stay.
     /// Stops, with an error, at the first batch that the tier does not take.
     pub(super) fn relocate(
@@ -209,10 +155,10 @@ impl Engine {
         // Whoever asked for it: no read waits for what it reads.
         let _background = Background::begin();
         let Some(from) = movers.first().map(|m| m.entry.tier) else { return Ok(Moved::default()) };
-        let (most_items, most_bytes) = match to.tier() {
-            // A pack is written whole, so it is filled.
-            Tier::Cold => (usize::MAX, self.full_size(Tier::Cold)),
-            _ => (self.settings.batch_items.max(1), batch_bytes(to).min(self.settings.move_bytes)),
+        let (most_items, most_bytes, headers) = match to.tier() {
+            // A pack is one file, which nobody can read before it ends, so one batch fills it; a step of that is a window.
+            Tier::Cold => (usize::MAX, self.full_size(Tier::Cold), PACK_HEADERS),
+            _ => (self.settings.batch_items.max(1), batch_bytes(to).min(self.settings.move_bytes), 0),
         };
         let mut moved = Moved::default();
         let mut rest = movers;
@@ -223,7 +169,7 @@ impl Engine {
                 .take(most_items)
                 .take_while(|m| {
                     let first = bytes == 0;
-                    bytes += u64::from(m.listed.bytes);
+                    bytes += u64::from(m.listed.bytes) + headers;
                     first || bytes <= most_bytes
                 })
                 .count()
@@ -231,8 +177,12 @@ impl Engine {
             let (chunk, later) = rest.split_at_checked(count).unwrap_or((rest, &[]));
             rest = later;
             // What rises is bounded by its credit, and not held up by what sinks.
-            self.pace(Some(from).filter(|_| purpose != Purpose::Hot), bytes, urgent);
-            let done = self.move_chunk(chunk, to, purpose, urgent)?;
+            let from = Some(from).filter(|_| purpose != Purpose::Hot);
+            if to.tier() != Tier::Cold {
+                let bytes = chunk.iter().map(|m| u64::from(m.listed.bytes)).sum();
+                self.pace(from, bytes, urgent);
+            }
+            let done = self.move_chunk(chunk, from, to, purpose, urgent)?;
             moved.items += done.items;
             moved.bytes += done.bytes;
             moved.unreachable = moved.unreachable.or(done.unreachable);
@@ -246,13 +196,16 @@ impl Engine {
     fn move_chunk(
         &self,
         chunk: &[Mover],
+        from: Option<Tier>,
         to: &Arc<dyn DiskTier>,
         purpose: Purpose,
         urgent: bool,
     ) -> Result<Moved, StorageError> {
         let patience = (Instant::now() + self.settings.write_stall, urgent);
         let taken = RefCell::new(chunk.iter().map(|_| None).collect());
-        let moving = Moving { engine: self, to, chunk, taken, unreachable: RefCell::default() };
+        let unreachable = RefCell::default();
+        let moving =
+            Moving { engine: self, to, chunk, taken, unreachable, from, urgent, paced: Cell::new(0) };
         let (written, _batch) = match self.append(to, &moving, purpose, patience) {
             // One item that does not decode keeps a pack from being written: it is damaged, and dies alone.
             Err(StorageError::Dependency { .. }) => {

@@ -496,6 +496,7 @@ pub(super) fn open_tiers(
             pack_size: config.pack_size(),
             compression: if config.cold.compression { compression(config) } else { Compression::none() },
             window: move_bytes(config),
+            window_items: usize::try_from(config.resources.cpu.batch_size).unwrap_or(1000),
             effort: effort.clone(),
         };
         let (tier, found) = Cold::open(ctx, cold)?;

@@ -257,7 +257,10 @@ impl Engine {
             if entry.live() > 0 || until.is_none_or(|until| Instant::now() > until) {
                 return Ok(false);
             }
+            // The batches that it waits for go on without the brake meanwhile.
+            self.urgent.fetch_add(1, Ordering::Relaxed);
             std::thread::sleep(Duration::from_millis(1));
+            self.urgent.fetch_sub(1, Ordering::Relaxed);
         }
         self.catalog.sync()?;
         match tier.drop_container(entry) {

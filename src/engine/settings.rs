@@ -10,6 +10,9 @@ use thermocline_storage::codec::{Algorithm, Compression};
 use thermocline_storage::hdd::{HddConfig, IndexKind};
 use thermocline_storage::ssd::SsdConfig;
 
+/// Two turns of the optimizer are never asked to be further apart than this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
 /// What the SSD tier is opened with.
 pub(super) fn ssd_config(config: &Config) -> SsdConfig {
     SsdConfig {
@@ -47,6 +50,7 @@ pub(super) fn settings(config: &Config) -> Settings {
         read_ahead: config.resources.io.read_ahead_size,
         concurrency: config.resources.io.max_concurrent_ops,
         tunes_every: config.optimizer.enabled.then(|| Duration::from_secs(config.optimizer.interval)),
+        least_turn: (Duration::from_secs(config.optimizer.interval) / 10).min(LONGEST_PAUSE),
         sled_cache: config.storage.sled_cache,
         pack_size: config.pack_size(),
         read_size: config.resources.io.buffer_size,

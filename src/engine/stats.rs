@@ -25,6 +25,7 @@ impl Engine {
             checkpoints: catalog.checkpoints,
             catalog_disk_bytes: catalog.on_disk,
             catalog_io: self.meters.catalog.as_ref().map(|m| m.traffic().into()),
+            optimizer: self.tuning(|t| t.stats()),
             latency: LatencyStats { journal_sync: self.catalog.journal_latency(), ..self.latencies.stats() },
             ..Stats::default()
         };

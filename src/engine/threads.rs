@@ -74,7 +74,7 @@ impl Signal {
     }
 
     /// Sleeps until it is woken or the pause is over; says whether there is work.
-    fn sleep(&self, pause: Duration) -> bool {
+    pub(super) fn sleep(&self, pause: Duration) -> bool {
         let deadline = Instant::now() + pause;
         let mut state = self.state.lock();
         while *state != Wake::Now {

@@ -1,9 +1,12 @@
 //! The optimizer's eyes and hands: what the engine counts, as a sample of it, and what is decided, done.
 //!
 //! Invariants:
-//! - one turn at a time, on the thread of whoever asks for it; no lock is held that a reader or a writer waits for;
-//! - an action does what it says or says why not, and the engine's own account of its settings is what the next decision
-//!   goes by;
+//! - one turn at a time, on the thread of whoever asks for it; no lock is held that a reader or a writer waits for, nor,
+//!   while something is done, one that who asks for the history waits for;
+//! - a turn comes a tenth of the interval after the one before, or a second, whichever is less, or it is none: what two of
+//!   them say is of two times;
+//! - an action does what it says or says why not, a panic included, and the engine's own account of its settings is what
+//!   the next decision goes by;
 //! - what frees memory lets go of clean entries, and hands dirty ones to the writer: nothing is dropped for it that a disk
 //!   tier could hold;
 //! - the optimizer changes no byte on disk by itself, so a crash leaves nothing of it: the next opening begins with what
@@ -13,13 +16,15 @@ use super::Engine;
 use crate::allocator;
 use crate::config::{Algorithm, Config};
 use crate::events::Event;
+use crate::metrics::DECISION_FIELDS;
 use crate::optimizer::{
     Action, Change, Counters, DirectorySample, Knobs, Method, Optimizer, Policy, Record, Strategy,
     TierCounters,
 };
 use crate::sensors::{Readings, Sensors, SystemSensors, anonymous};
-use crate::stats::{DirIo, LatencyStats, Stats, TypeStats};
+use crate::stats::{DirIo, LatencyStats, OptimizerStats, Stats, TypeStats};
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -37,9 +42,11 @@ const SAMPLE: usize = 4096;
 const SLOTS: usize = 1 << 16;
 
 /// What the loop remembers.
+#[derive(Debug)]
 pub(crate) struct Tuner {
     optimizer: Optimizer,
-    before: Before,
+    actions: u64,
+    taken_back: u64,
 }
 
 /// What is asked for readings. Held by who takes a turn, so that it is one at a time; whoever asks for the history does not
@@ -47,7 +54,9 @@ pub(crate) struct Tuner {
 pub(crate) struct Eyes {
     sensors: Option<Box<dyn Sensors>>,
     directories: Vec<PathBuf>,
-    opened: Instant,
+    /// When they first looked.
+    began: Option<Instant>,
+    before: Before,
 }
 
 impl std::fmt::Debug for Eyes {
@@ -59,16 +68,18 @@ impl std::fmt::Debug for Eyes {
 impl Eyes {
     /// `sensors` that were given, or those of the system, which are looked for when they are needed.
     pub(super) fn new(sensors: Option<Box<dyn Sensors>>, directories: Vec<PathBuf>) -> Eyes {
-        Eyes { sensors, directories, opened: Instant::now() }
+        Eyes { sensors, directories, began: None, before: Before::default() }
     }
 
     fn look(&mut self) -> Readings {
         let directories = &self.directories;
         let sensors = self.sensors.get_or_insert_with(|| Box::new(SystemSensors::new(directories.iter())));
         let mut readings = sensors.sample();
+        let now = Instant::now();
+        let began = *self.began.get_or_insert(now);
         if readings.monotonic.is_zero() {
-            // Whoever gives readings need not give a clock.
-            readings.monotonic = self.opened.elapsed();
+            // Whoever gives readings need not give a clock; or it is one that begins now.
+            readings.monotonic = now.duration_since(began);
         }
         readings
     }
@@ -83,15 +94,9 @@ struct Before {
     answered: [u64; 5],
 }
 
-impl std::fmt::Debug for Tuner {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tuner").field("optimizer", &self.optimizer).finish_non_exhaustive()
-    }
-}
-
 impl Tuner {
     pub(super) fn new(config: &Config) -> Tuner {
-        Tuner { optimizer: Optimizer::new(Policy::of(config)), before: Before::default() }
+        Tuner { optimizer: Optimizer::new(Policy::of(config)), actions: 0, taken_back: 0 }
     }
 
     pub(crate) fn records(&self) -> Vec<Record> {
@@ -105,22 +110,50 @@ impl Tuner {
     pub(crate) fn strategy(&self) -> Strategy {
         self.optimizer.state().strategy()
     }
+
+    pub(super) fn stats(&self) -> OptimizerStats {
+        let state = self.optimizer.state();
+        OptimizerStats {
+            strategy: state.strategy(),
+            pressure: self.optimizer.history().last().and_then(|r| r.decision.pressure),
+            turns: state.decisions(),
+            actions: self.actions,
+            taken_back: self.taken_back,
+        }
+    }
 }
 
 impl Engine {
     /// One turn of the optimizer: looks, decides, acts, records. `None` for the first, which has nothing to compare with,
-    /// and where no time has passed.
+    /// and where too little time has passed since the one before.
     pub(crate) fn tune_step(&self) -> Option<Record> {
+        self.tune_step_by(&|action| self.act(action))
+    }
+
+    fn tune_step_by(&self, act: &dyn Fn(&Action) -> Result<(), String>) -> Option<Record> {
         let mut eyes = self.eyes.lock();
         let readings = eyes.look();
-        let mut tuner = self.tuner.lock();
-        let Tuner { optimizer, before } = &mut *tuner;
+        // What the next turn compares with stays, so that it sees all of the time.
+        if self.tuning(|t| t.optimizer.since(&readings)).is_some_and(|since| since < self.settings.least_turn)
+        {
+            return None;
+        }
         let stats = self.stats();
-        let counters = self.counters_of(&stats, before);
-        before.latency = stats.latency;
+        let counters = self.counters_of(&stats, &mut eyes.before);
+        eyes.before.latency = stats.latency;
+        let turn = self.tuner.lock().optimizer.begin(&readings, counters)?;
+        // Without the lock: to free gigabytes takes long.
+        let outcomes = turn.carry_out(&mut |action: &Action| {
+            let done = std::panic::catch_unwind(AssertUnwindSafe(|| act(action)));
+            done.unwrap_or_else(|_| Err("it panicked, which is a fault of the program".to_owned()))
+        });
+        let done: Vec<bool> =
+            outcomes.iter().filter(|o| o.result.is_ok()).map(|o| o.action.takes_back).collect();
         let unix_ms = self.now();
-        let record =
-            optimizer.step(&readings, counters, unix_ms, &mut |action: &Action| self.act(action)).cloned();
+        let mut tuner = self.tuner.lock();
+        tuner.actions += done.len() as u64;
+        tuner.taken_back += done.iter().filter(|back| **back).count() as u64;
+        let record = tuner.optimizer.end(turn, outcomes, unix_ms).cloned();
         drop(tuner);
         record.iter().for_each(|record| self.report(record));
         record
@@ -135,14 +168,16 @@ impl Engine {
             };
             let pressure =
                 record.decision.pressure.map_or_else(|| "not known".to_owned(), |p| format!("{p:.3}"));
-            let fields = [
-                ("strategy", record.decision.strategy.to_string()),
-                ("pressure", pressure),
-                ("change", format!("{:?}", outcome.action.change)),
-                ("because", outcome.action.because.clone()),
-                ("result", result),
+            let values = [
+                record.decision.strategy.to_string(),
+                pressure,
+                format!("{:?}", outcome.action.change),
+                outcome.action.because.clone(),
+                result,
+                outcome.action.takes_back.to_string(),
             ];
-            self.decision(fields.map(|(name, value)| (name.to_owned(), value)).into());
+            let names = DECISION_FIELDS.iter().map(|(name, _)| (*name).to_owned());
+            self.decision(names.zip(values).collect());
         }
     }
 
@@ -185,7 +220,6 @@ impl Engine {
             commit_mean: seconds(&journal, Latency::mean_ns),
             tiers: self.tiers_of(stats, &gets),
             dirty_bytes: stats.dirty_bytes,
-            allocated: allocator::allocated(),
             oldest_idle: self.memory.most_idle(SAMPLE).map(idle),
             types: stats.types.each_ref().map(compressed),
             type_seconds: stats.types.each_ref().map(|t| Some(spent(t))),
@@ -194,7 +228,8 @@ impl Engine {
             prefetched_used: c.prefetch_used,
             index_lookups,
             index_misses,
-            directories: self.directories_of(stats, &mut before.io),
+            directories: self.directories_of(stats, &before.io),
+            io_seconds: busiest(stats, &mut before.io),
             knobs: self.knobs(),
         }
     }
@@ -219,12 +254,12 @@ impl Engine {
         })
     }
 
-    fn directories_of(&self, stats: &Stats, io: &mut HashMap<PathBuf, DirIo>) -> Vec<DirectorySample> {
+    fn directories_of(&self, stats: &Stats, before: &HashMap<PathBuf, DirIo>) -> Vec<DirectorySample> {
         let mut all = Vec::new();
+        let none = DirIo::default();
         for tier in self.tiers.iter().map(|t| t.tier()) {
             for now in stats.tier(tier).map(|t| t.io.as_slice()).unwrap_or_default() {
-                let before = io.insert(now.path.clone(), now.clone()).unwrap_or_default();
-                all.push(directory(tier, now, &before));
+                all.push(directory(tier, now, before.get(&now.path).unwrap_or(&none)));
             }
         }
         all
@@ -255,7 +290,7 @@ impl Engine {
     }
 
     /// Does one action.
-    fn act(&self, action: &Action) -> Result<(), String> {
+    pub(super) fn act(&self, action: &Action) -> Result<(), String> {
         self.apply(&action.change)
     }
 
@@ -476,6 +511,22 @@ fn quantile(parts: &[(f64, &Latency)], share: f64) -> Option<f64> {
     Some(high as f64 / 1e9)
 }
 
+/// Seconds that the operations took of the directory for which that is most, the catalog's among them, since the turn
+/// before, whose counts make way for those of now. `None` without any directory.
+fn busiest(stats: &Stats, before: &mut HashMap<PathBuf, DirIo>) -> Option<f64> {
+    let of_tiers = stats.tiers.iter().flatten().flat_map(|t| &t.io);
+    let all = of_tiers.chain(&stats.catalog_io).map(|now| {
+        let then = before.insert(now.path.clone(), now.clone()).unwrap_or_default();
+        let kinds = [
+            (&now.read_latency, &then.read_latency),
+            (&now.write_latency, &then.write_latency),
+            (&now.sync_latency, &then.sync_latency),
+        ];
+        kinds.iter().map(|(now, then)| now.since(then).sum_ns as f64 / 1e9).sum()
+    });
+    all.reduce(f64::max)
+}
+
 fn directory(tier: Tier, now: &DirIo, before: &DirIo) -> DirectorySample {
     let (read, write) =
         (now.read_latency.since(&before.read_latency), now.write_latency.since(&before.write_latency));
@@ -491,5 +542,7 @@ fn directory(tier: Tier, now: &DirIo, before: &DirIo) -> DirectorySample {
     of
 }
 
+#[cfg(test)]
+mod effects;
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,16 @@ use std::collections::VecDeque;
 /// Decisions that wait at most. A report takes all of them: between two reports no more may come than wait.
 pub(crate) const MOST: usize = 256;
 
+/// What a decision says of itself: name, and what that is.
+pub(crate) const FIELDS: [(&str, &str); 6] = [
+    ("strategy", "The strategy in force after the turn: conservative, balanced, aggressive."),
+    ("pressure", "The pressure at the turn, 0 to 1, or `not known`."),
+    ("change", "What was to be changed, and from what to what."),
+    ("because", "Why, in words."),
+    ("result", "`done`, or `not done:` and why not."),
+    ("takes_back", "`true` where it undoes an earlier one that had made things worse, else `false`."),
+];
+
 /// Name and value, as they will be shown.
 pub(crate) type Fields = Vec<(String, String)>;
 

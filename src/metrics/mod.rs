@@ -34,7 +34,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use decisions::Decisions;
+pub(crate) use decisions::{Decisions, FIELDS as DECISION_FIELDS};
 pub use prometheus::CONTENT_TYPE;
 pub(crate) use record::{Latencies, Meters};
 #[cfg(feature = "redis")]

@@ -3,7 +3,7 @@
 //! Invariant: each family has its `HELP` and `TYPE` once, before its samples, which stand together; the buckets of a
 //! histogram rise, the last one, `+Inf`, being its count.
 
-use super::table::{Metric, Sample, Value, samples, seconds, write_labels};
+use super::table::{Metric, Sample, Value, samples, seconds, share, write_labels};
 use crate::stats::Stats;
 use std::fmt::Write as _;
 use thermocline_storage::latency::Latency;
@@ -43,6 +43,7 @@ impl Stats {
             match sample.value {
                 Value::Number(n) => line(&mut out, &sample, "", None, &n.to_string()),
                 Value::Nanos(ns) => line(&mut out, &sample, "", None, &seconds(ns)),
+                Value::Millionths(n) => line(&mut out, &sample, "", None, &share(n)),
                 Value::Latency(latency) => histogram(&mut out, &sample, latency),
             }
         }

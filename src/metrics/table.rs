@@ -43,6 +43,8 @@ pub enum Unit {
     Bytes,
     /// Seconds.
     Seconds,
+    /// A part of one, from 0 to 1.
+    Share,
 }
 
 impl Unit {
@@ -52,6 +54,7 @@ impl Unit {
             Unit::Count => "count",
             Unit::Bytes => "bytes",
             Unit::Seconds => "seconds",
+            Unit::Share => "share",
         }
     }
 }
@@ -88,6 +91,8 @@ pub enum Value<'a> {
     Number(u64),
     /// A time in nanoseconds. It is shown in seconds.
     Nanos(u64),
+    /// A share, in millionths. It is shown as a part of one.
+    Millionths(u64),
     /// How long something took.
     Latency(&'a Latency),
 }
@@ -129,6 +134,7 @@ impl Sample<'_> {
         match self.value {
             Value::Number(n) => vec![field("", n.to_string())],
             Value::Nanos(ns) => vec![field("", seconds(ns))],
+            Value::Millionths(n) => vec![field("", share(n))],
             Value::Latency(l) => vec![
                 field("_count", l.count.to_string()),
                 field("_sum", seconds(l.sum_ns)),
@@ -146,6 +152,11 @@ impl Sample<'_> {
 pub(super) fn seconds(ns: u64) -> String {
     let text = format!("{}.{:09}", ns / 1_000_000_000, ns % 1_000_000_000);
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// Millionths as a part of one, exactly.
+pub(super) fn share(millionths: u64) -> String {
+    seconds(millionths.saturating_mul(1000))
 }
 
 /// Labels in braces, nothing of none.
@@ -266,7 +277,12 @@ const fn histogram(name: Text, labels: Labels, help: Text, read: Read) -> Metric
     Metric { name, kind: Kind::Histogram, unit: Unit::Seconds, help, labels, read }
 }
 
-use Unit::{Bytes, Count, Seconds};
+/// Millionths of a share.
+fn millionths(share: f64) -> Value<'static> {
+    Value::Millionths((share.clamp(0.0, 1.0) * 1e6).round() as u64)
+}
+
+use Unit::{Bytes, Count, Seconds, Share};
 
 #[rustfmt::skip] // a row a line, or two
 static METRICS: &[Metric] = &[
@@ -297,6 +313,15 @@ static METRICS: &[Metric] = &[
     counter(Count, "metrics_sent_total", NONE, "Reports that the metrics server took.", |s, o| o.one(s.counts.metrics_sent)),
     counter(Count, "metrics_failed_total", NONE, "Reports that it did not take, or that did not come to it.", |s, o| o.one(s.counts.metrics_failed)),
     counter(Count, "metrics_dropped_total", NONE, "Decisions of the optimizer that were dropped because it took none for too long.", |s, o| o.one(s.counts.metrics_dropped)),
+
+    gauge(Share, "optimizer_pressure", NONE, "Pressure on the machine at the optimizer's last turn, 0 to 1.",
+        |s, o| s.optimizer.pressure.into_iter().for_each(|p| o.one(millionths(p)))),
+    gauge(Count, "optimizer_strategy", NONE, "The strategy in force: 0 conservative, 1 balanced, 2 aggressive.",
+        |s, o| o.one(s.optimizer.strategy as u64)),
+    counter(Count, "optimizer_turns_total", NONE, "Turns at which the optimizer decided.", |s, o| o.one(s.optimizer.turns)),
+    counter(Count, "optimizer_actions_total", NONE, "Actions of the optimizer that were done.", |s, o| o.one(s.optimizer.actions)),
+    counter(Count, "optimizer_taken_back_total", NONE, "Of these, those that undid one which had made things worse.",
+        |s, o| o.one(s.optimizer.taken_back)),
 
     gauge(Count, "items", NONE, "Live items in all tiers.", |s, o| o.one(s.items)),
     gauge(Bytes, "dirty_bytes", NONE, "Bytes in the write buffer.", |s, o| o.one(s.dirty_bytes)),

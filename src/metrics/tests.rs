@@ -1,5 +1,6 @@
 use super::*;
-use crate::stats::{CodecStats, Counts, DirIo, LatencyStats, Stats, TierStats, TypeStats};
+use crate::optimizer::Strategy;
+use crate::stats::{CodecStats, Counts, DirIo, LatencyStats, OptimizerStats, Stats, TierStats, TypeStats};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 use thermocline_storage::latency::{Histogram, Latency};
@@ -134,6 +135,7 @@ impl Numbers {
             catalog_disk_bytes,
             catalog_io,
             latency,
+            optimizer,
         } = &mut stats;
         self.counts(counts);
         for tier in tiers {
@@ -144,6 +146,9 @@ impl Numbers {
         [journal_bytes, checkpoints, catalog_disk_bytes].into_iter().for_each(|n| self.next(n));
         self.io(catalog_io.insert(DirIo::default()));
         self.latencies(latency);
+        // The strategy is a word, and the pressure a share: see `what_the_optimizer_does_is_shown`.
+        let OptimizerStats { strategy: _, pressure: _, turns, actions, taken_back } = optimizer;
+        [turns, actions, taken_back].into_iter().for_each(|n| self.next(n));
         // Memory has no directories: what it was given above is not shown, and not counted.
         let memory = stats.tiers[0].as_mut().map(|t| std::mem::take(&mut t.io)).unwrap_or_default();
         assert_eq!(memory.len(), 2);
@@ -156,9 +161,9 @@ fn every_number_of_the_stats_is_in_the_table_once() {
     let mut numbers = Numbers::default();
     let stats = numbers.stats();
     let mut seen = BTreeMap::<u64, Vec<&str>>::new();
-    for sample in samples(&stats).filter(|s| s.metric.name != "build_info") {
+    for sample in samples(&stats).filter(|s| !["build_info", "optimizer_strategy"].contains(&s.metric.name)) {
         let number = match sample.value {
-            Value::Number(n) | Value::Nanos(n) => n,
+            Value::Number(n) | Value::Nanos(n) | Value::Millionths(n) => n,
             Value::Latency(l) => l.sum_ns,
         };
         if number != 0 {
@@ -180,6 +185,25 @@ fn directories_out_of_service_are_counted() {
     let text = stats.to_prometheus();
     assert!(text.contains("\nthermocline_tier_directories_out_of_service{tier=\"ssd\"} 2\n"), "{text}");
     assert!(!text.contains("it failed") && !text.contains("tier=\"hdd\""), "{text}");
+}
+
+#[test]
+fn what_the_optimizer_does_is_shown() {
+    let mut stats = Stats::default();
+    let text = stats.to_prometheus();
+    assert!(text.contains("\nthermocline_optimizer_strategy 1\n"), "it begins balanced: {text}");
+    assert!(!text.contains("\nthermocline_optimizer_pressure "), "nothing is known of it: {text}");
+    for (strategy, number) in
+        [(Strategy::Conservative, 0), (Strategy::Balanced, 1), (Strategy::Aggressive, 2)]
+    {
+        stats.optimizer.strategy = strategy;
+        stats.optimizer.pressure = Some(0.1234564);
+        let text = stats.to_prometheus();
+        assert!(text.contains(&format!("\nthermocline_optimizer_strategy {number}\n")), "{text}");
+        assert!(text.contains("\nthermocline_optimizer_pressure 0.123456\n"), "{text}");
+        let fields: Vec<_> = samples(&stats).flat_map(|s| s.fields()).collect();
+        assert!(fields.contains(&("optimizer_pressure".to_owned(), "0.123456".to_owned())), "{fields:?}");
+    }
 }
 
 #[test]

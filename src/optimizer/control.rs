@@ -5,7 +5,7 @@
 //! nothing is taken for done that was not. Nothing here is on disk: after a crash it begins anew.
 
 use super::action::Action;
-use super::decide::decide;
+use super::decide::{Decision, decide};
 use super::history::{History, Outcome, Record};
 use super::policy::Policy;
 use super::sample::{Counters, Sample};
@@ -52,6 +52,29 @@ pub struct Optimizer {
     before: Option<(Duration, Counters)>,
 }
 
+/// A turn that is decided, and to be done.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    sample: Sample,
+    decision: Decision,
+}
+
+impl Turn {
+    /// Does it, action by action.
+    pub(crate) fn carry_out(&self, executor: &mut dyn Executor) -> Vec<Outcome> {
+        let strategy = self.decision.strategy;
+        let apply = |action: &Action| {
+            let result = executor.apply(action);
+            match &result {
+                Ok(()) => tracing::info!(strategy = %strategy, "optimizer: {action}"),
+                Err(e) => tracing::info!(strategy = %strategy, "optimizer: {action}: not done: {e}"),
+            }
+            Outcome { action: action.clone(), result }
+        };
+        self.decision.actions.iter().map(apply).collect()
+    }
+}
+
 impl Optimizer {
     /// An optimizer that has seen nothing yet.
     pub fn new(policy: Policy) -> Optimizer {
@@ -81,6 +104,19 @@ impl Optimizer {
         unix_ms: u64,
         executor: &mut dyn Executor,
     ) -> Option<&Record> {
+        let turn = self.begin(readings, counters)?;
+        let outcomes = turn.carry_out(executor);
+        self.end(turn, outcomes, unix_ms)
+    }
+
+    /// Time since the counters that the next turn compares with; `None` if there are none, or the clock went back.
+    pub(crate) fn since(&self, readings: &Readings) -> Option<Duration> {
+        readings.monotonic.checked_sub(self.before.as_ref()?.0)
+    }
+
+    /// The first half of [`step`](Self::step): what is to be done. Between it and [`end`](Self::end) nothing of the
+    /// optimizer is needed, so that who asks for the history need not wait for what is done.
+    pub(crate) fn begin(&mut self, readings: &Readings, counters: Counters) -> Option<Turn> {
         let now = readings.monotonic;
         let (then, before) = self.before.replace((now, counters))?;
         let elapsed = now.checked_sub(then).filter(|e| !e.is_zero())?;
@@ -88,15 +124,12 @@ impl Optimizer {
         let sample = Sample::between(&before, counters, readings, elapsed);
         let decision = decide(&sample, &self.state, &self.policy);
         self.state = decision.state.clone();
-        let mut outcomes = Vec::with_capacity(decision.actions.len());
-        for action in &decision.actions {
-            let result = executor.apply(action);
-            match &result {
-                Ok(()) => tracing::info!(strategy = %decision.strategy, "optimizer: {action}"),
-                Err(e) => tracing::info!(strategy = %decision.strategy, "optimizer: {action}: not done: {e}"),
-            }
-            outcomes.push(Outcome { action: action.clone(), result });
-        }
+        Some(Turn { sample, decision })
+    }
+
+    /// The second half: what came of it.
+    pub(crate) fn end(&mut self, turn: Turn, outcomes: Vec<Outcome>, unix_ms: u64) -> Option<&Record> {
+        let Turn { sample, decision } = turn;
         self.state.applied(&outcomes);
         self.history.push(Record { unix_ms, sample, decision, outcomes, effects: Vec::new() });
         self.history.last()

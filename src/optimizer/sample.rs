@@ -33,9 +33,6 @@ pub struct Counters {
     pub tiers: [Option<TierCounters>; 4],
     /// Bytes in memory that are not on disk yet, at the moment.
     pub dirty_bytes: u64,
-    /// Bytes of memory that the process's allocator has given out, mapped blocks among them, at the moment; `None` where it
-    /// cannot be asked.
-    pub allocated: Option<u64>,
     /// Time since the coldest clean entry of memory was used, at the moment.
     pub oldest_idle: Option<Duration>,
     /// Text, JSON, binary, media: bytes given to compression, and bytes stored.
@@ -52,6 +49,9 @@ pub struct Counters {
     pub index_misses: u64,
     /// Each directory, since the last sample.
     pub directories: Vec<DirectorySample>,
+    /// Seconds that the operations of the directory that was asked for most took since the last sample, the sum of all; over
+    /// the time it is how many were under way in the mean (Little's law). `None` without a disk.
+    pub io_seconds: Option<f64>,
     /// How the engine is set, at the moment.
     pub knobs: Knobs,
 }
@@ -348,13 +348,13 @@ impl Sample {
             at: readings.boot,
             elapsed,
             memory_used: readings.process.anonymous,
-            memory_allocated: now.allocated,
+            memory_allocated: readings.process.allocated,
             memory_limit: readings.memory.limit,
             memory_available: readings.memory.available,
             memory_stalled: readings.pressure.memory.some,
             cpu_percent: readings.cpu.percent(),
             process_cpu_percent: readings.process.cpu_percent,
-            io_pressure: readings.io_pressure(),
+            io_pressure: readings.io_pressure().or_else(|| in_flight(now.io_seconds?, elapsed)),
             network_percent: readings.network_percent(),
             requests: Requests {
                 gets,
@@ -430,6 +430,13 @@ impl Sample {
         let seconds = self.elapsed.as_secs_f64();
         (seconds > 0.0).then(|| n as f64 / seconds)
     }
+}
+
+/// I/O pressure where neither the system nor a device says it, as on tmpfs, or an overlay in a container: how many
+/// operations were under way in the mean, of which one is all that a disk need have to be busy.
+fn in_flight(seconds: f64, elapsed: Duration) -> Option<f64> {
+    let mean = seconds / elapsed.as_secs_f64();
+    (mean >= 0.0).then_some(mean.min(1.0))
 }
 
 fn tier_between(before: &TierCounters, now: &TierCounters, gets: u64) -> TierSample {

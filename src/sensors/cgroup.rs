@@ -20,6 +20,9 @@ pub(super) struct Cgroups {
     memory: Vec<PathBuf>,
     cpu: Vec<PathBuf>,
     cpuacct: Vec<PathBuf>,
+    /// Where these two are mounted.
+    cpu_root: PathBuf,
+    cpuacct_root: PathBuf,
 }
 
 /// A limit on memory, and what is in use under it.
@@ -58,6 +61,8 @@ impl Cgroups {
             memory: old("memory"),
             cpu: old("cpu"),
             cpuacct: old("cpuacct"),
+            cpu_root: mount.join("cpu"),
+            cpuacct_root: mount.join("cpuacct"),
         }
     }
 
@@ -91,9 +96,11 @@ impl Cgroups {
         let old = self.cpu.iter().filter_map(|dir| {
             let (quota, period) =
                 (text(&dir.join("cpu.cfs_quota_us"))?, text(&dir.join("cpu.cfs_period_us"))?);
-            // The time used stands in the same directory, or in that of the same depth in the other hierarchy.
-            let name = dir.file_name();
-            let beside = self.cpuacct.iter().find(|d| d.file_name() == name);
+            // The time used stands in the same directory, or in the one of the same path in the other hierarchy. One that is
+            // called the same elsewhere is of other processes.
+            let path = dir.strip_prefix(&self.cpu_root).ok()?;
+            let beside =
+                self.cpuacct.iter().find(|d| d.strip_prefix(&self.cpuacct_root).is_ok_and(|p| p == path));
             let usage = |d: &Path| text(&d.join("cpuacct.usage")).as_deref().and_then(number);
             let used_ns = usage(dir).or_else(|| usage(beside?));
             Some(Quota { of: dir.clone(), cpus: cpus(&quota, &period)?, used_us: used_ns.map(|n| n / 1000) })

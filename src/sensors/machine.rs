@@ -1,5 +1,9 @@
 //! What the crate `sysinfo` tells: memory of the machine, time of its processors, and the process.
+//!
+//! Of the processors those count that this process may use: where it is kept to some (a cpuset, `taskset`), what the others
+//! have to do is no matter, and their rest is no room.
 
+use rustix::thread::CpuSet;
 use std::time::Duration;
 use sysinfo::{MemoryRefreshKind, Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 
@@ -11,9 +15,11 @@ pub(super) struct MachineReading {
     pub(super) available: u64,
     /// Bytes of the process that are resident, 0 if unknown.
     pub(super) resident: u64,
-    /// Percent of the processors in use since the last call.
+    /// Bytes that the process's allocator has given out.
+    pub(super) allocated: Option<u64>,
+    /// Percent of the processors that this process may use, in use by anybody since the last call.
     pub(super) cpu_percent: f64,
-    /// Processors.
+    /// These processors; 0 if unknown.
     pub(super) cpus: usize,
     /// Time of processors that the process has used.
     pub(super) cpu_time: Option<Duration>,
@@ -44,10 +50,11 @@ impl Machine for RealMachine {
         let mut reading = MachineReading {
             total: system.total_memory(),
             available: system.available_memory(),
-            cpu_percent: f64::from(system.global_cpu_usage()),
-            cpus: system.cpus().len(),
+            allocated: crate::allocator::allocated(),
             ..MachineReading::default()
         };
+        let all = system.cpus().iter().map(|cpu| (cpu.name(), f64::from(cpu.usage())));
+        (reading.cpus, reading.cpu_percent) = usable(all, allowed().as_ref());
         if let Some(pid) = self.pid {
             let what = ProcessRefreshKind::nothing().with_cpu().with_memory().without_tasks();
             system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), true, what);
@@ -57,5 +64,55 @@ impl Machine for RealMachine {
             }
         }
         reading
+    }
+}
+
+/// The processors that this thread may use, which a cpuset or whoever started the process may have made fewer.
+fn allowed() -> Option<CpuSet> {
+    rustix::thread::sched_getaffinity(None).ok()
+}
+
+/// How many of the processors are allowed, and how busy these are in the mean; all of them where it is not known which are,
+/// or none of them is known by its name.
+fn usable<'a>(all: impl Iterator<Item = (&'a str, f64)> + Clone, allowed: Option<&CpuSet>) -> (usize, f64) {
+    let is_mine = |name: &str| {
+        let number = name.strip_prefix("cpu").and_then(|n| n.parse::<usize>().ok());
+        number.zip(allowed).is_some_and(|(n, set)| n < CpuSet::MAX_CPU && set.is_set(n))
+    };
+    let mine: Vec<f64> = all.clone().filter(|(name, _)| is_mine(name)).map(|(_, percent)| percent).collect();
+    let counted = if mine.is_empty() { all.map(|(_, percent)| percent).collect() } else { mine };
+    (counted.len(), counted.iter().sum::<f64>() / counted.len().max(1) as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processors_that_this_process_may_not_use_do_not_count() {
+        let all = [("cpu0", 90.0), ("cpu1", 10.0), ("cpu2", 50.0), ("cpu10", 70.0)];
+        let set = |of: &[usize]| {
+            let mut set = CpuSet::new();
+            of.iter().for_each(|n| set.set(*n));
+            set
+        };
+        assert_eq!(usable(all.into_iter(), Some(&set(&[0, 10]))), (2, 80.0));
+        assert_eq!(usable(all.into_iter(), None), (4, 55.0));
+        assert_eq!(usable(all.into_iter(), Some(&set(&[7]))), (4, 55.0), "none of them is known");
+        assert_eq!(usable([].into_iter(), Some(&set(&[0]))), (0, 0.0));
+    }
+
+    /// A thread that is kept to one processor, as a process in a cpuset is.
+    #[test]
+    fn a_thread_kept_to_one_processor_has_one() {
+        let seen = std::thread::spawn(|| {
+            let all = allowed()?;
+            let first = (0..CpuSet::MAX_CPU).find(|n| all.is_set(*n))?;
+            let mut one = CpuSet::new();
+            one.set(first);
+            rustix::thread::sched_setaffinity(None, &one).ok()?;
+            Some(RealMachine::new().read().cpus)
+        });
+        assert_eq!(seen.join().ok().flatten(), Some(1));
     }
 }

@@ -42,6 +42,8 @@ pub struct Readings {
 pub struct ProcessReading {
     /// Bytes of anonymous memory that is resident. Mapped files do not count: their pages are the page cache's.
     pub anonymous: Option<u64>,
+    /// Bytes of memory that the process's allocator has given out, mapped blocks among them; `None` where it cannot be asked.
+    pub allocated: Option<u64>,
     /// Bytes of all memory that is resident.
     pub resident: Option<u64>,
     /// Percent of the processors that it may use, all of them together being 100.
@@ -66,14 +68,14 @@ pub struct MemoryReading {
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 #[non_exhaustive]
 pub struct CpuReading {
-    /// Percent of the machine's processors in use by anybody.
+    /// Percent of the processors that this process may use, in use by anybody: the machine's, or those of a cpuset.
     pub machine_percent: Option<f64>,
     /// Percent of the cgroup's quota in use, if it has one.
     pub quota_percent: Option<f64>,
 }
 
 impl CpuReading {
-    /// Percent of whichever is scarcer, the machine or the quota.
+    /// Percent of whichever is scarcer, the processors or the quota.
     pub fn percent(&self) -> Option<f64> {
         match (self.machine_percent, self.quota_percent) {
             (Some(machine), Some(quota)) => Some(machine.max(quota)),

@@ -121,6 +121,7 @@ impl SystemSensors {
         };
         ProcessReading {
             anonymous: status.and_then(|t| status_bytes(&t, "RssAnon")),
+            allocated: now.allocated,
             resident: Some(now.resident).filter(|n| *n > 0),
             cpu_percent: cpu_percent(),
         }

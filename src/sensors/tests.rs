@@ -191,6 +191,7 @@ fn machine(cpu_ms: u64) -> MachineReading {
         total: 8 << 30,
         available: 2 << 30,
         resident: 300 << 20,
+        allocated: Some(200 << 20),
         cpu_percent: 42.0,
         cpus: 4,
         cpu_time: Some(Duration::from_millis(cpu_ms)),
@@ -234,6 +235,7 @@ fn a_machine_with_everything() {
     let r = sensors.sample();
     assert_eq!((r.elapsed, r.boot), (Some(Duration::from_secs(2)), Duration::from_millis(12_500)));
     assert_eq!((r.process.anonymous, r.process.resident), (Some(1 << 20), Some(300 << 20)));
+    assert_eq!(r.process.allocated, Some(200 << 20));
     // Two processors may be used: 2 s of 2 × 2 s, by this process and by the group.
     assert_eq!((r.process.cpu_percent, r.cpu.quota_percent), (Some(50.0), Some(50.0)));
     assert_eq!((r.cpu.machine_percent, r.cpu.percent()), (Some(42.0), Some(50.0)));
@@ -278,6 +280,31 @@ fn old_hierarchies_and_containers() {
     assert_eq!((r.memory.limit, r.cpu.quota_percent), (Some(512 << 20), None));
     t.put("cgroup/unified/memory.max", format!("{}", 64u64 << 30));
     assert_eq!(sensors.sample().memory.limit, Some(8 << 30), "above the machine's it does not bind");
+}
+
+/// The time used stands in another hierarchy than the quota: in the group of the same path, and not in one that merely has
+/// the same name.
+#[test]
+fn time_used_is_that_of_the_group_that_has_the_quota() {
+    let t = Tree::new();
+    t.put("proc/self/cgroup", "2:cpu:/a/web\n3:cpuacct:/b/web\n")
+        .put("cgroup/cpu/a/web/cpu.cfs_quota_us", "50000\n")
+        .put("cgroup/cpu/a/web/cpu.cfs_period_us", "100000\n")
+        .put("cgroup/cpuacct/b/web/cpuacct.usage", "0\n");
+    let mut sensors = t.sensors(script([machine(0)]), &[1000, 2000, 3000, 4000]);
+    sensors.sample();
+    t.put("cgroup/cpuacct/b/web/cpuacct.usage", "500000000\n");
+    assert_eq!(sensors.sample().cpu.quota_percent, None, "of other processes");
+    // In a container each mount is the group itself: nothing of the paths is below them.
+    let t = Tree::new();
+    t.put("proc/self/cgroup", "2:cpu:/host/web\n3:cpuacct:/host/web\n")
+        .put("cgroup/cpu/cpu.cfs_quota_us", "50000\n")
+        .put("cgroup/cpu/cpu.cfs_period_us", "100000\n")
+        .put("cgroup/cpuacct/cpuacct.usage", "0\n");
+    let mut sensors = t.sensors(script([machine(0)]), &[1000, 2000]);
+    sensors.sample();
+    t.put("cgroup/cpuacct/cpuacct.usage", "250000000\n");
+    assert_eq!(sensors.sample().cpu.quota_percent, Some(50.0));
 }
 
 #[test]

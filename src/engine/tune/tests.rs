@@ -262,7 +262,7 @@ fn it_runs_by_itself_until_it_is_paused_or_switched_off() -> Done {
     std::thread::sleep(Duration::from_millis(1500));
     assert!(cache.optimizer().history().is_empty());
     cache.optimizer().run_once()?;
-    std::thread::sleep(Duration::from_millis(5));
+    std::thread::sleep(Duration::from_millis(150));
     assert!(cache.optimizer().run_once()?.is_some(), "who asks for a turn gets it");
     Ok(())
 }

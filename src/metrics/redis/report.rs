@@ -94,9 +94,19 @@ const NUMBER: RedisField = field(
     "Counts the decisions since the store was opened, from 0. Two of one number and one time are one that was sent twice.",
 );
 
-/// All fields beside the metrics and what a decision says of itself.
+/// What a decision says.
+const fn said((name, help): (&'static str, &'static str)) -> RedisField {
+    field(name, "decisions", help)
+}
+
+static FIELDS: [RedisField; 12] = {
+    let [a, b, c, d, e, f] = crate::metrics::decisions::FIELDS;
+    [HOST, PROCESS, STORE, INTERVAL, TIME, NUMBER, said(a), said(b), said(c), said(d), said(e), said(f)]
+};
+
+/// All fields beside the metrics.
 pub fn redis_fields() -> &'static [RedisField] {
-    &[HOST, PROCESS, STORE, INTERVAL, TIME, NUMBER]
+    &FIELDS
 }
 
 /// Commands of one report at most.

@@ -238,3 +238,21 @@ fn a_tail_that_slowing_does_not_lower_is_not_background_works() {
         assert!(down(&decision), "{tail}");
     }
 }
+
+/// Little's law: seconds of operations over the seconds that passed are how many were under way.
+#[test]
+fn without_a_word_of_the_system_io_pressure_is_what_the_operations_took() {
+    let quiet = crate::sensors::Readings::default();
+    let pressure = |seconds: Option<f64>, readings: &crate::sensors::Readings| {
+        let counters = Counters { io_seconds: seconds, ..Counters::default() };
+        Sample::between(&Counters::default(), &counters, readings, Duration::from_secs(10)).io_pressure
+    };
+    assert_eq!(pressure(None, &quiet), None, "memory alone");
+    assert_eq!(pressure(Some(0.0), &quiet), Some(0.0));
+    assert_eq!(pressure(Some(2.5), &quiet), Some(0.25));
+    assert_eq!(pressure(Some(90.0), &quiet), Some(1.0), "nine at a time");
+    assert_eq!(pressure(Some(f64::NAN), &quiet), None);
+    let mut said = quiet.clone();
+    said.pressure.io.some = Some(0.75);
+    assert_eq!(pressure(Some(2.5), &said), Some(0.75));
+}

@@ -208,14 +208,14 @@ fn a_sample_is_the_difference_of_two_states() {
     let mut before = Counters { gets: 100, misses: 50, put_bytes: 10, prefetched: 5, ..Counters::default() };
     before.tiers[1] = Some(TierCounters { hits: 10, written: 100, ..TierCounters::default() });
     before.types[0] = (1000, 800);
-    let mut now =
-        Counters { gets: 200, misses: 60, put_bytes: 5, prefetched: 9, allocated: Some(7), ..before.clone() };
+    let mut now = Counters { gets: 200, misses: 60, put_bytes: 5, prefetched: 9, ..before.clone() };
     now.tiers[1] =
         Some(TierCounters { hits: 60, written: 300, bytes: 80, limit: Some(100), ..TierCounters::default() });
     now.types[0] = (3000, 1800);
     now.request_mean = Some(f64::NAN);
     now.directories = vec![DirectorySample::new(Tier::Ssd, "/d")];
     let mut r = readings(60);
+    r.process.allocated = Some(7);
     r.cpu.machine_percent = Some(f64::INFINITY);
     r.pressure.io.some = Some(7.0);
     let mut device = crate::sensors::DeviceReading::default();

@@ -73,6 +73,8 @@ pub struct ColdConfig {
     /// Bytes of values that are made ready at a time: enough to occupy several threads, few enough to be held in RAM
     /// twice, and not much work for nothing where the pack is full before all are in it.
     pub window: u64,
+    /// Values that are made ready at a time at most.
+    pub window_items: usize,
     /// Where it is counted what deflating takes.
     pub effort: Arc<Effort>,
 }
@@ -83,6 +85,7 @@ impl Default for ColdConfig {
             pack_size: 64 << 20,
             compression: Compression::default(),
             window: 4 << 20,
+            window_items: 1000,
             effort: Arc::default(),
         }
     }
@@ -298,7 +301,7 @@ impl ColdConfig {
     /// Those that are made ready at a time, from `from` on.
     fn window(&self, supply: &dyn Supply, from: usize) -> Range<usize> {
         let mut bytes = 0u64;
-        let more = (from..supply.len()).take_while(|n| {
+        let more = (from..supply.len()).take(self.window_items).take_while(|n| {
             bytes += supply.bytes(*n);
             bytes <= self.window
         });

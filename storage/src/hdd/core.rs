@@ -172,6 +172,23 @@ struct Tables {
     hand: (u64, u32),
 }
 
+impl Tables {
+    fn shrink_to(&mut self, most: usize) {
+        while self.weight > most {
+            let next = self.map.range(self.hand..).next().map(|(k, _)| *k);
+            match next.or_else(|| self.map.keys().next().copied()) {
+                Some(key) => {
+                    if let Some(old) = self.map.remove(&key) {
+                        self.weight -= old.weight();
+                    }
+                    self.hand = key;
+                }
+                None => self.weight = 0,
+            }
+        }
+    }
+}
+
 impl TableCache {
     /// A cache of a quarter of what the tier's indexes may take.
     fn new(sled_cache: u64) -> TableCache {
@@ -182,9 +199,10 @@ impl TableCache {
         usize::try_from(sled_cache / 4).unwrap_or(usize::MAX)
     }
 
-    /// Has another part from now on; what is too much goes with the next header that comes.
+    /// Has another part from now on; what is too much goes at once.
     pub fn resize(&self, sled_cache: u64) {
         self.most.store(Self::share(sled_cache), Ordering::Relaxed);
+        self.blocks.write().shrink_to(Self::share(sled_cache));
     }
 
     /// The block of a record, if its header is here.
@@ -201,18 +219,7 @@ impl TableCache {
         if let Some(old) = tables.map.insert((block.spot.container, block.first), block) {
             tables.weight -= old.weight();
         }
-        while tables.weight > self.most.load(Ordering::Relaxed) {
-            let next = tables.map.range(tables.hand..).next().map(|(k, _)| *k);
-            match next.or_else(|| tables.map.keys().next().copied()) {
-                Some(key) => {
-                    if let Some(old) = tables.map.remove(&key) {
-                        tables.weight -= old.weight();
-                    }
-                    tables.hand = key;
-                }
-                None => tables.weight = 0,
-            }
-        }
+        tables.shrink_to(self.most.load(Ordering::Relaxed));
     }
 
     /// Lets go of a generation's blocks.

@@ -370,6 +370,7 @@ proptest! {
 struct Holes {
     items: Vec<Item>,
     most: std::cell::Cell<u64>,
+    most_items: std::cell::Cell<usize>,
     loaded: std::cell::Cell<usize>,
 }
 
@@ -386,6 +387,7 @@ impl Supply for Holes {
     fn load(&self, range: Range<usize>) -> Vec<Option<Item>> {
         let bytes = range.clone().map(|n| self.bytes(n)).sum();
         self.most.set(self.most.get().max(bytes));
+        self.most_items.set(self.most_items.get().max(range.len()));
         self.loaded.set(self.loaded.get() + range.len());
         range.map(|n| (n % 3 != 1).then(|| self.items[n].clone())).collect()
     }
@@ -393,10 +395,11 @@ impl Supply for Holes {
 
 #[test]
 fn a_pack_is_written_from_a_few_items_at_a_time() {
-    for pack_size in [1 << 20, 64 << 20] {
+    for (pack_size, window_items) in [(1 << 20, 1000), (64 << 20, 1000), (64 << 20, 7)] {
         let mut bench = Bench::new(1);
         bench.vfs = Arc::new(crate::vfs::RealFs);
         bench.config.pack_size = pack_size;
+        bench.config.window_items = window_items;
         // The values are to fill more than one of the small packs.
         bench.config.compression = Compression::none();
         let (cold, containers) = bench.open();
@@ -405,7 +408,7 @@ fn a_pack_is_written_from_a_few_items_at_a_time() {
         };
         let items: Vec<Item> =
             (0..300).map(|n| item(format!("{n}").as_bytes(), &noise(n), Codec::None, n + 1)).collect();
-        let supply = Holes { items, most: 0.into(), loaded: 0.into() };
+        let supply = Holes { items, most: 0.into(), most_items: 0.into(), loaded: 0.into() };
         let written = cold.write_from(&supply, Purpose::Write).unwrap();
         assert_eq!(written.len(), supply.len());
         for (n, w) in written.iter().enumerate() {
@@ -415,6 +418,7 @@ fn a_pack_is_written_from_a_few_items_at_a_time() {
             }
         }
         assert!(supply.most.get() <= bench.config.window, "{} bytes at a time", supply.most.get());
+        assert!(supply.most_items.get() <= window_items, "{} items at a time", supply.most_items.get());
         let packs = bench.files(0).len();
         assert_eq!(packs > 1, pack_size == 1 << 20, "{packs} packs");
         assert!(supply.loaded.get() >= supply.len());

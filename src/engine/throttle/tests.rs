@@ -1,0 +1,231 @@
+//! Rates by a clock that is given, and by the machine's where it takes a whole move.
+
+use super::*;
+use crate::engine::moves::Mover;
+use crate::optimizer::{Action, Change, Goal};
+use crate::testing::{ManualClock, vfs::RealFs};
+use crate::{Builder, Cache};
+use std::sync::Arc;
+use thermocline_storage::Version;
+use thermocline_storage::container::{Listed, Purpose};
+
+type Done = Result<(), Box<dyn std::error::Error>>;
+
+const MIB: u64 = 1 << 20;
+
+/// Takes as much as goes, a millisecond after another for so many; gives how many bytes that were.
+fn taken(throttle: &mut Throttle, own: Option<(Tier, u64)>, all: u64, from: Instant, ms: u64) -> u64 {
+    let mut sum = 0;
+    for at in 0..ms {
+        while let Ok(piece) = throttle.take(own, all, u64::MAX, from + Duration::from_millis(at)) {
+            assert!(piece > 0);
+            sum += piece;
+        }
+    }
+    sum
+}
+
+#[test]
+fn over_any_time_the_rates_are_kept_and_used_up() {
+    let start = Instant::now();
+    let mut throttle = Throttle::default();
+    // A minute has passed: a second of it is saved up, and no more.
+    let start = start + Duration::from_secs(60);
+    let ten = taken(&mut throttle, None, MIB, start, 10_000);
+    assert!((10 * MIB..=11 * MIB + MIB / 8).contains(&ten), "{ten} bytes in ten seconds");
+    // The rate of a tier binds where it is less; that of all where more than one tier wants some.
+    let start = start + Duration::from_secs(10);
+    let own = Some((Tier::Ssd, MIB / 4));
+    let slow = taken(&mut throttle, own, MIB, start, 10_000);
+    assert!((10 * MIB / 4..=12 * MIB / 4).contains(&slow), "{slow} bytes out of the SSD tier");
+    let start = start + Duration::from_secs(10);
+    taken(&mut throttle, None, MIB, start, 1);
+    let wait = throttle.take(Some((Tier::Hdd, 64 * MIB)), MIB, 1, start);
+    assert!(wait.is_err_and(|w| w <= Duration::from_millis(125)), "{wait:?}: somebody else took it");
+}
+
+#[test]
+fn whoever_comes_behind_a_pack_waits_for_a_piece_of_it() {
+    let start = Instant::now() + Duration::from_secs(1);
+    let mut throttle = Throttle::default();
+    for (own, rate) in [(None, MIB), (Some((Tier::Ssd, 64 << 10)), MIB)] {
+        let mut asked = 256 * MIB;
+        while let Ok(piece) = throttle.take(own, rate, asked, start) {
+            asked -= piece;
+        }
+        assert!(asked > 250 * MIB, "the brake let {} bytes through", 256 * MIB - asked);
+        let next = throttle.take(own, rate, 1, start);
+        assert!(next.is_err_and(|w| w <= Duration::from_millis(125)), "{own:?}: {next:?}");
+    }
+    // What was taken at a high rate is not paid for at a low one.
+    let start = start + Duration::from_secs(10);
+    while throttle.take(None, 1 << 40, u64::MAX, start).is_ok() {}
+    let next = throttle.take(None, 64 << 10, 1, start);
+    assert!(next.is_err_and(|w| w <= Duration::from_secs(1)), "{next:?}");
+}
+
+fn open(builder: Builder) -> Result<Cache, crate::Error> {
+    let clock = Arc::new(ManualClock::new(1_700_000_000_000));
+    builder.world(Arc::new(RealFs), clock, false).open()
+}
+
+fn builder(dir: &std::path::Path) -> Builder {
+    Cache::builder()
+        .memory(64 * MIB)
+        .ssd(dir.join("s"), 256 * MIB)
+        .hdd(dir.join("h"), 256 * MIB)
+        .cold(dir.join("c"))
+}
+
+/// So many values of 10 KB on the highest disk tier.
+fn movers(cache: &Cache, n: u32) -> Result<Vec<Mover>, Box<dyn std::error::Error>> {
+    for no in 0..n {
+        let noise = thermocline_storage::testing::noise(no.into(), 10_000);
+        cache.put(no.to_be_bytes(), noise)?;
+    }
+    cache.flush()?;
+    let engine = cache.engine();
+    let of = |no: u32| {
+        let ident = engine.ident(&no.to_be_bytes())?;
+        let at = engine.catalog.lock(ident).durable(ident).ok_or("it is on disk")?;
+        let position = at.place.position();
+        let listed = Listed { position, ident, version: Version(0), expires_at: 0, bytes: 10_100 };
+        Ok(Mover { entry: at.entry, listed })
+    };
+    (0..n).map(of).collect()
+}
+
+fn turn(cache: &Cache, change: Change) -> Result<(), String> {
+    let because = "a test".to_owned();
+    cache.engine().act(&Action { change, goal: Goal::Tail, because, takes_back: false })
+}
+
+#[test]
+fn a_pack_takes_the_time_that_the_rate_gives_it_and_others_go_on_meanwhile() -> Done {
+    let dir = tempfile::tempdir()?;
+    // Steps of a quarter of a mebibyte, though the pack is one.
+    let mut builder = builder(dir.path());
+    builder.config_mut().resources.io.write_buffer_size = 2 * MIB;
+    let cache = open(builder)?;
+    let movers = movers(&cache, 400)?;
+    turn(&cache, Change::SetBackgroundRate { from: 0, to: MIB })?;
+    let engine = cache.engine();
+    let cold = engine.tier(Tier::Cold).ok_or("no archive")?;
+    let begun = Instant::now();
+    let (took, slowest) = std::thread::scope(|scope| {
+        let pack = scope.spawn(|| engine.relocate(&movers, cold, Purpose::Write, false));
+        let mut slowest = Duration::ZERO;
+        while !pack.is_finished() {
+            let asked = Instant::now();
+            engine.pace(None, 1000, false);
+            slowest = slowest.max(asked.elapsed());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        pack.join().map(|moved| (moved.map(|m| (m.items, begun.elapsed())), slowest))
+    })
+    .map_err(|_| "a panic")?;
+    let (items, took) = took?;
+    assert_eq!((items, engine.catalog.containers.of_tier(Tier::Cold).len()), (400, 1), "one pack");
+    // 3.85 MiB at 1 MiB/s, of which a second may have been saved up.
+    assert!(took >= Duration::from_millis(2500), "{took:?}");
+    assert!(slowest < Duration::from_millis(1500), "others stood for {slowest:?}");
+    Ok(())
+}
+
+#[test]
+fn the_rate_that_is_set_is_the_rate_that_background_work_has() -> Done {
+    let dir = tempfile::tempdir()?;
+    let mut builder = builder(dir.path());
+    builder.config_mut().storage.migration_bytes_per_second = 64 * MIB;
+    let cache = open(builder)?;
+    let engine = cache.engine();
+    let time = |from: Option<Tier>, bytes: u64| {
+        let begun = Instant::now();
+        engine.pace(from, bytes, false);
+        begun.elapsed()
+    };
+    // A second may have been saved up, so two seconds' worth take one at least.
+    let one = Duration::from_millis(800);
+    assert!(time(None, 128 * MIB) >= one, "the configured rate");
+    turn(&cache, Change::SetBackgroundRate { from: 0, to: MIB })?;
+    assert!(time(None, 2 * MIB) >= one, "the background rate");
+    turn(&cache, Change::SetBackgroundRate { from: 0, to: 64 * MIB })?;
+    turn(&cache, Change::SetReclaimRate { tier: Tier::Hdd, from: 0, to: MIB })?;
+    assert!(time(Some(Tier::Hdd), 2 * MIB) >= one, "the rate of the tier");
+    assert!(time(Some(Tier::Ssd), 2 * MIB) < one, "another tier");
+    let begun = Instant::now();
+    engine.pace(Some(Tier::Hdd), 100 * MIB, true);
+    assert!(begun.elapsed() < one, "somebody waits for it");
+    Ok(())
+}
+
+#[test]
+fn a_step_of_a_move_is_so_many_items_as_are_configured() -> Done {
+    let dir = tempfile::tempdir()?;
+    let mut builder = builder(dir.path());
+    builder.config_mut().resources.cpu.batch_size = 10;
+    let cache = open(builder)?;
+    let movers = movers(&cache, 35)?;
+    let writes = |cache: &Cache| cache.stats().latency.data_sync[Tier::Hdd as usize].count;
+    let before = writes(&cache);
+    let engine = cache.engine();
+    engine.relocate(&movers, engine.tier(Tier::Hdd).ok_or("no HDD")?, Purpose::Write, true)?;
+    assert_eq!(writes(&cache) - before, 4);
+    Ok(())
+}
+
+/// What was read of a pack when the store closes is written; the rest stays where it is.
+#[test]
+fn a_store_that_closes_does_not_wait_for_the_whole_of_a_pack() -> Done {
+    let dir = tempfile::tempdir()?;
+    let mut slow = builder(dir.path());
+    slow.config_mut().resources.io.write_buffer_size = 2 * MIB;
+    slow.config_mut().storage.migration_bytes_per_second = 64 << 10;
+    let cache = open(slow)?;
+    let movers = movers(&cache, 300)?;
+    let engine = cache.engine();
+    let cold = engine.tier(Tier::Cold).ok_or("no archive")?;
+    let moved = std::thread::scope(|scope| {
+        let pack = scope.spawn(|| engine.relocate(&movers, cold, Purpose::Write, false));
+        std::thread::sleep(Duration::from_millis(100));
+        engine.stopping.store(true, Ordering::Release);
+        pack.join()
+    })
+    .map_err(|_| "a panic")??;
+    assert!(moved.items < 100, "{} items", moved.items);
+    engine.stopping.store(false, Ordering::Release);
+    for no in 0..300u32 {
+        let noise = thermocline_storage::testing::noise(no.into(), 10_000);
+        assert_eq!(cache.get(no.to_be_bytes())?.as_deref(), Some(&*noise), "{no}");
+    }
+    Ok(())
+}
+
+/// A pack that takes most of a minute keeps an empty one from being dropped, for which somebody waits.
+#[test]
+fn who_waits_for_a_pack_under_way_does_not_wait_for_the_brake() -> Done {
+    let dir = tempfile::tempdir()?;
+    let mut slow = builder(dir.path());
+    slow.config_mut().resources.io.write_buffer_size = 2 * MIB;
+    slow.config_mut().storage.migration_bytes_per_second = 64 << 10;
+    let cache = open(slow)?;
+    let mut movers = movers(&cache, 310)?;
+    let engine = cache.engine();
+    let cold = engine.tier(Tier::Cold).ok_or("no archive")?;
+    engine.relocate(&movers.split_off(300), cold, Purpose::Write, true)?;
+    for no in 300..310u32 {
+        cache.remove(no.to_be_bytes())?;
+    }
+    cache.flush()?;
+    let empty = engine.catalog.containers.of_tier(Tier::Cold).pop().ok_or("no pack")?;
+    assert_eq!(empty.live(), 0);
+    std::thread::scope(|scope| -> Done {
+        let pack = scope.spawn(|| engine.relocate(&movers, cold, Purpose::Write, false));
+        std::thread::sleep(Duration::from_millis(200));
+        let until = Instant::now() + Duration::from_secs(20);
+        assert!(!pack.is_finished());
+        assert!(engine.drop_container(cold, &empty, Some(until))?, "it waits for the brake");
+        assert_eq!(pack.join().map_err(|_| "a panic")??.items, 300);
+        Ok(())
+    })
+}
