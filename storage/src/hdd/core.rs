@@ -42,6 +42,8 @@ pub(super) struct Core {
     pub factory: Option<Arc<dyn IndexFactory>>,
     /// Bytes that the tier's caches may take now: half for databases, a quarter for headers of blocks.
     pub sled_cache: AtomicU64,
+    /// Bytes that a scan reads at once.
+    read_ahead: AtomicU64,
     /// Value files, by generation and number.
     pub files: OpenFiles<(u64, u16)>,
     pub tables: TableCache,
@@ -77,6 +79,7 @@ impl Core {
             store,
             tables: TableCache::new(config.sled_cache),
             sled_cache: AtomicU64::new(config.sled_cache),
+            read_ahead: AtomicU64::new(config.read_ahead),
             config,
             ram_only: AtomicBool::new(factory.is_none()),
             factory,
@@ -88,6 +91,16 @@ impl Core {
             lookups: Default::default(),
             rebuilt: AtomicU64::new(0),
         }
+    }
+
+    /// Bytes that a scan reads at once.
+    pub fn read_ahead(&self) -> u64 {
+        self.read_ahead.load(Ordering::Relaxed)
+    }
+
+    /// Has scans that begin from now on read so many at once.
+    pub fn set_read_ahead(&self, bytes: u64) {
+        self.read_ahead.store(bytes, Ordering::Relaxed);
     }
 
     /// A lookup in a database, counted.
@@ -172,6 +185,24 @@ struct Tables {
     hand: (u64, u32),
 }
 
+impl Tables {
+    /// Lets go of headers until those that are left weigh so much at most.
+    fn shrink_to(&mut self, most: usize) {
+        while self.weight > most {
+            let next = self.map.range(self.hand..).next().map(|(k, _)| *k);
+            match next.or_else(|| self.map.keys().next().copied()) {
+                Some(key) => {
+                    if let Some(old) = self.map.remove(&key) {
+                        self.weight -= old.weight();
+                    }
+                    self.hand = key;
+                }
+                None => self.weight = 0,
+            }
+        }
+    }
+}
+
 impl TableCache {
     /// A cache of a quarter of what the tier's indexes may take.
     fn new(sled_cache: u64) -> TableCache {
@@ -182,9 +213,11 @@ impl TableCache {
         usize::try_from(sled_cache / 4).unwrap_or(usize::MAX)
     }
 
-    /// Has another part from now on; what is too much goes with the next header that comes.
+    /// Has another part from now on; what is too much goes at once: that is what it is made smaller for.
     pub fn resize(&self, sled_cache: u64) {
-        self.most.store(Self::share(sled_cache), Ordering::Relaxed);
+        let most = Self::share(sled_cache);
+        self.most.store(most, Ordering::Relaxed);
+        self.blocks.write().shrink_to(most);
     }
 
     /// The block of a record, if its header is here.
@@ -201,18 +234,7 @@ impl TableCache {
         if let Some(old) = tables.map.insert((block.spot.container, block.first), block) {
             tables.weight -= old.weight();
         }
-        while tables.weight > self.most.load(Ordering::Relaxed) {
-            let next = tables.map.range(tables.hand..).next().map(|(k, _)| *k);
-            match next.or_else(|| tables.map.keys().next().copied()) {
-                Some(key) => {
-                    if let Some(old) = tables.map.remove(&key) {
-                        tables.weight -= old.weight();
-                    }
-                    tables.hand = key;
-                }
-                None => tables.weight = 0,
-            }
-        }
+        tables.shrink_to(self.most.load(Ordering::Relaxed));
     }
 
     /// Lets go of a generation's blocks.

@@ -17,7 +17,7 @@ mod real;
 
 pub use gate::Gate;
 pub use map::Map;
-pub use meter::{Meter, Metered, Traffic};
+pub use meter::{DiskReads, Meter, Metered, Traffic};
 pub use readonly::ReadOnly;
 pub use real::RealFs;
 
