@@ -14,6 +14,8 @@ use crate::record::{self, Header};
 use crate::vfs::VfsFile;
 use std::sync::Arc;
 
+/// What is read at once at first, and after a jump: enough for the header of most blocks and records.
+const FIRST: usize = 64 << 10;
 /// What is stepped over when the disk refuses to read.
 const PAGE: u64 = 4096;
 /// After so many refused pages the rest of the file is given up: a dying disk takes seconds for each.
@@ -37,7 +39,7 @@ pub(super) struct Scan<'a> {
     end: u64,
     buffer: Vec<u8>,
     buffer_at: u64,
-    /// Bytes that are read at once.
+    /// Bytes that are read at once while what is wanted is no farther ahead than that.
     ahead: usize,
     refused: u32,
     keep_on: &'a dyn Fn() -> bool,
@@ -76,9 +78,14 @@ impl<'a> Scan<'a> {
     }
 
     fn fill(&mut self, at: u64, len: usize) {
+        // After a jump the next header is likely to be as far away again: what lies between is not read.
+        let near = !self.buffer.is_empty() && at >= self.buffer_at && {
+            at - self.buffer_at <= (self.buffer.len() as u64).saturating_add(self.ahead as u64)
+        };
+        let ahead = if near { self.ahead } else { self.ahead.min(FIRST) };
         self.buffer_at = at;
         let left = usize::try_from(self.end.saturating_sub(at)).unwrap_or(usize::MAX);
-        for want in [len.max(self.ahead), len] {
+        for want in [len.max(ahead), len] {
             self.buffer.resize(want.min(left), 0);
             match self.file.read_at(&mut self.buffer, at) {
                 Ok(n) => {

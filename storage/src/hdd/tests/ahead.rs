@@ -68,6 +68,24 @@ fn a_scan_reads_as_much_at_once_as_it_is_told() {
 }
 
 #[test]
+fn a_scan_reads_nothing_of_what_it_jumps_over() {
+    let mut bench = Bench::new(&[Some(256 << 20)]);
+    (bench.config.generation_size, bench.config.read_ahead) = (64 << 20, 1 << 20);
+    let meter = crate::vfs::Meter::new(bench.root.path());
+    bench.vfs = Arc::new(crate::vfs::Metered::new(Arc::new(RealFs), [meter.clone()].into()));
+    let open = bench.open(&[]);
+    let items: Vec<Item> = (0..10).map(|n| item(n, 3 << 20)).collect();
+    let written = open.write(&items);
+    open.settle();
+    let container = open.containers.get(written[0].place.container()).unwrap().container.clone();
+    let before = meter.traffic();
+    assert_eq!(container.list().unwrap().len(), items.len());
+    let after = meter.traffic();
+    let read = (after.read_bytes - before.read_bytes) >> 10;
+    assert!(read <= 10 * 64, "{read} KiB for ten headers");
+}
+
+#[test]
 fn a_smaller_cache_lets_go_of_headers_at_once() {
     let mut bench = Bench::new(&[Some(64 << 20)]);
     let open = bench.open(&[]);
