@@ -17,7 +17,7 @@
 
 use super::dials::Dials;
 use super::export::Export;
-use super::settings::{compression, hdd_config, move_bytes, settings, ssd_config};
+use super::settings::{compression, first_ahead, hdd_config, move_bytes, settings, ssd_config};
 use super::tune::{Eyes, Tuner};
 use super::{Engine, rebuild};
 use crate::budget::Budget;
@@ -490,6 +490,7 @@ pub(super) fn open_tiers(
             pack_size: config.pack_size(),
             compression: if config.cold.compression { compression(config) } else { Compression::none() },
             window: move_bytes(config),
+            read_ahead: first_ahead(config),
             effort: effort.clone(),
         };
         let (tier, found) = Cold::open(ctx, cold)?;

@@ -1,6 +1,7 @@
 //! A decision while it is made: the rules look at it and add to it.
 
 use super::action::{Action, Change, Goal};
+use super::load::Load;
 use super::policy::{Ceilings, Policy};
 use super::sample::Sample;
 use super::state::State;
@@ -30,14 +31,14 @@ impl Plan<'_> {
     /// decision or is under trial. Says whether it is done.
     pub(super) fn propose(&mut self, change: Change, goal: Goal, because: String) -> bool {
         let knob = change.knob();
-        let held = self.state.holds.get(&(knob, change.direction()));
+        let held = self.state.holds.get(&(knob.clone(), change.direction()));
         let taken = self.state.trials.iter().any(|t| t.goal == goal || t.change.knob() == knob)
             || self.actions.iter().any(|a| a.change.knob() == knob);
         if taken || held.is_some_and(|h| !h.is_over(self.state.tick)) {
             return false;
         }
         let action = Action { change, goal, because, takes_back: false };
-        self.state.begin(&action);
+        self.state.begin(&action, Load::of(self.sample));
         self.actions.push(action);
         true
     }
