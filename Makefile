@@ -12,7 +12,7 @@ TRACES = $(if $(THERMOCLINE_TRACES),$(THERMOCLINE_TRACES),$(error THERMOCLINE_TR
 SECONDS ?= 600
 # Of show-optimizer.
 ROUNDS ?= 5
-SECONDS_A_PHASE ?= 12
+SLICES ?= 12
 RUN = $(CARGO) run --quiet --release --
 
 .PHONY: help
@@ -92,8 +92,8 @@ show-full-disk: ## stores on disks that are really full (as root, to mount them)
 	$(CARGO) test --test full_disk -- --nocapture
 
 .PHONY: show-optimizer
-show-optimizer: ## a load that changes its nature, with the optimizer, without it, and under fixed strategies: minutes (ROUNDS=5 SECONDS_A_PHASE=12)
-	$(CARGO) bench --bench phases -- --rounds "$(ROUNDS)" --seconds "$(SECONDS_A_PHASE)"
+show-optimizer: ## a load that changes its nature, with the optimizer, without it, and under fixed strategies: minutes (ROUNDS=5 SLICES=12, of about a second, for each phase)
+	$(CARGO) bench --bench phases -- --rounds "$(ROUNDS)" --slices "$(SLICES)"
 
 .PHONY: show-memory
 show-memory: ## the most memory that a process takes under several loads, against its bound

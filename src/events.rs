@@ -367,6 +367,24 @@ impl RateLimit {
         allowed.is_some()
     }
 
+    /// The same of what becomes of Redis: with the server, and the store's name there.
+    #[cfg(feature = "redis")]
+    pub(crate) fn warn_of_redis(
+        &self,
+        redis: &dyn std::fmt::Display,
+        instance: &str,
+        text: impl FnOnce() -> String,
+    ) -> bool {
+        let class = "redis";
+        let allowed = self.allow(class);
+        if let Some(left_out) = allowed {
+            // A field without a value is not there.
+            let left_out = (left_out > 0).then_some(left_out);
+            tracing::warn!(target: LOG, class, left_out, %redis, %instance, "{}", text());
+        }
+        allowed.is_some()
+    }
+
     /// Whether a line of this class may be written now: `Some` with how many were left out since the last one,
     /// or `None`, and this one is counted as left out.
     pub fn allow(&self, class: &'static str) -> Option<u64> {

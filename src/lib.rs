@@ -57,11 +57,7 @@ pub use thermocline_storage::latency::Latency;
 pub use thermocline_storage::{ContentType, Tier};
 
 #[doc(hidden)]
-pub mod testing {
-    //! What tests drive a store with.
-    pub use thermocline_storage::clock::{Clock, ManualClock, SystemClock};
-    pub use thermocline_storage::vfs;
-}
+pub mod testing;
 
 /// The README's program compiles.
 #[cfg(doctest)]

@@ -1,5 +1,5 @@
 //! Reads wait for no background work: while a write, a sync or a deletion of the write buffer, of a move, of reclaim, of
-//! rewriting, of the reaper or of a checkpoint does not come to an end, items are found in memory and on each tier, absent
+//! rewriting, of the reaper or of a checkpoint does not come to an end, or a read of a move or of a verification, items are found in memory and on each tier, absent
 //! ones are not, and memory is written to.
 
 #[path = "common/gate.rs"]
@@ -9,6 +9,7 @@ use gate::{Gate, LONG, Release};
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
+use thermocline::config::ReadMode;
 use thermocline::testing::ManualClock;
 use thermocline::{Builder, Cache, Tier};
 use thermocline_storage::testing::{FaultFs, Op};
@@ -23,8 +24,12 @@ fn builder(dir: &Path) -> Builder {
 
 /// A store with an item of each name on its tier, and its gate and clock.
 fn store(dir: &Path) -> Try<(Cache, Arc<Gate>, Arc<ManualClock>)> {
+    filled(builder(dir))
+}
+
+fn filled(builder: Builder) -> Try<(Cache, Arc<Gate>, Arc<ManualClock>)> {
     let (fs, clock) = (FaultFs::default(), Arc::new(ManualClock::new(1_700_000_000_000)));
-    let cache = builder(dir).world(Arc::new(fs.clone()), clock.clone(), false).open()?;
+    let cache = builder.world(Arc::new(fs.clone()), clock.clone(), false).open()?;
     for (key, tier) in [("ssd", Tier::Ssd), ("hdd", Tier::Hdd), ("cold", Tier::Cold)] {
         cache.put(key, key.repeat(1_000))?;
         cache.flush()?;
@@ -211,4 +216,54 @@ fn while_expired_items_are_reaped() -> Try {
         clock.advance(1_000_000);
         cache.step()
     })
+}
+
+/// One read at a time is allowed for each directory.
+fn one_at_a_time(dir: &Path) -> Builder {
+    let mut builder = builder(dir);
+    builder.config_mut().resources.io.max_concurrent_ops = 1;
+    // What is mapped is not read through this gate.
+    builder.config_mut().storage.read_mode = ReadMode::Pread;
+    builder
+}
+
+#[test]
+fn while_a_verification_s_read_hangs_where_one_at_a_time_is_allowed() -> Try {
+    for part in ["segments", "generations", "packs"] {
+        let dir = tempfile::tempdir()?;
+        let (cache, gate, _) = filled(one_at_a_time(dir.path()))?;
+        cache.put("new", "and written")?;
+        cache.flush()?;
+        gate.hold_one(Op::Read, part);
+        let release = Release(gate.clone());
+        let (working, (done, result)) = (cache.clone(), mpsc::channel());
+        std::thread::spawn(move || done.send(working.verify()));
+        gate.until_held();
+        let read = reads(&cache);
+        drop(release);
+        let report = result.recv_timeout(LONG)??;
+        assert!(report.is_clean() && report.items >= 3, "{report:?}");
+        read.map_err(|e| format!("{part}: {e}"))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn while_a_move_s_read_hangs_where_one_at_a_time_is_allowed() -> Try {
+    let dir = tempfile::tempdir()?;
+    drop(filled(one_at_a_time(dir.path()))?);
+    let (fs, clock) = (FaultFs::default(), Arc::new(ManualClock::new(1_700_000_100_000)));
+    let cache = one_at_a_time(dir.path()).world(Arc::new(fs.clone()), clock, true).open()?;
+    let gate = Gate::of(&fs);
+    gate.hold_one(Op::Read, "segments");
+    let release = Release(gate.clone());
+    // More than the SSD holds, and less than may wait to be written: nothing but the mover reads of it.
+    for n in 0u8..48 {
+        cache.put([n], noise(n))?;
+    }
+    gate.until_held();
+    let read = reads(&cache);
+    drop(release);
+    cache.close()?;
+    read
 }

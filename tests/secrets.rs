@@ -1,5 +1,5 @@
-//! Nothing that the library says has a secret in it: of what it logs, its errors, its reports and what `Debug` shows, no
-//! word is the secret of the store's hash; and no key is logged at `info` or above.
+//! Nothing that the library says has a secret in it: of what it logs, its errors, its reports, what `Debug` shows and what
+//! an open store answers over its socket, no word is the secret of the store's hash; and no key is logged at `info` or above.
 
 #![cfg(test)]
 
@@ -90,6 +90,29 @@ fn flip(path: &Path, from: usize, step: usize) {
     std::fs::write(path, bytes).unwrap();
 }
 
+/// What the open store answers to all that can be asked over its socket, as it comes.
+#[cfg(feature = "remote")]
+fn answers(at: &Path) -> Vec<String> {
+    use std::io::{Read, Write};
+    let all = ["\"stat\"", "\"list\",\"prefix\":\"\"", "\"verify\"", "\"history\"", "\"secret\""];
+    let ask = |what: &str| {
+        let question = format!("{{\"ask\":{what}}}");
+        let mut stream = std::os::unix::net::UnixStream::connect(at.join("s/socket")).unwrap();
+        let head = [b"TC\x01\x01".as_slice(), &(question.len() as u32).to_le_bytes()].concat();
+        stream.write_all(&[&head, question.as_bytes()].concat()).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        assert!(answer.len() > 8, "{what}: no answer");
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    all.into_iter().map(ask).collect()
+}
+
+#[cfg(not(feature = "remote"))]
+fn answers(_: &Path) -> Vec<String> {
+    Vec::new()
+}
+
 /// Reads all, writes more; every result and report as text.
 fn use_it(at: &Path, flags: impl Fn(Builder) -> Builder, said: &mut Vec<String>) {
     said.push(format!("{:?}", builder(at).check(|_| {})));
@@ -107,6 +130,7 @@ fn use_it(at: &Path, flags: impl Fn(Builder) -> Builder, said: &mut Vec<String>)
                 cache.verify(),
                 cache.put(format!("{KEY}/more"), value(1, 1, 300))
             ));
+            said.extend(answers(at));
             said.push(format!("{:?} {:?} {:?}", cache.step(), cache.close(), cache.stats()));
         }
         Err(e) => said.push(format!("{e} {e:?}")),
@@ -136,7 +160,9 @@ fn no_secret_is_said_and_no_key_is_logged_at_info_or_above() {
     let secret = identity.lines().find_map(|l| l.strip_prefix("secret ")).unwrap().to_owned();
     let number = |n: usize| u8::from_str_radix(&secret[2 * n..2 * n + 2], 16).unwrap();
     let list = format!("{:?}", (0..16).map(number).collect::<Vec<_>>());
-    let words = [secret.clone(), secret.to_uppercase(), list.trim_matches(['[', ']']).to_owned()];
+    let word = |from: usize| (from..from + 8).map(number).collect::<Vec<_>>().try_into().unwrap();
+    let mut words = vec![secret.clone(), secret.to_uppercase(), list.trim_matches(['[', ']']).to_owned()];
+    words.extend([0, 8].map(|from| u64::from_le_bytes(word(from)).to_string()));
 
     let as_is = |b: Builder| b;
     // Records; identities of the directories, one copy and both; journals; the catalog in both copies, and rebuilt.

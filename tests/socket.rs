@@ -187,6 +187,40 @@ fn a_socket_that_a_kill_left_is_replaced() {
     assert!(!more.join("socket").exists());
 }
 
+/// Closing removes it first, while the store still has its locks.
+#[test]
+fn a_process_killed_after_it_removed_its_socket_leaves_a_store_that_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path();
+    stored(root, 10);
+    let holder = Holder::start(root);
+    fs::remove_file(socket(root)).unwrap();
+    // Until it ends, it has the store, and nobody can ask it.
+    assert!(matches!(find(root), Err(Error::NoSocket { .. })));
+    refused_as_locked(root, "no socket to ask it by");
+    holder.end(Signal::KILL);
+    assert!(!socket(root).exists());
+    let verified = json(&command(&["verify", "--json"], root));
+    assert_eq!((&verified["clean"], &verified["items"]), (&true.into(), &10.into()));
+    let cache = Cache::builder().memory(MIB).root(root).open().unwrap();
+    let store = find(root).unwrap();
+    assert_eq!(store.stat().unwrap()["items"], 10);
+    assert_eq!(keys(&store, "k").len(), 10);
+    cache.close().unwrap();
+    assert!(!socket(root).exists());
+}
+
+/// Of a store that is open and has no socket, nothing is told: it is in use, and why nobody can be asked.
+fn refused_as_locked(root: &Path, why: &str) {
+    for args in [&["stat"][..], &["stat", "--json"], &["ls"], &["ls", "--long"], &["verify"]] {
+        let refused = command(args, root);
+        assert_eq!(code(&refused), Some(3), "{args:?}: {}", err(&refused));
+        assert!(refused.stdout.is_empty() || args.contains(&"--json"), "{args:?}: {refused:?}");
+        assert!(err(&refused).contains("in use by another process"), "{args:?}: {}", err(&refused));
+        assert!(err(&refused).contains(why), "{args:?}: {}", err(&refused));
+    }
+}
+
 #[test]
 fn what_is_damaged_is_told_and_not_condemned() {
     let dir = tempfile::tempdir().unwrap();
@@ -489,10 +523,7 @@ fn what_is_no_socket_is_left_alone_and_the_store_opens_without_one() {
         assert_eq!(cache.get("k1").unwrap(), Some(value(1, 1, 300)), "{what}");
         assert!(matches!(find(root), Err(Error::NoSocket { .. })), "{what}");
         // A command that cannot ask says so.
-        let refused = command(&["stat"], root);
-        assert_eq!(code(&refused), Some(3), "{what}: {}", err(&refused));
-        assert!(err(&refused).contains("in use by another process"), "{}", err(&refused));
-        assert!(err(&refused).contains("no socket to ask it by"), "{}", err(&refused));
+        refused_as_locked(root, "no socket to ask it by");
         cache.close().unwrap();
         let after = fs::symlink_metadata(&at).unwrap();
         assert_eq!((after.ino(), after.mode()), (before.ino(), before.mode()), "{what}");
@@ -507,9 +538,7 @@ fn there_is_none_where_the_configuration_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let cache = Cache::builder().memory(MIB).root(dir.path()).socket(false).open().unwrap();
     assert!(!socket(dir.path()).exists());
-    let refused = command(&["verify"], dir.path());
-    assert_eq!(code(&refused), Some(3));
-    assert!(err(&refused).contains("storage.socket = false"), "{}", err(&refused));
+    refused_as_locked(dir.path(), "storage.socket = false");
     cache.close().unwrap();
 }
 

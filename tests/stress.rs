@@ -13,6 +13,7 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
+use thermocline::testing::change;
 use thermocline::{Cache, Error, Event, Persistence, PutOptions, Received, RecvError, Subscription, Tier};
 use thermocline_testing::history::{Absence, Begun, History, Outcome};
 
@@ -127,6 +128,16 @@ impl Load {
         }
     }
 
+    /// What the optimizer might do, while the others are at it; gives how often.
+    fn turn(&self, cache: &Cache) -> u64 {
+        let (mut dice, mut turns) = (Dice::new(0x7475_726e), 0);
+        while !self.stop.load(Ordering::Relaxed) {
+            turns += u64::from(cache.apply(&change(|n| dice.below(n))).is_ok());
+            std::thread::sleep(Duration::from_millis(dice.below(20)));
+        }
+        turns
+    }
+
     fn read_all(&self, cache: &Cache) {
         (0..KEYS).for_each(|no| self.read(cache, no));
     }
@@ -144,7 +155,9 @@ impl Load {
                     self.history.forgotten(&key, &since, 0);
                     evicted.insert(key);
                 }
-                Ok(Received::Event(Event::Promoted { .. } | Event::Demoted { .. })) => {}
+                Ok(Received::Event(
+                    Event::Promoted { .. } | Event::Demoted { .. } | Event::StrategyChanged { .. },
+                )) => {}
                 Ok(other) => self.wrong(format!("an event: {other:?}")),
                 Err(RecvError::Closed) => return evicted,
                 Err(_) => {
@@ -198,12 +211,18 @@ fn stress(tiers: Tiers, persistence: Persistence, then: Tiers, largest: u64, tim
             std::thread::spawn(move || load.run(&cache, n as u64))
         })
         .collect();
+    let turner = {
+        let (cache, load) = (cache.clone(), load.clone());
+        std::thread::spawn(move || load.turn(&cache))
+    };
     let end = Instant::now() + time;
     while Instant::now() < end && !load.stop.load(Ordering::Relaxed) {
         std::thread::sleep(Duration::from_millis(20));
     }
     load.stop.store(true, Ordering::Relaxed);
     threads.into_iter().for_each(|t| t.join().unwrap());
+    let turns = turner.join().unwrap();
+    assert!(turns > 0, "the optimizer never did anything");
     load.read_all(&cache);
     let stats = cache.stats();
     let started = Instant::now();
@@ -214,7 +233,7 @@ fn stress(tiers: Tiers, persistence: Persistence, then: Tiers, largest: u64, tim
     let started = Instant::now();
     load.assert_right();
     println!(
-        "{tiers:?} {persistence:?}: {} puts, {} busy, {} hits, {} keys evicted, {} containers dropped, judged in {:?}",
+        "{tiers:?} {persistence:?}: {turns} turns, {} puts, {} busy, {} hits, {} keys evicted, {} containers dropped, judged in {:?}",
         load.puts.load(Ordering::Relaxed),
         load.busy.load(Ordering::Relaxed),
         load.hits.load(Ordering::Relaxed),

@@ -1,12 +1,16 @@
-//! The load, in the process of one setting: five phases, two callers, a line for each second.
+//! The load, in the process of one setting: five phases, two callers, a line for each slice of a phase.
+//!
+//! A slice is so many requests, the same ones in each setting: what is compared is the time of the same work. Where it is
+//! so much time, who is slow asks for less of what is dear, and the mean says the contrary.
 
-use crate::{Second, cgroup};
+use crate::{Run, Slice, cgroup};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::time::{Duration, Instant};
 use thermocline::{Builder, Cache, ContentType, PutOptions, Tier};
@@ -24,6 +28,8 @@ const HOT: u64 = 40_000;
 const SCAN: u64 = 60_000;
 const MEDIA: u64 = 260;
 const CALLERS: u64 = 2;
+/// Requests of one caller in a slice of each phase: about a second's on two cores of 2.5 GHz.
+const WORK: [u64; 5] = [2_000_000, 80_000, 80_000, 50, 2_000_000];
 /// Times of requests that are kept, for the tail: one in so many.
 const KEPT: u64 = 16;
 
@@ -108,61 +114,86 @@ fn request(cache: &Cache, kind: usize, no: u64) -> Result<bool, thermocline::Err
     Ok(false)
 }
 
-/// What one caller did in one second.
+/// What one caller did in one slice.
 struct Part {
-    second: u64,
-    phase: usize,
+    slice: usize,
     hits: u64,
     requests: u64,
-    /// Of all of them together.
+    /// Seconds that it took.
+    took: f64,
+    /// Nanoseconds of all of them together.
     sum: u64,
     /// Of one in [`KEPT`]: all of them would take more memory than the store.
     nanos: Vec<u64>,
 }
 
-fn caller(
-    cache: &Cache,
-    me: u64,
-    seconds: u64,
-    begun: Instant,
-    done: &Sender<Part>,
-) -> Result<(), thermocline::Error> {
+/// Where the callers are: they begin each phase together.
+struct Course {
+    slices: usize,
+    together: Barrier,
+    /// The slice that the first caller is in, over all phases.
+    at: AtomicUsize,
+}
+
+/// One caller's way through the phases: the same requests in each setting.
+fn caller(cache: &Cache, me: u64, course: &Course, done: &Sender<Part>) -> Result<(), thermocline::Error> {
     let mut dice = Dice(me + 1);
     let mut at = me * SCAN / CALLERS;
-    let mut part = Part { second: 0, phase: 0, hits: 0, requests: 0, sum: 0, nanos: Vec::new() };
-    loop {
-        let second = begun.elapsed().as_secs();
-        let phase = (second / seconds) as usize;
-        if second != part.second {
-            let next = Part { second, phase, hits: 0, requests: 0, sum: 0, nanos: Vec::new() };
-            let _ = done.send(std::mem::replace(&mut part, next));
+    let mut failed = None;
+    for slice in 0..PHASES.len() * course.slices {
+        let phase = slice / course.slices;
+        if slice.is_multiple_of(course.slices) {
+            // Who failed comes all the same: the others would wait for ever.
+            course.together.wait();
         }
-        if phase >= PHASES.len() {
-            return Ok(());
+        if failed.is_some() {
+            continue;
         }
-        // Somebody is interested in the hot set at all times.
-        let (kind, no) = match phase {
-            1 if !dice.roll().is_multiple_of(4) => {
-                at = (at + 1) % SCAN;
-                (1, at)
+        if me == 0 {
+            course.at.store(slice, Ordering::Relaxed);
+        }
+        let begun = Instant::now();
+        let mut part = Part { slice, hits: 0, requests: 0, took: 0.0, sum: 0, nanos: Vec::new() };
+        for _ in 0..WORK[phase] {
+            // Somebody is interested in the hot set at all times.
+            let (kind, no) = match phase {
+                1 if !dice.roll().is_multiple_of(4) => {
+                    at = (at + 1) % SCAN;
+                    (1, at)
+                }
+                2 if dice.roll().is_multiple_of(16) => (2, dice.zipf(MEDIA)),
+                _ => (0, dice.zipf(HOT)),
+            };
+            match timed(cache, kind, no, &mut part) {
+                Ok(()) => {}
+                Err(e) => {
+                    failed = Some(e);
+                    break;
+                }
             }
-            2 if dice.roll().is_multiple_of(16) => (2, dice.zipf(MEDIA)),
-            _ => (0, dice.zipf(HOT)),
-        };
-        let start = Instant::now();
-        let hit = request(cache, kind, no)?;
-        let charged = if hit { Duration::ZERO } else { ORIGIN };
-        let nanos = (start.elapsed() + charged).as_nanos() as u64;
-        if part.requests.is_multiple_of(KEPT) {
-            part.nanos.push(nanos);
+            if phase == 3 {
+                std::thread::sleep(Duration::from_millis(20));
+            }
         }
-        part.requests += 1;
-        part.sum += nanos;
-        part.hits += u64::from(hit);
-        if phase == 3 {
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        part.took = begun.elapsed().as_secs_f64();
+        let _ = done.send(part);
     }
+    failed.map_or(Ok(()), Err)
+}
+
+/// Makes a request and adds it to a part.
+fn timed(cache: &Cache, kind: usize, no: u64, part: &mut Part) -> Result<(), thermocline::Error> {
+    let start = Instant::now();
+    let hit = request(cache, kind, no)?;
+    let charged = if hit { Duration::ZERO } else { ORIGIN };
+    let nanos = (start.elapsed() + charged).as_nanos() as u64;
+    if part.requests.is_multiple_of(KEPT) {
+        part.nanos.push(nanos);
+    }
+    part.requests += 1;
+    part.sum += nanos;
+    part.hits += u64::from(hit);
+    Ok(())
 }
 
 /// Ends the process when it is dropped.
@@ -190,8 +221,41 @@ fn anonymous() -> u64 {
     line.and_then(|l| l.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) << 10
 }
 
-/// Goes through the phases, and prints a line for each second.
-pub fn run(setting: &str, seconds: u64, dir: &Path) -> Result<(), Failed> {
+/// Anonymous memory in the mean of what was seen of a slice, and the strategy in force.
+#[derive(Default, Clone)]
+struct Seen {
+    bytes: u64,
+    times: u64,
+    strategy: String,
+    /// When it was seen first.
+    unix_ms: u64,
+}
+
+/// Looks at the process until the callers are through, and starts the hog when its phase begins.
+fn watch(cache: &Cache, course: &Course, ended: &AtomicBool) -> Vec<Seen> {
+    let mut seen = vec![Seen::default(); PHASES.len() * course.slices];
+    let mut beside = None;
+    while !ended.load(Ordering::Relaxed) {
+        let slice = course.at.load(Ordering::Relaxed);
+        if slice / course.slices == 4 && beside.is_none() {
+            beside = hog().ok();
+        }
+        if let Some(of) = seen.get_mut(slice) {
+            of.bytes += anonymous();
+            of.times += 1;
+            if of.unix_ms == 0 {
+                of.unix_ms = now_ms();
+            }
+            of.strategy = cache.optimizer().strategy().to_string();
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    drop(beside);
+    seen
+}
+
+/// Goes through the phases, and prints a line for each slice.
+pub fn run(setting: &str, slices: usize, dir: &Path) -> Result<(), Failed> {
     cgroup::enter()?;
     thermocline::allocator::give_back();
     let cache = builder(setting, dir).open()?;
@@ -199,28 +263,17 @@ pub fn run(setting: &str, seconds: u64, dir: &Path) -> Result<(), Failed> {
         cache.put_with(format!("hot/{no}"), text(no), PutOptions::new().content_type(ContentType::Json))?;
     }
     cache.flush()?;
-    let (begun, ended) = (Instant::now(), AtomicBool::new(false));
+    let course = Course { slices, together: Barrier::new(CALLERS as usize), at: AtomicUsize::new(0) };
+    let ended = AtomicBool::new(false);
     let (done, parts) = mpsc::channel();
-    let mut memory: BTreeMap<u64, (u64, String)> = BTreeMap::new();
-    std::thread::scope(|scope| -> Result<(), Failed> {
+    let seen = std::thread::scope(|scope| -> Result<Vec<Seen>, Failed> {
         let callers: Vec<_> = (0..CALLERS)
             .map(|me| {
-                let (cache, done) = (&cache, done.clone());
-                scope.spawn(move || caller(cache, me, seconds, begun, &done))
+                let (cache, course, done) = (&cache, &course, done.clone());
+                scope.spawn(move || caller(cache, me, course, &done))
             })
             .collect();
-        let watch = scope.spawn(|| {
-            let mut beside = None;
-            while !ended.load(Ordering::Relaxed) {
-                let second = begun.elapsed().as_secs();
-                if second / seconds == 4 && beside.is_none() {
-                    beside = hog().ok();
-                }
-                memory.insert(second, (anonymous(), cache.optimizer().strategy().to_string()));
-                std::thread::sleep(Duration::from_millis(100));
-            }
-            drop(beside);
-        });
+        let watch = scope.spawn(|| watch(&cache, &course, &ended));
         let mut failed = None;
         for caller in callers {
             match caller.join() {
@@ -230,56 +283,90 @@ pub fn run(setting: &str, seconds: u64, dir: &Path) -> Result<(), Failed> {
             }
         }
         ended.store(true, Ordering::Relaxed);
-        let _ = watch.join();
-        failed.map_or(Ok(()), Err)
+        let seen = watch.join().map_err(|_| "what watches panicked")?;
+        failed.map_or(Ok(seen), Err)
     })?;
     drop(done);
-    print(parts.into_iter().collect(), &memory);
+    print(parts.into_iter().collect(), &seen);
+    decisions(&cache, &seen);
     let hits = |t: Tier| cache.stats().tier(t).map_or(0, |t| t.hits);
     eprintln!("{setting}: hits by tier {:?}", Tier::ALL.map(hits));
     cache.close()?;
     Ok(())
 }
 
-fn print(parts: Vec<Part>, memory: &BTreeMap<u64, (u64, String)>) {
-    let mut seconds: BTreeMap<u64, Part> = BTreeMap::new();
-    for part in parts.into_iter().filter(|p| p.phase < PHASES.len()) {
-        let into = seconds.entry(part.second).or_insert(Part {
+fn print(parts: Vec<Part>, seen: &[Seen]) {
+    let mut slices: BTreeMap<usize, Part> = BTreeMap::new();
+    for part in parts {
+        let slice = part.slice;
+        let into = slices.entry(slice).or_insert(Part {
+            slice,
             nanos: Vec::new(),
             hits: 0,
             requests: 0,
+            took: 0.0,
             sum: 0,
-            ..part
         });
         into.hits += part.hits;
         into.requests += part.requests;
+        into.took = into.took.max(part.took);
         into.sum += part.sum;
         into.nanos.extend(part.nanos);
     }
-    for (second, mut part) in seconds {
+    // A slice that was over before anybody looked is like the one before.
+    let mut last = Seen::default();
+    for (slice, mut part) in slices {
         part.nanos.sort_unstable();
         let mean = part.sum as f64 / part.requests.max(1) as f64;
         let p99 = part.nanos.get(part.nanos.len() * 99 / 100).copied().unwrap_or(0);
-        let (memory, strategy) = memory.get(&second).cloned().unwrap_or_default();
+        if let Some(of) = seen.get(slice).filter(|of| of.times > 0) {
+            last = of.clone();
+        }
         println!(
             "{}",
-            json!({"phase": part.phase, "requests": part.requests, "hits": part.hits, "mean": mean, "p99": p99,
-                   "memory": memory, "strategy": strategy})
+            json!({"phase": slice * PHASES.len() / seen.len(), "requests": part.requests, "hits": part.hits,
+                   "took": part.took, "mean": mean, "p99": p99,
+                   "memory": last.bytes / last.times.max(1), "strategy": last.strategy})
         );
     }
 }
 
-/// A line that [`run`] printed.
-pub fn parse(line: &str) -> Result<Second, String> {
+fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |d| d.as_millis() as u64)
+}
+
+/// What the optimizer did, with the slice in which it did it.
+fn decisions(cache: &Cache, seen: &[Seen]) {
+    for record in cache.optimizer().history() {
+        let mut begun =
+            seen.iter().enumerate().filter(|(_, of)| of.unix_ms > 0 && of.unix_ms <= record.unix_ms);
+        let Some((slice, _)) = begun.next_back() else { continue };
+        for outcome in &record.outcomes {
+            let failed = outcome.result.as_ref().err().map(|why| format!(" (not done: {why})"));
+            let what = format!("{slice}: {}{}", outcome.action, failed.unwrap_or_default());
+            println!("{}", json!({"decision": what}));
+        }
+    }
+}
+
+/// Adds a line that [`run`] printed to a run.
+pub fn parse(line: &str, run: &mut Run) -> Result<(), String> {
     let value: Value = serde_json::from_str(line).map_err(|e| format!("{line}: {e}"))?;
+    if let Some(what) = value["decision"].as_str() {
+        run.decisions.push(what.to_owned());
+        return Ok(());
+    }
     let number = |name: &str| value[name].as_f64().unwrap_or(0.0);
-    Ok(Second {
+    run.slices.push(Slice {
         phase: number("phase") as usize,
         requests: number("requests") as u64,
         hits: number("hits") as u64,
+        took: number("took"),
         mean: number("mean"),
         p99: number("p99"),
         memory: number("memory") as u64,
         strategy: value["strategy"].as_str().unwrap_or_default().to_owned(),
-    })
+    });
+    Ok(())
 }

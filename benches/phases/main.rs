@@ -1,14 +1,15 @@
 //! A load that changes its nature, under several settings of the same store: what the optimizer is worth.
 //!
-//! `make show-optimizer` (`cargo bench --bench phases -- --rounds 5 --seconds 12 --out FILE`) runs, in turns and each in a
+//! `make show-optimizer` (`cargo bench --bench phases -- --rounds 5 --slices 12 --out FILE`) runs, in turns and each in a
 //! process of its own, the store with its optimizer, without it (twice: the difference of these two is the noise), and
-//! without it under what each strategy allows, fixed. Each goes through five phases: a small hot set, a scan, large media,
-//! idleness, and a process beside it that takes memory. Where the memory cgroup can be used (as root), store and hog live
+//! without it with the compression level and the prefetching of each strategy, fixed. Each goes through five phases of so
+//! many slices: a small hot set, a scan, large media, idleness, and a process beside it that takes memory. A slice is the
+//! same requests in each setting, a second's or less. Where the memory cgroup can be used (as root), store and hog live
 //! within a limit; else the machine's memory is the limit, and that is said.
 //!
 //! What is printed: the mean time of a request by phase and setting, as ratios to the store without its optimizer; tails,
 //! hits, memory. A request that finds nothing is charged [`load::ORIGIN`] for making the value, whichever setting it is.
-//! The page has the medians over the rounds, second by second. It is a measurement, and no test.
+//! The page has the medians over the rounds, slice by slice. It is a measurement, and no test.
 
 #![allow(
     clippy::indexing_slicing,
@@ -32,7 +33,7 @@ pub const SETTINGS: [&str; 6] =
 /// What was asked for.
 struct Asked {
     rounds: usize,
-    seconds: u64,
+    slices: usize,
     out: PathBuf,
     dir: PathBuf,
 }
@@ -40,34 +41,36 @@ struct Asked {
 fn asked(args: &[String]) -> Result<Asked, String> {
     let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target");
     let mut asked =
-        Asked { rounds: 5, seconds: 12, out: target.join("optimizer.html"), dir: target.join("phases") };
+        Asked { rounds: 5, slices: 12, out: target.join("optimizer.html"), dir: target.join("phases") };
     let mut args = args.iter().filter(|a| *a != "--bench");
     while let Some(name) = args.next() {
         let value = args.next().ok_or(format!("{name} wants a value"))?;
-        let number = || value.parse().map_err(|_| format!("{name} {value}: give a number"));
+        let number = || value.parse::<usize>().map_err(|_| format!("{name} {value}: give a number"));
         match name.as_str() {
-            "--rounds" => asked.rounds = number()? as usize,
-            "--seconds" => asked.seconds = number()?,
+            "--rounds" => asked.rounds = number()?,
+            "--slices" => asked.slices = number()?,
             "--out" => asked.out = value.into(),
             "--dir" => asked.dir = value.into(),
-            _ => return Err(format!("{name}: what there is are --rounds, --seconds, --out and --dir")),
+            _ => return Err(format!("{name}: what there is are --rounds, --slices, --out and --dir")),
         }
     }
-    if asked.rounds == 0 || asked.seconds == 0 {
-        return Err("at least one round and one second for each phase".to_owned());
+    if asked.rounds == 0 || asked.slices == 0 {
+        return Err("at least one round and one slice for each phase".to_owned());
     }
     Ok(asked)
 }
 
-/// A second of one run.
+/// A slice of one run: the same requests in each setting.
 #[derive(Debug, Clone, Default)]
-pub struct Second {
+pub struct Slice {
     /// Which of [`load::PHASES`].
     pub phase: usize,
-    /// Requests that ended in it.
+    /// Requests of it.
     pub requests: u64,
     /// Of these, those that found the value.
     pub hits: u64,
+    /// Seconds that it took.
+    pub took: f64,
     /// Nanoseconds in the mean, what is charged for misses included.
     pub mean: f64,
     /// Nanoseconds that 99 of 100 took at most, likewise.
@@ -79,7 +82,13 @@ pub struct Second {
 }
 
 /// One run of one setting.
-pub type Run = Vec<Second>;
+#[derive(Debug, Clone, Default)]
+pub struct Run {
+    /// Its slices, all phases in turn.
+    pub slices: Vec<Slice>,
+    /// What the optimizer did, and why.
+    pub decisions: Vec<String>,
+}
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -95,11 +104,11 @@ fn main() {
 }
 
 fn child(args: &[String]) -> Result<(), String> {
-    let (Some(setting), Some(seconds), Some(dir)) = (args.get(1), args.get(2), args.get(3)) else {
-        return Err("--child SETTING SECONDS DIRECTORY".to_owned());
+    let (Some(setting), Some(slices), Some(dir)) = (args.get(1), args.get(2), args.get(3)) else {
+        return Err("--child SETTING SLICES DIRECTORY".to_owned());
     };
-    let seconds = seconds.parse().map_err(|_| "a number of seconds".to_owned())?;
-    load::run(setting, seconds, Path::new(dir)).map_err(|e| e.to_string())
+    let slices = slices.parse().map_err(|_| "a number of slices".to_owned())?;
+    load::run(setting, slices, Path::new(dir)).map_err(|e| e.to_string())
 }
 
 /// Takes so many MiB, and touches them again and again until it is ended, or whoever started it is gone.
@@ -130,10 +139,10 @@ fn compare(asked: &Asked) -> Result<(), String> {
             let setting = (at + round) % SETTINGS.len();
             let run = one(asked, SETTINGS[setting], limit.as_ref())?;
             println!(
-                "round {}, {}: {} requests",
+                "round {}, {}: {:.1} s",
                 round + 1,
                 SETTINGS[setting],
-                run.iter().map(|s| s.requests).sum::<u64>()
+                run.slices.iter().map(|s| s.took).sum::<f64>()
             );
             runs[setting].push(run);
         }
@@ -151,7 +160,7 @@ fn one(asked: &Asked, setting: &str, limit: Option<&cgroup::Limit>) -> Result<Ru
     std::fs::create_dir_all(&asked.dir).map_err(|e| format!("create {}: {e}", asked.dir.display()))?;
     let me = std::env::current_exe().map_err(|e| format!("find this program: {e}"))?;
     let mut command = Command::new(me);
-    command.arg("--child").arg(setting).arg(asked.seconds.to_string()).arg(&asked.dir);
+    command.arg("--child").arg(setting).arg(asked.slices.to_string()).arg(&asked.dir);
     if let Some(limit) = limit {
         command.env(cgroup::VARIABLE, limit.procs());
     }
@@ -167,5 +176,9 @@ fn one(asked: &Asked, setting: &str, limit: Option<&cgroup::Limit>) -> Result<Ru
             out.status
         ));
     }
-    String::from_utf8_lossy(&out.stdout).lines().map(load::parse).collect()
+    let mut run = Run::default();
+    for line in String::from_utf8_lossy(&out.stdout).lines() {
+        load::parse(line, &mut run)?;
+    }
+    Ok(run)
 }

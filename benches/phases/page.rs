@@ -1,8 +1,8 @@
-//! The page: what the tables say, and each second's medians as lines.
+//! The page: what the tables say, and each slice's medians as lines.
 
 use crate::load::PHASES;
 use crate::table::{median, text};
-use crate::{Run, SETTINGS, Second};
+use crate::{Run, SETTINGS, Slice};
 use plotters::prelude::*;
 use std::error::Error;
 
@@ -18,8 +18,8 @@ const COLOURS: [RGBColor; 6] = [
     RGBColor(110, 80, 160),
 ];
 
-/// What is drawn of a second.
-type Of<'a> = &'a dyn Fn(&Second) -> f64;
+/// What is drawn of a slice.
+type Of<'a> = &'a dyn Fn(&Slice) -> f64;
 
 /// The page, which needs nothing else.
 pub fn html(runs: &[Vec<Run>]) -> String {
@@ -32,7 +32,7 @@ pub fn html(runs: &[Vec<Run>]) -> String {
     let mut out = format!(
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>thermocline: the optimizer</title>\
          <style>{STYLE}</style></head><body><h1>The optimizer, and the same store without it</h1>\
-         <p>Medians over {} rounds, each setting in a process of its own, in turns. The phases: {}. Strategy by second of \
+         <p>Medians over {} rounds, each setting in a process of its own, in turns. The phases: {}. Strategy by slice of \
          the first round with the optimizer: {}.</p>",
         runs.first().map_or(0, Vec::len),
         PHASES.join(", "),
@@ -45,28 +45,34 @@ pub fn html(runs: &[Vec<Run>]) -> String {
             Err(e) => out.push_str(&format!("<p>no picture: {e}</p>")),
         }
     }
+    out.push_str("<h2>What the optimizer did in the first round, by slice, and why</h2><ol>");
+    for what in runs.first().and_then(|r| r.first()).iter().flat_map(|run| &run.decisions) {
+        out.push_str(&format!("<li>{}</li>", what.replace('&', "&amp;").replace('<', "&lt;")));
+    }
+    out.push_str("</ol>");
     out.push_str(&format!("<h2>Figures</h2><pre>{}</pre></body></html>\n", text(runs)));
     out
 }
 
-/// Strategies of the optimizer, with the second from which on each was in force.
+/// Strategies of the optimizer, with the slice from which on each was in force.
 fn strategies(runs: &[Vec<Run>]) -> String {
     let Some(run) = runs.first().and_then(|r| r.first()) else { return String::new() };
     let mut found: Vec<(usize, &str)> = Vec::new();
-    for (second, of) in run.iter().enumerate() {
+    for (slice, of) in run.slices.iter().enumerate() {
         if found.last().is_none_or(|(_, last)| *last != of.strategy) {
-            found.push((second, &of.strategy));
+            found.push((slice, &of.strategy));
         }
     }
-    found.iter().map(|(s, name)| format!("{name} from {s} s")).collect::<Vec<_>>().join(", ")
+    found.iter().map(|(s, name)| format!("{name} from {s}")).collect::<Vec<_>>().join(", ")
 }
 
 fn plot(runs: &[Vec<Run>], of: Of<'_>, logarithmic: bool) -> Result<String, Box<dyn Error>> {
-    let seconds = runs.iter().flatten().map(Vec::len).max().unwrap_or(0);
+    let slices = runs.iter().flatten().map(|run| run.slices.len()).max().unwrap_or(0);
     let line = |setting: usize| -> Vec<(f64, f64)> {
-        let at = |n: usize| median(runs[setting].iter().filter_map(|run| run.get(n)).map(of).collect());
+        let at =
+            |n: usize| median(runs[setting].iter().filter_map(|run| run.slices.get(n)).map(of).collect());
         // What is drawn on a logarithmic scale cannot be nothing.
-        (0..seconds).map(|n| (n as f64, if logarithmic { at(n).max(0.1).log10() } else { at(n) })).collect()
+        (0..slices).map(|n| (n as f64, if logarithmic { at(n).max(0.1).log10() } else { at(n) })).collect()
     };
     let all: Vec<Vec<(f64, f64)>> = (0..SETTINGS.len()).map(line).collect();
     let least = all.iter().flatten().map(|p| p.1).fold(f64::INFINITY, f64::min);
@@ -79,9 +85,14 @@ fn plot(runs: &[Vec<Run>], of: Of<'_>, logarithmic: bool) -> Result<String, Box<
             .margin(8)
             .x_label_area_size(28)
             .y_label_area_size(64)
-            .build_cartesian_2d(0.0..seconds as f64, least..most.max(least + 0.1))?;
+            .build_cartesian_2d(0.0..slices as f64, least..most.max(least + 0.1))?;
         let label = |v: &f64| if logarithmic { format!("{:.1}", 10f64.powf(*v)) } else { format!("{v:.0}") };
-        chart.configure_mesh().x_desc("seconds").y_label_formatter(&label).light_line_style(WHITE).draw()?;
+        chart
+            .configure_mesh()
+            .x_desc("slices: the same requests in each setting, about a second's")
+            .y_label_formatter(&label)
+            .light_line_style(WHITE)
+            .draw()?;
         for ((points, colour), name) in all.into_iter().zip(COLOURS).zip(SETTINGS) {
             let width = if name == "optimizer" { 3 } else { 1 };
             chart

@@ -1,11 +1,11 @@
 //! The figures: medians over the rounds, by phase and setting.
 
 use crate::load::PHASES;
-use crate::{Run, SETTINGS, Second};
+use crate::{Run, SETTINGS, Slice};
 use std::fmt::Write as _;
 
-/// A figure of some seconds.
-type Of<'a> = &'a dyn Fn(&[&Second]) -> f64;
+/// A figure of some slices.
+type Of<'a> = &'a dyn Fn(&[&Slice]) -> f64;
 
 /// The middle one.
 pub fn median(mut of: Vec<f64>) -> f64 {
@@ -15,38 +15,40 @@ pub fn median(mut of: Vec<f64>) -> f64 {
 
 /// Something of one phase of one run; of all of them without a phase.
 fn figure(run: &Run, phase: Option<usize>, of: Of<'_>) -> f64 {
-    let seconds: Vec<&Second> = run.iter().filter(|s| phase.is_none_or(|p| s.phase == p)).collect();
-    of(&seconds)
+    let slices: Vec<&Slice> = run.slices.iter().filter(|s| phase.is_none_or(|p| s.phase == p)).collect();
+    of(&slices)
 }
 
 /// The mean time of a request.
-pub fn mean(seconds: &[&Second]) -> f64 {
-    let requests: f64 = seconds.iter().map(|s| s.requests as f64).sum();
-    seconds.iter().map(|s| s.mean * s.requests as f64).sum::<f64>() / requests.max(1.0)
+pub fn mean(slices: &[&Slice]) -> f64 {
+    let requests: f64 = slices.iter().map(|s| s.requests as f64).sum();
+    slices.iter().map(|s| s.mean * s.requests as f64).sum::<f64>() / requests.max(1.0)
 }
 
-/// The middle of the seconds' tails.
-fn tail(seconds: &[&Second]) -> f64 {
-    median(seconds.iter().map(|s| s.p99).collect())
+/// The middle of the slices' tails.
+fn tail(slices: &[&Slice]) -> f64 {
+    median(slices.iter().map(|s| s.p99).collect())
 }
 
-fn hits(seconds: &[&Second]) -> f64 {
-    let all: u64 = seconds.iter().map(|s| s.requests).sum();
-    seconds.iter().map(|s| s.hits).sum::<u64>() as f64 / all.max(1) as f64 * 100.0
+fn hits(slices: &[&Slice]) -> f64 {
+    let all: u64 = slices.iter().map(|s| s.requests).sum();
+    slices.iter().map(|s| s.hits).sum::<u64>() as f64 / all.max(1) as f64 * 100.0
 }
 
-fn memory(seconds: &[&Second]) -> f64 {
-    seconds.iter().map(|s| s.memory as f64).sum::<f64>() / seconds.len().max(1) as f64 / f64::from(1 << 20)
+fn memory(slices: &[&Slice]) -> f64 {
+    slices.iter().map(|s| s.memory as f64).sum::<f64>() / slices.len().max(1) as f64 / f64::from(1 << 20)
 }
 
 /// The tables.
 pub fn text(runs: &[Vec<Run>]) -> String {
     let mut out = String::new();
-    let rows: [(&str, Of<'_>, f64); 4] = [
+    let took = |slices: &[&Slice]| slices.iter().map(|s| s.took).sum();
+    let rows: [(&str, Of<'_>, f64); 5] = [
         ("mean of a request, µs", &mean, 1e-3),
         ("p99 of a request, µs", &tail, 1e-3),
         ("found, %", &hits, 1.0),
         ("anonymous memory, MiB", &memory, 1.0),
+        ("time that it took, s", &took, 1.0),
     ];
     for (title, of, unit) in rows {
         let _ = writeln!(

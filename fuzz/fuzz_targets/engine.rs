@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use thermocline::testing::ManualClock;
+use thermocline::testing::{ManualClock, change};
 use thermocline::{
     Builder, Cache, Event, MemoryPolicy, Persistence, PutOptions, Received, Subscription, Tier,
 };
@@ -66,6 +66,11 @@ enum Do {
         dir: u8,
     },
     Heal,
+    /// What the optimizer might do.
+    Turn {
+        what: u8,
+        to: u8,
+    },
 }
 
 fn dirs(input: &Input) -> Vec<&'static str> {
@@ -262,6 +267,7 @@ impl Run<'_> {
             }
             Do::Fault { what, after, times, dir } => self.fault(what, after, times, dir),
             Do::Heal => self.heal(),
+            Do::Turn { what, to } => self.turn(what, to),
             Do::Kill | Do::Crash(_) | Do::Close => return self.end(what),
         }
         self.hear(&since);
@@ -276,6 +282,12 @@ impl Run<'_> {
             let told = promised(self.input, [History::flushed, History::flushed, History::flushed_removals]);
             told(&self.history, begun, self.mark());
         }
+    }
+
+    /// Tiers that are not there say so.
+    fn turn(&mut self, what: u8, to: u8) {
+        let mut dice = Dice::new(u64::from(what) << 8 | u64::from(to));
+        let _ = self.cache.apply(&change(|n| dice.below(n)));
     }
 
     fn advance(&mut self, ms: u64) {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use thermocline::testing::ManualClock;
 use thermocline_storage::cold::{Cold, ColdConfig};
 use thermocline_storage::container::{
-    Containers, DiskTier, Known, OpenReport, Purpose, TierContext, TierDir, Unknown,
+    Containers, DiskTier, Entry, Known, OpenReport, Purpose, TierContext, TierDir, Unknown,
 };
 use thermocline_storage::hdd::{Hdd, HddConfig, IndexKind};
 use thermocline_storage::sim::SimFs;
@@ -100,7 +100,13 @@ pub fn look(
         clock: Arc::new(ManualClock::new(LATER)),
         store,
         containers: containers.clone(),
-        dirs: vec![TierDir { no: 0, path: Path::new(dir).into(), limit: Some(4 << 20), older: None, anchor: None }],
+        dirs: vec![TierDir {
+            no: 0,
+            path: Path::new(dir).into(),
+            limit: Some(4 << 20),
+            older: None,
+            anchor: None,
+        }],
         known: if meet == Meet::Rebuilt { Vec::new() } else { ids.iter().enumerate().map(known).collect() },
         unknown: match meet {
             Meet::Known => Unknown::Delete,
@@ -138,6 +144,7 @@ pub fn look(
                     assert_eq!(value.len(), item.original_len as usize);
                 }
                 assert!(entry.container.read_up_to(position, 0).is_err() || item.original_len == 0);
+                neighbours(&entry, position);
             }
             // Where nothing is, this looks through the whole file: once will do.
             let worth = item.is_some() || position == 129;
@@ -160,6 +167,16 @@ pub fn look(
     }
     opened.close().unwrap();
     Some(contents)
+}
+
+/// What is read with a record is what is read by itself.
+fn neighbours(entry: &Entry, position: u32) {
+    let following = entry.container.following(position, 64 << 10).unwrap_or_default();
+    for (at, item) in following {
+        assert_ne!(at, position, "no record stands behind itself");
+        let alone = entry.container.read_up_to(at, 1 << 20).ok();
+        assert_eq!(alone.as_ref(), Some(&item), "at {at}, behind {position}");
+    }
 }
 
 /// What was read from a record's bytes makes a record that says the same.

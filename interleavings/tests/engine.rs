@@ -5,6 +5,8 @@
 use bytes::Bytes;
 use shuttle::thread;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use thermocline::optimizer::Change;
 use thermocline::testing::ManualClock;
 use thermocline::{Cache, Persistence, Tier};
 use thermocline_interleavings::explore;
@@ -17,11 +19,18 @@ const SMALL: usize = 3 << 10;
 /// Over a quarter of the write buffer: written by its caller.
 const LARGE: usize = 9 << 10;
 
-fn open(fs: &SimFs, persistence: Persistence) -> Cache {
-    let mut b = Cache::builder().memory(KIB).persistence(persistence).ssd("/s", 64 * KIB).cold("/c");
+/// What stands behind an item that is read enters a memory of this size.
+const ROOM: u64 = 64 * KIB;
+/// So small that it does.
+const NEAR: usize = 1 << 10;
+
+fn open(fs: &SimFs, persistence: Persistence, memory: u64) -> Cache {
+    let b = Cache::builder().memory(memory).persistence(persistence);
+    let mut b = if memory == ROOM { b.hdd("/h", 256 * KIB) } else { b.ssd("/s", 64 * KIB).cold("/c") };
     b.config_mut().resources.io.write_buffer_size = 32 * KIB;
     let s = &mut b.config_mut().storage;
     s.segment_size = Some(8 * KIB);
+    s.generation_size = Some(32 * KIB);
     s.pack_size = Some(16 * KIB);
     s.block_size = 4 * KIB;
     s.max_value_size = Some(16 * KIB);
@@ -32,7 +41,7 @@ fn open(fs: &SimFs, persistence: Persistence) -> Cache {
 }
 
 fn disk() -> SimFs {
-    SimFs::new(1).with_dir("/s".as_ref()).with_dir("/c".as_ref())
+    ["/s", "/h", "/c"].iter().fold(SimFs::new(1), |fs, dir| fs.with_dir(dir.as_ref()))
 }
 
 /// A value that says of its every byte which write it is.
@@ -51,13 +60,23 @@ struct Store {
     fs: SimFs,
     cache: Cache,
     history: History,
+    memory: u64,
 }
 
 impl Store {
     fn new(persistence: Persistence) -> Arc<Store> {
+        Store::with_memory(persistence, KIB)
+    }
+
+    fn with_memory(persistence: Persistence, memory: u64) -> Arc<Store> {
         let fs = disk();
-        let cache = open(&fs, persistence);
-        Arc::new(Store { fs, cache, history: History::default() })
+        let cache = open(&fs, persistence, memory);
+        Arc::new(Store { fs, cache, history: History::default(), memory })
+    }
+
+    /// What is clean leaves memory.
+    fn free(&self) {
+        self.cache.apply(&Change::FreeMemory { bytes: self.memory, from: 0, to: 0 }).unwrap();
     }
 
     fn put(&self, key: &str, number: Value, len: usize) {
@@ -91,7 +110,7 @@ impl Store {
         }
         self.history.check(|_| Absence::Told).unwrap();
         assert!(self.cache.verify().unwrap().is_clean());
-        let after = open(&self.fs.crash_losing_all(), Persistence::EverySecond);
+        let after = open(&self.fs.crash_losing_all(), Persistence::EverySecond, self.memory);
         let found = |key: &str| after.get(key).unwrap().as_deref().map(parse);
         self.history.check_crash(promise, |_| Absence::Told, found).unwrap();
         after.crash();
@@ -174,13 +193,60 @@ fn committed(persistence: Persistence) {
     let clones = writers.map(|w| w.join().unwrap());
     others.join().unwrap();
     for clone in clones {
-        let after = open(&clone, persistence);
+        let after = open(&clone, persistence, KIB);
         let found = after.get("k").unwrap().as_deref().map(parse);
         assert!(matches!(found, Some(2 | 3)), "after a power cut: {found:?}");
         after.crash();
     }
     store.flush();
     store.judge(Promise::FromFlush);
+}
+
+/// Neighbours that entered memory, in all runs.
+static ENTERED: AtomicU64 = AtomicU64::new(0);
+
+/// What stands behind an item that is asked for is read to enter memory, while it is replaced, and leaves memory for the
+/// disk again, or is removed.
+fn neighbours(work: fn(&Store)) {
+    let store = Store::with_memory(Persistence::EverySecond, ROOM);
+    for (n, key) in ["a", "b"].into_iter().enumerate() {
+        store.put(key, n as Value + 1, NEAR);
+    }
+    store.flush();
+    store.free();
+    let reader = {
+        let store = store.clone();
+        thread::spawn(move || {
+            store.read("a");
+            store.cache.step().unwrap();
+            store.read("b");
+        })
+    };
+    let writer = {
+        let store = store.clone();
+        thread::spawn(move || work(&store))
+    };
+    [reader, writer].into_iter().for_each(|t| t.join().unwrap());
+    store.read("b");
+    ENTERED.fetch_add(store.cache.stats().counts.prefetched, Ordering::Relaxed);
+    store.flush();
+    store.judge(Promise::FromFlush);
+}
+
+#[test]
+fn what_is_read_ahead_is_no_older_than_what_is_there() {
+    explore("a neighbour that is removed", || neighbours(|s| s.remove("b")));
+    explore("a neighbour that is replaced", || {
+        neighbours(|s| {
+            s.put("b", 12, NEAR);
+            s.flush();
+            s.free();
+            s.read("b");
+        });
+    });
+    let entered = ENTERED.load(Ordering::Relaxed);
+    println!("{entered} neighbours entered memory");
+    assert!(entered > 0, "none ever entered memory");
 }
 
 #[test]

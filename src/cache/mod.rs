@@ -176,6 +176,16 @@ impl Cache {
         self.engine().decision(fields);
     }
 
+    /// Does what the optimizer might have decided: for tests of what comes of it, beside faults, crashes and other threads.
+    /// It is the optimizer's own way to do it; what it decides follows from times that no test can give twice.
+    #[doc(hidden)]
+    pub fn apply(&self, change: &crate::optimizer::Change) -> std::result::Result<(), String> {
+        if self.engine().is_closed() {
+            return Err(crate::Error::Closed.to_string());
+        }
+        self.engine().apply(change)
+    }
+
     /// Runs every background job once, for a store opened without background threads. One that fails keeps no other
     /// from being run, as if each had its thread. `Ok`: what the writer had to write when it began is durable.
     #[doc(hidden)]

@@ -24,13 +24,16 @@ impl RedisUrl {
         &self.0
     }
 
-    /// The URL without what stands before its host. Of what is no URL, nothing.
+    /// The URL without what stands before its host, and without options. Of what is no URL, nothing.
     pub fn redacted(&self) -> String {
         let Some((scheme, rest)) = self.0.split_once("://") else { return "***".to_owned() };
-        // A password may have any of `/?#` in it where it was not encoded: the host is behind the last `@`.
-        match rest.rsplit_once('@') {
-            Some((_, host)) => format!("{scheme}://***:***@{host}"),
-            None => format!("{scheme}://{rest}"),
+        // A password that was not encoded may have any of `/?#@` in it, and so may an option, which some programs give the
+        // password in: of what could be either nothing is shown.
+        let plain = rest.split(['?', '#']).next().unwrap_or_default();
+        match (rest.rsplit_once('@'), plain.rsplit_once('@')) {
+            (None, _) => format!("{scheme}://{plain}"),
+            (Some(last), Some((before, host))) if last.0 == before => format!("{scheme}://***:***@{host}"),
+            (Some(_), _) => format!("{scheme}://***"),
         }
     }
 }
@@ -66,7 +69,8 @@ pub struct RedisConfig {
     pub prefix: String,
     /// Entries that a stream of history keeps, about: 1 to 1,000,000, by default 1,000.
     pub history: u64,
-    /// The name of this store among others: as the prefix. `None`: host, process and the start of the store's id.
+    /// The name of this store among others: as the prefix. `None`: host and the start of the store's id; with memory
+    /// alone, host and eight digits at random.
     pub instance: Option<String>,
 }
 
@@ -165,4 +169,27 @@ pub(super) fn check_url(name: &str, url: &RedisUrl) -> Result<(), String> {
         Err("this program was built without the feature `redis`: leave the setting out, or build with the feature".into())
     };
     checked.map_err(|why| format!("{name}: {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_shown_of_a_url_that_could_be_a_password() {
+        for (url, shown) in [
+            ("redis://h:1/3", "redis://h:1/3"),
+            ("rediss://me:s3cret@h:1/3", "rediss://***:***@h:1/3"),
+            ("redis://:s3c@ret@h", "redis://***:***@h"),
+            ("redis://h/0?password=s3cret", "redis://h/0"),
+            ("redis://h/0#s3cret", "redis://h/0"),
+            ("redis://:s3cret@h/0?password=s3cret#s3cret", "redis://***:***@h/0"),
+            ("redis://h?password=s3c@ret", "redis://***"),
+            ("redis://me:s3?c@h", "redis://***"),
+            ("redis://a:s3@h?x=s3@cret", "redis://***"),
+            ("s3cret", "***"),
+        ] {
+            assert_eq!(RedisUrl::from(url).to_string(), shown, "{url}");
+        }
+    }
 }

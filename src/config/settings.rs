@@ -146,7 +146,7 @@ pub(super) static SETTINGS: &[Setting] = &[
     setting(
         "resource_management.io.max_concurrent_ops",
         Field::Count(|c| &mut c.resources.io.max_concurrent_ops, 1..=10_000, "reads"),
-        "reads of each directory that are under way at most",
+        "reads of each tier's directory under way at most; what is written, synced or read through a map does not count, and background reads leave one place to callers",
     ),
     setting(
         "resource_management.io.buffer_size",
@@ -166,17 +166,17 @@ pub(super) static SETTINGS: &[Setting] = &[
     setting(
         "resource_management.network.max_bandwidth_percent",
         Field::Count(|c| &mut c.resources.network.max_bandwidth_percent, 1..=100, "percent"),
-        "percent of the link that metrics, or a remote tier, may use",
+        "percent of the link that reports to Redis may use",
     ),
     setting(
         "resource_management.network.tcp_keepalive",
         Field::Flag(|c| &mut c.resources.network.tcp_keepalive),
-        "whether connections are kept alive",
+        "whether the connection to Redis is kept alive",
     ),
     setting(
         "resource_management.network.tcp_nodelay",
         Field::Flag(|c| &mut c.resources.network.tcp_nodelay),
-        "whether small packets are sent at once",
+        "whether small packets to Redis are sent at once",
     ),
     setting("resource_management.network.multicast_enabled", Field::Fixed("false", UNICAST), UNICAST),
     setting(
@@ -507,7 +507,7 @@ pub(super) static SETTINGS: &[Setting] = &[
     setting(
         "metrics.redis.instance",
         Field::OptionalName(|c| &mut c.metrics.redis.instance),
-        "the name of this store among others; absent: host, process and the start of the store's id",
+        "the name of this store among others; absent: host and the start of the store's id",
     ),
     setting("log.file", Field::Path(|c| &mut c.log.file), "the log of the command; absent: none"),
     setting(

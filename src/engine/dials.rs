@@ -82,7 +82,7 @@ impl Dials {
     /// is room.
     pub(crate) fn set_write_buffer(&self, bytes: u64) -> u64 {
         let most = self.configured.write_buffer;
-        set(&self.write_buffer, bytes, LEAST_BUFFER.min(most), most)
+        set(&self.write_buffer, bytes, least(LEAST_BUFFER, most), most)
     }
 
     /// Bytes of a tier that are read at once of what is not asked for yet: behind an item, at most, and by who goes through a
@@ -153,7 +153,7 @@ impl Dials {
     /// Sets [`pack_size`](Self::pack_size), within the configured one.
     pub(crate) fn set_pack_size(&self, bytes: u64) -> u64 {
         let most = self.configured.pack_size;
-        set(&self.pack_size, bytes, LEAST_PACK.min(most), most)
+        set(&self.pack_size, bytes, least(LEAST_PACK, most), most)
     }
 
     /// Bytes of the smallest read.
@@ -209,6 +209,11 @@ impl Dials {
 #[expect(clippy::indexing_slicing, reason = "a tier's number is at most 3")]
 fn of(dials: &[AtomicU64; 4], tier: Tier) -> &AtomicU64 {
     &dials[(tier as usize) & 3]
+}
+
+/// The least of a dial; where less is configured, as no store but a simulated one has it, half of that.
+fn least(of: u64, most: u64) -> u64 {
+    if most < of { most / 2 } else { of }
 }
 
 fn set(dial: &AtomicU64, to: u64, least: u64, most: u64) -> u64 {

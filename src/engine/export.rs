@@ -5,7 +5,6 @@
 
 use super::Engine;
 use crate::config::Config;
-use crate::error::Result;
 use crate::metrics::Decisions;
 use std::sync::Arc;
 
@@ -27,13 +26,13 @@ struct Redis {
 }
 
 impl Export {
-    /// Of a store with this id. One in memory alone has none: it is told from others by a number within the process.
+    /// Of a store with this id. One in memory alone has none, and is told from others by chance: host and process may be the
+    /// same in two containers.
     #[cfg(feature = "redis")]
     pub(super) fn new(config: &Config, store: Option<[u8; 16]>) -> Export {
-        use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-        static NEXT: AtomicU32 = AtomicU32::new(1);
-        let store =
-            store.map_or_else(|| NEXT.fetch_add(1, Relaxed).to_be_bytes(), |[a, b, c, d, ..]| [a, b, c, d]);
+        use std::hash::{BuildHasher, RandomState};
+        let chance = || (RandomState::new().hash_one(std::process::id()) as u32).to_be_bytes();
+        let store = store.map_or_else(chance, |[a, b, c, d, ..]| [a, b, c, d]);
         let plan = crate::metrics::redis::Plan::of(config, store);
         let wanted = plan.is_some();
         let redis = Redis { plan: plan.into(), thread: None.into() };
@@ -67,27 +66,31 @@ impl Engine {
         }
     }
 
-    /// Starts the thread that reports, if a server is configured.
+    /// Starts the thread that reports, if a server is configured. Without it the store works as well.
     #[cfg(feature = "redis")]
-    pub(super) fn start_export(self: &Arc<Self>) -> Result<()> {
-        use crate::error::Error;
+    pub(super) fn start_export(self: &Arc<Self>) {
         use crate::metrics::redis::{Exporter, Store};
-        let Some(plan) = self.export.redis.plan.lock().take() else { return Ok(()) };
+        let Some(plan) = self.export.redis.plan.lock().take() else { return };
         let strong: Arc<dyn Store> = self.clone();
         let nice = self.settings.nice;
         let lower = move || super::priority::lower(nice);
-        let failed = |e| thermocline_storage::Error::io("start the thread", "thermocline-redis", e);
         let clock = Arc::new(thermocline_storage::clock::SystemClock);
-        let thread = Exporter::start(plan, Arc::downgrade(&strong), clock, lower);
-        let thread = thread.map_err(|e| Error::Storage(Arc::new(failed(e))))?;
-        *self.export.redis.thread.lock() = Some(thread);
-        Ok(())
+        match Exporter::start(plan, Arc::downgrade(&strong), clock, lower) {
+            Ok(thread) => *self.export.redis.thread.lock() = Some(thread),
+            Err(e) => {
+                strong.count(false);
+                self.log.warn("redis", || {
+                    format!(
+                        "no metrics go to Redis: the thread that reports does not start: {e}: open the store again when the \
+                         machine has threads to spare"
+                    )
+                });
+            }
+        }
     }
 
     #[cfg(not(feature = "redis"))]
-    pub(super) fn start_export(self: &Arc<Self>) -> Result<()> {
-        Ok(())
-    }
+    pub(super) fn start_export(self: &Arc<Self>) {}
 }
 
 #[cfg(feature = "redis")]

@@ -16,6 +16,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use thermocline_storage::catalog::{Found, Located};
 use thermocline_storage::container::{DiskTier, Entry, Listed, Purpose, Supply};
+use thermocline_storage::vfs::Background;
 use thermocline_storage::{Codec, Error as StorageError, Ident, Item, Place, Tier, Version, codec};
 
 /// Bytes of one write to a tier: small enough that it fits beside what is being reclaimed.
@@ -205,6 +206,8 @@ impl Engine {
         purpose: Purpose,
         urgent: bool,
     ) -> Result<Moved, StorageError> {
+        // Whoever asked for it: no read waits for what it reads.
+        let _background = Background::begin();
         let Some(from) = movers.first().map(|m| m.entry.tier) else { return Ok(Moved::default()) };
         let (most_items, most_bytes) = match to.tier() {
             // A pack is written whole, so it is filled.

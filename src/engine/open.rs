@@ -193,9 +193,11 @@ impl Engine {
 
     /// Starts the background threads; if one does not start, those that did end, and the directories are free again.
     pub(crate) fn begin(self: &Arc<Self>) -> Result<()> {
-        self.start().and_then(|()| self.start_export()).inspect_err(|_| {
+        self.start().inspect_err(|_| {
             let _ = self.close();
-        })
+        })?;
+        self.start_export();
+        Ok(())
     }
 
     fn open_disks(
@@ -341,7 +343,7 @@ impl Engine {
             return Ok(());
         }
         let left = self.export.leave();
-        let _all = self.open.write();
+        let all = self.open.write();
         self.stop();
         let mut result = self.flush_all();
         for tier in &self.tiers {
@@ -352,9 +354,12 @@ impl Engine {
             result = result.and(self.catalog.checkpoint_now().map_err(Error::from));
         }
         self.catalog.close();
-        self.home.lock().take();
         self.events.close();
+        // Whoever waits for this finds it closed, and waits for no server.
+        drop(all);
+        // Before others may open it: a farewell that came after their first report would take that away.
         left();
+        self.home.lock().take();
         result
     }
 
@@ -364,10 +369,11 @@ impl Engine {
             return;
         }
         let left = self.export.leave();
-        let _all = self.open.write();
+        let all = self.open.write();
         self.stop();
-        self.home.lock().take();
+        drop(all);
         left();
+        self.home.lock().take();
     }
 }
 

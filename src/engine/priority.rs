@@ -1,10 +1,13 @@
-//! How much background threads ask of the machine: less than the callers'.
+//! How much background threads ask of the machine: less than the callers', whom they leave a place at each disk.
 //!
 //! Nothing is owed to anybody here: where the system does not allow it, or does not know of it, threads stay as they are.
 
-/// This thread yields to others: by its nice value, and where the I/O scheduler knows of priorities (BFQ, mq-deadline),
+use thermocline_storage::vfs::Background;
+
+/// This thread yields to others until it ends: by its nice value, by the place that its reads leave free, and where the I/O scheduler knows of priorities (BFQ, mq-deadline),
 /// by the lowest one of best effort, so that it still gets its turn.
 pub(super) fn lower(nice: i32) {
+    Background::for_ever();
     let me = rustix::thread::gettid();
     // Whoever started this process may have made it nicer still.
     if rustix::process::getpriority_process(Some(me)).is_ok_and(|now| now < nice) {

@@ -20,6 +20,7 @@ use std::sync::atomic::Ordering;
 use thermocline_storage::Place;
 use thermocline_storage::catalog::Located;
 use thermocline_storage::container::Entry;
+use thermocline_storage::vfs::Background;
 
 /// Entries of the memory tier that one step looks at.
 const MEMORY_BUDGET: usize = 4_096;
@@ -64,6 +65,7 @@ impl Engine {
     }
 
     fn reap(&self, entry: &Arc<Entry>, now: u64) -> Result<()> {
+        let _background = Background::begin();
         let pause = u64::try_from(self.settings.reap_interval.as_millis()).unwrap_or(u64::MAX);
         entry.reap_after.store(now.saturating_add(pause), Ordering::Relaxed);
         let noted = entry.expiries_noted.load(Ordering::SeqCst);

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use thermocline_storage::container::{DiskTier, Entry, Listed, Purpose};
+use thermocline_storage::vfs::Background;
 use thermocline_storage::{Error as StorageError, Tier, record};
 
 /// Over this share of its limit a tier reclaims.
@@ -277,6 +278,8 @@ impl Engine {
     /// Reclaims the best candidate of a tier. One that cannot be emptied or deleted is left alone for a while, and the
     /// next is tried.
     fn reclaim_one(&self, tier: &Arc<dyn DiskTier>, haste: Haste) -> Result<Freed> {
+        // Also where a writer that needs room does it: readers wait for neither.
+        let _background = Background::begin();
         let claims = self.claims(tier.tier());
         let urgent = haste.urgent;
         if haste.hard && urgent {

@@ -17,6 +17,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use thermocline_storage::Tier;
 use thermocline_storage::container::{DiskTier, Entry, Purpose};
+use thermocline_storage::vfs::Background;
 
 /// So many small packs are merged into one.
 const MERGE: usize = 8;
@@ -111,6 +112,7 @@ impl Engine {
     /// Drops what is empty in any tier, or else merges small containers of one tier, that with the most containers first.
     /// Others are waited for only where no tier has such, and never in a circle: see `claim`.
     fn merge(&self, more_than: usize) -> Result<Freed> {
+        let _background = Background::begin();
         // What were moved while the catalog cannot be written would free nothing.
         self.catalog.settle()?;
         let mut tiers: Vec<_> = self.tiers.iter().collect();

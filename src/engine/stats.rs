@@ -32,6 +32,7 @@ impl Engine {
         stats.counts.gets += memory_hits;
         let memory = self.memory.stats();
         stats.items = if self.has_disk() { catalog.indexed + catalog.only_dirty } else { memory.items };
+        let containers = self.catalog.containers.counts();
         for tier in Tier::ALL {
             let mut t = self.counted(tier);
             if tier == Tier::Memory {
@@ -47,9 +48,8 @@ impl Engine {
                 let out = disk.directories().into_iter().filter_map(|d| Some((d.path, d.out_of_service?)));
                 t.out_of_service = out.collect();
                 t.io = self.meters.of_tier(tier).map(|m| m.traffic().into()).collect();
-                let containers = self.catalog.containers.of_tier(tier);
-                t.containers = containers.len() as u64;
-                t.items = containers.iter().map(|e| e.live()).sum();
+                let counted = containers.get(&tier).copied().unwrap_or_default();
+                (t.containers, t.items) = (counted.containers, counted.live);
             }
             if let Some(slot) = stats.tiers.get_mut(tier as usize) {
                 *slot = Some(t);

@@ -17,7 +17,7 @@ use crate::optimizer::{
     Action, Change, Counters, DirectorySample, Knobs, Method, Optimizer, Policy, Record, Strategy,
     TierCounters,
 };
-use crate::sensors::{Readings, Sensors, SystemSensors};
+use crate::sensors::{Readings, Sensors, SystemSensors, anonymous};
 use crate::stats::{DirIo, LatencyStats, Stats, TypeStats};
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -259,18 +259,19 @@ impl Engine {
 
     /// Does one action.
     fn act(&self, action: &Action) -> Result<(), String> {
+        self.apply(&action.change)
+    }
+
+    /// Does what an action says.
+    pub(crate) fn apply(&self, change: &Change) -> Result<(), String> {
         let d = &self.dials;
-        match &action.change {
+        match change {
             Change::SetStrategy { from, to } => {
                 let (from, to) = (*from, *to);
                 self.events.emit(|| Event::StrategyChanged { from, to });
             }
             Change::FreeMemory { bytes, .. } => self.free_memory(*bytes),
-            Change::TrimAllocator => {
-                if !allocator::trim() {
-                    return Err("the allocator has nothing to give back, or is not glibc's".to_owned());
-                }
-            }
+            Change::TrimAllocator => trim()?,
             Change::ResizeMemoryTier { to, .. } => self.resize_memory(*to),
             Change::EvictIdle { age } => self.evict_idle(*age)?,
             Change::Rebalance { tier, .. } => {
@@ -288,8 +289,11 @@ impl Engine {
             Change::SetWriteBuffer { to, .. } => _ = d.set_write_buffer(*to),
             Change::SetBackgroundRate { to, .. } => _ = d.set_migration_rate(*to),
             Change::SetConcurrency { directory, to, .. } => {
-                if !self.meters.set_concurrency_of(directory, d.concurrency(*to)) {
-                    return Err(format!("no tier has the directory {}", directory.display()));
+                let to = d.concurrency(*to);
+                match directory {
+                    None => self.meters.set_concurrency(to),
+                    Some(path) if self.meters.set_concurrency_of(path, to) => {}
+                    Some(path) => return Err(format!("no tier has the directory {}", path.display())),
                 }
             }
             Change::SetPrefetch { to, .. } => d.set_prefetch(*to),
@@ -412,6 +416,24 @@ impl Engine {
             self.beat_ms.store(now, Relaxed);
             self.memory.beat();
         }
+    }
+}
+
+/// Has the allocator give back what it keeps. That most of it stayed is a failure, so that it is not asked again soon.
+fn trim() -> Result<(), String> {
+    let kept =
+        |held: Option<u64>| held.zip(allocator::allocated()).map(|(held, used)| held.saturating_sub(used));
+    let before = anonymous();
+    let spare = kept(before);
+    if !allocator::trim() {
+        return Err("the allocator has nothing to give back, or is not glibc's".to_owned());
+    }
+    let given = before.zip(anonymous()).map(|(before, after)| before.saturating_sub(after));
+    match given.zip(spare) {
+        Some((given, spare)) if given < spare / 4 => {
+            Err(format!("{given} bytes of {spare} went back: the rest lies between what is in use"))
+        }
+        _ => Ok(()),
     }
 }
 

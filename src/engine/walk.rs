@@ -21,6 +21,7 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use thermocline_storage::catalog::{Catalog, Found, SHARDS, Seen};
+use thermocline_storage::vfs::Background;
 use thermocline_storage::{Error as StorageError, Ident, Tier, codec};
 
 /// Live keys of a prefix; see `Cache::keys`.
@@ -285,6 +286,8 @@ impl Engine {
     }
 
     fn verify_one(&self, seen: Seen, report: &mut VerifyReport) -> Result<()> {
+        // Nobody waits for it as for a read; and whoever is told of its progress is no part of it.
+        let _background = Background::begin();
         let mut found = seen.found;
         for _ in 0..64 {
             let Found::At(at) = &found else { return Ok(()) };

@@ -6,7 +6,7 @@
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 
-/// Decisions that wait at most.
+/// Decisions that wait at most. A report takes all of them: between two reports no more may come than wait.
 pub(crate) const MOST: usize = 256;
 
 /// Name and value, as they will be shown.

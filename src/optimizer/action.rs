@@ -34,8 +34,8 @@ pub enum Change {
     SetReadAhead { tier: Tier, from: u64, to: u64 },
     /// Bytes of the smallest read.
     SetReadSize { from: u64, to: u64 },
-    /// Reads of a directory that may be under way.
-    SetConcurrency { directory: PathBuf, from: u64, to: u64 },
+    /// Reads of a directory that may be under way; of each, if none is named.
+    SetConcurrency { directory: Option<PathBuf>, from: u64, to: u64 },
     /// Bytes that may wait to be written.
     SetWriteBuffer { from: u64, to: u64 },
     /// Bytes a second of background work.
@@ -95,7 +95,9 @@ impl Change {
             Change::SetPackSize { .. } => Knob::PackSize,
             Change::SetReadAhead { tier, .. } => Knob::ReadAhead(*tier),
             Change::SetReadSize { .. } => Knob::ReadSize,
-            Change::SetConcurrency { directory, .. } => Knob::Concurrency(directory.clone()),
+            Change::SetConcurrency { directory, .. } => {
+                Knob::Concurrency(directory.clone().unwrap_or_default())
+            }
             Change::SetWriteBuffer { .. } => Knob::WriteBuffer,
             Change::SetBackgroundRate { .. } => Knob::BackgroundRate,
             Change::SetCompression { content, .. }

@@ -31,16 +31,21 @@ impl Plan<'_> {
     /// decision or is under trial. Says whether it is done.
     pub(super) fn propose(&mut self, change: Change, goal: Goal, because: String) -> bool {
         let knob = change.knob();
-        let held = self.state.holds.get(&(knob.clone(), change.direction()));
         let taken = self.state.trials.iter().any(|t| t.goal == goal || t.change.knob() == knob)
             || self.actions.iter().any(|a| a.change.knob() == knob);
-        if taken || held.is_some_and(|h| !h.is_over(self.state.tick)) {
+        if taken || !self.may(&change) {
             return false;
         }
         let action = Action { change, goal, because, takes_back: false };
         self.state.begin(&action, Load::of(self.sample));
         self.actions.push(action);
         true
+    }
+
+    /// Whether a change has not failed so lately that it waits.
+    pub(super) fn may(&self, change: &Change) -> bool {
+        let held = self.state.holds.get(&(change.knob(), change.direction()));
+        held.is_none_or(|h| h.is_over(self.state.tick))
     }
 
     /// Whether memory is over what is freed down to: nothing grows then.

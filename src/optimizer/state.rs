@@ -119,9 +119,6 @@ pub struct State {
     pub(super) freed_at: Option<u64>,
     /// What the memory tier could hold before a limit took of it.
     pub(super) shrunk_from: Option<u64>,
-    /// What the allocator kept when it was asked to give that back, at the last turn; when it is asked again.
-    pub(super) asked_back: Option<u64>,
-    pub(super) trim_hold: Hold,
     /// The usual latency of each directory's disk.
     pub(super) usual_latency: BTreeMap<PathBuf, f64>,
     /// What the write buffer could hold before memory's limit took of it.
@@ -150,6 +147,8 @@ impl State {
             if result.is_err() {
                 self.trials.retain(|t| t.change != action.change);
                 self.refuse(&action.change);
+            } else if action.change == Change::TrimAllocator {
+                self.holds.remove(&(action.change.knob(), action.change.direction()));
             }
         }
     }

@@ -39,6 +39,11 @@ pub(crate) fn fastest_link() -> Option<f64> {
         .reduce(f64::max)
 }
 
+/// Bytes of anonymous memory of this process that is resident.
+pub(crate) fn anonymous() -> Option<u64> {
+    parse::status_bytes(&parse::text("/proc/self/status".as_ref())?, "RssAnon")
+}
+
 /// Where readings come from.
 pub trait Sensors: Send {
     /// Takes a sample. Takes some milliseconds; what cannot be read is missing from it.

@@ -12,7 +12,7 @@ mod table;
 
 pub use report::OpenReport;
 pub(crate) use report::{AWAY, NOT_SEEN, SECOND};
-pub use table::{Containers, Reserved};
+pub use table::{Containers, Counted, Reserved};
 
 use crate::clock::Clock;
 use crate::codec::Compression;

@@ -73,6 +73,28 @@ fn a_log_that_cannot_be_written_is_an_error_that_says_so() {
 }
 
 #[test]
+fn a_pipe_is_written_to_and_one_that_nobody_reads_is_not_waited_for() -> Try {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    let place = Place::new();
+    let _ = place.put("k", b"v", &["--create"]).with(0);
+    let dir = tempfile::tempdir()?;
+    let pipe = dir.path().join("pipe");
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::RWXU, 0)?;
+    let path = pipe.to_str().ok_or("path")?;
+    let mut child = start(&["get", "k", "--log", path, "--root", place.root()], Stdio::null());
+    assert_eq!(wait(&mut child, Duration::from_secs(20)), Some(2));
+    let mut said = String::new();
+    child.stderr.take().ok_or("stderr")?.read_to_string(&mut said)?;
+    assert!(said.contains("a pipe that nobody reads"), "{said}");
+    let reader = std::fs::File::options().read(true).write(true).open(&pipe)?;
+    let _ = place.run(&["get", "k", "--log", path]).with(0);
+    let mut text = vec![0; 4096];
+    let read = (&reader).read(&mut text)?;
+    assert!(String::from_utf8_lossy(&text[..read]).contains("ends code=0"));
+    Ok(())
+}
+
+#[test]
 fn no_password_is_shown() -> Try {
     let dir = tempfile::tempdir()?;
     let file = dir.path().join("t.toml");

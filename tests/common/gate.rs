@@ -22,6 +22,8 @@ pub struct Gate {
 struct State {
     /// Such calls of paths that contain this wait.
     hold: Option<(Op, String)>,
+    /// But for one, all of them go on.
+    only_one: bool,
     /// How many wait, and how many of them may go on.
     waiting: usize,
     passes: usize,
@@ -44,6 +46,12 @@ impl Gate {
     /// Calls of that kind, of paths with `part` in them, wait.
     pub fn hold_any(&self, op: Op, part: &str) {
         self.state.lock().hold = Some((op, part.into()));
+    }
+
+    /// The next call of that kind, of a path with `part` in it, waits; those that come meanwhile do not.
+    pub fn hold_one(&self, op: Op, part: &str) {
+        let mut state = self.state.lock();
+        (state.hold, state.only_one) = (Some((op, part.into())), true);
     }
 
     pub fn let_one_pass(&self) {
@@ -77,7 +85,7 @@ impl Gate {
                 .is_some_and(|(of, part)| *of == op && path.to_string_lossy().contains(part.as_str()))
         };
         let mut state = self.state.lock();
-        if !held(&state) {
+        if !held(&state) || state.only_one && state.waiting > 0 {
             return;
         }
         state.waiting += 1;

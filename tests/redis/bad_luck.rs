@@ -73,6 +73,10 @@ fn is_not_noticed(ear: &Ear, url: &str, port: u16, times: u64) -> (Cache, String
     assert_eq!(sent(&cache), 0);
     let warnings = ear.about(port, Level::WARN);
     assert_eq!(warnings.len(), 1, "{warnings:?}");
+    // For who filters by fields.
+    let fields = [" class=\"redis\"".to_owned(), format!(":{port}/"), " instance=one".to_owned()];
+    assert!(fields.iter().all(|field| warnings[0].contains(field)), "{warnings:?}");
+    assert!(warnings[0].contains(" redis=redis"), "{warnings:?}");
     let said = format!("{cache:?} {:?}", ear.all());
     assert!(!said.contains(PASSWORD) && !said.contains("s3cret"), "{said}");
     (cache, warnings[0].clone())
@@ -80,12 +84,17 @@ fn is_not_noticed(ear: &Ear, url: &str, port: u16, times: u64) -> (Cache, String
 
 fn works(cache: &Cache) {
     let begin = Instant::now();
+    let mut longest = Duration::ZERO;
     for n in 0..2000 {
-        cache.put(format!("k{n}"), vec![1; 100]).unwrap();
-        assert!(cache.get(format!("k{n}")).unwrap().is_some());
+        let key = format!("k{n}");
+        let begin = Instant::now();
+        cache.put(&key, vec![1; 100]).unwrap();
+        assert!(cache.get(&key).unwrap().is_some());
+        longest = longest.max(begin.elapsed());
     }
-    // Far less than any wait for a network.
+    // Far less than any wait for a network: of all of them, and of one that waited for something.
     assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    assert!(longest < Duration::from_millis(250), "{longest:?}");
 }
 
 /// It reports by itself once the cause is gone, and says so once.
@@ -271,7 +280,9 @@ fn decisions_wait_for_the_server_and_the_oldest_go() {
     assert_eq!(cache.stats().counts.metrics_dropped, 300 - 256);
     assert!(server.begin());
     let mut client = server.metrics();
-    until("those that were kept", || client.ask(&["XLEN", "thermocline:decisions:one"]).number() == 256);
+    until("those that were kept", || client.ask(&["XLEN", "thermocline:decisions:one"]).number() > 0);
+    // All at once: with an interval of an hour the rest would wait for another hour.
+    assert_eq!(client.ask(&["XLEN", "thermocline:decisions:one"]).number(), 256);
     let first = client.ask(&["XRANGE", "thermocline:decisions:one", "-", "+", "COUNT", "1"]).all_text();
     assert!(first.contains("\n44\n"), "{first}");
     assert!(close(&cache) < CLOSE);
@@ -279,9 +290,71 @@ fn decisions_wait_for_the_server_and_the_oldest_go() {
 
 #[test]
 fn an_address_that_nobody_answers_at_keeps_nobody_from_closing() {
-    // TEST-NET-1 (RFC 5737): what is sent there is dropped, or refused by a router.
-    let cache = reporting("redis://192.0.2.1:6379", "one").open().unwrap();
+    use socket2::{Domain, Socket, Type};
+    let ear = Ear::of_all();
+    // A listener whose queue is full: the system drops whatever asks for a connection.
+    let full = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    full.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    full.listen(0).unwrap();
+    let address = full.local_addr().unwrap();
+    let asks = || {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.connect_timeout(&address, Duration::from_millis(300)).is_ok().then_some(socket)
+    };
+    let queued: Vec<Socket> = std::iter::from_fn(asks).take(100).collect();
+    assert!(!queued.is_empty() && queued.len() < 100);
+    let port = address.as_socket().unwrap().port();
+    let url = format!("redis://127.0.0.1:{port}");
+    let cache = reporting(&url, "one").open().unwrap();
     std::thread::sleep(Duration::from_millis(200));
     works(&cache);
+    assert!(close(&cache) < CLOSE);
+    assert!(ear.about(port, Level::WARN).is_empty(), "it was told of though the store closed");
+    let (cache, why) = is_not_noticed(&ear, &url, port, 1);
+    assert!(why.contains("cannot be reached") && why.contains("no connection in time"), "{why}");
+    assert!(close(&cache) < CLOSE);
+}
+
+#[test]
+fn a_connection_that_the_server_ends_while_it_is_idle_costs_nothing() {
+    if !is_installed() {
+        return;
+    }
+    let ear = Ear::of_all();
+    let server = Server::start(&[]);
+    let cache = reporting(&server.url(), "one").open().unwrap();
+    let mut client = server.client();
+    for _ in 0..3 {
+        let before = sent(&cache);
+        until("a report", || sent(&cache) > before);
+        // As `timeout` does, which counts in seconds what a test would wait for.
+        assert!(client.ask(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).number() >= 1);
+    }
+    let before = sent(&cache);
+    until("a report", || sent(&cache) > before);
+    assert_eq!(failed(&cache), 0);
+    assert!(ear.about(server.port, Level::WARN).is_empty(), "{:?}", ear.about(server.port, Level::WARN));
+    assert!(close(&cache) < CLOSE);
+}
+
+/// A key of another type stands where decisions go: nothing else of the report is the worse for it, and each decision is
+/// there once when it is gone.
+#[test]
+fn one_key_of_the_wrong_type_does_not_repeat_the_others() {
+    if !is_installed() {
+        return;
+    }
+    let ear = Ear::of_all();
+    let server = Server::start(&[]);
+    let mut client = server.metrics();
+    assert_eq!(client.ask(&["SET", "thermocline:history:one", "in the way"]).text(), "OK");
+    let cache = reporting(&server.url(), "one").open().unwrap();
+    (0..3).for_each(|n| cache.note_decision(vec![("rule".into(), n.to_string())]));
+    until("it fails twice", || failed(&cache) >= 2);
+    assert!(ear.about(server.port, Level::WARN)[0].contains("WRONGTYPE"));
+    assert_eq!(client.ask(&["XLEN", "thermocline:decisions:one"]).number(), 3);
+    assert_eq!(client.ask(&["DEL", "thermocline:history:one"]).number(), 1);
+    recovers(&ear, &cache, server.port);
+    assert_eq!(client.ask(&["XLEN", "thermocline:decisions:one"]).number(), 3);
     assert!(close(&cache) < CLOSE);
 }

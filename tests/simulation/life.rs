@@ -34,6 +34,8 @@ struct Life<'a> {
     dice: Dice,
     /// Other dice, for what was thought of later.
     more: Dice,
+    /// And others, for what the optimizer might do.
+    turns: Dice,
     told: &'a mut Told,
     fs: SimFs,
     clock: Arc<ManualClock>,
@@ -81,6 +83,13 @@ pub fn live_without_later_thoughts(seed: u64, told: &mut Told) -> Check {
     live_by(seed, dice, plan, told)
 }
 
+/// Lives from this seed as it was lived before the optimizer had a hand in it.
+pub fn live_without_the_optimizer(seed: u64, told: &mut Told) -> Check {
+    let mut dice = Dice::new(seed);
+    let plan = Plan::draw(seed, &mut dice).without_the_optimizer();
+    live_by(seed, dice, plan, told)
+}
+
 fn live_by(seed: u64, dice: Dice, plan: Plan, told: &mut Told) -> Check {
     told.say(|| format!("{plan:?}"));
     let fs = plan.all_dirs().iter().fold(SimFs::new(seed), |fs, dir| fs.with_dir(dir.as_ref()));
@@ -92,6 +101,7 @@ fn live_by(seed: u64, dice: Dice, plan: Plan, told: &mut Told) -> Check {
         plan,
         dice,
         more: Dice::new(seed.rotate_left(32)),
+        turns: Dice::new(seed.rotate_left(16)),
         told,
         fs,
         clock: Arc::new(ManualClock::new(START)),
@@ -240,7 +250,9 @@ impl Life<'_> {
         }
         let since = self.history.moment(self.mark());
         self.doing = Doing::Else;
-        if self.plan.wide && self.more.one_in(8) {
+        if self.plan.turned && self.turns.one_in(6) {
+            self.turn();
+        } else if self.plan.wide && self.more.one_in(8) {
             self.ask()?;
         } else {
             self.act()?;
@@ -315,6 +327,7 @@ impl Life<'_> {
             self.close()?;
         }
         if let Some((cache, _)) = self.store.take() {
+            self.told.counts.prefetched += cache.stats().counts.prefetched;
             cache.crash();
         }
         self.failing = false;

@@ -39,12 +39,16 @@ pub struct Plan {
     pub default_ttl: Option<u64>,
     /// Files can be mapped.
     pub maps: bool,
+    /// What the optimizer might do is done now and then.
+    pub turned: bool,
+    pub memory: u64,
 }
 
 impl Plan {
     pub fn draw(seed: u64, dice: &mut Dice) -> Plan {
         // Other dice: what was drawn before these were thought of stays as it was, and lives that went wrong with it.
         let mut more = Dice::new(!seed);
+        let mut latest = Dice::new(!seed.rotate_left(16));
         let (ssd, hdd, cold) = loop {
             let bits = dice.below(8);
             if bits != 0 {
@@ -74,12 +78,20 @@ impl Plan {
             wide: true,
             default_ttl: more.one_in(4).then(|| 1000 * (1 + more.below(20))),
             maps: more.one_in(8),
+            turned: latest.one_in(2),
+            // With the least of these, what is prefetched has hardly any room.
+            memory: [24, 24, 96, 256][latest.below(4) as usize] * KIB,
         }
     }
 
     /// The plan as it was drawn before there were later thoughts.
     pub fn without_later_thoughts(self) -> Plan {
-        Plan { wide: false, default_ttl: None, maps: false, ..self }
+        Plan { wide: false, default_ttl: None, maps: false, ..self.without_the_optimizer() }
+    }
+
+    /// The plan as it was drawn before the optimizer had a hand in it.
+    pub fn without_the_optimizer(self) -> Plan {
+        Plan { turned: false, memory: 24 * KIB, ..self }
     }
 
     /// Every directory that there has to be.
@@ -101,7 +113,7 @@ impl Plan {
 
     pub fn builder(&self) -> Builder {
         let mut b =
-            Cache::builder().memory(24 * KIB).memory_policy(self.policy).persistence(self.persistence);
+            Cache::builder().memory(self.memory).memory_policy(self.policy).persistence(self.persistence);
         let size = self.factor * 64 * KIB;
         for dir in self.dirs() {
             b = match dir.as_bytes().get(1) {

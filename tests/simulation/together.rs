@@ -11,9 +11,9 @@ use crate::common;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use thermocline::testing::SystemClock;
+use thermocline::testing::{SystemClock, change};
 use thermocline::{Builder, Cache, Persistence, Tier};
 use thermocline_storage::sim::{Dice, SimFs};
 use thermocline_testing::history::{Absence, Begun, History, Outcome, Promise, Value};
@@ -38,6 +38,9 @@ struct Plan {
     /// Files can be mapped.
     maps: bool,
     operations: u64,
+    /// What the optimizer might do is done meanwhile.
+    turned: bool,
+    memory: u64,
     /// The change before which the power is cut, counted from the end of the opening.
     cut: u64,
 }
@@ -51,7 +54,9 @@ impl Plan {
         let operations = 40 + dice.below(80);
         // About so many changes come of so many operations.
         let cut = 1 + dice.below(operations * 2);
-        Plan { ssd, hdd, persistence, maps: dice.one_in(2), operations, cut }
+        let maps = dice.one_in(2);
+        let (turned, memory) = (!dice.one_in(3), [24, 128][dice.below(2) as usize] * KIB);
+        Plan { ssd, hdd, persistence, maps, operations, turned, memory, cut }
     }
 
     fn dirs(self) -> impl Iterator<Item = &'static str> {
@@ -60,7 +65,7 @@ impl Plan {
 
     fn builder(self) -> Builder {
         let size = 128 * KIB;
-        let mut b = Cache::builder().memory(24 * KIB).persistence(self.persistence).cold("/c");
+        let mut b = Cache::builder().memory(self.memory).persistence(self.persistence).cold("/c");
         if self.ssd {
             b = b.ssd("/s", size);
         }
@@ -211,12 +216,25 @@ impl Round {
         }
     }
 
+    /// What the optimizer might do, until the callers have done what they do; gives how often.
+    fn turn(&self, mut dice: Dice, ended: &AtomicBool) -> u64 {
+        let mut turns = 0;
+        while !ended.load(Ordering::Relaxed) {
+            let (from, change) = (self.mark(), change(|n| dice.below(n)));
+            let done = self.cache.apply(&change);
+            turns += u64::from(done.is_ok());
+            self.note(from, format!("the optimizer: {change:?}: {done:?}"));
+            std::thread::sleep(Duration::from_micros(dice.below(2_000)));
+        }
+        turns
+    }
+
     /// What was done to a key, and the last changes before the crash.
     fn tell(&self, key: &str, changes: u64) -> String {
         let mut text = String::new();
         let of_key = format!("{key}:");
         for (from, to, what) in self.done.lock().iter() {
-            let words = |w: &str| w == key || w == of_key || w == "flush";
+            let words = |w: &str| w == key || w == of_key || w == "flush" || w == "optimizer:";
             if what.split_whitespace().any(words) {
                 text += &format!("\n  changes {from} to {to}: thread {what}");
             }
@@ -251,8 +269,16 @@ fn found(plan: Plan, disk: &SimFs) -> Result<BTreeMap<String, Value>, String> {
     Ok(found)
 }
 
-/// One round; gives how many crashes were judged.
-fn round(seed: u64) -> Result<u64, String> {
+/// What came of one round: crashes that were judged, what the optimizer might do, done, and neighbours that entered
+/// memory.
+#[derive(Default)]
+struct Done {
+    crashes: u64,
+    turns: u64,
+    prefetched: u64,
+}
+
+fn round(seed: u64) -> Result<Done, String> {
     let plan = Plan::draw(seed);
     let fs = plan.dirs().fold(SimFs::new(seed), |fs, dir| fs.with_dir(dir.as_ref()));
     let fs = if plan.maps { fs.with_maps() } else { fs };
@@ -268,11 +294,16 @@ fn round(seed: u64) -> Result<u64, String> {
         values: AtomicU64::new(1),
         done: Mutex::default(),
     };
-    let ended: Vec<Result<(), String>> = std::thread::scope(|scope| {
-        let round = &round;
+    let over = AtomicBool::new(false);
+    let (ended, turns): (Vec<Result<(), String>>, u64) = std::thread::scope(|scope| {
+        let (round, over) = (&round, &over);
+        let turner = plan.turned.then(|| scope.spawn(move || round.turn(Dice::new(!seed), over)));
         let caller = |thread| scope.spawn(move || round.call(thread, Dice::new(seed ^ thread << 32)));
         let callers: Vec<_> = (1..=THREADS).map(caller).collect();
-        callers.into_iter().map(|c| c.join().unwrap_or_else(|e| std::panic::resume_unwind(e))).collect()
+        let ended: Vec<_> = callers.into_iter().map(|c| c.join()).collect();
+        over.store(true, Ordering::Relaxed);
+        let ended = ended.into_iter().map(|e| e.unwrap_or_else(|e| std::panic::resume_unwind(e))).collect();
+        (ended, turner.map_or(0, |t| t.join().unwrap_or_else(|e| std::panic::resume_unwind(e))))
     });
     ended.into_iter().collect::<Result<(), String>>().map_err(|e| format!("{plan:?}: {e}"))?;
     let judge = |at: u64, disk: &SimFs| {
@@ -291,9 +322,9 @@ fn round(seed: u64) -> Result<u64, String> {
     // And at the end, with the store's threads at work: what comes while it is judged is not on the disk.
     let (mark, disk) = (round.mark() + 1, round.fs.crash(&mut Dice::new(seed)));
     judge(mark, &disk)?;
-    let judged = 1 + taken.len() as u64;
+    let prefetched = round.cache.stats().counts.prefetched;
     round.cache.crash();
-    Ok(judged)
+    Ok(Done { crashes: 1 + taken.len() as u64, turns, prefetched })
 }
 
 #[test]
@@ -302,17 +333,26 @@ fn threads_on_a_simulated_disk_whose_power_is_cut() {
     let one = std::env::var("THERMOCLINE_SEED").ok().map(|seed| crate::parsed(&seed));
     // Others each time: an order of threads that was found once is not found again by a number.
     let first = std::time::UNIX_EPOCH.elapsed().map_or(1, |d| d.as_secs() * 1_000);
-    let (mut ran, mut crashes) = (0, 0);
+    let (mut ran, mut all) = (0, Done::default());
     while ran < ROUNDS && begun.elapsed() < BUDGET {
         let seed: u64 = one.unwrap_or(first + ran);
         let judged = watched(&format!("plan {seed}"), HANGS, || caught(|| round(seed)));
-        crashes += judged.unwrap_or_else(|e| {
+        let done = judged.unwrap_or_else(|e| {
             panic!("plan {seed}: {e}\nagain, in other orders: THERMOCLINE_SEED={seed} cargo test --test simulation threads_on")
         });
+        all.crashes += done.crashes;
+        all.turns += done.turns;
+        all.prefetched += done.prefetched;
         ran += 1;
     }
-    println!("{ran} plans from {first}: {crashes} crashes judged in {:?}", begun.elapsed());
+    let Done { crashes, turns, prefetched } = all;
+    println!(
+        "{ran} plans from {first}: {crashes} crashes judged, {turns} turns of the optimizer, {prefetched} items prefetched, \
+         in {:?}",
+        begun.elapsed()
+    );
     counted("plans of threads and power cuts", ran, ROUNDS, begun.elapsed());
     assert!(ran >= 5, "the machine is too slow to say anything: {ran} plans");
     assert!(crashes > ran, "no power was cut in the middle");
+    assert!(turns > 0, "the optimizer never did anything");
 }

@@ -22,6 +22,10 @@ thermocline_testing::counts! {
         faults,
         moved,
         evicted,
+        /// What the optimizer might do, done; and items that entered memory because they stood behind one that was asked
+        /// for.
+        turned,
+        prefetched,
         /// Files of the store that goes on.
         mapped,
         /// Bits turned on disks that a crash left, sectors there that went back, and bits turned under an open store.
@@ -48,6 +52,8 @@ impl Counts {
             self.refused_openings,
             self.went_back,
             self.rotten_open,
+            self.turned,
+            self.prefetched,
         ]
         .iter()
         .all(|n| *n > 0)

@@ -15,7 +15,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use thermocline::config::DirConfig;
-use thermocline::{Config, ContentType, Stats, Tier, remote};
+use thermocline::{Config, ContentType, Stats, Tier, TypeStats, remote};
 
 /// The options of `stat`.
 #[derive(Debug, Args)]
@@ -409,7 +409,18 @@ fn without_path(store: &StoreArgs, config: &Config) -> Result<Option<String>, Fa
 }
 
 /// A content type's row of how well it compressed.
-pub fn type_rows(stats: &Stats) -> Vec<(ContentType, u64, u64, u64)> {
-    let of = |t| stats.content(t).map(|s| (t, s.items, s.original_bytes, s.stored_bytes));
-    ContentType::STORED.into_iter().filter_map(of).filter(|(_, items, ..)| *items > 0).collect()
+pub fn type_rows(stats: &Stats) -> Vec<(ContentType, &TypeStats)> {
+    let of = |t| stats.content(t).map(|s| (t, s));
+    ContentType::STORED.into_iter().filter_map(of).filter(|(_, s)| s.items > 0).collect()
+}
+
+/// What a content type's values were compressed with, in percent of those that a codec was tried on.
+pub fn codec_shares(of: &TypeStats) -> String {
+    let kept = [("zlib", of.zlib.kept), ("lz4", of.lz4.kept)];
+    let in_vain = of.zlib.skipped + of.lz4.skipped;
+    let tried = kept.iter().map(|(_, n)| n).sum::<u64>() + in_vain;
+    let share = |(name, n): (&str, u64)| format!("{name} {:.0} %", n as f64 / tried as f64 * 100.0);
+    let shares = kept.into_iter().chain([("nothing", in_vain)]).filter(|(_, n)| *n > 0).map(share);
+    let shares: Vec<String> = shares.collect();
+    if shares.is_empty() { "nothing".to_owned() } else { shares.join(", ") }
 }

@@ -1,36 +1,59 @@
 //! The command's log: what the engine says, in a file that does not grow without end.
 //!
-//! FILE is the newest; FILE.1 is the one before it, FILE.2 the one before that, as far as they are kept. A thread writes,
-//! so that a slow disk under the log keeps nobody waiting; where it cannot keep up, lines are left out.
+//! | part | job |
+//! |---|---|
+//! | `rolling` | the file, and those that were set aside |
+//! | here | lines wait for a thread that writes them |
 //!
-//! Invariants: no file is touched but FILE and those numbers of it; where FILE cannot be written any more, the command goes
-//! on. A crash loses the lines that were not written yet; one in the middle of renaming leaves a number out, which the next
-//! renaming closes.
+//! A thread writes, so that a slow disk under the log keeps nobody waiting; where it cannot keep up, lines are left out, and
+//! a line says how many.
+//!
+//! Invariants: who says something waits for no file; of lines that wait there are [`MOST`] bytes at most; where the file cannot
+//! be written any more, the command goes on; the end of the command waits [`LEAVE`] at most for what was said. A crash loses
+//! the lines that were not written yet.
+
+mod rolling;
 
 use crate::failure::Failure;
-use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
-use thermocline::config::{LogConfig, LogLevel, LogRotation};
+use parking_lot::{Condvar, Mutex};
+use rolling::Rolling;
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use thermocline::config::{LogConfig, LogLevel};
 use tracing::level_filters::LevelFilter;
-use tracing_appender::non_blocking::WorkerGuard;
 
-/// Seconds of a day of UTC.
-const DAY: u64 = 86_400;
+/// Bytes of lines that wait to be written.
+const MOST: usize = 4 << 20;
+/// How long the end waits for lines that were said before it.
+const LEAVE: Duration = Duration::from_secs(2);
 
-/// A log that is written to. Dropped last: what was said until then is in the file.
+/// A log that is written to. Dropped last: what was said until then is in the file, unless its disk does not take it.
 #[must_use]
 pub struct Log {
-    _worker: Option<WorkerGuard>,
+    lines: Option<Arc<Lines>>,
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        if let Some(lines) = &self.lines {
+            lines.end(LEAVE);
+        }
+    }
 }
 
 /// Starts the log that is configured; none if there is none.
 pub fn start(config: &LogConfig) -> Result<Log, Failure> {
-    let Some(path) = &config.file else { return Ok(Log { _worker: None }) };
-    let rolling = Rolling::open(path, config).map_err(|e| Failure::given("write the log", path, &e))?;
-    let (writer, worker) = tracing_appender::non_blocking(rolling);
+    let Some(path) = &config.file else { return Ok(Log { lines: None }) };
+    let rolling = Rolling::open(path, config).map_err(|e| match e.raw_os_error() {
+        Some(code) if code == rustix::io::Errno::NXIO.raw_os_error() => Failure::usage(format!(
+            "{}: it is a pipe that nobody reads: start its reader first, or name a file",
+            path.display()
+        )),
+        _ => Failure::given("write the log", path, &e),
+    })?;
+    let lines = Arc::<Lines>::default();
     let level = match config.level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
@@ -38,179 +61,154 @@ pub fn start(config: &LogConfig) -> Result<Log, Failure> {
         LogLevel::Trace => LevelFilter::TRACE,
         _ => LevelFilter::INFO,
     };
-    let subscriber =
-        tracing_subscriber::fmt().with_writer(writer).with_max_level(level).with_ansi(false).finish();
-    tracing::subscriber::set_global_default(subscriber)
-        .map_err(|e| Failure::failed(format!("start the log: {e}")))?;
-    Ok(Log { _worker: Some(worker) })
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(move || Writer(writer.clone()))
+        .with_max_level(level)
+        .with_ansi(false)
+        .finish();
+    let failed = |e: &dyn std::fmt::Display| Failure::failed(format!("start the log: {e}"));
+    let writing = lines.clone();
+    let spawned = std::thread::Builder::new().name("log".to_owned()).spawn(move || writing.write(rolling));
+    spawned.map_err(|e| failed(&e))?;
+    tracing::subscriber::set_global_default(subscriber).map_err(|e| failed(&e))?;
+    Ok(Log { lines: Some(lines) })
 }
 
-/// A file that is set aside for a new one now and then.
-struct Rolling {
-    path: PathBuf,
-    rotation: LogRotation,
-    max_size: u64,
-    keep: u64,
-    file: File,
-    /// Bytes in it.
-    len: u64,
-    /// The day of its newest line, counted from 1970.
-    day: u64,
+/// Lines on their way to the file.
+#[derive(Default)]
+struct Lines {
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
 }
 
-impl Rolling {
-    fn open(path: &Path, config: &LogConfig) -> io::Result<Rolling> {
-        let (file, len, day) = newest(path)?;
-        let (path, rotation) = (path.to_path_buf(), config.rotation);
-        Ok(Rolling { path, rotation, max_size: config.max_size, keep: config.keep, file, len, day })
-    }
+#[derive(Default)]
+struct Waiting {
+    lines: VecDeque<Vec<u8>>,
+    bytes: usize,
+    /// Lines for which there was no room.
+    left_out: u64,
+    /// Nothing more is coming that has to be waited for.
+    ending: bool,
+    /// All is written that was to be waited for.
+    ended: bool,
+}
 
-    fn is_due(&self, more: u64, today: u64) -> bool {
-        let full = self.len + more > self.max_size;
-        match self.rotation {
-            LogRotation::Daily => self.len > 0 && (full || today > self.day),
-            LogRotation::Size => self.len > 0 && full,
-            _ => false,
+impl Lines {
+    fn add(&self, line: &[u8]) {
+        let mut waiting = self.waiting.lock();
+        if waiting.bytes + line.len() > MOST {
+            waiting.left_out += 1;
+            return;
         }
+        waiting.bytes += line.len();
+        waiting.lines.push_back(line.to_vec());
+        self.changed.notify_all();
     }
 
-    /// Sets the file aside, unless another process has done so.
-    fn roll(&mut self) -> io::Result<()> {
-        let ours = self.file.metadata()?;
-        let same = |now: std::fs::Metadata| (now.dev(), now.ino()) == (ours.dev(), ours.ino());
-        if std::fs::metadata(&self.path).is_ok_and(same) {
-            let number = |n: u64| -> PathBuf {
-                let mut name = self.path.clone().into_os_string();
-                name.push(format!(".{n}"));
-                name.into()
+    /// What the thread does: one line after the other, until the end.
+    fn write(&self, mut file: impl Write) {
+        loop {
+            let mut waiting = self.waiting.lock();
+            while waiting.lines.is_empty() && !waiting.ending {
+                self.changed.wait(&mut waiting);
+            }
+            let Some(line) = waiting.lines.pop_front() else {
+                waiting.ended = true;
+                self.changed.notify_all();
+                return;
             };
-            // From the oldest on; one that is kept no longer is replaced.
-            for n in (1..self.keep.saturating_sub(1)).rev() {
-                gone_is_fine(std::fs::rename(number(n), number(n + 1)))?;
-            }
-            match self.keep {
-                0 | 1 => gone_is_fine(std::fs::remove_file(&self.path))?,
-                _ => gone_is_fine(std::fs::rename(&self.path, number(1)))?,
+            waiting.bytes -= line.len();
+            // Told once it has caught up: a line about each would be more of what is too much.
+            let has_caught_up = waiting.lines.is_empty();
+            let left_out = if has_caught_up { std::mem::take(&mut waiting.left_out) } else { 0 };
+            drop(waiting);
+            // A log that cannot be written ends nothing.
+            let _ = file.write_all(&line);
+            if left_out > 0 {
+                tracing::warn!(target: crate::LOG, left_out, "the log's disk is too slow: lines were left out");
             }
         }
-        (self.file, self.len, self.day) = newest(&self.path)?;
-        Ok(())
+    }
+
+    /// Waits until all is written, but no longer than this.
+    fn end(&self, most: Duration) {
+        let until = Instant::now() + most;
+        let mut waiting = self.waiting.lock();
+        waiting.ending = true;
+        self.changed.notify_all();
+        while !waiting.ended && !self.changed.wait_until(&mut waiting, until).timed_out() {}
     }
 }
 
-impl Write for Rolling {
-    /// A line, which is what comes at a time.
+/// What the subscriber gives a line, whole, at a time.
+struct Writer(Arc<Lines>);
+
+impl Write for Writer {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let today = day(SystemTime::now());
-        if self.is_due(line.len() as u64, today) && self.roll().is_err() {
-            // Where it cannot be set aside it grows: a log that is too long is better than none. Tried again after as much.
-            self.len = 0;
-        }
-        self.day = today;
-        self.file.write_all(line)?;
-        self.len += line.len() as u64;
+        self.0.add(line);
         Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
+        Ok(())
     }
-}
-
-/// The file that is written to, its length, and the day of its newest line.
-fn newest(path: &Path) -> io::Result<(File, u64, u64)> {
-    let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
-    let meta = file.metadata()?;
-    let day = day(meta.modified().unwrap_or_else(|_| SystemTime::now()));
-    Ok((file, meta.len(), day))
-}
-
-fn day(at: SystemTime) -> u64 {
-    at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() / DAY
-}
-
-fn gone_is_fine(done: io::Result<()>) -> io::Result<()> {
-    done.or_else(|e| if e.kind() == ErrorKind::NotFound { Ok(()) } else { Err(e) })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+    use std::sync::mpsc::{Receiver, Sender, channel};
 
-    fn config(rotation: LogRotation, max_size: u64, keep: u64) -> LogConfig {
-        let mut config = LogConfig::default();
-        (config.rotation, config.max_size, config.keep) = (rotation, max_size, keep);
-        config
+    /// A file that takes a line when it is told to.
+    struct Slow {
+        go: Receiver<()>,
+        took: Sender<Vec<u8>>,
     }
 
-    fn files(dir: &Path) -> Vec<(String, String)> {
-        let entries = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap());
-        let read = |e: std::fs::DirEntry| {
-            (e.file_name().into_string().unwrap(), std::fs::read_to_string(e.path()).unwrap())
+    impl Write for Slow {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+            self.go.recv().map_err(io::Error::other)?;
+            self.took.send(line.to_vec()).map_err(io::Error::other)?;
+            Ok(line.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_slow_disk_keeps_nobody_waiting_and_what_it_does_not_take_is_left_out() {
+        let ((go, going), (taking, took)) = (channel(), channel());
+        let lines = Arc::<Lines>::default();
+        let (writing, file) = (lines.clone(), Slow { go: going, took: taking });
+        let thread = std::thread::spawn(move || writing.write(file));
+        let begin = Instant::now();
+        for n in 0..100_000 {
+            Writer(lines.clone()).write_all(format!("line {n:06} {}\n", "x".repeat(100)).as_bytes()).unwrap();
+        }
+        assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+        let (bytes, left_out) = {
+            let waiting = lines.waiting.lock();
+            (waiting.lines.iter().map(Vec::len).sum::<usize>(), waiting.left_out)
         };
-        let mut files: Vec<_> = entries.map(read).collect();
-        files.sort();
-        files
-    }
-
-    fn named<const N: usize>(files: [(&str, &str); N]) -> Vec<(String, String)> {
-        files.map(|(name, text)| (name.to_owned(), text.to_owned())).to_vec()
-    }
-
-    #[test]
-    fn by_size_so_many_are_kept_and_nothing_else_is_touched() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("l");
-        for other in ["l.3", "l.old", "logbook", "l.10"] {
-            std::fs::write(dir.path().join(other), "mine").unwrap();
-        }
-        let mut log = Rolling::open(&path, &config(LogRotation::Size, 10, 3)).unwrap();
-        for n in 0..7 {
-            assert_eq!(log.write(format!("line{n}").as_bytes()).unwrap(), 5);
-        }
-        let others = [("l.10", "mine"), ("l.3", "mine"), ("l.old", "mine"), ("logbook", "mine")];
-        let mut wanted = named([("l", "line6"), ("l.1", "line4line5"), ("l.2", "line2line3")]);
-        wanted.extend(named(others));
-        wanted.sort();
-        assert_eq!(files(dir.path()), wanted);
-        // It goes on where it was.
-        let mut log = Rolling::open(&path, &config(LogRotation::Size, 10, 1)).unwrap();
-        log.write_all(b"line7").unwrap();
-        log.write_all(b"line8").unwrap();
-        let found = files(dir.path());
-        assert_eq!(found.iter().find(|(name, _)| name == "l").unwrap().1, "line8");
-    }
-
-    #[test]
-    fn a_new_day_is_a_new_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("l");
-        std::fs::write(&path, "old").unwrap();
-        let yesterday = SystemTime::now() - Duration::from_secs(DAY);
-        File::options().append(true).open(&path).unwrap().set_modified(yesterday).unwrap();
-        let mut never = Rolling::open(&path, &config(LogRotation::Never, 1, 5)).unwrap();
-        assert!(!never.is_due(100, never.day + 10));
-        never.rotation = LogRotation::Daily;
-        never.max_size = 1 << 20;
-        never.write_all(b"new").unwrap();
-        never.write_all(b"er").unwrap();
-        assert_eq!(files(dir.path()), named([("l", "newer"), ("l.1", "old")]));
-    }
-
-    #[test]
-    fn of_two_processes_one_sets_it_aside() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("l");
-        let open = || Rolling::open(&path, &config(LogRotation::Size, 10, 5)).unwrap();
-        let (mut one, mut two) = (open(), open());
-        one.write_all(b"12345678").unwrap();
-        two.write_all(b"abcdefgh").unwrap();
-        // Each takes its own lines for all there are; the second finds that it was done.
-        one.write_all(b"9ABCD").unwrap();
-        two.write_all(b"ijklm").unwrap();
-        let text: String = files(dir.path()).into_iter().map(|(_, text)| text).collect();
-        assert_eq!(text.len(), 26, "{text}");
-        assert_eq!(files(dir.path()).len(), 2);
+        assert!(bytes <= MOST && bytes > MOST / 2 && left_out > 50_000, "{bytes} {left_out}");
+        // Who ends waits for it, but not for ever.
+        let begin = Instant::now();
+        lines.end(Duration::from_millis(200));
+        let waited = begin.elapsed();
+        assert!(waited >= Duration::from_millis(200) && waited < Duration::from_secs(2), "{waited:?}");
+        // What waited is written all the same, in order.
+        let _ = (0..100_000).try_for_each(|_| go.send(()));
+        thread.join().unwrap();
+        assert_eq!(lines.waiting.lock().left_out, 0, "it was not told");
+        let written: Vec<Vec<u8>> = took.try_iter().collect();
+        assert_eq!(written.len() as u64, 100_000 - left_out);
+        assert!(
+            written.iter().enumerate().all(|(n, line)| line.starts_with(format!("line {n:06}").as_bytes()))
+        );
+        let begin = Instant::now();
+        lines.end(Duration::from_secs(60));
+        assert!(begin.elapsed() < Duration::from_secs(5));
     }
 }

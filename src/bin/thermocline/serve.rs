@@ -1,7 +1,7 @@
 //! `serve-metrics`: the metrics of a store over HTTP, for Prometheus.
 //!
-//! Invariants: one thread answers, and waits for nobody: who sends nothing, or reads nothing, has a task of its own, which
-//! ends after [`PATIENCE`]; there are at most [`CONNECTIONS`] of these, and whoever comes then waits until one ends; a
+//! Invariants: one thread answers, and waits for nobody: who sends nothing has a task of its own, which ends after [`FIRST`],
+//! and who sends slowly, or reads nothing, one that ends after [`PATIENCE`]; there are at most [`CONNECTIONS`] of these, and whoever comes then waits until one ends; a
 //! request is read up to [`REQUEST`] bytes. Nothing but `GET /metrics` is answered with more than a line, and nothing that
 //! a client sends changes anything.
 
@@ -30,6 +30,8 @@ use tokio::time::timeout;
 const CONNECTIONS: usize = 64;
 /// How long one may take, from its first byte to its last: as long as Prometheus waits.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long one may take until its first byte: who asks has the question ready, and who only takes a place gives it back soon.
+const FIRST: Duration = Duration::from_secs(2);
 /// Bytes of a request. The least that hyper can be told.
 const REQUEST: usize = 8 << 10;
 /// How soon a signal is seen.
@@ -79,6 +81,13 @@ pub fn serve(args: &ServeArgs, json: bool) -> Outcome {
         true => show::json(&json!({ "url": url })),
         false => show::text(&format!("serving {url} until Ctrl-C or SIGTERM; the store is closed then\n")),
     }
+    .and_then(|()| match at.ip().is_loopback() {
+        true => Ok(()),
+        false => show::note(&format!(
+            "whoever reaches {at} can read the metrics, the paths of the store's directories among them: there is no \
+             password and no encryption"
+        )),
+    })
     .and_then(|()| run(listener, &cache));
     cache.close()?;
     served.map(|()| OK)
@@ -136,6 +145,9 @@ fn run(listener: TcpListener, cache: &Cache) -> Result<(), Failure> {
 
 /// One connection, of one request.
 async fn answer(stream: TcpStream, cache: Cache) -> hyper::Result<()> {
+    if timeout(FIRST, stream.peek(&mut [0])).await.is_err() {
+        return Ok(());
+    }
     let service = service_fn(move |request| {
         let response = respond(&request, &cache);
         async move { Ok::<_, Infallible>(response) }

@@ -193,9 +193,11 @@ fn every_knob_turns_and_stays_within_its_bounds() -> Done {
             .collect::<Vec<_>>()
     };
     for (to, set) in [(7, 7), (0, 1), (5000, 100)] {
-        engine.act(&action(Change::SetConcurrency { directory: directory.clone(), from, to }))?;
+        engine.act(&action(Change::SetConcurrency { directory: Some(directory.clone()), from, to }))?;
         assert_eq!(limits(), [100, set]);
     }
+    engine.act(&action(Change::SetConcurrency { directory: None, from, to: 9 }))?;
+    assert_eq!(limits(), [9, 9], "of each");
     engine.act(&action(Change::LeaveUncompressed {
         content: ContentType::Json,
         from: zlib(2),
@@ -222,7 +224,7 @@ fn what_cannot_be_done_is_said_and_the_rest_is_done() -> Done {
         (Change::SetSledCache { from: 1, to: 2 * MIB }, "no such tier"),
         (Change::SetReadAhead { tier: Tier::Ssd, from: 1, to: 2 * MIB }, "nothing reads ahead"),
         (Change::SetReadAhead { tier: Tier::Hdd, from: 1, to: 2 * MIB }, "no such tier"),
-        (Change::SetConcurrency { directory: "/nowhere".into(), from: 1, to: 2 }, "/nowhere"),
+        (Change::SetConcurrency { directory: Some("/nowhere".into()), from: 1, to: 2 }, "/nowhere"),
         (Change::Rebalance { tier: Tier::Ssd, from: 0.9, to: 0.8 }, "no such tier"),
     ] {
         let e = engine.act(&action(change)).expect_err("there is nothing to do it with");

@@ -3,6 +3,7 @@
 //! | module | job |
 //! |---|---|
 //! | `target` | the URL, taken apart |
+//! | `connect` | from a name to a socket |
 //! | `wire` | a connection that keeps a deadline |
 //! | `report` | keys, fields, and the commands of a report |
 //!
@@ -13,12 +14,14 @@
 //! Invariants:
 //! - no caller of the store comes here, and nobody holds a lock while this thread waits for the network;
 //! - it ends within [`LEAVE`] of being told to, whatever the server does; only a name that the system cannot look up keeps it
-//!   longer, and then nobody waits for it: it touches nothing any more but that look;
-//! - it keeps no store open: it knows the store by a weak reference;
+//!   longer, and then nobody waits for it;
+//! - it keeps no store open: it knows the store by a weak reference, and has a strong one only while it takes the picture, and
+//!   while it notes what became of it, never while it waits for the network;
 //! - a second carries no more bytes than the configured share of the link, on average over the periods.
 //!
 //! Nothing is on disk, so a crash leaves nothing here; in Redis, what it had written expires.
 
+mod connect;
 mod report;
 mod target;
 mod wire;
@@ -28,17 +31,18 @@ pub(crate) use target::Target;
 
 use crate::config::Config;
 use crate::events::RateLimit;
-use crate::metrics::decisions::Decisions;
+use crate::metrics::decisions::{Decisions, MOST};
 use crate::stats::Stats;
 use parking_lot::{Condvar, Mutex};
 use redis::Value;
-use report::{MOST_DECISIONS, Reporter};
+use report::{Reporter, When};
+use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use thermocline_storage::clock::Clock;
-use wire::{Connection, Dress, now_ms, refused, text};
+use wire::{Connection, Dress, Failed, now_ms, refused, text};
 
 /// The pause after a failure doubles up to this, or to the interval if that is longer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -48,6 +52,9 @@ const FAREWELL: Duration = Duration::from_millis(800);
 const LEAVE: Duration = Duration::from_millis(950);
 /// At most one warning, and one word of its end, in this time, however often a connection comes and goes.
 const QUIET: Duration = Duration::from_secs(60);
+
+/// What the log calls it.
+const LOG: &str = "thermocline::engine";
 
 /// The store, as this thread knows it.
 pub(crate) trait Store: Send + Sync {
@@ -134,6 +141,7 @@ impl Exporter {
         let (done, ended) = channel::<()>();
         let mut run = Run {
             wait: plan.interval,
+            pace: plan.interval,
             plan,
             store,
             stop: stop.clone(),
@@ -175,29 +183,40 @@ struct Run {
     warned: bool,
     /// The pause after the next failure.
     wait: Duration,
+    /// The time from the last report to the next.
+    pace: Duration,
     /// Bytes a second of the fastest link, where it says.
     link: Option<f64>,
+}
+
+/// What one period sends.
+struct Parcel {
+    packed: Vec<u8>,
+    /// So many replies there will be.
+    replies: usize,
+    /// The numbers of the decisions in it, and which replies of the transaction are theirs.
+    numbers: Vec<u64>,
+    told: Range<usize>,
 }
 
 impl Run {
     fn all(&mut self) {
         let mut next = Instant::now();
-        while !self.stop.wait_until(next) {
-            let Some(store) = self.store.upgrade() else { break };
+        while !self.stop.wait_until(next) && self.store.strong_count() > 0 {
             let begun = Instant::now();
             // Should a dependency panic, the store does not notice, and its metrics go on.
-            let sent = std::panic::catch_unwind(AssertUnwindSafe(|| self.period(&*store)));
+            let sent = std::panic::catch_unwind(AssertUnwindSafe(|| self.period()));
             let sent = sent.unwrap_or_else(|_| Err("a panic while reporting to it".to_owned()));
             // What was cut short by the end of the store is no failure of the server.
             if self.stop.at().is_some() && sent.is_err() {
                 self.connection = None;
                 break;
             }
-            store.count(sent.is_ok());
+            let Some(()) = self.store.upgrade().map(|store| store.count(sent.is_ok())) else { break };
             next = match sent {
-                Ok(bytes) => {
+                Ok(()) => {
                     self.works();
-                    (begun + self.pause(bytes)).max(Instant::now())
+                    (begun + self.pace).max(Instant::now())
                 }
                 Err(why) => {
                     self.fails(&why);
@@ -217,42 +236,79 @@ impl Run {
         needed.map_or(self.plan.interval, |needed| needed.max(self.plan.interval))
     }
 
-    /// One report; gives its bytes.
-    fn period(&mut self, store: &dyn Store) -> Result<usize, String> {
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => {
-                self.link = crate::sensors::fastest_link();
-                Connection::open(&self.plan.target, self.plan.dress, &self.stop)?
-            }
-        };
-        let decisions = store.decisions().oldest(MOST_DECISIONS);
-        let stats = store.stats();
-        let commands = self.plan.reporter.report(&stats, &decisions, now_ms(), connection.ahead_ms);
-        let mut packed = Vec::new();
-        commands.iter().for_each(|command| command.write_packed_command(&mut packed));
-        let begun = now_ms();
-        let replies = connection.send(&packed, commands.len())?;
+    /// One report.
+    fn period(&mut self) -> Result<(), String> {
+        let kept = self.connection.take();
+        let was_kept = kept.is_some();
+        let mut connection = kept.map_or_else(|| self.connect(), Ok)?;
+        // Only now: connecting may take long, and keeps no store.
+        let parcel = self.parcel(connection.now_ms()).ok_or("the store is gone")?;
+        let mut asked = Instant::now();
+        let mut answer = connection.send(&parcel.packed, parcel.replies);
+        if was_kept && matches!(answer, Err(Failed { ended: true, .. })) {
+            // It was idle, and the server does not keep what is idle (`timeout` in its configuration), or began anew.
+            connection = self.connect()?;
+            asked = Instant::now();
+            answer = connection.send(&parcel.packed, parcel.replies);
+        }
+        let replies = answer.map_err(|e| e.why)?;
         let (time, report) = replies.split_last().ok_or("it does not answer")?;
+        connection.note_clock(time, asked);
+        self.note_told(&parcel, report.last());
         if let Some(e) = report.iter().find_map(failure) {
             // It is in order and only refuses: but another server may be at its name by the next time.
-            return Err(format!("it refuses a report: {}", text(e)));
-        }
-        if let Some(theirs) = wire::clock(time) {
-            connection.ahead_ms = theirs - begun;
-        }
-        if let Some(last) = decisions.last() {
-            store.decisions().told(last.number);
+            return Err(format!("it refuses a report: {}", text(e, &self.plan.target)));
         }
         self.connection = Some(connection);
-        Ok(packed.len())
+        Ok(())
+    }
+
+    fn connect(&mut self) -> Result<Connection, String> {
+        self.link = crate::sensors::fastest_link();
+        Connection::open(&self.plan.target, self.plan.dress, &self.stop)
+    }
+
+    /// The picture of this moment and the decisions that wait; `None` if the store is gone.
+    fn parcel(&mut self, theirs: i64) -> Option<Parcel> {
+        let store = self.store.upgrade()?;
+        let decisions = store.decisions().oldest(MOST);
+        let stats = store.stats();
+        drop(store);
+        let when = When { ours: now_ms(), theirs };
+        let pack = |pace| {
+            let report = self.plan.reporter.report(&stats, &decisions, when, pace);
+            let mut packed = Vec::new();
+            report.commands.iter().for_each(|command| command.write_packed_command(&mut packed));
+            (report, packed)
+        };
+        let (mut report, mut packed) = pack(self.pace);
+        let pace = self.pause(packed.len());
+        if pace > self.pace {
+            // The report says how long it counts, and that is longer than was thought.
+            (report, packed) = pack(pace);
+        }
+        self.pace = pace;
+        let numbers = decisions.iter().map(|decision| decision.number).collect();
+        Some(Parcel { packed, replies: report.commands.len(), numbers, told: report.decisions })
+    }
+
+    /// What the server has of the decisions does not wait any more, whatever became of the rest of the report.
+    fn note_told(&self, parcel: &Parcel, exec: Option<&Value>) {
+        // It is an error if the transaction did not run.
+        let Some(Value::Array(replies)) = exec else { return };
+        let taken = replies.get(parcel.told.clone()).unwrap_or_default();
+        let taken = taken.iter().take_while(|reply| refused(reply).is_none()).count();
+        let last = taken.checked_sub(1).and_then(|at| parcel.numbers.get(at));
+        if let (Some(last), Some(store)) = (last, self.store.upgrade()) {
+            store.decisions().told(*last);
+        }
     }
 
     fn works(&mut self) {
         self.wait = self.plan.interval;
         if std::mem::take(&mut self.warned) {
             let target = &self.plan.target;
-            tracing::info!(target: "thermocline::engine", redis = %target, instance = %self.plan.reporter.instance, "metrics go to Redis again");
+            tracing::info!(target: LOG, redis = %target, instance = %self.plan.reporter.instance, "metrics go to Redis again");
         }
     }
 
@@ -260,14 +316,10 @@ impl Run {
         if self.warned {
             return;
         }
-        // The server may repeat what it was sent.
-        let why = match &self.plan.target.password {
-            Some(password) => why.replace(password.as_str(), "***"),
-            None => why.to_owned(),
-        };
-        let target = &self.plan.target;
-        self.warned = self.log.warn("redis", || {
-            format!("no metrics go to Redis at {target}: {why}; it is tried again without another word")
+        let Plan { target, reporter, .. } = &self.plan;
+        self.warned = self.log.warn_of_redis(target, &reporter.instance, || {
+            let why = target.conceal(why);
+            format!("no metrics go to Redis: {why}; it is tried again without another word")
         });
     }
 
@@ -289,82 +341,4 @@ fn failure(reply: &Value) -> Option<&redis::ServerError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::net::TcpListener;
-    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-    use std::sync::mpsc::TryRecvError;
-    use thermocline_storage::clock::SystemClock;
-
-    #[derive(Default)]
-    struct Fake {
-        decisions: Decisions,
-        failed: AtomicU64,
-    }
-
-    impl Store for Fake {
-        fn stats(&self) -> Stats {
-            Stats::default()
-        }
-        fn decisions(&self) -> &Decisions {
-            &self.decisions
-        }
-        fn count(&self, arrived: bool) {
-            self.failed.fetch_add(u64::from(!arrived), Relaxed);
-        }
-    }
-
-    fn plan(url: String) -> Plan {
-        let mut config = Config::default();
-        config.metrics.redis.url = Some(url.into());
-        Plan::of(&config, [0; 4]).unwrap()
-    }
-
-    #[test]
-    fn the_thread_has_ended_when_it_was_waited_for_though_the_server_hangs() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        for scheme in ["redis", "rediss"] {
-            let store: Arc<dyn Store> = Arc::new(Fake::default());
-            let plan = plan(format!("{scheme}://{address}"));
-            let exporter =
-                Exporter::start(plan, Arc::downgrade(&store), Arc::new(SystemClock), || {}).unwrap();
-            // It hangs in its first round trip.
-            let held = listener.accept().unwrap();
-            std::thread::sleep(Duration::from_millis(200));
-            let begin = Instant::now();
-            exporter.stop();
-            exporter.wait();
-            assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
-            assert_eq!(exporter.ended.lock().try_recv(), Err(TryRecvError::Disconnected));
-            drop(held);
-        }
-    }
-
-    #[test]
-    fn it_ends_with_the_store_that_nobody_closed() {
-        let store: Arc<dyn Store> = Arc::new(Fake::default());
-        let plan = Plan { interval: Duration::from_millis(20), ..plan("redis://127.0.0.1:1".to_owned()) };
-        let exporter = Exporter::start(plan, Arc::downgrade(&store), Arc::new(SystemClock), || {}).unwrap();
-        std::thread::sleep(Duration::from_millis(100));
-        drop(store);
-        let ended = exporter.ended.lock().recv_timeout(Duration::from_secs(70));
-        assert_eq!(ended, Err(std::sync::mpsc::RecvTimeoutError::Disconnected));
-    }
-
-    fn run(link: Option<f64>) -> Run {
-        let store: Weak<dyn Store> = Weak::<Fake>::new();
-        let plan = plan("redis://h".to_owned());
-        let log = RateLimit::every(Arc::new(SystemClock), QUIET);
-        let (stop, wait) = (Arc::default(), plan.interval);
-        Run { plan, store, stop, connection: None, log, warned: false, wait, link }
-    }
-
-    #[test]
-    fn a_slow_link_is_left_its_share() {
-        // Half of a link, as configured by default; an interval of ten seconds.
-        assert_eq!(run(None).pause(1 << 30), Duration::from_secs(10));
-        assert_eq!(run(Some(1e6)).pause(20_000), Duration::from_secs(10));
-        assert_eq!(run(Some(1000.0)).pause(20_000), Duration::from_secs(40));
-    }
-}
+mod tests;

@@ -41,6 +41,14 @@ impl fmt::Display for Target {
 }
 
 impl Target {
+    /// A text without the password.
+    pub(super) fn conceal(&self, text: &str) -> String {
+        match &self.password {
+            Some(password) => text.replace(password.as_str(), "***"),
+            None => text.to_owned(),
+        }
+    }
+
     /// Takes a URL apart, or says what is wrong with it and what would be right.
     pub(crate) fn parse(text: &str) -> Result<Target, String> {
         let wrong = |what: &str| format!("{what}: {FORM}");

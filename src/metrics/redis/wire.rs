@@ -5,31 +5,32 @@
 //! from another thread to give up.
 //!
 //! Invariants: no round trip takes longer than its deadline, and none goes on for longer than [`GRACE`] once the exporter
-//! is told to stop (looking up a name apart, for which the system has no deadline); replies beyond [`MOST_REPLIED`] bytes
-//! are an error; no error has a password in it; after an error the connection is not used again.
+//! is told to stop; replies beyond [`MOST_REPLIED`] bytes are an error; no error has a password in it, nor more of what the
+//! server sent than a short line; after an error the connection is not used again.
 
 use super::Stop;
+use super::connect::connect;
 use super::target::Target;
 use redis::{Cmd, Parser, Value};
 use rustls::crypto::ring;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long a round trip may take, and a connection to come about.
+/// How long a round trip may take.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long the system may try one address: less than who closes waits.
-const CONNECT: Duration = Duration::from_millis(700);
 /// How long what is under way may go on when the exporter is to stop.
 const GRACE: Duration = Duration::from_millis(300);
 /// How often a wait looks whether it is to stop.
-const LOOK: Duration = Duration::from_millis(50);
+pub(super) const LOOK: Duration = Duration::from_millis(50);
 /// Bytes of the replies of one round trip. They are a few to each command.
 const MOST_REPLIED: u64 = 1 << 20;
 /// Idle time after which the system asks whether the server is still there.
 const KEEPALIVE: Duration = Duration::from_secs(60);
+/// Characters of an error of the server that are repeated.
+const MOST_SAID: usize = 200;
 
 /// How the socket is set up.
 #[derive(Debug, Clone, Copy)]
@@ -132,16 +133,25 @@ impl<T: Read + Write> ReadWrite for T {}
 pub(super) struct Connection {
     stream: Stream,
     parser: Parser,
-    /// What the server's clock is ahead of ours, in milliseconds.
-    pub(super) ahead_ms: i64,
+    /// What the server's clock said, in milliseconds, and when.
+    clock: Option<(i64, Instant)>,
     closing: bool,
+}
+
+/// Why a round trip did not succeed.
+#[derive(Debug)]
+pub(super) struct Failed {
+    pub(super) why: String,
+    /// The server had ended the connection, and has answered nothing.
+    pub(super) ended: bool,
 }
 
 impl Connection {
     /// Connects, gives name and password, chooses the database.
     pub(super) fn open(target: &Target, dress: Dress, stop: &Arc<Stop>) -> Result<Connection, String> {
+        let socket =
+            connect(&target.host, target.port, stop).map_err(|e| format!("it cannot be reached: {e}"))?;
         let until = Instant::now() + PATIENCE;
-        let socket = connect(target, stop, until).map_err(|e| format!("it cannot be reached: {e}"))?;
         dress.put_on(&socket).map_err(|e| format!("the socket cannot be set up: {e}"))?;
         let timed = Timed { socket, stop: stop.clone(), until, left: MOST_REPLIED };
         let stream = match &target.tls {
@@ -152,7 +162,7 @@ impl Connection {
                 Stream::Tls(Box::new(StreamOwned::new(tls, timed)))
             }
         };
-        let mut connection = Connection { stream, parser: Parser::new(), ahead_ms: 0, closing: false };
+        let mut connection = Connection { stream, parser: Parser::new(), clock: None, closing: false };
         connection.introduce(target)?;
         Ok(connection)
     }
@@ -173,6 +183,7 @@ impl Connection {
         select.arg(target.database);
         commands.push(select);
         commands.push(redis::cmd("TIME"));
+        let begun = Instant::now();
         let replies = self.ask(&commands)?;
         // Who may not ask for the time goes by the clock of this machine.
         let vital = replies.len().saturating_sub(1);
@@ -181,12 +192,28 @@ impl Connection {
         {
             return Err(match n == 0 && target.password.is_some() {
                 // Some servers repeat the arguments of what they do not know.
-                true => format!("it refuses the user or the password ({})", e.code()),
-                false => format!("it refuses database {}: {}", target.database, text(e)),
+                true => {
+                    format!("it refuses the user or the password ({})", said(e.code().chars(), target))
+                }
+                false => format!("it refuses database {}: {}", target.database, text(e, target)),
             });
         }
-        self.ahead_ms = replies.last().and_then(clock).map_or(0, |ms| ms - now_ms());
+        if let Some(time) = replies.last() {
+            self.note_clock(time, begun);
+        }
         Ok(())
+    }
+
+    /// Notes the reply to `TIME`, which was asked for then.
+    pub(super) fn note_clock(&mut self, reply: &Value, asked: Instant) {
+        if let Some(ms) = clock(reply) {
+            self.clock = Some((ms, asked));
+        }
+    }
+
+    /// The time by the server's clock, in milliseconds; by this machine's where the server does not say.
+    pub(super) fn now_ms(&self) -> i64 {
+        time_of(self.clock, Instant::now(), now_ms())
     }
 
     /// From here on what is under way has its own time, though the exporter is stopping.
@@ -201,47 +228,37 @@ impl Connection {
     pub(super) fn ask(&mut self, commands: &[Cmd]) -> Result<Vec<Value>, String> {
         let mut packed = Vec::new();
         commands.iter().for_each(|command| command.write_packed_command(&mut packed));
-        self.send(&packed, commands.len())
+        self.send(&packed, commands.len()).map_err(|e| e.why)
     }
 
-    pub(super) fn send(&mut self, packed: &[u8], replies: usize) -> Result<Vec<Value>, String> {
+    pub(super) fn send(&mut self, packed: &[u8], replies: usize) -> Result<Vec<Value>, Failed> {
         let timed = self.stream.timed();
         timed.left = MOST_REPLIED;
         if !self.closing {
             timed.until = Instant::now() + PATIENCE;
         }
         let stream = self.stream.all();
-        stream
-            .write_all(packed)
-            .and_then(|()| stream.flush())
-            .map_err(|e| format!("it takes nothing: {e}"))?;
+        stream.write_all(packed).and_then(|()| stream.flush()).map_err(|e| {
+            let ended = matches!(
+                e.kind(),
+                ErrorKind::BrokenPipe | ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted
+            );
+            Failed { why: format!("it takes nothing: {e}"), ended }
+        })?;
         let mut found = Vec::with_capacity(replies);
         for _ in 0..replies {
-            // The crate's errors may quote what was received; the kind says enough.
-            let value = self.parser.parse_value(&mut *stream).map_err(|e| match e.is_io_error() {
-                true => format!("it does not answer: {e}"),
-                false => "its answer is none of Redis's".to_owned(),
+            let value = self.parser.parse_value(&mut *stream).map_err(|e| Failed {
+                // The crate's errors may quote what was received; the kind says enough.
+                why: match e.is_io_error() {
+                    true => format!("it does not answer: {e}"),
+                    false => "its answer is none of Redis's".to_owned(),
+                },
+                ended: found.is_empty() && e.is_connection_dropped(),
             })?;
             found.push(value);
         }
         Ok(found)
     }
-}
-
-/// The first address that answers.
-fn connect(target: &Target, stop: &Stop, until: Instant) -> io::Result<TcpStream> {
-    let mut failed = io::Error::new(ErrorKind::NotFound, "the name has no address");
-    for address in (target.host.as_str(), target.port).to_socket_addrs()? {
-        let left = until.saturating_duration_since(Instant::now()).min(CONNECT);
-        if left.is_zero() || stop.at().is_some() {
-            return Err(io::Error::new(ErrorKind::TimedOut, "no connection in time"));
-        }
-        match TcpStream::connect_timeout(&address, left) {
-            Ok(socket) => return Ok(socket),
-            Err(e) => failed = e,
-        }
-    }
-    Err(failed)
 }
 
 /// Whom TLS trusts: the certificates that the system does. Certificates are always verified.
@@ -268,18 +285,26 @@ pub(super) fn refused(reply: &Value) -> Option<&redis::ServerError> {
     }
 }
 
-pub(super) fn text(e: &redis::ServerError) -> String {
-    let mut text = e.code().to_owned();
-    if let Some(details) = e.details() {
-        text.push(' ');
-        // A line; what some server would go on about is no use.
-        text.extend(details.chars().filter(|c| !c.is_control()).take(200));
-    }
-    text
+/// What an error says, in a line without the password, which some servers repeat with the rest of what they were sent.
+pub(super) fn text(e: &redis::ServerError, target: &Target) -> String {
+    let details = e.details().into_iter().flat_map(|details| [" ", details]);
+    said(e.code().chars().chain(details.flat_map(str::chars)), target)
+}
+
+/// The start of what a server said, fit for a line of a log. Of a word without an end no more is looked at either.
+fn said(all: impl Iterator<Item = char>, target: &Target) -> String {
+    let line: String = all.filter(|c| !c.is_control()).take(4 * MOST_SAID).collect();
+    target.conceal(&line).chars().take(MOST_SAID).collect()
+}
+
+/// The time by a clock that said so much at a moment, or by ours. Ours may be set meanwhile, the moment cannot.
+fn time_of(told: Option<(i64, Instant)>, now: Instant, ours: i64) -> i64 {
+    let since = |at| i64::try_from(now.saturating_duration_since(at).as_millis()).unwrap_or(i64::MAX);
+    told.map_or(ours, |(ms, at)| ms.saturating_add(since(at)))
 }
 
 /// The reply to `TIME`, in milliseconds.
-pub(super) fn clock(reply: &Value) -> Option<i64> {
+fn clock(reply: &Value) -> Option<i64> {
     let Value::Array(parts) = reply else { return None };
     let number = |value: &Value| match value {
         Value::BulkString(bytes) => std::str::from_utf8(bytes).ok()?.parse::<i64>().ok(),
@@ -327,7 +352,7 @@ mod tests {
         let begin = Instant::now();
         let timed = Timed { socket, stop: Arc::default(), until: begin + time, left: MOST_REPLIED };
         let (stream, parser) = (Stream::Plain(timed), Parser::new());
-        let mut connection = Connection { stream, parser, ahead_ms: 0, closing: true };
+        let mut connection = Connection { stream, parser, clock: None, closing: true };
         let result = connection.ask(&[redis::cmd("PING")]).map(|_| ());
         let took = begin.elapsed();
         drop(connection);
@@ -365,5 +390,64 @@ mod tests {
         let (result, _) = against(|mut s| drop(s.write_all(b"HTTP/1.1 400 s3cret\r\n\r\n")), PATIENCE);
         let why = result.unwrap_err();
         assert_eq!(why, "its answer is none of Redis's");
+    }
+
+    fn target() -> Target {
+        Target::parse("redis://:s3cret@h").unwrap()
+    }
+
+    fn error(line: &[u8]) -> redis::ServerError {
+        let value = redis::parse_redis_value(line);
+        refused(&value.unwrap()).unwrap().clone()
+    }
+
+    #[test]
+    fn what_a_server_says_of_an_error_is_a_short_line_without_the_password() {
+        let forged = error(b"-BAD\nWARN\x1b[2Jforged details\x07 of it\r\n");
+        assert_eq!(text(&forged, &target()), "BADWARN[2Jforged details of it");
+        let endless = [b"-".as_slice(), &[b'X'; 1 << 20], b"\r\n"].concat();
+        assert_eq!(text(&error(&endless), &target()).len(), MOST_SAID);
+        // At the end of what is said, where the rest of it would be cut off.
+        let repeated = format!("-ERR {}s3cret\r\n", "x".repeat(MOST_SAID - 8));
+        let shown = text(&error(repeated.as_bytes()), &target());
+        assert!(!shown.contains("s3c") && shown.ends_with("x***"), "{shown}");
+        let (result, _) = introduced(b"-s3cret\nWARN forged\r\n+OK\r\n*0\r\n");
+        assert_eq!(result.unwrap_err(), "it refuses the user or the password (***WARN)");
+    }
+
+    /// What becomes of a connection whose server answers so.
+    fn introduced(answer: &'static [u8]) -> (Result<(), String>, i64) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let target = Target { port: listener.local_addr().unwrap().port(), ..target() };
+        let target = Target { host: "127.0.0.1".to_owned(), ..target };
+        let server = std::thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            socket.write_all(answer).unwrap();
+            // Until the other end goes.
+            let _ = socket.read_to_end(&mut Vec::new());
+        });
+        let dress = Dress { keepalive: true, nodelay: true };
+        let (result, time) = match Connection::open(&target, dress, &Arc::default()) {
+            Ok(connection) => (Ok(()), connection.now_ms()),
+            Err(e) => (Err(e), 0),
+        };
+        server.join().unwrap();
+        (result, time)
+    }
+
+    #[test]
+    fn the_servers_time_goes_on_whatever_this_machines_clock_does() {
+        let at = Instant::now();
+        // An hour forward, an hour back.
+        for ours in [1_000 + 3_600_000, 1_000 - 3_600_000] {
+            assert_eq!(time_of(Some((1_000, at)), at + Duration::from_millis(250), ours), 1_250);
+        }
+        assert_eq!(time_of(None, at, 7), 7);
+        // What no clock says.
+        assert_eq!(time_of(Some((i64::MAX, at)), at + Duration::from_secs(1), 7), i64::MAX);
+        let (result, time) = introduced(b"+OK\r\n+OK\r\n*2\r\n$17\r\n-9223372036854775\r\n$1\r\n0\r\n");
+        assert!(result.is_ok() && time < -9_223_372_036_854_000_000, "{result:?} {time}");
+        let (_, time) = introduced(b"+OK\r\n+OK\r\n*2\r\n$4\r\n1000\r\n$6\r\n500000\r\n");
+        assert!((1_000_500..1_010_000).contains(&time), "{time}");
     }
 }

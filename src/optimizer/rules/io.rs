@@ -121,7 +121,7 @@ fn concurrency_of(plan: &mut Plan<'_>, d: &DirectorySample) {
     let because = format!(
         "{in_flight:.1} reads are under way of {from}, at {latency:.6} s where {usual:.6} s is usual"
     );
-    let change = Change::SetConcurrency { directory: d.path.clone(), from, to };
+    let change = Change::SetConcurrency { directory: Some(d.path.clone()), from, to };
     if to < from {
         plan.require(change, Goal::Tail, because);
     } else {

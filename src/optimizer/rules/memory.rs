@@ -7,9 +7,9 @@
 //! none, if requests find nothing. What a limit took from it comes back by itself, up to twice its size at a time.
 //!
 //! What the allocator keeps of freed memory is nobody's use. Where that is more than an eighth of what the process takes,
-//! it is given back, and over the threshold it counts as freed already: nothing has to leave the tier for it. If half of
-//! it or more is still there one turn later, it is pieces between what is in use: it is not asked for again, nor counted,
-//! for a time that doubles.
+//! it is given back, and over the threshold it counts as freed already: nothing has to leave the tier for it. If less than
+//! a quarter goes back, the rest is pieces between what is in use: it is not asked for again, nor counted, for a time that
+//! doubles.
 //!
 //! Memory can be scarce although this process is within its share: others beside it take it. While less than what
 //! `gc_threshold` leaves can be had, the tier gives way likewise, until the buffer more than that can be had.
@@ -17,7 +17,6 @@
 use super::super::action::{Change, Goal};
 use super::super::plan::Plan;
 use super::super::sample::{Sample, TierSample};
-use super::super::state::Hold;
 use super::super::{bounded, over};
 use thermocline_storage::Tier;
 
@@ -53,7 +52,6 @@ pub(in super::super) fn apply(plan: &mut Plan<'_>) {
             (true, _) => "what was freed is to be the system's".to_owned(),
             (false, _) => format!("memory use is {percent:.1} %, over {} %", plan.policy.gc_threshold),
         };
-        plan.state.asked_back = Some(spare).filter(|spare| *spare > 0);
         plan.require(Change::TrimAllocator, Goal::MemoryUse, because);
     }
 }
@@ -71,16 +69,10 @@ fn lacking(plan: &Plan<'_>) -> u64 {
 }
 
 /// Bytes that the allocator keeps and is to give back; 0 if they are few, or if it was asked in vain.
-fn spare(plan: &mut Plan<'_>) -> u64 {
-    let tick = plan.state.tick;
+fn spare(plan: &Plan<'_>) -> u64 {
     let kept = plan.sample.memory_spare().unwrap_or(0);
-    match plan.state.asked_back.take() {
-        Some(then) if kept >= then / 2 => plan.state.trim_hold.lengthen(tick),
-        Some(_) => plan.state.trim_hold = Hold::default(),
-        None => {}
-    }
     let many = kept > SPARE && kept > plan.sample.memory_used.unwrap_or(0) / SPARE_SHARE;
-    if many && plan.state.trim_hold.is_over(tick) { kept } else { 0 }
+    if many && plan.may(&Change::TrimAllocator) { kept } else { 0 }
 }
 
 fn free(plan: &mut Plan<'_>, percent: f64, lacking: u64, spare: u64) -> bool {

@@ -95,16 +95,27 @@ fn what_the_allocator_keeps_goes_back_where_it_is_much() {
 #[test]
 fn an_allocator_that_keeps_it_all_the_same_is_asked_ever_more_rarely() {
     let mut state = State::default();
-    let mut turns = |spare: u64, n: u64| -> Vec<u64> {
-        let mut s = kept(spare);
-        let all = run(&mut s, &mut state, &policy(), n as usize).into_iter().zip(0..);
-        all.filter(|(d, _)| turned(d, Knob::Allocator).is_some()).map(|(_, n)| n).collect()
+    let mut turns = |spare: u64, n: u64, gives: bool| -> Vec<u64> {
+        let s = kept(spare);
+        let mut asked = Vec::new();
+        for n in 0..n {
+            let decision = decide(&s, &state, &policy());
+            state = decision.state.clone();
+            let trims = |a: &&Action| a.change == Change::TrimAllocator;
+            let outcome = |action: &Action| {
+                asked.push(n);
+                let result = if gives { Ok(()) } else { Err("it stays".to_owned()) };
+                Outcome { action: action.clone(), result }
+            };
+            let outcomes: Vec<Outcome> = decision.actions.iter().filter(trims).map(outcome).collect();
+            state.applied(&outcomes);
+        }
+        asked
     };
-    assert_eq!(turns(GIB, 80), [0, 11, 32, 73], "in vain: 10, 20, 40 turns between");
-    // What went back by more than half was worth it.
-    assert!(turns(100 * MIB, 200).is_empty());
-    assert_eq!(turns(GIB, 1), [0]);
-    assert_eq!(turns(400 * MIB, 1), [0], "and is asked for again at once");
+    assert_eq!(turns(GIB, 80, false), [0, 10, 30, 70], "in vain: 10, 20, 40 turns between");
+    assert!(turns(100 * MIB, 200, true).is_empty());
+    assert_eq!(turns(GIB, 3, true), [0, 1, 2]);
+    assert_eq!(turns(GIB, 15, false), [0, 10], "what went back ended the waiting");
 }
 
 #[test]
@@ -119,9 +130,8 @@ fn what_the_allocator_keeps_is_taken_before_what_the_tier_holds() {
     assert!(turned(&all, Knob::Allocator).is_some() && turned(&all, Knob::MemoryContent).is_none());
     // Once it was asked in vain, the tier has to give.
     let mut state = State::default();
-    let mut s = over(2_000 * MIB);
-    let second = run(&mut s, &mut state, &policy(), 2).pop().unwrap();
-    assert!(changes(&second).contains(&Change::FreeMemory {
+    state.refuse(&Change::TrimAllocator);
+    assert!(changes(&decide(&over(2_000 * MIB), &state, &policy())).contains(&Change::FreeMemory {
         bytes: 1_500 * MIB,
         from: 6_000 * MIB,
         to: 4_500 * MIB

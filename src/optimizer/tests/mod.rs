@@ -79,7 +79,11 @@ fn turn(sample: &mut Sample, change: &Change) {
         Change::SetReadAhead { tier, to, .. } => k.read_ahead[*tier as usize] = *to,
         Change::SetReadSize { to, .. } => k.read_size = *to,
         Change::SetConcurrency { directory, to, .. } => {
-            sample.directories.iter_mut().filter(|d| d.path == *directory).for_each(|d| d.concurrency = *to);
+            sample
+                .directories
+                .iter_mut()
+                .filter(|d| directory.as_ref() == Some(&d.path))
+                .for_each(|d| d.concurrency = *to);
         }
         Change::SetWriteBuffer { to, .. } => k.write_buffer = *to,
         Change::SetBackgroundRate { to, .. } => k.background_rate = *to,

@@ -460,10 +460,8 @@ impl Catalog {
         for shard in &self.shards {
             let shard = shard.read();
             s.indexed += shard.index.len() as u64;
-            for (ident, _) in shard.dirty.iter().filter(|(_, d)| d.newest.is_some()) {
-                s.dirty += 1;
-                s.only_dirty += u64::from(shard.index.get(*ident).is_none());
-            }
+            s.dirty += shard.wet.all;
+            s.only_dirty += shard.wet.only;
             s.bytes += shard.index.bytes() as u64
                 + (shard.dirty.capacity() * 64
                     + shard.expiries.capacity() * 18

@@ -4,7 +4,8 @@
 //! - every change of the durable place (`index`) queues its frame in the same section;
 //! - a version is taken under the lock of the key's shard;
 //! - live counts of containers follow `index`, change by change; a count is lowered only after the frame that says
-//!   why is queued.
+//!   why is queued;
+//! - `wet` says at any time what a walk over `dirty` would: who asks for counts walks nothing under the lock.
 //!
 //! Nothing here touches a disk: a crash leaves what is queued as far as the journal got (the catalog's table).
 
@@ -25,12 +26,21 @@ use std::sync::atomic::Ordering;
 pub(crate) struct Shard {
     pub(crate) index: Index,
     pub(crate) dirty: IdentMap<Dirty>,
+    pub(crate) wet: Wet,
     /// Writes that are not visible before they are durable (`Persistence::Always`).
     pub(crate) hidden: IdentMap<Hidden>,
     /// Expiries changed since the record was written; valid for the place in the index.
     pub(crate) expiries: IdentMap<u64>,
     /// The newest frame about this shard.
     pub(crate) last_frame: u64,
+}
+
+/// How many identities have a newest value that is in no frame yet.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Wet {
+    pub(crate) all: u64,
+    /// Those of them with no record on disk.
+    pub(crate) only: u64,
 }
 
 /// A write on its way to stable storage, and what readers see until it is there.
@@ -94,6 +104,20 @@ impl Shard {
         Some(Located { place, entry, expires_at: self.expiries.get(&ident).copied() })
     }
 
+    /// An identity that had no newest value has one now, or the other way round.
+    fn wetted(&mut self, ident: Ident, wet: bool) {
+        let only = u64::from(self.index.get(ident).is_none());
+        let Wet { all, only: alone } = self.wet;
+        self.wet = match wet {
+            true => Wet { all: all + 1, only: alone + only },
+            false => Wet { all: all.saturating_sub(1), only: alone.saturating_sub(only) },
+        };
+    }
+
+    fn is_wet(&self, ident: Ident) -> bool {
+        self.wet.all > 0 && self.dirty.get(&ident).is_some_and(|d| d.newest.is_some())
+    }
+
     /// What readers see.
     pub(crate) fn find(&self, cat: &Catalog, ident: Ident) -> Found {
         if !self.hidden.is_empty()
@@ -144,13 +168,16 @@ impl Guard<'_> {
         let value = Arc::new(self.cat.dirty_value(new, version));
         let now = self.cat.now();
         let dirty = self.shard.dirty.entry(ident).or_default();
-        dirty.newest = Some(value.clone());
+        let was_wet = dirty.newest.replace(value.clone()).is_some();
         if queue || dirty.queued {
             value.charge();
             if !dirty.queued {
                 dirty.queued = true;
                 self.cat.buffer.push(ident, now);
             }
+        }
+        if !was_wet {
+            self.shard.wetted(ident, true);
         }
         value
     }
@@ -174,9 +201,14 @@ impl Guard<'_> {
         let value = Arc::new(self.cat.dirty_value(new, version));
         value.by_caller.store(true, Ordering::Relaxed);
         let dirty = self.shard.dirty.entry(ident).or_default();
-        *value.before.lock() = dirty.newest.replace(value.clone());
+        let before = dirty.newest.replace(value.clone());
+        let was_wet = before.is_some();
+        *value.before.lock() = before;
         dirty.in_flight += 1;
         dirty.flying = version;
+        if !was_wet {
+            self.shard.wetted(ident, true);
+        }
         value
     }
 
@@ -229,11 +261,12 @@ impl Guard<'_> {
         let (beneath, was) = (h.beneath.clone(), h.was);
         self.shard.hidden.remove(&ident);
         if let Some(d) = self.shard.dirty.get_mut(&ident) {
-            if d.newest.as_ref().is_some_and(|v| v.version == version) {
-                d.newest = None;
-            }
+            let dried = d.newest.take_if(|v| v.version == version).is_some();
             // A batch of it that still comes back is garbage; the next write has a higher version.
             d.last_frame = d.last_frame.max(version);
+            if dried {
+                self.shard.wetted(ident, false);
+            }
         }
         if self.shard.index.get(ident) != was {
             let cat = self.cat;
@@ -269,6 +302,9 @@ impl Guard<'_> {
     /// Points an identity at a place and queues the frame.
     fn point(&mut self, ident: Ident, version: Version, place: Place, expires_at: u64) -> u64 {
         let old = self.shard.index.insert(ident, place);
+        if old.is_none() && self.shard.is_wet(ident) {
+            self.shard.wet.only = self.shard.wet.only.saturating_sub(1);
+        }
         self.shard.expiries.remove(&ident);
         self.cat.containers.add_live(place, 1);
         if let Some(entry) = self.cat.containers.get(place.container()) {
@@ -285,6 +321,9 @@ impl Guard<'_> {
     /// Takes an identity out of the index and queues the frame, if it is there.
     fn unpoint(&mut self, ident: Ident, version: Version) -> Option<u64> {
         let old = self.shard.index.remove(ident)?;
+        if self.shard.is_wet(ident) {
+            self.shard.wet.only += 1;
+        }
         self.shard.expiries.remove(&ident);
         let frame = self.frame(Frame::Dead { ident, version });
         // After the frame, as in `point`.
@@ -306,7 +345,9 @@ impl Guard<'_> {
             value.before.lock().take();
             if current {
                 d.last_frame = value.version;
-                d.newest.take_if(|n| n.version == value.version);
+                if d.newest.take_if(|n| n.version == value.version).is_some() {
+                    self.shard.wetted(ident, false);
+                }
             }
         }
         self.tidy(ident);
@@ -357,6 +398,8 @@ impl Guard<'_> {
                         d.queued = true;
                         self.cat.buffer.push(ident, now);
                     }
+                } else {
+                    self.shard.wetted(ident, false);
                 }
             }
         }
@@ -368,8 +411,10 @@ impl Guard<'_> {
         let found = self.find(ident);
         let version = self.cat.next_version();
         if let Some(d) = self.shard.dirty.get_mut(&ident) {
-            d.newest = None;
             d.last_frame = version;
+            if d.newest.take().is_some() {
+                self.shard.wetted(ident, false);
+            }
         }
         let frame = self.unpoint(ident, version);
         self.tidy(ident);
@@ -452,6 +497,7 @@ impl Guard<'_> {
             }
             d.last_frame = version;
         }
+        self.shard.wet = Wet::default();
         self.shard.dirty.retain(|_, d| !d.is_idle() || d.queued);
         self.shard.expiries.clear();
         // What was visible beneath a hidden write is gone as well, and does not come back if the write fails.

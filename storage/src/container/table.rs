@@ -4,6 +4,7 @@ use super::{Container, Entry, Known, Purpose};
 use crate::error::{Error, Result};
 use crate::types::{ContainerNo, Place, Tier, Version};
 use parking_lot::{Mutex, RwLock};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -17,12 +18,23 @@ pub struct Reserved {
     pub id: u64,
 }
 
+/// The containers of a tier.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Counted {
+    /// How many.
+    pub containers: u64,
+    /// Live records in them.
+    pub live: u64,
+}
+
 type PublishHook = Box<dyn Fn(&Entry) + Send + Sync>;
 
 /// How many containers a store may have.
 pub(super) const MOST: u32 = 65_535;
 /// So many of their numbers only reclaim may take: where all are in use, a container is rewritten to free another's.
 pub(super) const FOR_RECLAIM: usize = 64;
+/// So many numbers are counted before others have their turn.
+const COUNTED_AT_A_TIME: usize = 1024;
 
 /// The table of all containers of a store.
 pub struct Containers {
@@ -214,6 +226,22 @@ impl Containers {
     /// All containers of a tier, by number.
     pub fn of_tier(&self, tier: Tier) -> Vec<Arc<Entry>> {
         self.table.read().iter().flatten().filter(|e| e.tier == tier).cloned().collect()
+    }
+
+    /// How many containers each tier has, and live records in them. Nothing is copied, and the table is left to others now and
+    /// then: a store may have tens of thousands of containers, and who enters one waits for whoever reads.
+    pub fn counts(&self) -> BTreeMap<Tier, Counted> {
+        let mut counts = BTreeMap::<Tier, Counted>::new();
+        for start in (0..=MOST as usize).step_by(COUNTED_AT_A_TIME) {
+            let table = self.table.read();
+            let Some(rest) = table.get(start..) else { break };
+            for entry in rest.iter().take(COUNTED_AT_A_TIME).flatten() {
+                let counted = counts.entry(entry.tier).or_default();
+                counted.containers += 1;
+                counted.live += entry.live();
+            }
+        }
+        counts
     }
 
     /// Takes a container out of the table, so that no new reader finds it. Its number stays taken until

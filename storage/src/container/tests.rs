@@ -60,3 +60,27 @@ fn numbers_that_only_rest_are_not_in_use() {
     assert_eq!(written, 10);
     assert_eq!(take(&c, FOR_RECLAIM).len(), FOR_RECLAIM);
 }
+
+#[test]
+fn counts_are_those_of_the_tiers_across_the_whole_table() {
+    let c = Containers::new(1);
+    assert!(c.counts().is_empty());
+    // More than is counted at a time, and gaps.
+    let mut live = [0; 2];
+    for (n, r) in take(&c, 3_000).into_iter().enumerate() {
+        if n % 3 == 0 {
+            continue;
+        }
+        let tier = if n % 2 == 0 { Tier::Ssd } else { Tier::Cold };
+        c.publish(r, tier, 0, 0, Arc::new(Hollow(1)));
+        c.add_live(Place::new(r.no, 0).unwrap(), 3);
+        live[n % 2] += 3;
+    }
+    let counts = c.counts();
+    assert_eq!(counts.len(), 2);
+    for (tier, live) in [(Tier::Ssd, live[0]), (Tier::Cold, live[1])] {
+        let containers = c.of_tier(tier).len() as u64;
+        assert_eq!(counts[&tier], Counted { containers, live }, "{tier:?}");
+    }
+    assert_eq!(counts.values().map(|c| c.containers).sum::<u64>(), c.all().len() as u64);
+}

@@ -1,29 +1,73 @@
 //! How many reads of the disks are under way at once.
 //!
 //! A disk serves several requests better than one, and too many worse: each waits for all that came before it. Whoever
-//! comes when there are as many as are allowed waits here.
+//! comes when there are as many as are allowed waits here. Callers do not wait for background work: a read of that may be
+//! of megabytes, and the disk may hang with it.
 //!
-//! Invariants: never are more inside than were allowed when the last of them came in; whoever leaves wakes one of those
-//! who wait; without a crowd, coming and going is one atomic operation each, and takes no lock.
+//! Invariants: never are more inside than were allowed when the last of them came in, but for one caller, who comes in
+//! where no other caller is; background work leaves one place free, if there are two; whoever leaves wakes one of each kind
+//! that waits, of whom one has room at most; without a crowd, coming and going is one atomic operation each, and takes no
+//! lock.
 
 use crossbeam::utils::CachePadded;
 use parking_lot::{Condvar, Mutex};
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+thread_local! {
+    /// How many times this thread has said that it works in the background.
+    static BACKGROUND: Cell<u32> = const { Cell::new(0) };
+}
+
+/// While this lives, what its thread reads is read in the background.
+#[derive(Debug)]
+#[must_use = "it ends when this is dropped"]
+pub struct Background(std::marker::PhantomData<*const ()>);
+
+impl Background {
+    /// From now on.
+    pub fn begin() -> Background {
+        Background::for_ever();
+        Background(std::marker::PhantomData)
+    }
+
+    /// From now on, until the thread ends.
+    pub fn for_ever() {
+        BACKGROUND.with(|n| n.set(n.get().saturating_add(1)));
+    }
+
+    fn is_on() -> bool {
+        BACKGROUND.with(Cell::get) > 0
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        BACKGROUND.with(|n| n.set(n.get().saturating_sub(1)));
+    }
+}
 
 /// Lets so many in at once.
 #[derive(Debug)]
 pub struct Gate {
     limit: AtomicU64,
+    /// Callers in the lower half, background work in the upper.
     inside: CachePadded<AtomicU64>,
     /// How many wait; counted before they look for room for the last time.
     waiting: AtomicU64,
     lock: Mutex<()>,
-    left: Condvar,
+    /// Somebody left whom a caller may follow, and whom background work may.
+    callers: Condvar,
+    others: Condvar,
 }
 
-/// Somebody inside; leaves when it is dropped.
+/// One caller inside, and one of those who work in the background.
+const CALLER: u64 = 1;
+const OTHER: u64 = 1 << 32;
+
+/// Somebody inside, as what they came; leaves when it is dropped.
 #[derive(Debug)]
-pub(super) struct Inside<'a>(&'a Gate);
+pub(super) struct Inside<'a>(&'a Gate, u64);
 
 impl Default for Gate {
     /// Without a limit.
@@ -40,7 +84,8 @@ impl Gate {
             inside: CachePadded::default(),
             waiting: AtomicU64::new(0),
             lock: Mutex::new(()),
-            left: Condvar::new(),
+            callers: Condvar::new(),
+            others: Condvar::new(),
         }
     }
 
@@ -54,36 +99,44 @@ impl Gate {
         self.limit.store(limit.max(1), Ordering::SeqCst);
         // There may be room for those who wait.
         let _lock = self.lock.lock();
-        self.left.notify_all();
+        self.callers.notify_all();
+        self.others.notify_all();
     }
 
-    fn try_enter(&self) -> bool {
+    fn try_enter(&self, who: u64) -> bool {
         let limit = self.limit.load(Ordering::SeqCst);
-        let more = |inside: u64| (inside < limit).then_some(inside + 1);
+        let room = |inside: u64| {
+            let (callers, others) = (inside % OTHER, inside / OTHER);
+            let free = callers + others < limit;
+            if who == CALLER { free || callers == 0 } else { free && others < (limit - 1).max(1) }
+        };
+        let more = |inside: u64| room(inside).then_some(inside + who);
         self.inside.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).is_ok()
     }
 
     /// Waits until there is room, and comes in.
     pub(super) fn enter(&self) -> Inside<'_> {
-        if !self.try_enter() {
+        let (who, left) = if Background::is_on() { (OTHER, &self.others) } else { (CALLER, &self.callers) };
+        if !self.try_enter(who) {
             let mut lock = self.lock.lock();
             self.waiting.fetch_add(1, Ordering::SeqCst);
             // Who leaves after this sees that somebody waits, and wakes one; who left before has made room.
-            while !self.try_enter() {
-                self.left.wait(&mut lock);
+            while !self.try_enter(who) {
+                left.wait(&mut lock);
             }
             self.waiting.fetch_sub(1, Ordering::SeqCst);
         }
-        Inside(self)
+        Inside(self, who)
     }
 }
 
 impl Drop for Inside<'_> {
     fn drop(&mut self) {
-        self.0.inside.fetch_sub(1, Ordering::SeqCst);
+        self.0.inside.fetch_sub(self.1, Ordering::SeqCst);
         if self.0.waiting.load(Ordering::SeqCst) > 0 {
             let _lock = self.0.lock.lock();
-            self.0.left.notify_one();
+            self.0.callers.notify_one();
+            self.0.others.notify_one();
         }
     }
 }
@@ -140,7 +193,7 @@ mod tests {
             }
             gate.set_limit(0);
             assert_eq!(gate.limit(), 1);
-            assert!(!gate.try_enter(), "one is inside");
+            assert!(!gate.try_enter(CALLER), "one is inside");
             drop(first);
             drop(gate.enter());
         });
@@ -153,25 +206,74 @@ mod tests {
             let gate = Arc::new(Gate::new(2));
             let (told, heard) = std::sync::mpsc::channel();
             let (a, b) = (gate.enter(), gate.enter());
-            std::thread::scope(|scope| {
-                for _ in 0..2 {
-                    let (gate, told) = (gate.clone(), told.clone());
-                    scope.spawn(move || {
-                        drop(gate.enter());
-                        told.send(()).unwrap();
-                    });
-                }
-                while gate.waiting.load(Ordering::SeqCst) < 2 {
-                    std::thread::yield_now();
-                }
-                drop(a);
-                drop(b);
-                for _ in 0..2 {
-                    heard
-                        .recv_timeout(Duration::from_secs(20))
-                        .expect("somebody sleeps beside an empty gate");
+            // Not in a scope, which would wait for who sleeps for ever.
+            for _ in 0..2 {
+                let (gate, told) = (gate.clone(), told.clone());
+                std::thread::spawn(move || {
+                    drop(gate.enter());
+                    told.send(()).unwrap();
+                });
+            }
+            while gate.waiting.load(Ordering::SeqCst) < 2 {
+                std::thread::yield_now();
+            }
+            drop(a);
+            drop(b);
+            for _ in 0..2 {
+                heard.recv_timeout(Duration::from_secs(20)).expect("somebody sleeps beside an empty gate");
+            }
+        }
+    }
+
+    /// Who works in the background leaves a place free, and where there is but one, keeps no caller out of it.
+    #[test]
+    fn no_caller_waits_for_who_works_in_the_background() {
+        for limit in 1..5 {
+            let gate = Arc::new(Gate::new(limit));
+            let background = |gate: &Arc<Gate>| {
+                let (gate, (told, heard)) = (gate.clone(), std::sync::mpsc::channel());
+                let (leave, left) = std::sync::mpsc::channel::<()>();
+                let thread = std::thread::spawn(move || {
+                    Background::for_ever();
+                    let inside = gate.enter();
+                    told.send(()).unwrap();
+                    let _ = left.recv();
+                    drop(inside);
+                });
+                (thread, heard, leave)
+            };
+            let some: Vec<_> = (0..(limit - 1).max(1)).map(|_| background(&gate)).collect();
+            some.iter().for_each(|(_, heard, _)| heard.recv_timeout(Duration::from_secs(20)).unwrap());
+            assert!(!gate.try_enter(OTHER), "{limit}: all but one place are taken");
+            let caller = gate.enter();
+            assert!(!gate.try_enter(CALLER) && !gate.try_enter(OTHER), "{limit}: one too many");
+            // One more of each waits; who leaves lets in whom they make room for.
+            let (thread, heard, leave) = background(&gate);
+            let (came, in_at_last) = std::sync::mpsc::channel();
+            std::thread::spawn({
+                let gate = gate.clone();
+                move || {
+                    drop(gate.enter());
+                    came.send(()).unwrap();
                 }
             });
+            while gate.waiting.load(Ordering::SeqCst) < 2 {
+                std::thread::yield_now();
+            }
+            drop(caller);
+            in_at_last.recv_timeout(Duration::from_secs(20)).expect("a caller sleeps beside a place of his");
+            assert!(heard.try_recv().is_err(), "{limit}");
+            for (thread, _, leave) in some {
+                drop(leave);
+                thread.join().unwrap();
+            }
+            heard.recv_timeout(Duration::from_secs(20)).expect("it sleeps beside an empty gate");
+            drop(leave);
+            thread.join().unwrap();
+            assert_eq!((gate.inside.load(Ordering::SeqCst), gate.waiting.load(Ordering::SeqCst)), (0, 0));
+            // What is asked for on this thread is a caller's again.
+            drop(Background::begin());
+            assert!(!Background::is_on());
         }
     }
 }

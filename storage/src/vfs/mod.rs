@@ -1,7 +1,8 @@
 //! The only door to the disk.
 //!
 //! Everything that the engine does to a disk goes through [`Vfs`] and [`VfsFile`], so that a simulated file
-//! system can stand behind them. (sled opens its own files; it is fenced elsewhere.)
+//! system can stand behind them. (sled opens its own files; it is fenced elsewhere. The engine's socket, which holds no data,
+//! is bound and removed past this.)
 //!
 //! Invariants that implementations keep:
 //! - a path is never followed through a symbolic link in its last component;
@@ -15,7 +16,7 @@ mod meter;
 mod readonly;
 mod real;
 
-pub use gate::Gate;
+pub use gate::{Background, Gate};
 pub use map::Map;
 pub use meter::{DiskReads, Meter, Metered, Traffic};
 pub use readonly::ReadOnly;

@@ -5,6 +5,7 @@ use crate::common;
 use crate::rows::Doing;
 use bytes::Bytes;
 use std::time::Duration;
+use thermocline::testing::change;
 use thermocline::{Cache, Persistence, PutOptions, Tier};
 use thermocline_testing::history::{Begun, Outcome, Value};
 
@@ -166,6 +167,16 @@ impl Life<'_> {
             Err(e) => self.told.say(|| format!("flush: {e}")),
         }
         Ok(())
+    }
+
+    /// What the optimizer might do. How much it frees, and how fast what works in the background is, changes nothing that
+    /// was promised.
+    pub(super) fn turn(&mut self) {
+        let change = change(|n| self.turns.below(n));
+        let done = self.cache().apply(&change);
+        self.told.say(|| format!("{change:?}: {done:?}"));
+        // Tiers that are not there say so.
+        self.told.counts.turned += u64::from(done.is_ok());
     }
 
     pub(super) fn advance(&mut self) {

@@ -103,9 +103,10 @@ impl Report<'_> {
         let Some(stats) = &self.found.stats else { return String::new() };
         let bars: Vec<Bar> = type_rows(stats)
             .into_iter()
-            .filter(|(_, _, original, _)| *original > 0)
+            .filter(|(_, of)| of.original_bytes > 0)
             .zip(COLOURS)
-            .map(|((t, _, original, stored), colour)| {
+            .map(|((t, of), colour)| {
+                let (original, stored) = (of.original_bytes, of.stored_bytes);
                 let value = stored as f64 / original as f64;
                 let shown = format!("{value:.2} ({} of {})", show::bytes(stored), show::bytes(original));
                 Bar { label: t.to_string(), value, shown, colour }

@@ -5,7 +5,14 @@ use super::{Latency, Report};
 use crate::inspect::type_rows;
 use crate::show;
 use serde_json::{Map, Value, json};
-use thermocline::Tier;
+use thermocline::{CodecStats, Tier};
+
+fn codec(of: &CodecStats) -> Value {
+    json!({
+        "kept": of.kept, "original_bytes": of.original_bytes, "stored_bytes": of.stored_bytes,
+        "in_vain": of.skipped, "in_vain_bytes": of.skipped_bytes, "seconds": of.nanos as f64 / 1e9,
+    })
+}
 
 fn latency(l: &Latency) -> Value {
     json!({
@@ -48,8 +55,9 @@ impl Report<'_> {
                 "zipf_exponent": self.args.skew,
             })),
             "tiers": self.tiers_json(),
-            "types": found.stats.as_ref().map(|s| type_rows(s).into_iter().map(|(t, items, original, stored)| json!({
-                "type": t.name(), "items": items, "original_bytes": original, "stored_bytes": stored,
+            "types": found.stats.as_ref().map(|s| type_rows(s).into_iter().map(|(t, of)| json!({
+                "type": t.name(), "items": of.items, "original_bytes": of.original_bytes,
+                "stored_bytes": of.stored_bytes, "zlib": codec(&of.zlib), "lz4": codec(&of.lz4),
             })).collect::<Vec<_>>()),
             "on_disk": found.on_disk.iter().map(|d| (d.what.to_owned(), json!(d.bytes))).collect::<Map<_, _>>(),
             "on_disk_wrong": found.off_sizes().map(|d| json!({ "what": d.what, "bytes": d.bytes, "said": d.said }))

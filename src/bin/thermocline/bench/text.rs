@@ -3,7 +3,7 @@
 use super::advice::{Advice, Row};
 use super::{APART, Findings, Latency, OnDisk, Reads, Report};
 use crate::device::Device;
-use crate::inspect::type_rows;
+use crate::inspect::{codec_shares, type_rows};
 use crate::show::{self, wrap};
 use std::fmt::Write as _;
 use thermocline::Tier;
@@ -152,20 +152,32 @@ impl Report<'_> {
         let Some(stats) = &self.found.stats else { return };
         let rows: Vec<_> = type_rows(stats)
             .into_iter()
-            .map(|(t, items, original, stored)| {
+            .map(|(t, of)| {
+                let (original, stored) = (of.original_bytes, of.stored_bytes);
                 let ratio = if original == 0 {
                     "–".into()
                 } else {
                     format!("{:.2}", stored as f64 / original as f64)
                 };
-                vec![t.to_string(), show::count(items), show::bytes(original), show::bytes(stored), ratio]
+                vec![
+                    t.to_string(),
+                    show::count(of.items),
+                    show::bytes(original),
+                    show::bytes(stored),
+                    ratio,
+                    codec_shares(of),
+                ]
             })
             .collect();
         if rows.is_empty() {
             return;
         }
         section(out, "Compression on the way to the first disk tier");
-        out.push_str(&show::table(1, &["type", "items", "original", "stored", "stored / original"], rows));
+        out.push_str(&show::table(
+            1,
+            &["type", "items", "original", "stored", "stored / original", "with"],
+            rows,
+        ));
         let _ = writeln!(out, "  The archive packs anew, with deflate, what came to it with LZ4 or plain.");
     }
 

@@ -111,6 +111,12 @@ fn check_counts(cat: &Catalog) {
     let aged = |d: &dirty::Dirty| d.since.is_some_and(|_| d.queued);
     let aged: usize = cat.shards.iter().map(|s| s.read().dirty.values().filter(|d| aged(d)).count()).sum();
     assert_eq!(cat.buffer.aged(), aged);
+    for shard in &cat.shards {
+        let shard = shard.read();
+        let wet = || shard.dirty.iter().filter(|(_, d)| d.newest.is_some());
+        let only = wet().filter(|(ident, _)| shard.index.get(**ident).is_none()).count() as u64;
+        assert_eq!(shard.wet, super::shard::Wet { all: wet().count() as u64, only });
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
