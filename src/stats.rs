@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use thermocline_storage::codec::Spent;
 use thermocline_storage::latency::Latency;
-use thermocline_storage::vfs::Traffic;
+use thermocline_storage::vfs::{DiskReads, Traffic};
 use thermocline_storage::{ContentType, Tier};
 
 /// Lines of a [`Striped`] counter.
@@ -214,6 +214,9 @@ pub struct DirIo {
     pub write_latency: Latency,
     /// How long syncs took.
     pub sync_latency: Latency,
+    /// Reads that the disk answered, not the page cache; the small and the large of those that waited for no other.
+    pub(crate) disk_reads: DiskReads,
+    pub(crate) alone: [DiskReads; 2],
 }
 
 impl From<Traffic> for DirIo {
@@ -230,6 +233,8 @@ impl From<Traffic> for DirIo {
             read_latency: t.read,
             write_latency: t.write,
             sync_latency: t.sync,
+            disk_reads: t.disk,
+            alone: t.alone,
         }
     }
 }

@@ -76,13 +76,13 @@ impl Default for CpuUseConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct IoUseConfig {
-    /// Disk operations in flight at most: 1 to 10,000, by default 100.
+    /// Reads of each directory that are under way at most: 1 to 10,000, by default 100.
     pub max_concurrent_ops: u64,
     /// Bytes of the smallest read: 512 to 1 MiB, by default 8 KiB.
     pub buffer_size: u64,
     /// Bytes that wait to be written at most: 1 MiB to 16 GiB, by default 64 MiB. Half of it starts a write.
     pub write_buffer_size: u64,
-    /// Bytes that are read ahead at most: 4 KiB to 64 MiB, by default 4 MiB.
+    /// Bytes that are read ahead at most, on the HDD and in the archive: 4 KiB to 4 MiB, by default 4 MiB.
     pub read_ahead_size: u64,
 }
 

@@ -152,8 +152,8 @@ pub(super) static SETTINGS: &[Setting] = &[
     ),
     setting(
         "resource_management.io.max_concurrent_ops",
-        Field::Count(|c| &mut c.resources.io.max_concurrent_ops, 1..=10_000, "operations"),
-        "disk operations in flight at most",
+        Field::Count(|c| &mut c.resources.io.max_concurrent_ops, 1..=10_000, "reads"),
+        "reads of each tier's directory under way at most; what is written, synced or read through a map does not count, and background reads leave one place to callers",
     ),
     setting(
         "resource_management.io.buffer_size",
@@ -167,8 +167,8 @@ pub(super) static SETTINGS: &[Setting] = &[
     ),
     setting(
         "resource_management.io.read_ahead_size",
-        Field::Size(|c| &mut c.resources.io.read_ahead_size, 4 * KIB..=64 * MIB),
-        "bytes that are read ahead at most",
+        Field::Size(|c| &mut c.resources.io.read_ahead_size, 4 * KIB..=4 * MIB),
+        "bytes that are read ahead at most, on the HDD and in the archive",
     ),
     setting(
         "resource_management.network.max_bandwidth_percent",

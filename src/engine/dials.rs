@@ -9,8 +9,8 @@ use super::Settings;
 use parking_lot::RwLock;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use thermocline_storage::Tier;
 use thermocline_storage::codec::Compression;
+use thermocline_storage::{Codec, ContentType, Tier};
 
 /// The least that a rate of background work is set to, in bytes a second: it comes to an end at some time.
 const LEAST_RATE: u64 = 64 << 10;
@@ -24,6 +24,8 @@ const LEAST_CACHE: u64 = 1 << 20;
 const LEAST_PACK: u64 = 1 << 20;
 /// The most that a smallest read is.
 const LARGEST_READ: u64 = 1 << 20;
+/// What is read ahead until the disk is measured: about what an access to a disk that turns costs.
+pub(super) const FIRST_AHEAD: u64 = 1 << 20;
 
 /// The dials, each as it stands now.
 #[derive(Debug)]
@@ -32,13 +34,12 @@ pub(crate) struct Dials {
     configured: Settings,
     migration_rate: AtomicU64,
     write_buffer: AtomicU64,
-    /// By tier number: the most that is read ahead there.
+    /// By tier number: the most that is read at once of what is not asked for yet.
     read_ahead: [AtomicU64; 4],
     /// By tier number: bytes a second that its reclaim may copy.
     reclaim_rate: [AtomicU64; 4],
     /// The bits of the multiplier.
     prefetch: AtomicU64,
-    concurrency: AtomicU64,
     sled_cache: AtomicU64,
     pack_size: AtomicU64,
     read_size: AtomicU64,
@@ -50,10 +51,9 @@ impl Dials {
         Dials {
             migration_rate: AtomicU64::new(settings.migration_rate),
             write_buffer: AtomicU64::new(settings.write_buffer),
-            read_ahead: [(); 4].map(|()| AtomicU64::new(settings.read_ahead)),
+            read_ahead: [(); 4].map(|()| AtomicU64::new(settings.read_ahead.min(FIRST_AHEAD))),
             reclaim_rate: [(); 4].map(|()| AtomicU64::new(settings.migration_rate)),
             prefetch: AtomicU64::new(settings.prefetch.to_bits()),
-            concurrency: AtomicU64::new(settings.concurrency),
             sled_cache: AtomicU64::new(settings.sled_cache),
             pack_size: AtomicU64::new(settings.pack_size),
             read_size: AtomicU64::new(settings.read_size),
@@ -85,9 +85,13 @@ impl Dials {
         set(&self.write_buffer, bytes, least(LEAST_BUFFER, most), most)
     }
 
-    /// Bytes that are read ahead in a tier at most.
+    /// Bytes of a tier that are read at once of what is not asked for yet: behind an item, at most, and by who goes through a
+    /// container. 0 where nothing reads ahead.
     pub(crate) fn read_ahead(&self, tier: Tier) -> u64 {
-        of(&self.read_ahead, tier).load(Ordering::Relaxed)
+        match tier {
+            Tier::Hdd | Tier::Cold => of(&self.read_ahead, tier).load(Ordering::Relaxed),
+            _ => 0,
+        }
     }
 
     /// Sets [`read_ahead`](Self::read_ahead), from the smallest read to the configured one.
@@ -112,9 +116,11 @@ impl Dials {
         f64::from_bits(self.prefetch.load(Ordering::Relaxed))
     }
 
-    /// Sets [`prefetch`](Self::prefetch). What is no multiplier is 0.
+    /// Sets [`prefetch`](Self::prefetch), within the greatest that is configured for a strategy. What is no multiplier is
+    /// 0.
     pub(crate) fn set_prefetch(&self, multiplier: f64) {
-        let multiplier = if multiplier.is_finite() { multiplier.max(0.0) } else { 0.0 };
+        let most = self.configured.most_prefetch;
+        let multiplier = if multiplier.is_finite() { multiplier.clamp(0.0, most.max(0.0)) } else { 0.0 };
         self.prefetch.store(multiplier.to_bits(), Ordering::Relaxed);
     }
 
@@ -123,14 +129,9 @@ impl Dials {
         ((self.prefetch() * PREFETCH_UNIT as f64) as u64).min(self.read_ahead(tier))
     }
 
-    /// Reads of each directory that may be under way.
-    pub(crate) fn concurrency(&self) -> u64 {
-        self.concurrency.load(Ordering::Relaxed)
-    }
-
-    /// Sets [`concurrency`](Self::concurrency), within the configured one.
-    pub(crate) fn set_concurrency(&self, reads: u64) -> u64 {
-        set(&self.concurrency, reads, 1, self.configured.concurrency)
+    /// So many reads of a directory that may be under way, brought within what is configured. How it is set is its gate's.
+    pub(crate) fn concurrency(&self, reads: u64) -> u64 {
+        reads.clamp(1, self.configured.concurrency.max(1))
     }
 
     /// Bytes of the HDD tier's caches.
@@ -171,9 +172,37 @@ impl Dials {
         self.compression.read().clone()
     }
 
-    /// Sets [`compression`](Self::compression).
-    pub(crate) fn set_compression(&self, compression: Compression) {
-        *self.compression.write() = Arc::new(compression);
+    /// Sets [`compression`](Self::compression): a level at most the greatest that is configured, and what is to be stored as
+    /// it is stays so. Gives what holds now.
+    pub(crate) fn set_compression(&self, mut compression: Compression) -> Compression {
+        let most = self.configured.most_level;
+        for content in ContentType::STORED {
+            let codec = match self.configured.compression.codec_of(content) {
+                Codec::None => Codec::None,
+                _ => compression.codec_of(content),
+            };
+            let level = compression.level_of(content).min(most);
+            compression.set(content, codec, level);
+        }
+        *self.compression.write() = Arc::new(compression.clone());
+        compression
+    }
+
+    /// The same for the archive, which knows deflate alone. While lz4 stands in for zlib, because the processors are busy,
+    /// all that it deflates is deflated at the lowest level; else what is lz4's above is deflated at zlib's.
+    pub(crate) fn archives(&self, compression: &Compression) -> Compression {
+        let configured = &self.configured.compression;
+        let is = |of: &Compression, content, codec| of.codec_of(content) == codec;
+        let busy = ContentType::STORED
+            .into_iter()
+            .any(|t| is(configured, t, Codec::Zlib) && is(compression, t, Codec::Lz4));
+        let mut archive = compression.clone();
+        for (content, level) in ContentType::STORED.into_iter().zip(&mut archive.levels) {
+            if is(compression, content, Codec::Lz4) {
+                *level = busy.then_some(1);
+            }
+        }
+        archive
     }
 }
 

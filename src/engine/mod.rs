@@ -122,6 +122,9 @@ pub(crate) struct Settings {
     pub(crate) concurrency: u64,
     /// What 64 KiB of neighbours are multiplied by that are read after a hit, at first.
     pub(crate) prefetch: f64,
+    /// The greatest such multiplier, and the highest level of zlib, that are configured.
+    pub(crate) most_prefetch: f64,
+    pub(crate) most_level: u32,
     pub(crate) erase_after_ms: u64,
     pub(crate) reap_interval: Duration,
     pub(crate) checkpoint_bytes: u64,

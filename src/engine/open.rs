@@ -17,7 +17,7 @@
 
 use super::dials::Dials;
 use super::export::Export;
-use super::settings::{compression, hdd_config, move_bytes, settings, ssd_config};
+use super::settings::{compression, first_ahead, hdd_config, move_bytes, settings, ssd_config};
 use super::tune::{Eyes, Tuner};
 use super::{Engine, rebuild};
 use crate::budget::Budget;
@@ -497,6 +497,7 @@ pub(super) fn open_tiers(
             compression: if config.cold.compression { compression(config) } else { Compression::none() },
             window: move_bytes(config),
             window_items: usize::try_from(config.resources.cpu.batch_size).unwrap_or(1000),
+            read_ahead: first_ahead(config),
             effort: effort.clone(),
         };
         let (tier, found) = Cold::open(ctx, cold)?;

@@ -3,6 +3,7 @@
 //! Nothing is decided here, and nothing is written: a setting becomes the field that goes by it.
 
 use super::Settings;
+use super::dials::FIRST_AHEAD;
 use crate::config::{self, Config};
 use std::time::Duration;
 use thermocline_storage::Codec;
@@ -30,6 +31,7 @@ pub(super) fn hdd_config(config: &Config, simulated: bool) -> HddConfig {
         generation_size: config.generation_size(),
         block_size: usize::try_from(config.storage.block_size).unwrap_or(64 << 10),
         sled_cache: config.storage.sled_cache,
+        read_ahead: first_ahead(config),
         ..HddConfig::for_limit(Some(config.hdd.max_size))
     }
 }
@@ -37,6 +39,9 @@ pub(super) fn hdd_config(config: &Config, simulated: bool) -> HddConfig {
 /// What the engine needs of the configuration while it runs.
 pub(super) fn settings(config: &Config) -> Settings {
     let s = &config.storage;
+    let strategies =
+        [&config.strategies.conservative, &config.strategies.balanced, &config.strategies.aggressive];
+    let level = strategies.iter().map(|s| s.compression_level).fold(config.compression.zlib.level, u64::max);
     Settings {
         persistence: s.persistence,
         write_buffer: config.resources.io.write_buffer_size,
@@ -55,6 +60,8 @@ pub(super) fn settings(config: &Config) -> Settings {
         pack_size: config.pack_size(),
         read_size: config.resources.io.buffer_size,
         prefetch: config.strategies.balanced.prefetch_multiplier,
+        most_prefetch: strategies.iter().map(|s| s.prefetch_multiplier).fold(0.0, f64::max),
+        most_level: u32::try_from(level).unwrap_or(9),
         erase_after_ms: s.erase_after.saturating_mul(86_400_000),
         reap_interval: Duration::from_secs(s.reap_interval),
         checkpoint_bytes: s.checkpoint_journal_size,
@@ -88,6 +95,11 @@ pub(super) fn compression(config: &Config) -> Compression {
         media: codec(c.media),
         levels: [None; 4],
     }
+}
+
+/// Bytes that are read ahead until the disks are measured.
+pub(super) fn first_ahead(config: &Config) -> u64 {
+    config.resources.io.read_ahead_size.min(FIRST_AHEAD)
 }
 
 /// Bytes that a move reads at a time. Small where memory is short, which is where the write buffer is small.

@@ -92,6 +92,8 @@ struct Before {
     io: HashMap<PathBuf, DirIo>,
     /// What memory, SSD, HDD and archive had answered, and what nobody had.
     answered: [u64; 5],
+    /// Nanoseconds of a hit in each tier when one was last timed, smoothed.
+    hit_ns: [f64; 4],
 }
 
 impl Tuner {
@@ -215,7 +217,7 @@ impl Engine {
             put_bytes: c.put_bytes,
             stalls: c.stalls,
             moved_bytes: c.moved_bytes,
-            request_mean: mean(&parts),
+            request_mean: cost(&parts, &miss, dearest(&gets, &mut before.hit_ns)),
             request_p99: quantile(&parts, 0.99),
             commit_mean: seconds(&journal, Latency::mean_ns),
             tiers: self.tiers_of(stats, &gets),
@@ -259,7 +261,9 @@ impl Engine {
         let none = DirIo::default();
         for tier in self.tiers.iter().map(|t| t.tier()) {
             for now in stats.tier(tier).map(|t| t.io.as_slice()).unwrap_or_default() {
-                all.push(directory(tier, now, before.get(&now.path).unwrap_or(&none)));
+                let mut of = directory(tier, now, before.get(&now.path).unwrap_or(&none));
+                of.concurrency = self.meters.concurrency_of(&now.path).unwrap_or(of.concurrency);
+                all.push(of);
             }
         }
         all
@@ -281,7 +285,6 @@ impl Engine {
             pack_size: d.pack_size(),
             read_ahead: Tier::ALL.map(|t| d.read_ahead(t)),
             read_size: d.read_size(),
-            concurrency: d.concurrency(),
             write_buffer: d.write_buffer(),
             background_rate: d.migration_rate(),
             methods: ContentType::STORED.map(method),
@@ -311,10 +314,23 @@ impl Engine {
                 self.wake_mover(*tier);
             }
             Change::SetReclaimRate { tier, to, .. } => _ = d.set_reclaim_rate(*tier, *to),
-            Change::SetReadAhead { tier, to, .. } => _ = d.set_read_ahead(*tier, *to),
+            Change::SetReadAhead { tier, to, .. } => {
+                if !matches!(tier, Tier::Hdd | Tier::Cold) {
+                    return Err(format!("nothing reads ahead in the tier {tier}"));
+                }
+                let bytes = d.set_read_ahead(*tier, *to);
+                self.tune(*tier, &Tuning { read_ahead: Some(bytes), ..Tuning::default() })?;
+            }
             Change::SetWriteBuffer { to, .. } => _ = d.set_write_buffer(*to),
             Change::SetBackgroundRate { to, .. } => _ = d.set_migration_rate(*to),
-            Change::SetConcurrency { to, .. } => self.meters.set_concurrency(d.set_concurrency(*to)),
+            Change::SetConcurrency { directory, to, .. } => {
+                let to = d.concurrency(*to);
+                match directory {
+                    None => self.meters.set_concurrency(to),
+                    Some(path) if self.meters.set_concurrency_of(path, to) => {}
+                    Some(path) => return Err(format!("no tier has the directory {}", path.display())),
+                }
+            }
             Change::SetPrefetch { to, .. } => d.set_prefetch(*to),
             Change::SetSledCache { to, .. } => {
                 let bytes = d.set_sled_cache(*to);
@@ -355,11 +371,12 @@ impl Engine {
         };
         let mut policy = (*self.dials.compression()).clone();
         policy.set(content, codec, u32::try_from(method.level).unwrap_or(9).min(9));
-        self.dials.set_compression(policy.clone());
+        let policy = self.dials.set_compression(policy);
         // The archive does its own; if it is to compress at all.
         if self.settings.compress.get(Tier::Cold as usize).copied().unwrap_or(false)
             && let Some(cold) = self.tier(Tier::Cold)
         {
+            let policy = self.dials.archives(&policy);
             cold.tune(&Tuning { compression: Some(policy), ..Tuning::default() });
         }
     }
@@ -485,10 +502,27 @@ fn seconds(latency: &Latency, figure: impl Fn(&Latency) -> u64) -> Option<f64> {
     (latency.count > 0).then(|| figure(latency) as f64 / 1e9)
 }
 
-/// The mean of several latencies, each with its weight, in seconds.
-fn mean(parts: &[(f64, &Latency)]) -> Option<f64> {
+/// Nanoseconds of a hit in the dearest tier. One that answers seldom is as dear as it was when it last did: whether it
+/// happened to answer since the turn before must not change what a miss costs.
+fn dearest(gets: &[Latency], known: &mut [f64; 4]) -> f64 {
+    for (known, now) in known.iter_mut().zip(gets).filter(|(_, now)| now.count > 0) {
+        let now = now.sum_ns as f64 / now.count as f64;
+        *known = if *known > 0.0 { *known + (now - *known) / 8.0 } else { now };
+    }
+    known.iter().copied().fold(0.0, f64::max)
+}
+
+/// What a request costs in the mean of several latencies, each with its weight, in seconds. To find nothing takes no time
+/// to speak of, and who asked has to get it from elsewhere: a miss counts as what the `dearest` tier takes, in nanoseconds,
+/// which its caller would not keep if elsewhere were cheaper. Counted by its time, what turns misses into hits would seem to
+/// make things worse.
+fn cost(parts: &[(f64, &Latency)], miss: &Latency, dearest: f64) -> Option<f64> {
     let weight: f64 = parts.iter().map(|(w, _)| w).sum();
-    let sum: f64 = parts.iter().map(|(w, l)| w * l.sum_ns as f64 / l.count.max(1) as f64).sum();
+    let of = |(w, l): &(f64, &Latency)| {
+        let mean = l.sum_ns as f64 / l.count.max(1) as f64;
+        w * if std::ptr::eq(*l, miss) { mean.max(dearest) } else { mean }
+    };
+    let sum: f64 = parts.iter().map(of).sum();
     (weight > 0.0).then(|| sum / weight / 1e9)
 }
 
@@ -539,6 +573,12 @@ fn directory(tier: Tier, now: &DirIo, before: &DirIo) -> DirectorySample {
     of.write_bytes = now.write_bytes.saturating_sub(before.write_bytes);
     of.write_mean = seconds(&write, Latency::mean_ns);
     of.write_p99 = seconds(&write, Latency::p99_ns);
+    let sync = now.sync_latency.since(&before.sync_latency);
+    (of.syncs, of.sync_mean) = (sync.count, seconds(&sync, Latency::mean_ns));
+    of.disk = now.disk_reads.since(&before.disk_reads);
+    for ((of, now), before) in of.alone.iter_mut().zip(&now.alone).zip(&before.alone) {
+        *of = now.since(before);
+    }
     of
 }
 

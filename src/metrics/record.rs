@@ -5,6 +5,7 @@
 //! begin, so that slow ones are neither favoured nor passed over.
 
 use crate::stats::LatencyStats;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -115,6 +116,20 @@ impl Meters {
     /// Lets so many reads of each directory be under way.
     pub(crate) fn set_concurrency(&self, limit: u64) {
         self.tiers.iter().for_each(|(_, meter)| meter.gate().set_limit(limit));
+    }
+
+    /// How many reads of a directory may be under way; `None` if none of a tier's is there.
+    pub(crate) fn concurrency_of(&self, directory: &Path) -> Option<u64> {
+        self.of_directory(directory).map(|meter| meter.gate().limit())
+    }
+
+    /// Lets so many reads of one directory be under way; says whether a tier's directory is there.
+    pub(crate) fn set_concurrency_of(&self, directory: &Path, limit: u64) -> bool {
+        self.of_directory(directory).inspect(|meter| meter.gate().set_limit(limit)).is_some()
+    }
+
+    fn of_directory(&self, directory: &Path) -> Option<&Arc<Meter>> {
+        self.tiers.iter().map(|(_, meter)| meter).find(|meter| meter.path() == directory)
     }
 
     /// Those of a tier's directories.

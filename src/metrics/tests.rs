@@ -71,6 +71,9 @@ impl Numbers {
             read_latency,
             write_latency,
             sync_latency,
+            // What the optimizer alone goes by: estimates, by the time that a read took.
+            disk_reads: _,
+            alone: _,
         } = io;
         *path = PathBuf::from(format!("/directory/{}", self.0));
         let all = [reads, read_bytes, writes, write_bytes, syncs, errors, in_flight];

@@ -3,6 +3,7 @@
 use super::policy::Strategy;
 use super::sample::{Method, Sample};
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 use thermocline_storage::{ContentType, Tier};
 
@@ -29,12 +30,12 @@ pub enum Change {
     SetSledCache { from: u64, to: u64 },
     /// Bytes of a new pack.
     SetPackSize { from: u64, to: u64 },
-    /// Bytes that are read ahead in a tier.
+    /// Bytes that are read ahead in a tier: HDD or cold.
     SetReadAhead { tier: Tier, from: u64, to: u64 },
     /// Bytes of the smallest read.
     SetReadSize { from: u64, to: u64 },
-    /// Disk operations in flight.
-    SetConcurrency { from: u64, to: u64 },
+    /// Reads of a directory that may be under way; of each, if none is named.
+    SetConcurrency { directory: Option<PathBuf>, from: u64, to: u64 },
     /// Bytes that may wait to be written.
     SetWriteBuffer { from: u64, to: u64 },
     /// Bytes a second of background work.
@@ -50,7 +51,7 @@ pub enum Change {
 }
 
 /// What a change turns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 #[expect(missing_docs, reason = "they are named after the changes")]
 pub enum Knob {
@@ -64,7 +65,7 @@ pub enum Knob {
     PackSize,
     ReadAhead(Tier),
     ReadSize,
-    Concurrency,
+    Concurrency(PathBuf),
     WriteBuffer,
     BackgroundRate,
     /// Of text, JSON, binary, media: 0 to 3.
@@ -94,7 +95,9 @@ impl Change {
             Change::SetPackSize { .. } => Knob::PackSize,
             Change::SetReadAhead { tier, .. } => Knob::ReadAhead(*tier),
             Change::SetReadSize { .. } => Knob::ReadSize,
-            Change::SetConcurrency { .. } => Knob::Concurrency,
+            Change::SetConcurrency { directory, .. } => {
+                Knob::Concurrency(directory.clone().unwrap_or_default())
+            }
             Change::SetWriteBuffer { .. } => Knob::WriteBuffer,
             Change::SetBackgroundRate { .. } => Knob::BackgroundRate,
             Change::SetCompression { content, .. }
@@ -120,7 +123,7 @@ impl Change {
             | Change::SetPackSize { from, to }
             | Change::SetReadAhead { from, to, .. }
             | Change::SetReadSize { from, to }
-            | Change::SetConcurrency { from, to }
+            | Change::SetConcurrency { from, to, .. }
             | Change::SetWriteBuffer { from, to }
             | Change::SetBackgroundRate { from, to } => to > from,
             Change::SetCompression { from, to, .. } => strength(*to) > strength(*from),
@@ -139,7 +142,7 @@ impl Change {
             | Change::SetPackSize { from, to }
             | Change::SetReadAhead { from, to, .. }
             | Change::SetReadSize { from, to }
-            | Change::SetConcurrency { from, to }
+            | Change::SetConcurrency { from, to, .. }
             | Change::SetWriteBuffer { from, to }
             | Change::SetBackgroundRate { from, to } => std::mem::swap(from, to),
             Change::SetCompression { from, to, .. } => std::mem::swap(from, to),
@@ -170,7 +173,7 @@ fn number(content: ContentType) -> usize {
 pub enum Goal {
     /// Pressure on the machine.
     Pressure,
-    /// Seconds of a request, in the mean.
+    /// Seconds of a request, in the mean; one that found nothing is as dear as the dearest tier.
     RequestCost,
     /// Seconds of 99 of 100 requests.
     Tail,
@@ -182,6 +185,8 @@ pub enum Goal {
     Occupancy(Tier),
     /// Stored / original of a content type, 0 to 3.
     Stored(usize),
+    /// Processors, or what part of one, that compressing a content type keeps busy, 0 to 3.
+    Compressing(usize),
     /// Share of prefetched items that nobody asked for.
     WastedPrefetch,
     /// Callers a second that had to wait for the disk.
@@ -194,7 +199,7 @@ impl Goal {
         use Goal::*;
         let single = [Pressure, RequestCost, Tail, MemoryUse, CpuUse, WastedPrefetch, Stalls];
         let tiers = [Tier::Memory, Tier::Ssd, Tier::Hdd, Tier::Cold].map(Occupancy);
-        single.into_iter().chain(tiers).chain((0..4).map(Stored))
+        single.into_iter().chain(tiers).chain((0..4).map(Stored)).chain((0..4).map(Compressing))
     }
 
     /// Its value in a sample, if that says it.
@@ -207,6 +212,10 @@ impl Goal {
             Goal::CpuUse => sample.cpu_percent,
             Goal::Occupancy(tier) => sample.tier(tier)?.occupancy(),
             Goal::Stored(content) => sample.types.get(content)?.ratio(),
+            Goal::Compressing(content) => {
+                let elapsed = Some(sample.elapsed.as_secs_f64()).filter(|s| *s > 0.0)?;
+                Some(sample.types.get(content)?.seconds? / elapsed)
+            }
             Goal::WastedPrefetch => {
                 let p = sample.prefetch;
                 (p.issued > 0).then(|| 1.0 - (p.used as f64 / p.issued as f64).min(1.0))
@@ -224,6 +233,8 @@ impl Goal {
             Goal::Pressure | Goal::WastedPrefetch => 0.05,
             Goal::Occupancy(_) | Goal::Stored(_) => 0.02,
             Goal::Stalls => 0.1,
+            // A tenth of one processor.
+            Goal::Compressing(_) => 0.1,
         }
     }
 }

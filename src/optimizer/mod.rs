@@ -10,7 +10,8 @@
 //! - what is missing from a sample leaves out the rules that need it and nothing else;
 //! - what follows from a limit (memory, processors, a tier that is full) is a *correction*: it is done at once. What
 //!   might help is an *experiment*: one at a time for each goal, judged two samples later against its goal, taken back
-//!   if that is worse by more than the noise, and then not tried again for a time that doubles;
+//!   if that is worse by more than the noise, and then not tried again for a time that doubles, up to an hour's samples;
+//!   where the load has become another meanwhile, there is no verdict;
 //! - under a sample that stays as it is the settings come to rest, but for experiments that are retried ever more
 //!   rarely.
 
@@ -18,6 +19,7 @@ mod action;
 mod control;
 mod decide;
 mod history;
+mod load;
 mod plan;
 mod policy;
 mod rules;
@@ -37,6 +39,7 @@ pub use sample::{
     TypeSample,
 };
 pub use state::State;
+pub use thermocline_storage::vfs::DiskReads;
 
 /// All numbers that are compared with a limit may be this far from it and count as equal: a share that is computed is
 /// off by less.

@@ -1,6 +1,7 @@
 //! A decision while it is made: the rules look at it and add to it.
 
 use super::action::{Action, Change, Goal};
+use super::load::Load;
 use super::policy::{Ceilings, Policy};
 use super::sample::Sample;
 use super::state::State;
@@ -36,7 +37,7 @@ impl Plan<'_> {
             return false;
         }
         let action = Action { change, goal, because, takes_back: false };
-        self.state.begin(&action);
+        self.state.begin(&action, Load::of(self.sample));
         self.actions.push(action);
         true
     }

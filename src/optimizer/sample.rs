@@ -5,6 +5,7 @@ use crate::sensors::Readings;
 use std::path::PathBuf;
 use std::time::Duration;
 use thermocline_storage::Tier;
+use thermocline_storage::vfs::DiskReads;
 
 /// What the engine counts, and how it is set. Counts rise since the store was opened, unless it is said that they are
 /// of the moment or of the time since the last sample.
@@ -23,7 +24,8 @@ pub struct Counters {
     pub stalls: u64,
     /// Bytes that background work moved.
     pub moved_bytes: u64,
-    /// Seconds that a request of a caller took, in the mean since the last sample.
+    /// Seconds that a request of a caller took, in the mean since the last sample. One that found nothing counts as what
+    /// the dearest tier takes, for whoever asked has to get it from somewhere yet.
     pub request_mean: Option<f64>,
     /// Seconds that 99 of 100 requests took at most since the last sample.
     pub request_p99: Option<f64>,
@@ -102,12 +104,10 @@ pub struct Knobs {
     pub sled_cache: u64,
     /// Bytes of a new pack.
     pub pack_size: u64,
-    /// Bytes that are read ahead, by tier: memory's does not exist.
+    /// Bytes that are read ahead, by tier: memory's and the SSD's do not exist.
     pub read_ahead: [u64; 4],
     /// Bytes of the smallest read.
     pub read_size: u64,
-    /// Disk operations in flight.
-    pub concurrency: u64,
     /// Bytes that may wait to be written.
     pub write_buffer: u64,
     /// Bytes a second of background work.
@@ -129,7 +129,6 @@ impl Default for Knobs {
             pack_size: 256 << 20,
             read_ahead: [64 << 10; 4],
             read_size: 8 << 10,
-            concurrency: 16,
             write_buffer: 64 << 20,
             background_rate: 64 << 20,
             methods: [zlib, zlib, lz4, lz4],
@@ -161,8 +160,16 @@ pub struct DirectorySample {
     pub write_mean: Option<f64>,
     /// Seconds of 99 of 100 at most.
     pub write_p99: Option<f64>,
-    /// Bytes a second of the device over the time in which it was busy: filled in from the sensors if absent.
-    pub throughput: Option<f64>,
+    /// Syncs.
+    pub syncs: u64,
+    /// Seconds of one in the mean.
+    pub sync_mean: Option<f64>,
+    /// Reads that the disk answered, not the page cache, as far as their time says it.
+    pub disk: DiskReads,
+    /// Of these, the small (up to 16 KiB) and the large ones (from 256 KiB on) that waited for no other.
+    pub alone: [DiskReads; 2],
+    /// How it is set: reads that may be under way.
+    pub concurrency: u64,
 }
 
 impl DirectorySample {
@@ -179,7 +186,11 @@ impl DirectorySample {
             write_bytes: 0,
             write_mean: None,
             write_p99: None,
-            throughput: None,
+            syncs: 0,
+            sync_mean: None,
+            disk: DiskReads::default(),
+            alone: [DiskReads::default(); 2],
+            concurrency: 16,
         }
     }
 }
@@ -326,7 +337,6 @@ impl Sample {
             let device = readings.devices.iter().find(|r| r.directory == d.path)?;
             Some((d, device))
         }) {
-            directory.throughput = directory.throughput.or(device.throughput);
             directory.read_mean = directory.read_mean.or(device.read_latency);
             directory.write_mean = directory.write_mean.or(device.write_latency);
         }
@@ -399,7 +409,7 @@ impl Sample {
         self.types.iter_mut().for_each(|t| within(&mut t.seconds, MOST));
         for d in &mut self.directories {
             for n in
-                [&mut d.read_mean, &mut d.read_p99, &mut d.write_mean, &mut d.write_p99, &mut d.throughput]
+                [&mut d.read_mean, &mut d.read_p99, &mut d.write_mean, &mut d.write_p99, &mut d.sync_mean]
             {
                 within(n, MOST);
             }

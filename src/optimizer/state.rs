@@ -2,13 +2,17 @@
 
 use super::action::{Action, Change, Direction, Goal, Knob};
 use super::history::Outcome;
+use super::load::Load;
 use super::policy::Strategy;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 /// Samples of the first wait after something did not work; it doubles with each further time.
 pub(super) const FIRST_WAIT: u64 = 10;
 /// Samples of the longest wait: at one a minute, a day.
 pub(super) const LONGEST_WAIT: u64 = 1440;
+/// The same of an experiment: an hour. What it was judged by is gone by then.
+pub(super) const LONGEST_REFUSAL: u64 = 60;
 
 /// A time in which something is not tried again.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -20,7 +24,11 @@ pub(super) struct Hold {
 impl Hold {
     /// It did not work: not before a time that doubles.
     pub(super) fn lengthen(&mut self, tick: u64) {
-        self.wait = (self.wait * 2).clamp(FIRST_WAIT, LONGEST_WAIT);
+        self.lengthen_within(tick, LONGEST_WAIT);
+    }
+
+    fn lengthen_within(&mut self, tick: u64, longest: u64) {
+        self.wait = (self.wait * 2).clamp(FIRST_WAIT, longest);
         self.until = tick.saturating_add(self.wait);
     }
 
@@ -60,6 +68,9 @@ pub(super) struct Trial {
     pub(super) sum: f64,
     pub(super) seen: u32,
     pub(super) passed: u32,
+    /// What was asked of the store when it began, and whether that has become another.
+    pub(super) load: Option<Load>,
+    pub(super) moved: bool,
 }
 
 /// How a content type is compressed.
@@ -100,7 +111,7 @@ pub struct State {
     pub(super) left_lz4: Option<u64>,
     pub(super) lz4_hold: Hold,
     pub(super) prefetch_hold: Hold,
-    /// The tail of requests when little else goes on, and the usual latency of the disks.
+    /// The tail of requests when little else goes on.
     pub(super) quiet_tail: Option<f64>,
     /// The tail for which background work was slowed at the last turn.
     pub(super) slowed_at: Option<f64>,
@@ -108,7 +119,10 @@ pub struct State {
     pub(super) freed_at: Option<u64>,
     /// What the memory tier could hold before a limit took of it.
     pub(super) shrunk_from: Option<u64>,
-    pub(super) usual_latency: Option<f64>,
+    /// The usual latency of each directory's disk.
+    pub(super) usual_latency: BTreeMap<PathBuf, f64>,
+    /// What the write buffer could hold before memory's limit took of it.
+    pub(super) buffer_from: Option<u64>,
 }
 
 impl State {
@@ -142,11 +156,12 @@ impl State {
     /// Not this way with this knob for a time that doubles.
     pub(super) fn refuse(&mut self, change: &Change) {
         let tick = self.tick;
-        self.holds.entry((change.knob(), change.direction())).or_default().lengthen(tick);
+        let hold = self.holds.entry((change.knob(), change.direction())).or_default();
+        hold.lengthen_within(tick, LONGEST_REFUSAL);
     }
 
     /// Begins an experiment, if its goal's value is known; else it cannot be judged, and stands.
-    pub(super) fn begin(&mut self, action: &Action) {
+    pub(super) fn begin(&mut self, action: &Action, load: Option<Load>) {
         let Some(gauge) = self.gauges.get(&action.goal) else { return };
         let noise = (0.1 * gauge.mean.abs()).max(3.0 * gauge.deviation);
         self.trials.push(Trial {
@@ -157,6 +172,8 @@ impl State {
             sum: 0.0,
             seen: 0,
             passed: 0,
+            load,
+            moved: false,
         });
     }
 }

@@ -59,7 +59,4 @@ fn rates(to: &mut DeviceReading, before: &BlockStat, now: &BlockStat, seconds: f
     to.write_latency = mean(grown(|s| s.write_ms), writes);
     let busy = grown(|s| s.busy_ms).map(|ms| ms / 1000.0);
     to.busy = busy.map(|b| (b / seconds).min(1.0)).filter(|b| b.is_finite());
-    // In less than a tick or two nothing can be told.
-    let long_enough = busy.filter(|b| *b >= 0.02);
-    to.throughput = long_enough.and_then(|b| Some((read? + written?) * SECTOR / b)).filter(|t| *t > 0.0);
 }

@@ -130,8 +130,6 @@ pub struct DeviceReading {
     pub in_flight: Option<u64>,
     /// Share of the time, 0 to 1, with any request in flight. A disk that serves many at once is not full at 1.
     pub busy: Option<f64>,
-    /// Bytes a second, read and written, over the time in which it was busy.
-    pub throughput: Option<f64>,
 }
 
 /// A network interface.

@@ -359,12 +359,16 @@ impl TierContext {
 /// What of a tier may change while it is open. `None`: it stays as it is.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Tuning {
-    /// Bytes of the caches of all indexes that are open, for those that are opened from now on (HDD).
+    /// Bytes of the caches of all indexes that are open, for those that are opened from now on, and of headers of blocks,
+    /// at once (HDD).
     pub index_cache: Option<u64>,
     /// Bytes of a container that is begun from now on (cold), within what the tier takes.
     pub container_size: Option<u64>,
     /// Bytes of the smallest read from the disk (SSD).
     pub smallest_read: Option<usize>,
+    /// Bytes that are read at once by who goes through a container from one end to the other, or for what stands behind a
+    /// record (HDD, cold).
+    pub read_ahead: Option<u64>,
     /// How values are compressed, where the tier does that by itself (cold).
     pub compression: Option<Compression>,
 }

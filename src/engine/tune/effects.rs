@@ -155,9 +155,9 @@ fn so_many_reads_of_each_directory_are_let_in_as_was_set() -> Done {
         Tier::DISK.into_iter().flat_map(of).collect()
     };
     assert_eq!(gates(&cache), [90, 90, 90]);
-    act(&cache, Change::SetConcurrency { from: 90, to: 17 })?;
+    act(&cache, Change::SetConcurrency { directory: None, from: 90, to: 17 })?;
     assert_eq!(gates(&cache), [17, 17, 17]);
-    act(&cache, Change::SetConcurrency { from: 17, to: 1000 })?;
+    act(&cache, Change::SetConcurrency { directory: None, from: 17, to: 1000 })?;
     assert_eq!(gates(&cache), [90, 90, 90], "no more than configured");
     Ok(())
 }

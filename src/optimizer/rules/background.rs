@@ -5,7 +5,9 @@
 //! at least; if that has not lowered it by a fifth one turn later, background work is not the reason, and what is seen
 //! now counts as quiet. Over `cpu.max_usage_percent` it is multiplied by the square of how far that is over, and while I/O
 //! pressure is over 0.8 by three quarters. When all is well and background work uses its rate up, a sixteenth of the configured
-//! rate is added: additive increase, multiplicative decrease (Chiu and Jain 1989).
+//! rate is added, and tried: additive increase, multiplicative decrease (Chiu and Jain 1989). Below half of the configured
+//! rate what was taken comes back faster: that much again each time, or a sixteenth if that is more, and without a trial.
+//! If callers feel it, it is taken again.
 //!
 //! It never falls below a sixty-fourth of the configured rate, nor below what flows into a tier that is over 90 % full,
 //! because callers wait for room then.
@@ -40,13 +42,20 @@ pub(in super::super) fn apply(plan: &mut Plan<'_>) {
     }
     let moved = plan.sample.per_second(plan.sample.moved_bytes);
     let used_up = moved.is_some_and(|m| m >= from as f64 * 0.8);
-    let to = bounded(from.saturating_add(most / 16), least, most);
+    let (half, added) = (most / 2, from.saturating_add(most / 16));
+    let to = if from < half { from.saturating_mul(2).min(half).max(added) } else { added };
+    let to = bounded(to, least, most);
     if from < least {
         let because = "a tier is nearly full, and callers would wait for room".to_owned();
         plan.require(Change::SetBackgroundRate { from, to: least }, Goal::Stalls, because);
     } else if factor >= 1.0 && used_up && to > from {
         let because = "background work uses its rate up, and callers do not feel it".to_owned();
-        plan.propose(Change::SetBackgroundRate { from, to }, Goal::Tail, because);
+        let change = Change::SetBackgroundRate { from, to };
+        if from < half {
+            plan.require(change, Goal::Tail, because);
+        } else {
+            plan.propose(change, Goal::Tail, because);
+        }
     } else if from > most {
         let because = "the rate is over the configured one".to_owned();
         plan.require(Change::SetBackgroundRate { from, to: most }, Goal::Tail, because);

@@ -9,7 +9,11 @@
 //!
 //! The processors override all of it: over `compression_threshold` zlib gives way to lz4, and comes back 10 points
 //! below it, after a time that doubles if it has to give way again soon. The level is the configured one, at most the
-//! strategy's; only `aggressive` goes above the configured one, and only with 20 points of room.
+//! strategy's; only `aggressive` goes above the configured one, and only with 20 points of room. What lz4 achieves while it
+//! stands in for zlib is no verdict on the type: it would be stored as it is for hours after the processors are free again.
+//!
+//! What harder compression costs is the time of the processors that it takes (it is done by the writer and by moves, so
+//! that no request shows it): if that is a tenth of one more than before, or more than the noise, it is taken back.
 
 use super::super::action::{Change, Goal};
 use super::super::over;
@@ -68,6 +72,16 @@ fn in_force(plan: &Plan<'_>, content: usize) -> Method {
     plan.sample.knobs.methods.get(content).copied().unwrap_or(Method::NONE)
 }
 
+/// Whether what was seen is by lz4 where zlib is wanted: it took zlib's place because the processors are, or were, busy.
+fn stands_in(plan: &Plan<'_>, content: usize, mode: Mode) -> bool {
+    let wants_zlib = match mode {
+        Mode::Configured => configured(plan, content) == Algorithm::Zlib,
+        Mode::Harder => true,
+        Mode::Stopped => false,
+    };
+    wants_zlib && in_force(plan, content).algorithm == Algorithm::Lz4
+}
+
 /// Whether there is room for a harder method.
 fn has_room(plan: &Plan<'_>, points: f64) -> bool {
     let below = plan.policy.compression_threshold - points;
@@ -86,6 +100,9 @@ fn judge(plan: &mut Plan<'_>, content: usize) -> bool {
     let knob = super::super::Knob::Compression(content);
     if plan.actions.iter().any(|a| a.takes_back && a.change.knob() == knob) {
         return false; // What was seen is by the method that was taken back.
+    }
+    if stands_in(plan, content, state.mode) {
+        return false;
     }
     let mut begins = false;
     let hoped = plan.policy.hoped_saving(in_force(plan, content).algorithm);
@@ -171,7 +188,7 @@ fn set(plan: &mut Plan<'_>, number: usize, begins_harder: bool) {
     } else if begins_harder {
         let because = format!("it saves {saved:.1} %, less than half of what is hoped for: harder");
         let change = Change::SetCompression { content, from, to };
-        if !plan.propose(change, Goal::RequestCost, because)
+        if !plan.propose(change, Goal::Compressing(number), because)
             && let Some(state) = plan.state.types.get_mut(number)
         {
             // Another experiment has the goal: later.

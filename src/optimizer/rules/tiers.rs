@@ -4,7 +4,7 @@
 //!   that it keeps up, and faster the fuller the tier is; turned when it is off by more than a quarter.
 //! - sled's caches: halved, down to an eighth of the configured size, while memory is over its threshold; doubled
 //!   again, up to it, while more than one lookup in twenty reads from a disk and memory has room.
-//! - Packs: what the archive's disks write in ten seconds, so that a pack lost to a crash, or one that is rewritten,
+//! - Packs: what the archive's disks write in ten seconds, syncs included, so that a pack lost to a crash, or one that is rewritten,
 //!   costs that at most.
 
 use super::super::action::{Change, Goal};
@@ -90,9 +90,11 @@ fn sled_cache(plan: &mut Plan<'_>) {
 }
 
 fn pack_size(plan: &mut Plan<'_>) {
-    // Of writes alone: what a disk gives while it seeks for readers says nothing of a pack.
+    // Of writes alone: what a disk gives while it seeks for readers says nothing of a pack. With the syncs: a write fills
+    // the page cache, and the disk takes it when it is synced.
     let speed = |d: &DirectorySample| {
-        let time = d.write_mean.filter(|m| *m > 0.0)? * d.writes as f64;
+        let syncs = d.sync_mean.unwrap_or(0.0) * d.syncs as f64;
+        let time = d.write_mean.filter(|m| *m > 0.0)? * d.writes as f64 + syncs;
         (d.write_bytes >= FEW_BYTES).then(|| d.write_bytes as f64 / time)
     };
     let cold = plan.sample.directories.iter().filter(|d| d.tier == Tier::Cold);

@@ -293,3 +293,28 @@ fn what_was_freed_is_waited_for_before_more_is() {
         .collect();
     assert_eq!(freed, [true, false, true, false, true, false]);
 }
+
+#[test]
+fn the_thresholds_of_all_strategies_at_their_borders() {
+    use Strategy::*;
+    // `aggressive` has its 90 % where `max_usage_percent` is over that.
+    for (most, strategy, percent, bytes) in [
+        (95.0, Aggressive, 90.0, None),
+        (95.0, Aggressive, 90.01, Some(1_001 * MIB)),
+        (90.0, Aggressive, 90.0, None),
+        (90.0, Aggressive, 90.01, Some(1_001 * MIB)),
+        (89.0, Aggressive, 89.01, Some(1_001 * MIB)),
+        (95.0, Conservative, 70.0, None),
+        (95.0, Conservative, 70.01, Some(1_001 * MIB)),
+        (95.0, Balanced, 80.01, Some(1_001 * MIB)),
+        (65.0, Conservative, 65.01, Some(1_001 * MIB)),
+    ] {
+        let p = Policy { memory_max_percent: most, ..policy() };
+        let decision = decide(&large(percent), &State { strategy, ..State::default() }, &p);
+        let freed = changes(&decision).into_iter().find_map(|c| match c {
+            Change::FreeMemory { bytes, .. } => Some(bytes),
+            _ => None,
+        });
+        assert_eq!(freed, bytes, "{strategy} at {percent} % of at most {most} %");
+    }
+}

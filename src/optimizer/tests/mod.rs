@@ -1,6 +1,7 @@
 //! Every rule at its borders; properties of all of them together.
 
 mod compression;
+mod configured;
 mod disks;
 mod memory;
 mod properties;
@@ -77,7 +78,13 @@ fn turn(sample: &mut Sample, change: &Change) {
         Change::SetPackSize { to, .. } => k.pack_size = *to,
         Change::SetReadAhead { tier, to, .. } => k.read_ahead[*tier as usize] = *to,
         Change::SetReadSize { to, .. } => k.read_size = *to,
-        Change::SetConcurrency { to, .. } => k.concurrency = *to,
+        Change::SetConcurrency { directory, to, .. } => {
+            sample
+                .directories
+                .iter_mut()
+                .filter(|d| directory.as_ref() == Some(&d.path))
+                .for_each(|d| d.concurrency = *to);
+        }
         Change::SetWriteBuffer { to, .. } => k.write_buffer = *to,
         Change::SetBackgroundRate { to, .. } => k.background_rate = *to,
         Change::SetCompression { content, to, .. } | Change::RetryCompression { content, to } => {

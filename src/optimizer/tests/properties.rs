@@ -39,7 +39,9 @@ fn samples() -> impl Any<Value = Sample> {
         s.prefetch = PrefetchSample { issued: n[34], used: n[35] };
         for tier in [Tier::Ssd, Tier::Hdd, Tier::Cold] {
             let (reads, read_bytes, writes, write_bytes) = (n[36], n[37], n[38], n[39]);
-            let (read_mean, write_mean, throughput) = (f[9], f[10], f[11]);
+            let (read_mean, write_mean, sync_mean) = (f[9], f[10], f[11]);
+            let disk = |i: usize| DiskReads { count: n[i], bytes: n[i + 1], nanos: n[i + 2] };
+            let (disk, alone, concurrency, syncs) = (disk(35), [disk(20), disk(25)], n[32], n[3]);
             let of = DirectorySample::new(tier, "/d");
             s.directories.push(DirectorySample {
                 reads,
@@ -48,13 +50,17 @@ fn samples() -> impl Any<Value = Sample> {
                 writes,
                 write_bytes,
                 write_mean,
-                throughput,
+                syncs,
+                sync_mean,
+                disk,
+                alone,
+                concurrency,
                 ..of
             });
         }
         let k = &mut s.knobs;
         (k.memory_size, k.sled_cache, k.pack_size, k.read_size) = (n[36], n[35], n[34], n[33]);
-        (k.concurrency, k.write_buffer, k.background_rate) = (n[32], n[31], n[30]);
+        (k.write_buffer, k.background_rate) = (n[31], n[30]);
         (k.read_ahead, k.reclaim_rate) = ([n[29]; 4], [n[28]; 4]);
         k.prefetch = f[4].unwrap_or(1.0);
         s
@@ -77,10 +83,15 @@ fn likely() -> impl Any<Value = Sample> {
         for (i, tier) in [Tier::Ssd, Tier::Hdd, Tier::Cold].into_iter().enumerate() {
             let (bytes, written) = (n(13 + i, GIB as f64), n(16, 6e9));
             s.tiers[i + 1] = Some(TierSample { bytes, written, limit: Some(GIB), ..TierSample::default() });
-            let (reads, read_mean, throughput) = (n(17, 1e6), Some(f[18] / 100.0), Some(f[19] * 1e9));
-            let read_bytes = reads << 14;
-            let of = DirectorySample::new(tier, "/d");
-            s.directories.push(DirectorySample { reads, read_bytes, read_mean, throughput, ..of });
+            let mut of = DirectorySample::new(tier, format!("/{tier}"));
+            let (access, speed) = (f[18] / 100.0, f[19] * 1e9 + 1.0);
+            for (class, size) in of.alone.iter_mut().zip([1u64 << 13, 1 << 20]) {
+                let (count, took) = (n(17, 1e6), access + size as f64 / speed);
+                let nanos = (count as f64 * took * 1e9) as u64;
+                *class = DiskReads { count, bytes: count.saturating_mul(size), nanos };
+            }
+            of.disk = DiskReads { count: n(17, 2e6), bytes: 0, nanos: n(18, 1e11) };
+            s.directories.push(of);
         }
         for (i, t) in s.types.iter_mut().enumerate() {
             *t = TypeSample { original_bytes: GIB, stored_bytes: n(20 + i, GIB as f64), seconds: None };

@@ -1,8 +1,8 @@
 //! Every record of a pack: from the central directory, and where that is damaged, from the local headers.
 //!
 //! Invariants: an entry is listed only if its checksum matched and it stands where it says; damage makes the list
-//! shorter, or sends it to the local headers, and is never an error; memory is bounded by the list and a window of 1
-//! MiB, whatever lengths the file claims.
+//! shorter, or sends it to the local headers, and is never an error; memory is bounded by the list and a window of as
+//! much as is read at once, whatever lengths the file claims.
 
 use super::entry::{self, Local, SIGNATURE};
 use crate::container::Listed;
@@ -17,19 +17,17 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Room for one entry of the central directory with the longest key; also what is read of it at once.
 const DIRECTORY_BUFFER: usize = 256 << 10;
-/// What a scan reads at once.
-const WINDOW: usize = 1 << 20;
 /// How far from the end of the file the end of the central directory is looked for: the comment is one line.
 const SEARCH: u64 = 64 << 10;
 
-/// Every record that verifies, in order of position.
+/// Every record that verifies, in order of position. Local headers are read `ahead` bytes at once, or one of them.
 ///
 /// # Errors
 ///
 /// Of reading only; damage makes the list shorter.
-pub(super) fn list(file: &dyn VfsFile, len: u64, seed: u64) -> io::Result<Vec<Listed>> {
+pub(super) fn list(file: &dyn VfsFile, len: u64, seed: u64, ahead: usize) -> io::Result<Vec<Listed>> {
     let mut found = BTreeMap::new();
-    each(file, len, seed, &mut |meta| enter(&mut found, meta))?;
+    each(file, len, seed, ahead, &mut |meta| enter(&mut found, meta))?;
     Ok(found.into_values().collect())
 }
 
@@ -42,10 +40,11 @@ pub(super) fn each(
     file: &dyn VfsFile,
     len: u64,
     seed: u64,
+    ahead: usize,
     found: &mut dyn FnMut(&entry::Meta),
 ) -> io::Result<()> {
     if !from_directory(file, len, seed, found)? {
-        from_headers(file, len, seed, found)?;
+        from_headers(file, len, seed, ahead, found)?;
     }
     Ok(())
 }
@@ -120,9 +119,10 @@ fn from_headers(
     file: &dyn VfsFile,
     len: u64,
     seed: u64,
+    ahead: usize,
     found: &mut dyn FnMut(&entry::Meta),
 ) -> io::Result<()> {
-    let mut window = Window { file, len, at: 0, bytes: Vec::new() };
+    let mut window = Window { file, len, at: 0, ahead, bytes: Vec::new() };
     let mut offset = 0_u64;
     while offset < len {
         let Ok(position) = u32::try_from(offset / Place::UNIT) else { break };
@@ -148,6 +148,8 @@ struct Window<'a> {
     file: &'a dyn VfsFile,
     len: u64,
     at: u64,
+    /// Bytes that are read at once.
+    ahead: usize,
     bytes: Vec<u8>,
 }
 
@@ -158,7 +160,7 @@ impl Window<'_> {
         let wanted = (offset + need as u64).min(self.len);
         if offset < self.at || wanted > end {
             let left = usize::try_from(self.len.saturating_sub(offset)).unwrap_or(usize::MAX);
-            self.bytes.resize(WINDOW.min(left), 0);
+            self.bytes.resize(self.ahead.max(need).min(left), 0);
             self.at = offset;
             let n = self.file.read_at(&mut self.bytes, offset)?;
             self.bytes.truncate(n);

@@ -75,6 +75,8 @@ pub struct ColdConfig {
     pub window: u64,
     /// Values that are made ready at a time at most.
     pub window_items: usize,
+    /// Bytes that a scan of a pack reads at once; 4 MiB at most.
+    pub read_ahead: u64,
     /// Where it is counted what deflating takes.
     pub effort: Arc<Effort>,
 }
@@ -86,6 +88,7 @@ impl Default for ColdConfig {
             compression: Compression::default(),
             window: 4 << 20,
             window_items: 1000,
+            read_ahead: 1 << 20,
             effort: Arc::default(),
         }
     }
@@ -117,7 +120,11 @@ impl Cold {
         let rules = Rules { tier: Tier::Cold, folder: FOLDER, free_reserve: Some(0) };
         // A limit of a few packs must not be all reserve.
         let dirs = Dirs::open(&ctx, rules, |limit| config.pack_size.min(limit / 8))?;
-        let shared = Arc::new(Shared { files: OpenFiles::new(OPEN_FILES), keys: LastKeys::default() });
+        let shared = Arc::new(Shared {
+            files: OpenFiles::new(OPEN_FILES),
+            read_ahead: AtomicU64::new(config.read_ahead),
+            keys: LastKeys::default(),
+        });
         let (packs, report) = open::open(&ctx, &dirs, &shared)?;
         let cold = Cold {
             ctx,
@@ -383,6 +390,9 @@ impl DiskTier for Cold {
     }
 
     fn tune(&self, tuning: &Tuning) {
+        if let Some(bytes) = tuning.read_ahead {
+            self.shared.read_ahead.store(bytes, Ordering::Relaxed);
+        }
         let mut config = self.config.lock();
         let mut next = (**config).clone();
         next.pack_size = tuning.container_size.unwrap_or(next.pack_size);

@@ -27,8 +27,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// What is read at first, in bytes: header and payload of most records.
 pub(super) const SMALLEST_READ: usize = 8 << 10;
-/// Most that [`Container::following`] reads.
-const MOST_AHEAD: usize = 4 << 20;
+/// Most that [`Container::following`], or a scan, reads at once.
+pub(super) const MOST_AHEAD: usize = 4 << 20;
 /// Most that [`Container::raw`] returns.
 const MOST_RAW: u64 = 64 << 20;
 /// Both copies of the identity lie this near to the ends of the file.
@@ -55,8 +55,17 @@ pub(super) fn path_in(dir: &Dir, id: u64) -> PathBuf {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) files: OpenFiles,
+    /// Bytes that a scan reads at once.
+    pub(super) read_ahead: AtomicU64,
     /// Of the pack that was last found damaged.
     pub(super) keys: LastKeys,
+}
+
+impl Shared {
+    /// Bytes that a scan reads at once.
+    fn ahead(&self) -> usize {
+        usize::try_from(self.read_ahead.load(Ordering::Relaxed)).unwrap_or(MOST_AHEAD).min(MOST_AHEAD)
+    }
 }
 
 /// One pack.
@@ -192,7 +201,7 @@ impl Pack {
     /// Every record that can be found.
     pub(super) fn scan(&self) -> Result<Vec<Listed>> {
         let file = self.file()?;
-        listing::list(&*file, self.len, self.seed).at("list", self.path())
+        listing::list(&*file, self.len, self.seed, self.shared.ahead()).at("list", self.path())
     }
 
     /// Positions and keys of every record that can be found.
@@ -200,7 +209,7 @@ impl Pack {
         let each = |keys: &mut Keys| {
             // Whatever comes of the rest, each entry verified by itself.
             let enter = &mut |meta: &Meta| keys.enter(meta.position, &meta.head.key);
-            let _ = listing::each(file, self.len, self.seed, enter);
+            let _ = listing::each(file, self.len, self.seed, self.shared.ahead(), enter);
         };
         self.shared.keys.of(self.id, || Keys::of(each))
     }

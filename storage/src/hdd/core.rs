@@ -42,6 +42,8 @@ pub(super) struct Core {
     pub factory: Option<Arc<dyn IndexFactory>>,
     /// Bytes that the tier's caches may take now: half for databases, a quarter for headers of blocks.
     pub sled_cache: AtomicU64,
+    /// Bytes that a scan reads at once.
+    read_ahead: AtomicU64,
     /// Value files, by generation and number.
     pub files: OpenFiles<(u64, u16)>,
     pub tables: TableCache,
@@ -77,6 +79,7 @@ impl Core {
             store,
             tables: TableCache::new(config.sled_cache),
             sled_cache: AtomicU64::new(config.sled_cache),
+            read_ahead: AtomicU64::new(config.read_ahead),
             config,
             ram_only: AtomicBool::new(factory.is_none()),
             factory,
@@ -88,6 +91,16 @@ impl Core {
             lookups: Default::default(),
             rebuilt: AtomicU64::new(0),
         }
+    }
+
+    /// Bytes that a scan reads at once.
+    pub fn read_ahead(&self) -> u64 {
+        self.read_ahead.load(Ordering::Relaxed)
+    }
+
+    /// Has scans that begin from now on read so many at once.
+    pub fn set_read_ahead(&self, bytes: u64) {
+        self.read_ahead.store(bytes, Ordering::Relaxed);
     }
 
     /// A lookup in a database, counted.
@@ -173,6 +186,7 @@ struct Tables {
 }
 
 impl Tables {
+    /// Lets go of headers until those that are left weigh so much at most.
     fn shrink_to(&mut self, most: usize) {
         while self.weight > most {
             let next = self.map.range(self.hand..).next().map(|(k, _)| *k);
@@ -199,10 +213,11 @@ impl TableCache {
         usize::try_from(sled_cache / 4).unwrap_or(usize::MAX)
     }
 
-    /// Has another part from now on; what is too much goes at once.
+    /// Has another part from now on; what is too much goes at once: that is what it is made smaller for.
     pub fn resize(&self, sled_cache: u64) {
-        self.most.store(Self::share(sled_cache), Ordering::Relaxed);
-        self.blocks.write().shrink_to(Self::share(sled_cache));
+        let most = Self::share(sled_cache);
+        self.most.store(most, Ordering::Relaxed);
+        self.blocks.write().shrink_to(most);
     }
 
     /// The block of a record, if its header is here.

@@ -495,7 +495,7 @@ impl Generation {
             };
             opened = true;
             let keep_on = || !self.core.jobs.stopping() && !self.dropped();
-            let mut scan = Scan::new(file, self.id, no, end).while_true(&keep_on);
+            let mut scan = Scan::new(file, self.id, no, end, self.core.read_ahead()).while_true(&keep_on);
             let max = self.core.extent_max();
             let whole = scan::extents(&mut scan, max, &mut ram.extents, &mut |found| watch(no, found));
             if self.dropped() {

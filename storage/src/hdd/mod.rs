@@ -93,6 +93,8 @@ pub struct HddConfig {
     /// Bytes that the tier's indexes may take in RAM: half of it is the cache of all open sled databases together, a
     /// quarter indexes in RAM of sealed generations, a quarter headers of blocks read lately.
     pub sled_cache: u64,
+    /// Bytes that a scan of a value file reads at once; 4 MiB at most.
+    pub read_ahead: u64,
     /// How long an answer of sled is waited for before the database is given up.
     pub sled_deadline: Duration,
     /// How long a read waits for a generation whose index is still being opened, before `Busy`.
@@ -110,6 +112,7 @@ impl HddConfig {
             generation_size: Self::generation_size_for(limit),
             block_size: 64 << 10,
             sled_cache: 32 << 20,
+            read_ahead: 1 << 20,
             sled_deadline: Duration::from_secs(5),
             open_wait: Duration::from_secs(5),
             reserve: Self::reserve_for(limit),
@@ -380,6 +383,9 @@ impl DiskTier for Hdd {
         if let Some(bytes) = tuning.index_cache {
             self.core.sled_cache.store(bytes, Ordering::Relaxed);
             self.core.tables.resize(bytes);
+        }
+        if let Some(bytes) = tuning.read_ahead {
+            self.core.set_read_ahead(bytes);
         }
     }
 

@@ -20,8 +20,8 @@ use bytes::Bytes;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Most bytes that are read of what follows a record.
-const MOST_AHEAD: u64 = 4 << 20;
+/// Most bytes that are read at once of what follows a record, or by a scan.
+pub(super) const MOST_AHEAD: u64 = 4 << 20;
 /// Most bytes that go to the quarantine for one record.
 const MAX_RAW: u64 = 64 << 20;
 /// Enough for a block header of one record, a record header and the longest key.
@@ -268,7 +268,7 @@ impl Container for Handle {
                     continue;
                 }
             };
-            let mut scan = Scan::new(file, self.0.id, no, end);
+            let mut scan = Scan::new(file, self.0.id, no, end, self.0.core.read_ahead());
             scan::list(&mut scan, &mut listed);
             if scan.refused() {
                 warn_seldom!(path = %self.0.path.display(), file = no, "part of a value file cannot be read");

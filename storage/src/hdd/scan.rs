@@ -7,13 +7,15 @@
 
 use super::block::{self, Block, Spot};
 use super::index::{self, Extent};
+use super::reader::MOST_AHEAD;
 use super::value;
 use crate::container::Listed;
 use crate::record::{self, Header};
 use crate::vfs::VfsFile;
 use std::sync::Arc;
 
-const CHUNK: usize = 256 << 10;
+/// What is read at once at first, and after a jump: enough for the header of most blocks and records.
+const FIRST: usize = 64 << 10;
 /// What is stepped over when the disk refuses to read.
 const PAGE: u64 = 4096;
 /// After so many refused pages the rest of the file is given up: a dying disk takes seconds for each.
@@ -37,16 +39,19 @@ pub(super) struct Scan<'a> {
     end: u64,
     buffer: Vec<u8>,
     buffer_at: u64,
+    /// Bytes that are read at once while what is wanted is no farther ahead than that.
+    ahead: usize,
     refused: u32,
     keep_on: &'a dyn Fn() -> bool,
 }
 
 impl<'a> Scan<'a> {
-    /// A scan of the file's bytes up to `end`.
-    pub fn new(file: Arc<dyn VfsFile>, container: u64, no: u16, end: u64) -> Scan<'a> {
+    /// A scan of the file's bytes up to `end`, `ahead` of them at once.
+    pub fn new(file: Arc<dyn VfsFile>, container: u64, no: u16, end: u64, ahead: u64) -> Scan<'a> {
         let (buffer, buffer_at) = (Vec::new(), 0);
-        let keep_on = &|| true;
-        Scan { file, container, no, at: value::DATA, end, buffer, buffer_at, refused: 0, keep_on }
+        let (keep_on, at) = (&|| true, value::DATA);
+        let ahead = usize::try_from(ahead.min(MOST_AHEAD)).unwrap_or(0);
+        Scan { file, container, no, at, end, buffer, buffer_at, ahead, refused: 0, keep_on }
     }
 
     /// Ends once `keep_on` says no, which is asked before each step: the disk may take long for each.
@@ -73,9 +78,14 @@ impl<'a> Scan<'a> {
     }
 
     fn fill(&mut self, at: u64, len: usize) {
+        // After a jump the next header is likely to be as far away again: what lies between is not read.
+        let near = !self.buffer.is_empty() && at >= self.buffer_at && {
+            at - self.buffer_at <= (self.buffer.len() as u64).saturating_add(self.ahead as u64)
+        };
+        let ahead = if near { self.ahead } else { self.ahead.min(FIRST) };
         self.buffer_at = at;
         let left = usize::try_from(self.end.saturating_sub(at)).unwrap_or(usize::MAX);
-        for want in [len.max(CHUNK), len] {
+        for want in [len.max(ahead), len] {
             self.buffer.resize(want.min(left), 0);
             match self.file.read_at(&mut self.buffer, at) {
                 Ok(n) => {

@@ -10,7 +10,7 @@
 
 use super::gate::Gate;
 use super::{DirEntry, EntryKind, Map, OpenMode, Space, Vfs, VfsFile, VfsLock};
-use crate::latency::{Histogram, Latency};
+use crate::latency::{Histogram, Latency, nanos};
 use crossbeam::utils::CachePadded;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -26,11 +26,68 @@ struct Kind {
     latency: Histogram,
 }
 
+/// What takes no longer than this, and an eighth of a nanosecond for each byte, is taken for a read of the page cache. To
+/// copy from there takes a microsecond or two and a tenth of a nanosecond a byte, to read a page of flash 50 µs and more.
+/// A disk that is faster yet is not told from the cache, nor need it be: an access to it costs next to nothing.
+const CACHED_NS: u64 = 30_000;
+const CACHED_BYTES_PER_NS: u64 = 8;
+/// Reads of at most so many bytes are small: their time is that of an access.
+const SMALL: u64 = 16 << 10;
+/// Reads of at least so many are large: their time is that of the bytes too.
+const LARGE: u64 = 256 << 10;
+
+/// Reads of one kind that the disk answered.
+#[derive(Debug, Default)]
+struct Class {
+    count: AtomicU64,
+    bytes: AtomicU64,
+    nanos: AtomicU64,
+}
+
+impl Class {
+    fn add(&self, bytes: u64, nanos: u64) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.nanos.fetch_add(nanos, Ordering::Relaxed);
+    }
+
+    fn snapshot(&self) -> DiskReads {
+        let of = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        DiskReads { count: of(&self.count), bytes: of(&self.bytes), nanos: of(&self.nanos) }
+    }
+}
+
+/// Reads that were too slow to be the page cache's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DiskReads {
+    /// How many.
+    pub count: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Their time together, in nanoseconds.
+    pub nanos: u64,
+}
+
+impl DiskReads {
+    /// What came since an earlier state.
+    #[must_use]
+    pub fn since(&self, earlier: &DiskReads) -> DiskReads {
+        DiskReads {
+            count: self.count.saturating_sub(earlier.count),
+            bytes: self.bytes.saturating_sub(earlier.bytes),
+            nanos: self.nanos.saturating_sub(earlier.nanos),
+        }
+    }
+}
+
 /// What is counted of one directory.
 #[derive(Debug, Default)]
 pub struct Meter {
     path: PathBuf,
     reads: CachePadded<Kind>,
+    /// All reads of the disk; the small and the large of those that began while nothing else was under way.
+    disk: CachePadded<Class>,
+    alone: CachePadded<[Class; 2]>,
     writes: CachePadded<Kind>,
     syncs: CachePadded<Kind>,
     in_flight: CachePadded<AtomicU64>,
@@ -49,6 +106,10 @@ pub struct Traffic {
     pub read_errors: u64,
     /// How long reads took; as many as there were.
     pub read: Latency,
+    /// Those that the disk answered, not the page cache, as far as their time says it.
+    pub disk: DiskReads,
+    /// Of these, those that waited for no other: up to 16 KiB, and from 256 KiB on.
+    pub alone: [DiskReads; 2],
     /// Bytes that were written.
     pub write_bytes: u64,
     /// Writes, and reservations of blocks, that failed.
@@ -69,6 +130,11 @@ impl Meter {
         Arc::new(Meter { path: path.to_path_buf(), ..Meter::default() })
     }
 
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// What lets so many reads be under way.
     pub fn gate(&self) -> &Gate {
         &self.gate
@@ -82,12 +148,31 @@ impl Meter {
             read_bytes: of(&self.reads.bytes),
             read_errors: of(&self.reads.errors),
             read: self.reads.latency.snapshot(),
+            disk: self.disk.snapshot(),
+            alone: self.alone.each_ref().map(Class::snapshot),
             write_bytes: of(&self.writes.bytes),
             write_errors: of(&self.writes.errors),
             write: self.writes.latency.snapshot(),
             sync_errors: of(&self.syncs.errors),
             sync: self.syncs.latency.snapshot(),
             in_flight: of(&self.in_flight),
+        }
+    }
+
+    /// Counts a read of so many bytes that took so long, if it was the disk's. What it cost shows where it was alone:
+    /// otherwise it has waited for others.
+    fn note_disk(&self, bytes: usize, nanos: u64, alone: bool) {
+        let bytes = bytes as u64;
+        if bytes == 0 || nanos <= CACHED_NS + bytes / CACHED_BYTES_PER_NS {
+            return;
+        }
+        self.disk.add(bytes, nanos);
+        let [small, large] = &*self.alone;
+        match bytes {
+            _ if !alone => {}
+            ..=SMALL => small.add(bytes, nanos),
+            LARGE.. => large.add(bytes, nanos),
+            _ => {}
         }
     }
 
@@ -221,7 +306,10 @@ impl VfsFile for File {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         // The wait for others is not the disk's.
         let _inside = self.meter.gate.enter();
-        self.meter.count(&self.meter.reads, || self.file.read_at(buf, offset), |n| *n)
+        let alone = self.meter.in_flight.load(Ordering::Relaxed) == 0;
+        let start = Instant::now();
+        let done = self.meter.count(&self.meter.reads, || self.file.read_at(buf, offset), |n| *n);
+        done.inspect(|n| self.meter.note_disk(*n, nanos(start), alone))
     }
 
     fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
@@ -285,6 +373,35 @@ mod tests {
         assert_eq!((inner.read.count, inner.read_bytes, inner.sync.count), (1, 3, 2));
         assert_eq!((inner.in_flight, inner.read_errors + inner.write_errors + inner.sync_errors), (0, 0));
         assert!(inner.sync.sum_ns > 0 && inner.path.ends_with("inner"));
+    }
+
+    /// A read of the page cache is no measure of the disk, and what a byte costs is told from what an access does.
+    #[test]
+    fn reads_of_the_disk_are_told_from_the_page_caches_and_by_their_size() {
+        let meter = Meter::default();
+        let us = |n: u64| n * 1000;
+        for (bytes, nanos) in [
+            // The cache's: a call of a few µs, a mebibyte copied at 10 GB/s.
+            (4 << 10, us(2)),
+            (16 << 10, us(30)),
+            (1 << 20, us(105)),
+            // Nothing was read: the end of the file.
+            (0, us(500)),
+            // The disk's.
+            (4 << 10, us(80)),
+            (16 << 10, us(8000)),
+            (64 << 10, us(9000)),
+            (256 << 10, us(10_000)),
+            (1 << 20, us(16_000)),
+        ] {
+            meter.note_disk(bytes, nanos, true);
+        }
+        // It has waited for another.
+        meter.note_disk(4 << 10, us(900), false);
+        let of = |count, kib: u64, n| DiskReads { count, bytes: kib << 10, nanos: us(n) };
+        assert_eq!(meter.traffic().alone, [of(2, 20, 8080), of(2, 1280, 26_000)]);
+        assert_eq!(meter.traffic().disk, of(6, 4 + 20 + 64 + 1280, 900 + 8080 + 9000 + 26_000));
+        assert_eq!(of(2, 20, 8080).since(&of(1, 4, 80)), of(1, 16, 8000));
     }
 
     #[test]

@@ -18,7 +18,7 @@ mod real;
 
 pub use gate::{Background, Gate};
 pub use map::Map;
-pub use meter::{Meter, Metered, Traffic};
+pub use meter::{DiskReads, Meter, Metered, Traffic};
 pub use readonly::ReadOnly;
 pub use real::RealFs;
 

@@ -106,6 +106,36 @@ fn a_pack_may_be_cut_anywhere() {
 }
 
 #[test]
+fn a_scan_of_local_headers_reads_as_much_at_once_as_it_is_told() {
+    let mut bench = Bench::new(1);
+    let disk = FaultFs::default();
+    bench.vfs = Arc::new(disk.clone());
+    bench.config.read_ahead = 32 << 10;
+    bench.config.compression = Compression::none();
+    let (cold, containers) = bench.open();
+    let items: Vec<Item> =
+        (0..200).map(|n: u64| item(&n.to_be_bytes(), &noise(n, 5000), Codec::None, n)).collect();
+    let written = cold.write(&items, Purpose::Write).unwrap();
+    let path = bench.only_file();
+    let mut bytes = std::fs::read(&path).unwrap();
+    let directory = bytes.windows(4).position(|w| w == b"PK\x01\x02").unwrap();
+    bytes[directory + 50] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let container = containers.get(written[0].place.container()).unwrap().container.clone();
+    let reads = || {
+        let before = disk.calls(Op::Read);
+        assert_eq!(container.list().unwrap().len(), items.len());
+        disk.calls(Op::Read) - before
+    };
+    // A megabyte of records, and a few reads for the central directory.
+    let few = reads();
+    assert!(few > 30, "{few} reads of 32 KiB");
+    cold.tune(&Tuning { read_ahead: Some(1 << 20), ..Tuning::default() });
+    let more = reads();
+    assert!(more < 12, "{more} reads of 1 MiB");
+}
+
+#[test]
 fn the_list_survives_the_central_directory() {
     let mut small = small();
     let good = small.bytes.clone();
