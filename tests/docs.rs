@@ -351,7 +351,11 @@ fn the_table_of_mutants_is_their_directory() {
     let functions = functions();
     for patch in patches {
         let text = fs::read_to_string(&patch).unwrap();
-        let test = text.lines().find_map(|l| l.strip_prefix("Test: cargo test ")).unwrap_or_default();
+        let test = text
+            .lines()
+            .find_map(|l| l.strip_prefix("Test: ")?.split_once("cargo test "))
+            .unwrap_or_default()
+            .1;
         let wanted = test.split(' ').next_back().and_then(|t| t.rsplit("::").next()).unwrap();
         // A module, a whole file, or a part of the names of functions.
         let file = root.join("tests").join(wanted).with_extension("rs");
