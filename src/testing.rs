@@ -15,8 +15,8 @@ pub fn change(mut below: impl FnMut(u64) -> u64) -> Change {
     let mut size = |least: u32, kinds: u64| 1u64 << (u64::from(least) + below(kinds));
     // From 4 KiB to 256 KiB, and from 64 KiB a second to 8 MiB.
     let (bytes, rate) = (size(12, 7), size(16, 8));
-    let tier = [Tier::Memory, Tier::Ssd, Tier::Hdd, Tier::Cold][below(4) as usize % 4];
-    let content = ContentType::STORED[below(4) as usize % 4];
+    let tier = Tier::ALL.get(below(4) as usize).copied().unwrap_or(Tier::Memory);
+    let content = ContentType::STORED.get(below(4) as usize).copied().unwrap_or(ContentType::Text);
     let method = match below(4) {
         0 => Method::NONE,
         1 => Method { algorithm: Algorithm::Lz4, level: 1 },
