@@ -76,7 +76,8 @@ impl Default for CpuUseConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct IoUseConfig {
-    /// Disk operations in flight at most: 1 to 10,000, by default 100.
+    /// Reads of each tier's directory under way at most: 1 to 10,000, by default 100. Writes, syncs and maps do not count;
+    /// background reads leave one place to callers.
     pub max_concurrent_ops: u64,
     /// Bytes of the smallest read: 512 to 1 MiB, by default 8 KiB.
     pub buffer_size: u64,

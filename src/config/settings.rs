@@ -146,7 +146,7 @@ pub(super) static SETTINGS: &[Setting] = &[
     setting(
         "resource_management.io.max_concurrent_ops",
         Field::Count(|c| &mut c.resources.io.max_concurrent_ops, 1..=10_000, "operations"),
-        "disk operations in flight at most",
+        "read operations of each tier's directory under way at most; writes, syncs and maps do not count, and background reads leave one place to callers",
     ),
     setting(
         "resource_management.io.buffer_size",
