@@ -1,9 +1,14 @@
 //! What is said of a store, as JSON.
 
+use super::answer::Answer;
 use super::document;
+use super::frame::{self, Kind};
+use crate::engine::Cursor;
 use crate::optimizer::{self, Effect, Goal, Outcome, Policy, Record, Sample, State};
 use crate::{Cache, Tier};
 use serde_json::Value;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 /// From the distributions follow the percentiles that the numbers say.
 #[test]
@@ -64,4 +69,39 @@ fn a_turn_of_the_optimizer_says_what_was_done_and_why() {
     assert_eq!((&inputs["cpu"], &inputs["io"], &inputs["memory"]), (&0.95.into(), &0.9.into(), &Value::Null));
     assert_eq!((&inputs["gets"], &inputs["hit_shares"]), (&0.into(), &serde_json::json!({})));
     assert_eq!(turn["effects"], serde_json::json!([{ "goal": "Tail", "before": 0.5, "after": null }]));
+}
+
+/// Whoever asks gives up what says nothing for half a minute: a disk that is slow says that there is more to come.
+#[test]
+fn a_page_that_takes_long_is_heard_of_all_the_while() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::builder().root(dir.path()).socket(false).open().unwrap();
+    for no in 0..30 {
+        cache.put(format!("key {no}"), "v").unwrap();
+    }
+    cache.flush().unwrap();
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            // It is looked before each record whether to stop: so slow is each.
+            let slow = || {
+                std::thread::sleep(Duration::from_millis(60));
+                false
+            };
+            let to = Answer { stream: &theirs, stop: &slow };
+            to.list(cache.engine(), b"", Cursor::START).unwrap();
+        });
+        let (mut beats, mut items) = (0, 0);
+        loop {
+            let (kind, body) = frame::read(&ours, 1 << 20, Duration::from_secs(20)).unwrap();
+            let value: Value = serde_json::from_slice(&body).unwrap();
+            match (kind, value["items"].as_array().map(Vec::len)) {
+                (Kind::Part, Some(0)) => beats += 1,
+                (Kind::Part, Some(n)) => items += n,
+                (Kind::End, _) => break,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(beats > 0 && items > 3, "{beats} {items}");
+    });
 }
