@@ -59,6 +59,7 @@ fn a_verification_and_a_list_beside_moves_overwrites_and_removals_find_nothing_w
     for no in 0..STAY {
         cache.put(format!("stay/{no}"), value(no, 1, 1_000)).unwrap();
     }
+    cache.flush().unwrap();
     let store = OpenStore::find([dir.path().join("s")]).unwrap();
     let ended = AtomicBool::new(false);
     let (verified, listed) = (AtomicU64::new(0), AtomicU64::new(0));

@@ -174,7 +174,10 @@ fn no_key_and_no_byte_of_a_value_comes_there() {
     let decision: BTreeMap<String, String> =
         decision[0].clone().list().remove(1).pairs().into_iter().collect();
     let names: Vec<&str> = decision.keys().map(String::as_str).collect();
-    assert_eq!(names, ["because", "change", "number", "pressure", "result", "strategy", "time_ms"]);
+    assert_eq!(
+        names,
+        ["because", "change", "number", "pressure", "result", "strategy", "takes_back", "time_ms"]
+    );
     assert!(["aggressive", "balanced", "conservative"].contains(&&*decision["strategy"]), "{decision:?}");
     assert!(decision["pressure"].parse::<f64>().is_ok_and(|p| (0.0..=1.0).contains(&p)), "{decision:?}");
     assert!(!decision["change"].is_empty() && !decision["because"].is_empty(), "{decision:?}");

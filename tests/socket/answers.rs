@@ -148,7 +148,11 @@ fn a_long_list_comes_in_pages_and_each_key_comes_once() {
 fn the_history_says_what_was_done_why_and_what_came_of_it() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path();
-    let cache = Cache::builder().memory(MIB).root(root).open().unwrap();
+    let mut builder = Cache::builder().memory(MIB).root(root);
+    // A turn is one a tenth of the interval after the one before.
+    builder.config_mut().optimizer.interval = 1;
+    let cache = builder.open().unwrap();
+    cache.optimizer().pause();
     let store = find(root).unwrap();
     assert_eq!(store.history(10).unwrap(), Value::Array(vec![]));
     let closed = with(&["history"], &[("--root", &root.join("none"))]);
@@ -161,7 +165,7 @@ fn the_history_says_what_was_done_why_and_what_came_of_it() {
         for no in 0..9_000 {
             assert!(cache.get(format!("k{}", no % 300)).unwrap().is_some());
         }
-        std::thread::sleep(Duration::from_millis(30));
+        std::thread::sleep(Duration::from_millis(110));
         cache.optimizer().run_once().unwrap();
     }
     let turns = store.history(10).unwrap();

@@ -111,7 +111,7 @@ fn ask_to_stop(stop: &AtomicBool, say: impl FnOnce(&'static str)) {
 
 /// Removes the directories and ends the process, whatever it is doing. The process becomes a shell that removes them:
 /// with that its threads are gone, which might make them again as fast as they are removed.
-fn give_up() {
+pub fn give_up() {
     say("ended without results");
     // Held to the end: no directory is made that is not in the list, as it is registered first.
     let left = dirs();

@@ -204,9 +204,8 @@ mod tests {
         assert_eq!(lines.waiting.lock().left_out, 0, "it was not told");
         let written: Vec<Vec<u8>> = took.try_iter().collect();
         assert_eq!(written.len() as u64, 100_000 - left_out);
-        assert!(
-            written.iter().enumerate().all(|(n, line)| line.starts_with(format!("line {n:06}").as_bytes()))
-        );
+        // All but the one that made room when it was taken come from before the queue was full.
+        assert!(written.is_sorted_by(|a, b| a < b) && written[100].starts_with(b"line 000100 "));
         let begin = Instant::now();
         lines.end(Duration::from_secs(60));
         assert!(begin.elapsed() < Duration::from_secs(5));

@@ -119,6 +119,10 @@ enum Terminal {
     Gone,
 }
 
+/// How often it is looked whether the terminal is there, and how many times in a row it has to be gone.
+const LOOK: Duration = Duration::from_millis(500);
+const LONG_GONE: u32 = 6;
+
 /// Waits for a key. Where the terminal is gone, to read from it would be tried for ever.
 fn wait_for_key(time: Duration) -> Terminal {
     let stdin = io::stdin();
@@ -180,6 +184,7 @@ pub fn show(
         }
     };
     let signals = Signals::watch()?;
+    let _watched = Watched::begin();
     let mut picture = Picture { name, before: None, now: first, trouble: None, paused: false };
     loop {
         let left = draw(&mut Screen::open()?, &mut picture, &looks, &signals, &over)?;
@@ -191,6 +196,29 @@ pub fn show(
         };
         drop(go_on);
         return Ok(left);
+    }
+}
+
+/// While it lives, a terminal that goes away ends the process within a few seconds. The picture looks before it reads; but
+/// who reads at the moment at which the terminal goes reads for ever, and looks at nothing any more.
+struct Watched {
+    _alive: SyncSender<()>,
+}
+
+impl Watched {
+    fn begin() -> Watched {
+        let (alive, ended) = sync_channel::<()>(0);
+        std::thread::spawn(move || {
+            let mut gone = 0;
+            while gone < LONG_GONE {
+                if ended.recv_timeout(LOOK) != Err(RecvTimeoutError::Timeout) {
+                    return;
+                }
+                gone = if wait_for_key(Duration::ZERO) == Terminal::Gone { gone + 1 } else { 0 };
+            }
+            interrupt::give_up();
+        });
+        Watched { _alive: alive }
     }
 }
 
