@@ -186,6 +186,12 @@ impl Cache {
         self.engine().apply(change)
     }
 
+    /// Waits until the tiers have made the indexes that they are making: false if they have not within this time.
+    #[doc(hidden)]
+    pub fn settle(&self, limit: std::time::Duration) -> bool {
+        self.engine().settle(limit)
+    }
+
     /// Runs every background job once, for a store opened without background threads. One that fails keeps no other
     /// from being run, as if each had its thread. `Ok`: what the writer had to write when it began is durable.
     #[doc(hidden)]

@@ -117,14 +117,18 @@ fn open(
 }
 
 impl Engine {
+    /// Waits until the tiers have made the indexes that they are making, each at most so long; false if one has not.
+    pub(crate) fn settle(&self, limit: Duration) -> bool {
+        self.tiers.iter().filter(|tier| !tier.settle(limit)).count() == 0
+    }
+
     /// Mends what a check found; gives what could not be, and why.
     fn mend(&self, found: &CheckReport, progress: &mut dyn FnMut(Progress)) -> Vec<(PathBuf, String)> {
         let indexes = found.findings.iter().filter(|f| f.part == Part::Index).count();
         // Before anything is read: a generation answers once its index is made.
         let patience =
             INDEX_WAIT.saturating_mul(u32::try_from(indexes).unwrap_or(u32::MAX).saturating_add(1));
-        let slow = self.tiers.iter().filter(|tier| !tier.settle(patience)).count();
-        if slow > 0 {
+        if !self.settle(patience) {
             self.log.warn("index", || "the indexes of the HDD tier are not all made yet".to_owned());
         }
         for finding in &found.findings {

@@ -310,7 +310,12 @@ impl Engine {
             Change::ResizeMemoryTier { to, .. } => self.resize_memory(*to),
             Change::EvictIdle { age } => self.evict_idle(*age)?,
             Change::Rebalance { tier, .. } => {
-                self.tier(*tier).ok_or("the store has no such tier")?;
+                let found = self.tier(*tier).ok_or("the store has no such tier")?;
+                if !self.is_over(found) {
+                    return Err(
+                        "what is over the mark belongs to containers that nothing can be freed of now".into(),
+                    );
+                }
                 self.wake_mover(*tier);
             }
             Change::SetReclaimRate { tier, to, .. } => _ = d.set_reclaim_rate(*tier, *to),

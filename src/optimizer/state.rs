@@ -147,7 +147,8 @@ impl State {
             if result.is_err() {
                 self.trials.retain(|t| t.change != action.change);
                 self.refuse(&action.change);
-            } else if action.change == Change::TrimAllocator {
+            } else if matches!(action.change, Change::TrimAllocator | Change::Rebalance { .. }) {
+                // No experiment: it waits for nothing but that there is something to do, and there was.
                 self.holds.remove(&(action.change.knob(), action.change.direction()));
             }
         }

@@ -4,6 +4,7 @@
 //! what had expired stays expired, whatever the wall clock does. It runs on boot time: a wall clock that jumps moves
 //! nothing.
 
+use rustix::time::ClockId;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -14,6 +15,9 @@ pub trait Clock: Send + Sync + fmt::Debug + 'static {
     fn wall_ms(&self) -> u64;
     /// Milliseconds since boot, suspend included; never goes back.
     fn boot_ms(&self) -> u64;
+    /// Milliseconds since boot that the machine was not suspended for; never goes back. What measures how long work took
+    /// asks this one: while the machine sleeps, nothing works.
+    fn awake_ms(&self) -> u64;
 }
 
 /// The machine's clocks.
@@ -28,34 +32,56 @@ impl Clock for SystemClock {
     }
 
     fn boot_ms(&self) -> u64 {
-        let t = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-        u64::try_from(t.tv_sec).unwrap_or(0) * 1000 + u64::try_from(t.tv_nsec).unwrap_or(0) / 1_000_000
+        shown(ClockId::Boottime)
     }
+
+    fn awake_ms(&self) -> u64 {
+        shown(ClockId::Monotonic)
+    }
+}
+
+fn shown(clock: ClockId) -> u64 {
+    let t = rustix::time::clock_gettime(clock);
+    u64::try_from(t.tv_sec).unwrap_or(0) * 1000 + u64::try_from(t.tv_nsec).unwrap_or(0) / 1_000_000
 }
 
 /// A clock that stands still until it is told to move.
 #[derive(Debug)]
-pub struct ManualClock(AtomicU64);
+pub struct ManualClock {
+    ms: AtomicU64,
+    /// How much of it the machine slept.
+    slept: AtomicU64,
+}
 
 impl ManualClock {
     /// A clock that shows this many milliseconds since the epoch.
     pub fn new(ms: u64) -> ManualClock {
-        ManualClock(AtomicU64::new(ms))
+        ManualClock { ms: AtomicU64::new(ms), slept: AtomicU64::new(0) }
     }
 
     /// Moves on by this many milliseconds.
     pub fn advance(&self, ms: u64) {
-        self.0.fetch_add(ms, Ordering::Relaxed);
+        self.ms.fetch_add(ms, Ordering::Relaxed);
+    }
+
+    /// Moves on by this many milliseconds, for which the machine is suspended.
+    pub fn sleep(&self, ms: u64) {
+        self.slept.fetch_add(ms, Ordering::Relaxed);
+        self.advance(ms);
     }
 }
 
 impl Clock for ManualClock {
     fn wall_ms(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.ms.load(Ordering::Relaxed)
     }
 
     fn boot_ms(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.wall_ms()
+    }
+
+    fn awake_ms(&self) -> u64 {
+        self.wall_ms().saturating_sub(self.slept.load(Ordering::Relaxed))
     }
 }
 
@@ -106,5 +132,23 @@ mod tests {
         }
         clock.at_least(2000);
         assert_eq!(clock.now(), 2000);
+    }
+
+    #[test]
+    fn what_expires_expires_while_the_machine_sleeps_and_work_takes_no_longer_for_it() {
+        let source = std::sync::Arc::new(ManualClock::new(1000));
+        let clock = EngineClock::new(source.clone());
+        source.advance(10);
+        source.sleep(500);
+        assert_eq!((clock.now(), source.boot_ms(), source.awake_ms()), (1510, 1510, 1010));
+    }
+
+    /// Both run at the same rate, and that which does not count sleep is never ahead.
+    #[test]
+    fn the_machine_has_been_awake_for_no_longer_than_since_it_booted() {
+        let awake = SystemClock.awake_ms();
+        assert!(awake > 0 && awake <= SystemClock.boot_ms());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert!(SystemClock.awake_ms() >= awake + 20);
     }
 }

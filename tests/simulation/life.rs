@@ -11,6 +11,7 @@ use crate::told::Told;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use thermocline::testing::ManualClock;
 use thermocline::{Cache, Event, Persistence, Received, Subscription};
 use thermocline_storage::sim::{Dice, SimFs};
@@ -357,6 +358,11 @@ impl Life<'_> {
         if std::mem::take(&mut self.failing) {
             let since = self.history.moment(self.mark());
             self.doing = Doing::Working;
+            // What is being built, of a disk that was away, took no time by this clock. If it went on meanwhile, the index
+            // would have taken minutes, and rest for eight times as long.
+            if !self.cache().settle(Duration::from_secs(60)) {
+                return Err("the keeper of the HDD tier does not end".into());
+            }
             for _ in 0..3 {
                 self.clock.advance(60_000);
                 self.now += 60_000;

@@ -110,10 +110,12 @@ fn rebalancing_wakes_who_moves_and_what_is_used_least_goes_first() -> Done {
     let asleep = || [1, 3].map(|n| !engine.signals[n].sleep(Duration::ZERO));
     asleep();
     assert_eq!(asleep(), [true, true]);
-    act(&cache, Change::Rebalance { tier: Tier::Ssd, from: 0.9, to: 0.8 })?;
-    assert_eq!(asleep(), [false, true], "the mover of the highest tier");
-    act(&cache, Change::Rebalance { tier: Tier::Hdd, from: 0.9, to: 0.8 })?;
-    assert_eq!(asleep(), [true, false], "the one of the tiers below");
+    let rebalance = |tier| act(&cache, Change::Rebalance { tier, from: 0.9, to: 0.8 });
+    for tier in [Tier::Ssd, Tier::Hdd] {
+        let e = rebalance(tier).expect_err("reclaim would do nothing");
+        assert!(e.contains("nothing can be freed"), "{e}");
+    }
+    assert_eq!(asleep(), [true, true]);
     // Until the tier is over its mark; then the second hundred is asked for, again and again.
     let mut n = 0;
     let ssd = engine.tier(Tier::Ssd).ok_or("no SSD")?;
@@ -121,6 +123,11 @@ fn rebalancing_wakes_who_moves_and_what_is_used_least_goes_first() -> Done {
         fill(&cache, n..n + 100, 10_000)?;
         n += 100;
     }
+    asleep();
+    rebalance(Tier::Ssd)?;
+    assert_eq!(asleep(), [false, true], "the mover of the highest tier");
+    engine.wake_mover(Tier::Hdd);
+    assert_eq!(asleep(), [true, false], "the one of the tiers below");
     for _ in 0..8 {
         for no in 100..200u32 {
             engine.memory.remove(engine.ident(&no.to_be_bytes())?);

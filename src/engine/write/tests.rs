@@ -258,10 +258,21 @@ impl Clock for Clumsy {
     }
 
     fn boot_ms(&self) -> u64 {
+        self.stumble();
+        SystemClock.boot_ms()
+    }
+
+    fn awake_ms(&self) -> u64 {
+        self.stumble();
+        SystemClock.awake_ms()
+    }
+}
+
+impl Clumsy {
+    fn stumble(&self) {
         let less = |n: u32| n.checked_sub(1);
         let left = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less);
         assert!(left != Ok(1), "on purpose");
-        SystemClock.boot_ms()
     }
 }
 

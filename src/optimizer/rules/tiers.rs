@@ -33,7 +33,10 @@ pub(in super::super) fn apply(plan: &mut Plan<'_>) {
         if let Some(from) = bytes.filter(|bytes| below && over(*bytes, FULL)) {
             let because = format!("the tier is {:.1} % full, over {:.0} %", from * 100.0, FULL * 100.0);
             let change = Change::Rebalance { tier, from, to: FULL };
-            plan.require(change, Goal::Occupancy(tier), because);
+            // Bytes that nothing can free (open containers, damaged ones) count too: then it was asked for in vain.
+            if plan.may(&change) {
+                plan.require(change, Goal::Occupancy(tier), because);
+            }
         }
         reclaim(plan, tier, occupancy);
     }

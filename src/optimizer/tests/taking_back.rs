@@ -252,6 +252,36 @@ fn what_the_executor_could_not_do_waits() {
     assert_eq!(tried, [1, 11]);
 }
 
+/// Bytes that nothing can free do not make a tier one that is rebalanced at each turn; but one that was is asked again.
+#[test]
+fn a_rebalance_in_vain_waits_and_one_that_was_not_ends_the_wait() {
+    let mut s = quiet();
+    s.tiers[1] = Some(TierSample { bytes: 900, limit: Some(1000), ..TierSample::default() });
+    s.tiers[2] = Some(TierSample::default());
+    let mut state = State::default();
+    let mut turns = |turns: u32, result: Result<(), String>| -> Vec<u32> {
+        let asked = |turn: &u32| {
+            let decision = decide(&s, &state, &policy());
+            state = decision.state;
+            let of = |a: &&Action| a.change.knob() == Knob::Occupancy(Tier::Ssd);
+            let outcome = |action: &Action| Outcome { action: action.clone(), result: result.clone() };
+            let outcomes: Vec<Outcome> = decision.actions.iter().filter(of).map(outcome).collect();
+            state.applied(&outcomes);
+            assert!(*turn < 100 && outcomes.len() <= 1);
+            !outcomes.is_empty()
+        };
+        (0..turns).filter(asked).collect()
+    };
+    assert_eq!(turns(5, Ok(())), [0, 1, 2, 3, 4]);
+    let vain = turns(80, Err("no".into()));
+    assert_eq!((vain.first(), vain.get(1)), (Some(&0), Some(&10)), "{vain:?}");
+    assert!(vain.windows(2).all(|w| w[1] - w[0] >= 10) && vain.len() <= 5, "{vain:?}");
+    // The wait runs out in the end; what is done then leaves none behind.
+    let again = turns(80, Ok(()));
+    let first = again[0];
+    assert_eq!(again, (first..80).collect::<Vec<u32>>());
+}
+
 #[test]
 fn an_experiment_that_was_not_done_is_none() {
     let mut s = experiment(0.001);

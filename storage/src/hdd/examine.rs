@@ -28,7 +28,7 @@ pub(super) fn examine(
     // Of each value file where the first live record is that stands alone, and how many there are. A record that is
     // live was synced with its block, so the block's header was whole once.
     let mut alone: BTreeMap<u16, (u64, u64)> = BTreeMap::new();
-    let begun = generation.core.clock.boot_ms();
+    let begun = generation.core.clock.awake_ms();
     let index = generation.rebuild_watched(&mut |no, found| {
         if let Found::Record(at, header) = found
             && wanted.contains(&header.ordinal)

@@ -51,7 +51,7 @@ const PARTIAL_REST_MS: u64 = 60_000;
 const PARTIAL_REST: u64 = 8;
 /// Where no value file could be opened, nothing was read: so many milliseconds are enough.
 const FAILED_REST_MS: u64 = 1_000;
-/// At most, however long an attempt took: a machine may have slept meanwhile.
+/// At most, however long an attempt took: the disk may have been replaced since.
 const LONGEST_REST_MS: u64 = 86_400_000;
 
 /// One value file as readers see it.
@@ -75,8 +75,8 @@ struct State {
     /// Until when, in milliseconds since boot, no index is built again after one of which a part is missing, or none at
     /// all. It is not the index's own: one that is let go of, to make room for others, is no sooner built again.
     again_ms: u64,
-    /// When somebody said that the disk is back, in milliseconds since boot: an index that was begun before says nothing
-    /// of what can be read since.
+    /// When somebody said that the disk is back, by the clock that builds are measured by: an index that was begun before
+    /// says nothing of what can be read since.
     ended_ms: Option<u64>,
     used: u64,
 }
@@ -264,8 +264,8 @@ impl Generation {
         self.ram().map_or(0, |r| (r.extents.capacity() * size_of::<Extent>()) as u64)
     }
 
-    /// Installs an index in RAM that was begun to be built at that time (milliseconds since boot). What the disk gave once
-    /// is right for ever: one of which a part is missing is added to the one before it.
+    /// Installs an index in RAM that was begun to be built at that time ([`Clock::awake_ms`](crate::clock::Clock::awake_ms)).
+    /// What the disk gave once is right for ever: one of which a part is missing is added to the one before it.
     pub fn set_ram(&self, mut ram: RamIndex, begun_ms: u64) {
         let mut state = self.state.lock();
         if let Some(old) = state.ram.take_if(|_| ram.partial) {
@@ -315,9 +315,10 @@ impl Generation {
         if state.ended_ms.take().is_some_and(|ended| begun_ms <= ended) {
             return 0;
         }
-        let now = self.core.clock.boot_ms();
-        let rest = now.saturating_sub(begun_ms).saturating_mul(PARTIAL_REST);
-        now.saturating_add(rest.clamp(least, LONGEST_REST_MS))
+        // A machine that sleeps builds nothing, so its sleep is no part of what the build took; but it is part of the rest.
+        let clock = &self.core.clock;
+        let rest = clock.awake_ms().saturating_sub(begun_ms).saturating_mul(PARTIAL_REST);
+        clock.boot_ms().saturating_add(rest.clamp(least, LONGEST_REST_MS))
     }
 
     /// An index may be built again at once: somebody says that the disk is back. One that is being built may end
@@ -325,7 +326,7 @@ impl Generation {
     pub fn end_rest(&self) {
         let mut state = self.state.lock();
         state.again_ms = 0;
-        state.ended_ms = Some(self.core.clock.boot_ms());
+        state.ended_ms = Some(self.core.clock.awake_ms());
     }
 
     /// Whether an open database may be asked.
@@ -343,7 +344,7 @@ impl Generation {
         self.state.lock().used
     }
 
-    /// The keeper could not make an index, which it began at that time (milliseconds since boot).
+    /// The keeper could not make an index, which it began at that time, as it is given to [`set_ram`](Self::set_ram).
     pub fn set_failure(&self, e: &Error, begun_ms: u64) {
         let kind = match e {
             Error::Io { source, .. } => source.kind(),

@@ -100,7 +100,7 @@ impl Keeper {
                 Err(Failure::Fault) => {}
             }
         }
-        let begun = self.core.clock.boot_ms();
+        let begun = self.core.clock.awake_ms();
         match generation.rebuild() {
             Ok(ram) => {
                 generation.set_ram(ram, begun);

@@ -253,13 +253,13 @@ impl Dir {
 
     /// The time to give to [`wrote`](Self::wrote).
     pub fn now(&self) -> u64 {
-        self.clock.boot_ms()
+        self.clock.awake_ms()
     }
 
     /// Bytes were written and synced since `began`: the directory works, and this is how fast it is.
     pub fn wrote(&self, bytes: u64, began: u64) {
         self.failures.store(0, Ordering::Relaxed);
-        self.note_speed(bytes, self.clock.boot_ms().saturating_sub(began));
+        self.note_speed(bytes, self.now().saturating_sub(began));
     }
 
     fn note_speed(&self, bytes: u64, ms: u64) {

@@ -226,7 +226,32 @@ fn who_drops_a_generation_does_not_wait_until_its_index_is_built() {
     open.hdd.close().unwrap();
 }
 
-/// A machine may sleep while an index is built.
+/// Hours of sleep are not hours of reading, and the keeper is none the busier for them.
+#[test]
+fn an_index_that_the_machine_slept_through_rests_no_longer_for_it() {
+    let (mut bench, disk, Closed { all, written, known }) = bad_closed(100);
+    let (clock, slept) = (bench.clock.clone(), Arc::new(AtomicBool::new(false)));
+    let sleeps = slept.clone();
+    disk.fail(Fault::when(move |c| {
+        let fails = far(c);
+        if fails && !sleeps.swap(true, Ordering::SeqCst) {
+            clock.sleep(36_000_000);
+        }
+        fails
+    }));
+    let open = bench.open(&known);
+    open.settle();
+    open.forget_headers();
+    assert!(slept.load(Ordering::SeqCst));
+    assert!(matches!(open.read(&written[99]), Err(Error::Io { .. })));
+    disk.heal();
+    bench.clock.sleep(59_999);
+    assert!(matches!(open.read(&written[99]), Err(Error::Io { .. })), "it rests for a minute, asleep or not");
+    bench.clock.advance(1);
+    assert_eq!(open.check(&all, &written), all.len());
+    open.hdd.close().unwrap();
+}
+
 #[test]
 fn no_index_is_left_alone_for_more_than_a_day() {
     let (bench, disk, open, all, written) = dying(36_000_000);
