@@ -398,9 +398,8 @@ impl Engine {
             self.memory.shrink_to(used.saturating_sub(now), &mut out);
             let freed: u64 = out.iter().map(|e| e.bytes).sum();
             self.let_go(out);
-            let waits = self.catalog.buffer.bytes();
             // What was only in memory is written first: the rest goes at the next turn, or callers would wait for it.
-            if freed == 0 || waits > waiting && waits > self.dials.write_buffer() / 2 {
+            if freed == 0 || self.is_much_to_write(waiting) {
                 break;
             }
             left = left.saturating_sub(freed);
@@ -408,17 +407,25 @@ impl Engine {
         self.signals[0].wake_now();
     }
 
+    /// Whether more waits to be written than before, and half of the write buffer is full.
+    fn is_much_to_write(&self, before: u64) -> bool {
+        let waits = self.catalog.buffer.bytes();
+        waits > before && waits > self.dials.write_buffer() / 2
+    }
+
     /// Sets the limit of the memory tier, a little at a time where it gets smaller: what it lets go of stays in RAM until
-    /// all of one step was let go of.
+    /// all of one step was let go of. Where that is only in memory, as much at once as half the write buffer: it is no
+    /// sooner free than it is written, and callers would wait for it.
     fn resize_memory(&self, to: u64) {
         let items = self.memory.stats().max_items;
         loop {
             let step = to.max(self.memory.stats().weight.saturating_sub(AT_A_TIME));
             let mut out = Vec::new();
+            let waiting = self.catalog.buffer.bytes();
             self.memory.set_limits(step, items, &mut out);
             let stuck = step > to && (out.is_empty() || self.is_stopping());
             self.let_go(out);
-            if step == to {
+            if step == to || self.is_much_to_write(waiting) {
                 return;
             }
             if stuck {

@@ -97,8 +97,10 @@ impl Engine {
         self.fits(key, &what)?;
         let bytes = what.value.len() as u64;
         let start = Latencies::one_in_many(&self.counters.puts);
+        // Larger ones are written by their callers, past the write buffer.
+        let large = bytes > self.settings.write_buffer / 4;
         if self.has_disk() {
-            self.gate(bytes, false)?;
+            self.gate(if large { 0 } else { bytes }, false)?;
         }
         // The one copy that memory and the write buffer share, made before any lock is taken.
         let pair = Pair::new(key, &what.value);
@@ -106,7 +108,7 @@ impl Engine {
         drop(what);
         let put = if !self.has_disk() {
             self.put_in_memory(ident, new, condition)?
-        } else if bytes > self.settings.write_buffer / 4 {
+        } else if large {
             self.put_large(ident, new, condition)?
         } else if self.settings.persistence == Persistence::Always {
             self.put_always(ident, new, condition)?
@@ -373,8 +375,11 @@ impl Engine {
 
     fn room(&self, bytes: u64, journaled: bool) -> bool {
         let buffer = &self.catalog.buffer;
-        let used = buffer.bytes();
-        if used > 0 && used.saturating_add(bytes) > self.dials.write_buffer() {
+        let (used, dial, most) = (buffer.bytes(), self.dials.write_buffer(), self.settings.write_buffer);
+        // A buffer that the optimizer made small is full once it is reached, not before: else a value of about its size
+        // would have to wait until it is empty, which it never is while small ones come.
+        let after = used.saturating_add(bytes);
+        if used > 0 && after > dial && (used >= dial || after > most) {
             return false;
         }
         let (queued, frames) = self.catalog.waiting_frames();

@@ -254,6 +254,31 @@ fn what_nobody_asks_for_leaves_memory_first() -> Done {
     Ok(())
 }
 
+/// It is free no sooner than it is written, and until then callers would wait for room.
+#[test]
+fn memory_that_shrinks_queues_no_more_at_once_than_callers_have_room_beside() -> Done {
+    let dir = tempfile::tempdir()?;
+    let cache = open(builder(dir.path()).persistence(crate::Persistence::OnEviction))?;
+    for no in 0..2000u32 {
+        cache.put(no.to_be_bytes(), noise(no.into(), 10_000))?;
+    }
+    let engine = cache.engine();
+    act(&cache, Change::SetWriteBuffer { from: 0, to: 4 * MIB })?;
+    let shrink = || act(&cache, Change::ResizeMemoryTier { from: 64 * MIB, to: MIB });
+    let mut turns = 0;
+    while engine.memory.stats().weight > MIB {
+        shrink()?;
+        let waits = engine.catalog.buffer.bytes();
+        assert!(waits <= 2 * MIB + AT_A_TIME, "{waits} bytes wait to be written");
+        cache.flush()?;
+        turns += 1;
+        assert!(turns < 20, "{} bytes are left", engine.memory.stats().weight);
+    }
+    assert!(turns > 1, "it went in one, without regard to who waits");
+    assert_eq!(cache.get(3u32.to_be_bytes())?.map(|v| v.len()), Some(10_000), "nothing is lost");
+    Ok(())
+}
+
 /// By what it lost to a limit: what a larger one might be good for is tried, and judged by times that a test cannot know.
 #[test]
 fn a_memory_tier_that_had_to_shrink_grows_again_and_answers_more() -> Done {

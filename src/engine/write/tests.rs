@@ -248,6 +248,35 @@ fn a_panic_while_a_large_value_is_written_leaves_its_key_as_it_was() -> Result<(
     Ok(())
 }
 
+/// While small ones come without end it is never empty, and a value of more than what is left waits no longer than they.
+#[test]
+fn a_write_buffer_that_was_made_small_takes_values_larger_than_it_is() -> Result<(), Failure> {
+    const MIB: u64 = 1 << 20;
+    let dir = tempfile::tempdir()?;
+    let builder = Cache::builder().memory(64 * MIB).ssd(dir.path(), 256 * MIB);
+    let cache = builder.world(Arc::new(RealFs), Arc::new(SystemClock), false).open()?;
+    let engine = cache.engine();
+    let most = engine.settings.write_buffer;
+    assert_eq!(engine.dials.set_write_buffer(MIB), MIB);
+    cache.put("a", vec![1; 100_000])?;
+    for bytes in [1, MIB, 2 * MIB, most / 4] {
+        assert!(engine.room(bytes, false), "{bytes}");
+    }
+    assert!(!engine.room(most, false), "never more than configured");
+    cache.put("b", vec![2; 2 * MIB as usize])?;
+    assert!(engine.catalog.buffer.bytes() > 2 * MIB, "it waits beside the other");
+    assert!(!engine.room(1, false), "it is full");
+    // What is written past the buffer does not wait until it is empty either.
+    assert_eq!(engine.dials.set_write_buffer(most), most);
+    for no in 0..(most / MIB - 4) {
+        cache.put(no.to_be_bytes(), vec![3; MIB as usize - 1000])?;
+    }
+    let stalls = cache.stats().counts.stalls;
+    cache.put("large", vec![4; most as usize / 4 + 1])?;
+    assert_eq!(cache.stats().counts.stalls, stalls);
+    Ok(())
+}
+
 /// The machine's clock, which panics once: when it is asked so many times more.
 #[derive(Debug, Default)]
 struct Clumsy(AtomicU32);

@@ -135,7 +135,14 @@ fn write_buffer(plan: &mut Plan<'_>) {
     let least = (1 << 20).min(most);
     let inflow = sample.per_second(sample.requests.put_bytes);
     let needed = inflow.zip(sample.commit_mean).map(|(rate, mean)| COMMITS * rate * mean);
-    if plan.memory_is_over() {
+    if plan.memory_is_over() && sample.requests.stalls > 0 {
+        // What callers wait for is little beside what memory has too much of; but no more than they need.
+        let to = bounded(needed.map_or(from, |n| floor_power(n * 2.0)), least, most);
+        if to > from {
+            let because = format!("{} callers had to wait for the disk", sample.requests.stalls);
+            plan.propose(Change::SetWriteBuffer { from, to }, Goal::Stalls, because);
+        }
+    } else if plan.memory_is_over() {
         let Some(needed) = needed.filter(|n| n * 2.0 <= from as f64) else { return };
         let to = bounded(floor_power(needed * 2.0), least, most);
         if to < from {

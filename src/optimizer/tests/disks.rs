@@ -208,8 +208,11 @@ fn the_write_buffer_follows_stalls_and_memory() {
     assert_eq!(buffer(30.0, 1, 4 * MIB, 100 * MIB, 0.1), Some(32), "four commits are 40 MiB");
     assert_eq!(buffer(30.0, 1, 64 * MIB, 100 * MIB, 0.1), None, "never more than configured");
     assert_eq!(buffer(75.0, 1, 4 * MIB, MIB, 0.1), None, "memory is tight");
-    assert_eq!(buffer(81.0, 1, 64 * MIB, 20 * MIB, 0.1), Some(16));
-    assert_eq!(buffer(81.0, 1, 64 * MIB, 100 * MIB, 0.1), None, "it is needed");
+    assert_eq!(buffer(81.0, 0, 64 * MIB, 20 * MIB, 0.1), Some(16));
+    assert_eq!(buffer(81.0, 0, 64 * MIB, 100 * MIB, 0.1), None, "it is needed");
+    assert_eq!(buffer(81.0, 1, 64 * MIB, 20 * MIB, 0.1), None, "somebody waits for it");
+    assert_eq!(buffer(81.0, 1, MIB, 5 * MIB, 0.1), Some(4), "no more than is needed");
+    assert_eq!(buffer(81.0, 1, 4 * MIB, 5 * MIB, 0.1), None);
     assert_eq!(buffer(81.0, 0, 64 * MIB, 0, 0.1), Some(1), "never less than 1 MiB");
 }
 

@@ -4,10 +4,10 @@
 //! comes when there are as many as are allowed waits here. Callers do not wait for background work: a read of that may be
 //! of megabytes, and the disk may hang with it.
 //!
-//! Invariants: never are more inside than were allowed when the last of them came in, but for one caller, who comes in
-//! where no other caller is; background work leaves one place free, if there are two; whoever leaves wakes one of each kind
-//! that waits, of whom one has room at most; without a crowd, coming and going is one atomic operation each, and takes no
-//! lock.
+//! Invariants: never are more inside than were allowed when the last of them came in, but for one caller and one who works
+//! in the background, who come in where none of their kind is, so that neither kind keeps the other out, however many
+//! come; background work leaves one place free, if there are two; whoever leaves wakes one of each kind that waits; without
+//! a crowd, coming and going is one atomic operation each, and takes no lock.
 
 use crossbeam::utils::CachePadded;
 use parking_lot::{Condvar, Mutex};
@@ -108,7 +108,7 @@ impl Gate {
         let room = |inside: u64| {
             let (callers, others) = (inside % OTHER, inside / OTHER);
             let free = callers + others < limit;
-            if who == CALLER { free || callers == 0 } else { free && others < (limit - 1).max(1) }
+            if who == CALLER { free || callers == 0 } else { others == 0 || free && others < limit - 1 }
         };
         let more = |inside: u64| room(inside).then_some(inside + who);
         self.inside.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).is_ok()
@@ -222,6 +222,24 @@ mod tests {
             for _ in 0..2 {
                 heard.recv_timeout(Duration::from_secs(20)).expect("somebody sleeps beside an empty gate");
             }
+        }
+    }
+
+    /// As many callers as are let in, one after another without end, keep out nobody who works in the background: room is
+    /// made by that.
+    #[test]
+    fn callers_who_come_without_end_do_not_keep_background_work_out() {
+        for limit in 1..5 {
+            let gate = Gate::new(limit);
+            let callers: Vec<Inside<'_>> = (0..limit).map(|_| gate.enter()).collect();
+            assert!(!gate.try_enter(CALLER), "{limit}");
+            let background = Background::begin();
+            let inside = gate.enter();
+            assert!(!gate.try_enter(OTHER), "{limit}: one is enough while it is full");
+            drop(background);
+            drop(callers);
+            drop(inside);
+            assert_eq!(gate.inside.load(Ordering::SeqCst), 0);
         }
     }
 
