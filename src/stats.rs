@@ -114,7 +114,7 @@ counters! {
     metrics_sent,
     /// Reports that the metrics server did not take, or that did not come to it.
     metrics_failed,
-    /// Decisions of the optimizer that were dropped before the metrics server took them, because too many waited for a report.
+    /// Decisions of the optimizer that were dropped: too many waited for the metrics server.
     metrics_dropped,
 }
 
