@@ -112,9 +112,9 @@ counters! {
     idle,
     /// Reports that the metrics server took.
     metrics_sent,
-    /// Reports that it did not take, or that did not come to it.
+    /// Reports that the metrics server did not take, or that did not come to it.
     metrics_failed,
-    /// Decisions of the optimizer that were dropped because it took none for too long.
+    /// Decisions of the optimizer that were dropped: too many waited for the metrics server.
     metrics_dropped,
 }
 

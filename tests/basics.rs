@@ -1,6 +1,8 @@
 //! What every store does, whatever its tiers: put, get, remove, reopen.
 
+use std::sync::Arc;
 use std::time::Duration;
+use thermocline::testing::{ManualClock, vfs::RealFs};
 use thermocline::{Builder, Cache, ContentType, Persistence, PutOptions, Tier};
 
 type Try = Result<(), Box<dyn std::error::Error>>;
@@ -92,6 +94,8 @@ fn memory_alone_keeps_within_its_limits() -> Try {
 fn an_item_expires_everywhere() -> Try {
     let dir = tempfile::tempdir()?;
     for (name, builder) in stores(dir.path()) {
+        let clock = Arc::new(ManualClock::new(1_700_000_000_000));
+        let builder = builder.world(Arc::new(RealFs), clock.clone(), true);
         let cache = builder.clone().open()?;
         let short = PutOptions::new().ttl(Duration::from_millis(300)).content_type(ContentType::Text);
         cache.put_with("short", "gone soon", short)?;
@@ -102,7 +106,7 @@ fn an_item_expires_everywhere() -> Try {
         assert!(cache.expire_in("touched", Some(Duration::from_millis(300)))?);
         assert!(!cache.expire_in("nothing", Some(Duration::from_millis(300)))?);
         drop(cache);
-        std::thread::sleep(Duration::from_millis(350));
+        clock.advance(350);
         let cache = builder.open()?;
         assert_eq!(cache.get("short")?, None, "{name}");
         assert_eq!(cache.get("touched")?, None, "{name}");

@@ -6,62 +6,13 @@
 mod common;
 
 use common::value;
-use std::fmt::{Debug, Write as _};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
 use thermocline::{Builder, Cache, Tier};
-use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Level, Metadata, Subscriber};
+use thermocline_testing::Ear;
+use tracing::Level;
 
 const MIB: u64 = 1 << 20;
 const KEY: &str = "whose-key-this-is";
-
-/// All that was said: the level, and the text with every field.
-#[derive(Clone, Default)]
-struct Ear(Arc<Mutex<Vec<(Level, String)>>>);
-
-struct Text(String);
-
-impl Visit for Text {
-    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        let _ = write!(self.0, " {field}={value:?}");
-    }
-}
-
-impl Subscriber for Ear {
-    fn enabled(&self, _: &Metadata<'_>) -> bool {
-        true
-    }
-    fn new_span(&self, attributes: &Attributes<'_>) -> Id {
-        let mut text = Text(attributes.metadata().name().to_owned());
-        attributes.record(&mut text);
-        self.heard((*attributes.metadata().level(), text.0));
-        Id::from_u64(1)
-    }
-    fn record(&self, _: &Id, values: &Record<'_>) {
-        let mut text = Text(String::new());
-        values.record(&mut text);
-        self.heard((Level::ERROR, text.0));
-    }
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-    fn event(&self, event: &Event<'_>) {
-        let mut text = Text(String::new());
-        event.record(&mut text);
-        self.heard((*event.metadata().level(), text.0));
-    }
-    fn enter(&self, _: &Id) {}
-    fn exit(&self, _: &Id) {}
-}
-
-impl Ear {
-    fn heard(&self, what: (Level, String)) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(what);
-    }
-    fn all(&self) -> Vec<(Level, String)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
 
 fn builder(at: &Path) -> Builder {
     let mut b = Cache::builder().memory(MIB).ssd(at.join("s"), 16 * MIB).hdd(at.join("h"), 32 * MIB);
@@ -140,8 +91,7 @@ fn use_it(at: &Path, flags: impl Fn(Builder) -> Builder, said: &mut Vec<String>)
 
 #[test]
 fn no_secret_is_said_and_no_key_is_logged_at_info_or_above() {
-    let ear = Ear::default();
-    tracing::subscriber::set_global_default(ear.clone()).unwrap();
+    let ear = Ear::of_all();
     let tmp = tempfile::tempdir().unwrap();
     let at = tmp.path();
     let cache = builder(at).open().unwrap();

@@ -51,6 +51,8 @@ mod rewrite;
 mod scarce;
 mod settings;
 mod stats;
+#[cfg(test)]
+mod testkit;
 mod threads;
 mod throttle;
 mod tune;

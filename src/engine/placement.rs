@@ -235,21 +235,19 @@ impl Engine {
 mod tests {
     use super::*;
     use crate::Cache;
-
-    type Done = Result<(), Box<dyn std::error::Error>>;
+    use crate::engine::testkit::{Try, open};
 
     /// A store without threads, on whose SSD reclaim has nothing to do.
-    fn store(dir: &std::path::Path) -> Result<Cache, Box<dyn std::error::Error>> {
-        use crate::testing::{ManualClock, vfs::RealFs};
+    fn store(dir: &std::path::Path) -> Try<Cache> {
         let mut builder =
             Cache::builder().memory(1 << 20).ssd(dir.join("s"), 64 << 20).hdd(dir.join("h"), 64 << 20);
         builder.config_mut().ssd.compression = false;
         builder.config_mut().hdd.compression = false;
-        Ok(builder.world(Arc::new(RealFs), Arc::new(ManualClock::new(1_700_000_000_000)), false).open()?)
+        open(builder)
     }
 
     #[test]
-    fn credit_is_a_part_of_what_is_written_and_read_and_copies_are_paid_for() -> Done {
+    fn credit_is_a_part_of_what_is_written_and_read_and_copies_are_paid_for() -> Try {
         let dir = tempfile::tempdir()?;
         let cache = store(dir.path())?;
         let engine = cache.engine();
@@ -278,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn without_credit_nothing_rises() -> Done {
+    fn without_credit_nothing_rises() -> Try {
         let dir = tempfile::tempdir()?;
         let cache = store(dir.path())?;
         let engine = cache.engine();
@@ -308,7 +306,7 @@ mod tests {
         Ok(())
     }
 
-    fn segments(cache: &Cache, count: u32) -> Result<Vec<Arc<Entry>>, Box<dyn std::error::Error>> {
+    fn segments(cache: &Cache, count: u32) -> Try<Vec<Arc<Entry>>> {
         let engine = cache.engine();
         for n in 0..count {
             cache.put(n.to_be_bytes(), vec![7; 20_000])?;
@@ -319,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn the_worth_of_what_was_dropped_while_it_was_looked_at_is_forgotten() -> Done {
+    fn the_worth_of_what_was_dropped_while_it_was_looked_at_is_forgotten() -> Try {
         let dir = tempfile::tempdir()?;
         let cache = store(dir.path())?;
         let engine = cache.engine();
@@ -359,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_listed_does_not_keep_others_from_being_looked_at() -> Done {
+    fn what_cannot_be_listed_does_not_keep_others_from_being_looked_at() -> Try {
         let dir = tempfile::tempdir()?;
         let cache = store(dir.path())?;
         let engine = cache.engine();

@@ -1,5 +1,6 @@
 //! Stores that run out of numbers for containers, for tests. What they write is theirs.
 
+use super::testkit::Try;
 use crate::Cache;
 use std::ops::Range;
 use thermocline_storage::container::Purpose;
@@ -14,11 +15,7 @@ pub(super) fn value(n: u64, len: u64) -> Vec<u8> {
 }
 
 /// Puts the items of each range, of so many bytes, into containers of their own.
-pub(super) fn scatter(
-    cache: &Cache,
-    ranges: impl IntoIterator<Item = Range<u64>>,
-    len: u64,
-) -> Result<(), Box<dyn std::error::Error>> {
+pub(super) fn scatter(cache: &Cache, ranges: impl IntoIterator<Item = Range<u64>>, len: u64) -> Try {
     for range in ranges {
         for n in range {
             cache.put(format!("{n}"), value(n, len))?;

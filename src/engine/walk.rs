@@ -336,10 +336,10 @@ impl Engine {
 mod tests {
     use super::*;
     use crate::Cache;
+    use crate::engine::testkit::Try;
 
     #[test]
-    fn what_a_walk_saw_is_removed_unless_it_was_put_since()
-    -> std::result::Result<(), Box<dyn std::error::Error>> {
+    fn what_a_walk_saw_is_removed_unless_it_was_put_since() -> Try {
         let dir = tempfile::tempdir()?;
         let cache = Cache::builder().memory(1 << 20).ssd(dir.path(), 64 << 20).open()?;
         let (engine, key) = (cache.engine(), Bytes::from_static(b"k"));

@@ -311,8 +311,8 @@ static METRICS: &[Metric] = &[
     counter(Count, "idle_total", NONE, "Entries that left memory early, because nobody had asked for them for long.", |s, o| o.one(s.counts.idle)),
 
     counter(Count, "metrics_sent_total", NONE, "Reports that the metrics server took.", |s, o| o.one(s.counts.metrics_sent)),
-    counter(Count, "metrics_failed_total", NONE, "Reports that it did not take, or that did not come to it.", |s, o| o.one(s.counts.metrics_failed)),
-    counter(Count, "metrics_dropped_total", NONE, "Decisions of the optimizer that were dropped because it took none for too long.", |s, o| o.one(s.counts.metrics_dropped)),
+    counter(Count, "metrics_failed_total", NONE, "Reports that the metrics server did not take, or that did not come to it.", |s, o| o.one(s.counts.metrics_failed)),
+    counter(Count, "metrics_dropped_total", NONE, "Decisions of the optimizer that were dropped: too many waited for the metrics server.", |s, o| o.one(s.counts.metrics_dropped)),
 
     gauge(Share, "optimizer_pressure", NONE, "Pressure on the machine at the optimizer's last turn, 0 to 1.",
         |s, o| s.optimizer.pressure.into_iter().for_each(|p| o.one(millionths(p)))),

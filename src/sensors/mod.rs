@@ -31,12 +31,8 @@ pub use system::{Roots, SystemSensors, Times};
 
 /// Bytes a second of the fastest link that says how fast it is; a look at a few files.
 #[cfg(feature = "redis")]
-pub(crate) fn fastest_link() -> Option<f64> {
-    network::Interfaces::default()
-        .read(std::path::Path::new("/sys"), None)
-        .iter()
-        .filter_map(|i| i.speed)
-        .reduce(f64::max)
+pub(crate) fn fastest_link(roots: &Roots) -> Option<f64> {
+    network::Interfaces::default().read(&roots.sys, None).iter().filter_map(|i| i.speed).reduce(f64::max)
 }
 
 /// Bytes of anonymous memory of this process that is resident.

@@ -153,11 +153,6 @@ impl Readings {
         self.network.iter().filter_map(used).reduce(f64::max).map(|p| p.min(100.0))
     }
 
-    /// Bytes a second of the fastest link.
-    pub fn link_speed(&self) -> Option<f64> {
-        self.network.iter().filter_map(|i| i.speed).reduce(f64::max)
-    }
-
     /// I/O pressure from 0 to 1: the share of time in which some task waited for a disk; without pressure
     /// information, the share in which the busiest device behind a tier was busy.
     pub fn io_pressure(&self) -> Option<f64> {

@@ -158,9 +158,12 @@ impl Tree {
         self
     }
 
-    fn sensors(&self, machine: Scripted, times: &[u64]) -> SystemSensors {
+    fn roots(&self) -> Roots {
         let root = |name: &str| self.0.path().join(name);
-        let roots = Roots { proc: root("proc"), sys: root("sys"), cgroup: root("cgroup") };
+        Roots { proc: root("proc"), sys: root("sys"), cgroup: root("cgroup") }
+    }
+
+    fn sensors(&self, machine: Scripted, times: &[u64]) -> SystemSensors {
         let mut times: VecDeque<u64> = times.iter().copied().collect();
         let time = move || {
             let ms = times.pop_front().unwrap_or_default();
@@ -168,7 +171,7 @@ impl Tree {
         };
         let device = |dir: &Path| (dir != Path::new("/missing")).then_some((8, 1));
         let dirs = ["/tier", "/missing"];
-        SystemSensors::assemble(dirs, roots, Box::new(time), Box::new(device), Box::new(machine))
+        SystemSensors::assemble(dirs, self.roots(), Box::new(time), Box::new(device), Box::new(machine))
     }
 }
 
@@ -253,7 +256,24 @@ fn a_machine_with_everything() {
     assert_eq!((r.devices[1].device, r.devices[1].reads), (None, None));
     assert_eq!(r.network.iter().map(|i| i.name.as_str()).collect::<Vec<_>>(), ["eth0", "veth1"]);
     assert_eq!((r.network[0].received, r.network[0].sent), (Some(250_000.0), Some(0.0)));
-    assert_eq!((r.network_percent(), r.link_speed()), (Some(0.2), Some(1.25e8)));
+    assert_eq!(
+        (r.network_percent(), r.network[0].speed, r.network[1].speed),
+        (Some(0.2), Some(1.25e8), None)
+    );
+}
+
+/// Of what reports may take a share.
+#[test]
+#[cfg(feature = "redis")]
+fn the_fastest_link_is_one_that_says_how_fast_it_is() {
+    let t = Tree::new();
+    assert_eq!(fastest_link(&t.roots()), None, "no links");
+    t.put("sys/class/net/veth1/speed", "-1\n");
+    assert_eq!(fastest_link(&t.roots()), None, "none says");
+    for (name, speed) in [("eth0", "100\n"), ("eth1", "1000\n"), ("eth2", "10\n")] {
+        t.put(&format!("sys/class/net/{name}/speed"), speed);
+    }
+    assert_eq!(fastest_link(&t.roots()), Some(1.25e8));
 }
 
 #[test]
@@ -311,7 +331,7 @@ fn time_used_is_that_of_the_group_that_has_the_quota() {
 fn a_machine_with_nothing() {
     let r = Tree::new().sensors(Scripted::default(), &[1, 2]).sample();
     assert_eq!((r.memory, r.process, r.cpu), Default::default());
-    assert_eq!((r.io_pressure(), r.network_percent(), r.link_speed()), (None, None, None));
+    assert_eq!((r.io_pressure(), r.network_percent()), (None, None));
     assert_eq!(r.devices.len(), 2);
 }
 

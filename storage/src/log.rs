@@ -44,10 +44,7 @@ macro_rules! warn_seldom {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-    use tracing::span::{Attributes, Id, Record};
-    use tracing::{Event, Metadata, Subscriber};
+    use thermocline_testing::Ear;
 
     #[test]
     fn one_line_in_an_interval_with_a_count_of_the_others() {
@@ -59,33 +56,15 @@ mod tests {
         );
     }
 
-    struct Counting(Arc<AtomicUsize>);
-
-    impl Subscriber for Counting {
-        fn enabled(&self, _: &Metadata<'_>) -> bool {
-            true
-        }
-        fn new_span(&self, _: &Attributes<'_>) -> Id {
-            Id::from_u64(1)
-        }
-        fn record(&self, _: &Id, _: &Record<'_>) {}
-        fn record_follows_from(&self, _: &Id, _: &Id) {}
-        fn event(&self, _: &Event<'_>) {
-            self.0.fetch_add(1, Relaxed);
-        }
-        fn enter(&self, _: &Id) {}
-        fn exit(&self, _: &Id) {}
-    }
-
     #[test]
     fn each_place_has_a_brake_of_its_own() {
-        let lines = Arc::new(AtomicUsize::new(0));
-        tracing::subscriber::with_default(Counting(lines.clone()), || {
+        let ear = Ear::default();
+        tracing::subscriber::with_default(ear.clone(), || {
             for n in 0..100 {
                 warn_seldom!(n, "a disk fails");
                 warn_seldom!(path = %"/x", "and another");
             }
         });
-        assert_eq!(lines.load(Relaxed), 2);
+        assert_eq!(ear.all().len(), 2);
     }
 }

@@ -14,7 +14,7 @@ mod top;
 mod verify;
 
 use serde_json::Value;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -113,6 +113,32 @@ impl Place {
 /// What a benchmark or a replay would leave behind.
 fn left_in(dir: &Path) -> Vec<PathBuf> {
     std::fs::read_dir(dir).unwrap().flatten().map(|e| e.path()).collect()
+}
+
+/// Waits until something is so, for as long as a machine may stand still.
+fn until(what: &str, mut so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !so() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{what}: not within a minute");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The state of its first thread, as the kernel names it: `S` sleeps, `T` is stopped.
+fn state(child: &Child) -> String {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+    stat.rsplit(") ").next().unwrap().chars().take(1).collect()
+}
+
+/// The next line of what is read, for which a minute is waited, and the rest.
+fn line<R: Read + Send + 'static>(mut from: BufReader<R>) -> (String, BufReader<R>) {
+    let (said, line) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        from.read_line(&mut line).unwrap();
+        let _ = said.send((line, from));
+    });
+    line.recv_timeout(Duration::from_secs(60)).expect("nothing is said in a minute")
 }
 
 fn wait(child: &mut Child, limit: Duration) -> Option<i32> {

@@ -1,7 +1,7 @@
 //! The replay of traces.
 
 use super::*;
-use std::io::BufRead;
+use std::io::BufReader;
 
 #[test]
 fn replay_beside_lru_and_the_optimum() -> Try {
@@ -96,22 +96,25 @@ fn a_signal_while_the_trace_is_read() -> Try {
     // Opening waits until the other side reads.
     let mut trace = std::fs::OpenOptions::new().write(true).open(&pipe).unwrap();
     trace.write_all(b"a\nb\nc\n").unwrap();
+    // It has read all that there is, and then sleeps: it waits for more.
+    until("all is read", || rustix::io::ioctl_fionread(&trace).unwrap() == 0 && state(&child) == "S");
     rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT)
         .unwrap();
     // It says so while it still waits for the trace.
-    let mut said = String::new();
-    std::io::BufReader::new(child.stderr.as_mut().unwrap()).read_line(&mut said).unwrap();
+    let (said, _) = line(BufReader::new(child.stderr.take().unwrap()));
     assert!(
         said.contains("stopping") && said.contains("Ctrl-C again ends at once, without results"),
         "{said}"
     );
     assert_eq!(child.try_wait().unwrap(), None);
-    // It may wait for more to read, or have ended.
-    let _ = trace.write_all(b"d\n");
-    drop(trace);
-    assert_eq!(wait(&mut child, Duration::from_secs(30)), Some(130));
-    let ran = Ran::from(child.wait_with_output().unwrap());
-    assert!(ran.text().starts_with("Interrupted while the trace was read: "), "{}{}", ran.text(), ran.err);
+    // Between saying so and stopping it may read some more. That the trace goes on keeps it from coming to an end.
+    until("it reads no more", || match trace.write_all(b"d\n") {
+        Ok(()) => child.try_wait().unwrap().is_some(),
+        Err(e) => e.kind() == std::io::ErrorKind::BrokenPipe || panic!("{e}"),
+    });
+    assert_eq!(wait(&mut child, Duration::from_secs(60)), Some(130));
+    let text = Ran::from(child.wait_with_output().unwrap()).text();
+    assert!(text.starts_with("Interrupted while the trace was read: "), "{text}");
     Ok(())
 }
 
@@ -124,14 +127,13 @@ fn a_second_signal_ends_it_at_once() -> Try {
     let mut child = start(&["replay", path, "--memory-items", "9"], Stdio::null());
     let trace = std::fs::OpenOptions::new().write(true).open(&pipe).unwrap();
     let pid = rustix::process::Pid::from_child(&child);
-    let mut err = std::io::BufReader::new(child.stderr.take().unwrap());
-    let mut said = String::new();
-    for line in 1..=2 {
+    let mut err = BufReader::new(child.stderr.take().unwrap());
+    for expected in ["thermocline: stopping", "thermocline: ended without results\n"] {
         rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
-        err.read_line(&mut said).unwrap();
-        assert_eq!(said.lines().count(), line, "{said}");
+        let said;
+        (said, err) = line(err);
+        assert!(said.starts_with(expected), "{said}");
     }
-    assert!(said.ends_with("thermocline: ended without results\n"), "{said}");
     assert_eq!(wait(&mut child, Duration::from_secs(30)), Some(130));
     drop(trace);
     Ok(())

@@ -191,12 +191,6 @@ fn it_is_live_in_a_terminal_and_puts_that_back() {
     assert_eq!(top.end(), Some(0));
 }
 
-/// The state of a process, as the kernel has it: `S` sleeps, `T` is stopped.
-fn state(child: &Child) -> String {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
-    stat.rsplit(") ").next().unwrap().chars().take(1).collect()
-}
-
 #[test]
 fn it_stops_with_the_terminal_as_it_was_and_goes_on() {
     let place = Place::new();
@@ -247,9 +241,18 @@ fn it_ends_when_its_terminal_is_gone() {
 #[test]
 fn it_can_be_left_before_there_is_anything_to_see() {
     let dir = tempfile::tempdir().unwrap();
-    let _listener = UnixListener::bind(dir.path().join("socket")).unwrap();
+    let listener = UnixListener::bind(dir.path().join("socket")).unwrap();
+    listener.set_nonblocking(true).unwrap();
     let mut top = InTerminal::start(&["top", dir.path().to_str().unwrap()]);
-    std::thread::sleep(Duration::from_millis(500));
+    // First it looks who is there; when it asks, signals are watched.
+    let mut asking = Vec::new();
+    until("it asks", || {
+        for (stream, _) in std::iter::from_fn(|| listener.accept().ok()) {
+            stream.set_nonblocking(true).unwrap();
+            asking.push(stream);
+        }
+        asking.iter().any(|mut stream| stream.read(&mut [0]).is_ok_and(|n| n > 0))
+    });
     top.signal(rustix::process::Signal::INT);
     assert_eq!(wait(&mut top.child, Duration::from_secs(10)), Some(130));
     assert!(top.is_as_before());

@@ -2,66 +2,18 @@
 
 use super::*;
 use std::net::TcpListener;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Level, Metadata, Subscriber};
+use thermocline_testing::Ear;
+use tracing::Level;
 
 const PASSWORD: &str = "s3cret-Pass/word";
 
-/// All that is logged in this process, with every field.
-#[derive(Clone, Default)]
-struct Ear(Arc<Mutex<Vec<(Level, String)>>>);
-
-struct Text(String);
-
-impl Visit for Text {
-    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-        self.0 += &format!(" {field}={value:?}");
-    }
-}
-
-impl Subscriber for Ear {
-    fn enabled(&self, _: &Metadata<'_>) -> bool {
-        true
-    }
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-    fn event(&self, event: &Event<'_>) {
-        let mut text = Text(event.metadata().target().to_owned());
-        event.record(&mut text);
-        self.all().push((*event.metadata().level(), text.0));
-    }
-    fn enter(&self, _: &Id) {}
-    fn exit(&self, _: &Id) {}
-}
-
-impl Ear {
-    fn all(&self) -> MutexGuard<'_, Vec<(Level, String)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The one of this process.
-    fn of_all() -> Ear {
-        static EAR: std::sync::OnceLock<Ear> = std::sync::OnceLock::new();
-        let ear = EAR.get_or_init(|| {
-            let ear = Ear::default();
-            tracing::subscriber::set_global_default(ear.clone()).unwrap();
-            ear
-        });
-        ear.clone()
-    }
-
-    /// Lines of a level about the server at a port.
-    fn about(&self, port: u16, level: Level) -> Vec<String> {
-        let name = format!(":{port}/");
-        let of = |(l, text): &&(Level, String)| *l == level && text.contains("Redis") && text.contains(&name);
-        self.all().iter().filter(of).map(|(_, text)| text.clone()).collect()
-    }
+/// Lines of a level about the server at a port.
+fn about(ear: &Ear, port: u16, level: Level) -> Vec<String> {
+    let name = format!(":{port}/");
+    let of = |(l, text): &(Level, String)| *l == level && text.contains("Redis") && text.contains(&name);
+    ear.all().into_iter().filter(of).map(|(_, text)| text).collect()
 }
 
 /// A store whose reports fail: it goes on, and says so once, without the password. Gives the warning.
@@ -71,7 +23,7 @@ fn is_not_noticed(ear: &Ear, url: &str, port: u16, times: u64) -> (Cache, String
     until("failures are counted", || failed(&cache) >= times);
     works(&cache);
     assert_eq!(sent(&cache), 0);
-    let warnings = ear.about(port, Level::WARN);
+    let warnings = about(ear, port, Level::WARN);
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     // For who filters by fields.
     let fields = [" class=\"redis\"".to_owned(), format!(":{port}/"), " instance=one".to_owned()];
@@ -101,8 +53,8 @@ fn works(cache: &Cache) {
 fn recovers(ear: &Ear, cache: &Cache, port: u16) {
     let before = sent(cache);
     until("it reports by itself", || sent(cache) > before);
-    until("it says so", || !ear.about(port, Level::INFO).is_empty());
-    assert_eq!(ear.about(port, Level::INFO).len(), 1);
+    until("it says so", || !about(ear, port, Level::INFO).is_empty());
+    assert_eq!(about(ear, port, Level::INFO).len(), 1);
 }
 
 #[test]
@@ -126,7 +78,7 @@ fn absent_at_start_then_there_then_killed_then_there_again() {
     until("it reports again", || sent(&cache) > before);
     // The second time is within a minute of the first, and not worth another line.
     assert_eq!(
-        (ear.about(server.port, Level::WARN).len(), ear.about(server.port, Level::INFO).len()),
+        (about(&ear, server.port, Level::WARN).len(), about(&ear, server.port, Level::INFO).len()),
         (1, 1)
     );
     server.kill();
@@ -309,7 +261,7 @@ fn an_address_that_nobody_answers_at_keeps_nobody_from_closing() {
     std::thread::sleep(Duration::from_millis(200));
     works(&cache);
     assert!(close(&cache) < CLOSE);
-    assert!(ear.about(port, Level::WARN).is_empty(), "it was told of though the store closed");
+    assert!(about(&ear, port, Level::WARN).is_empty(), "it was told of though the store closed");
     let (cache, why) = is_not_noticed(&ear, &url, port, 1);
     assert!(why.contains("cannot be reached") && why.contains("no connection in time"), "{why}");
     assert!(close(&cache) < CLOSE);
@@ -333,7 +285,7 @@ fn a_connection_that_the_server_ends_while_it_is_idle_costs_nothing() {
     let before = sent(&cache);
     until("a report", || sent(&cache) > before);
     assert_eq!(failed(&cache), 0);
-    assert!(ear.about(server.port, Level::WARN).is_empty(), "{:?}", ear.about(server.port, Level::WARN));
+    assert!(about(&ear, server.port, Level::WARN).is_empty(), "{:?}", about(&ear, server.port, Level::WARN));
     assert!(close(&cache) < CLOSE);
 }
 
@@ -351,7 +303,7 @@ fn one_key_of_the_wrong_type_does_not_repeat_the_others() {
     let cache = reporting(&server.url(), "one").open().unwrap();
     (0..3).for_each(|n| cache.note_decision(vec![("rule".into(), n.to_string())]));
     until("it fails twice", || failed(&cache) >= 2);
-    assert!(ear.about(server.port, Level::WARN)[0].contains("WRONGTYPE"));
+    assert!(about(&ear, server.port, Level::WARN)[0].contains("WRONGTYPE"));
     assert_eq!(client.ask(&["XLEN", "thermocline:decisions:one"]).number(), 3);
     assert_eq!(client.ask(&["DEL", "thermocline:history:one"]).number(), 1);
     recovers(&ear, &cache, server.port);

@@ -1,34 +1,24 @@
 use crate::Cache;
-use crate::engine::moves::Mover;
-use crate::testing::{ManualClock, vfs::RealFs};
+use crate::engine::testkit::{Try, fill, forget, movers, open_with_clock};
+use crate::testing::ManualClock;
 use std::sync::Arc;
-use thermocline_storage::container::{Listed, Purpose};
-use thermocline_storage::{Tier, Version};
-
-type Done = Result<(), Box<dyn std::error::Error>>;
+use thermocline_storage::Tier;
+use thermocline_storage::container::Purpose;
 
 const MEMORY: u64 = 4 << 20;
 
 /// A store without threads, with `n` values of a kilobyte in the tier below.
-fn store(
-    dir: &std::path::Path,
-    tier: Tier,
-    n: u32,
-) -> Result<(Cache, Arc<ManualClock>), Box<dyn std::error::Error>> {
+fn store(dir: &std::path::Path, tier: Tier, n: u32) -> Try<(Cache, Arc<ManualClock>)> {
     let builder = Cache::builder().memory(MEMORY).ssd(dir.join("s"), 64 << 20);
     let mut builder = match tier {
         Tier::Hdd => builder.hdd(dir.join("h"), 64 << 20),
         _ => builder.cold(dir.join("c")),
     };
     builder.config_mut().hdd.compression = false;
-    let clock = Arc::new(ManualClock::new(1_700_000_000_000));
-    let cache = builder.world(Arc::new(RealFs), clock.clone(), false).open()?;
-    for no in 0..n {
-        cache.put(no.to_be_bytes(), value(no))?;
-    }
-    cache.flush()?;
+    let (cache, clock) = open_with_clock(builder)?;
+    fill(&cache, 0..n, 1000)?;
     sink(&cache, tier, n)?;
-    forget(&cache, n);
+    forget(&cache, 0..n)?;
     Ok((cache, clock))
 }
 
@@ -37,38 +27,21 @@ fn value(no: u32) -> Vec<u8> {
 }
 
 /// All of them in one go, as reclaim does it: one by one, each would come to a pack of its own.
-fn sink(cache: &Cache, tier: Tier, n: u32) -> Done {
+fn sink(cache: &Cache, tier: Tier, n: u32) -> Try {
     let engine = cache.engine();
-    let mut movers = Vec::new();
-    for no in 0..n {
-        let ident = engine.ident(&no.to_be_bytes())?;
-        let at = engine.catalog.lock(ident).durable(ident).ok_or("it is on disk")?;
-        let position = at.place.position();
-        let listed = Listed { position, ident, version: Version(0), expires_at: 0, bytes: 1100 };
-        movers.push(Mover { entry: at.entry, listed });
-    }
     let to = engine.tier(tier).ok_or("no such tier")?;
-    let moved = engine.relocate(&movers, to, Purpose::Reclaim, true)?;
+    let moved = engine.relocate(&movers(cache, 0..n, 1100)?, to, Purpose::Reclaim, true)?;
     assert_eq!(moved.items, u64::from(n));
     Ok(())
 }
 
-/// Memory holds none of them.
-fn forget(cache: &Cache, n: u32) {
-    for no in 0..n {
-        if let Ok(ident) = cache.engine().ident(&no.to_be_bytes()) {
-            cache.engine().memory.remove(ident);
-        }
-    }
-}
-
-fn prefetch(cache: &Cache) -> Done {
+fn prefetch(cache: &Cache) -> Try {
     while cache.engine().prefetch_step()? {}
     Ok(())
 }
 
 #[test]
-fn what_stands_behind_a_hit_enters_memory_and_nothing_that_is_not_live_does() -> Done {
+fn what_stands_behind_a_hit_enters_memory_and_nothing_that_is_not_live_does() -> Try {
     for tier in [Tier::Hdd, Tier::Cold] {
         let dir = tempfile::tempdir()?;
         let (cache, clock) = store(dir.path(), tier, 400)?;
@@ -80,7 +53,7 @@ fn what_stands_behind_a_hit_enters_memory_and_nothing_that_is_not_live_does() ->
         clock.advance(1001);
         cache.promote(15u32.to_be_bytes(), Tier::Ssd)?;
         cache.flush()?;
-        forget(&cache, 400);
+        forget(&cache, 0..400)?;
         assert_eq!(cache.get(10u32.to_be_bytes())?.as_deref(), Some(&*value(10)));
         prefetch(&cache)?;
         let there =
@@ -105,12 +78,12 @@ fn what_stands_behind_a_hit_enters_memory_and_nothing_that_is_not_live_does() ->
 }
 
 #[test]
-fn it_takes_a_twentieth_of_memory_and_stops_while_it_does_not_pay() -> Done {
+fn it_takes_a_twentieth_of_memory_and_stops_while_it_does_not_pay() -> Try {
     let dir = tempfile::tempdir()?;
     let (cache, _) = store(dir.path(), Tier::Hdd, 3000)?;
     let engine = cache.engine();
     let mut most = 0;
-    let tried = |from: u32| -> Result<u64, Box<dyn std::error::Error>> {
+    let tried = |from: u32| -> Try<u64> {
         let before = cache.stats().counts.prefetched;
         for no in (from..from + 1000).step_by(50) {
             cache.get(no.to_be_bytes())?;
@@ -139,7 +112,7 @@ fn it_takes_a_twentieth_of_memory_and_stops_while_it_does_not_pay() -> Done {
     while !engine.prefetch.pays() {
         rounds += 1;
         assert!(rounds < 1000, "it never finds out that it would pay");
-        forget(&cache, 3000);
+        forget(&cache, 0..3000)?;
         for no in 0..150u32 {
             cache.get(no.to_be_bytes())?;
             prefetch(&cache)?;
@@ -147,7 +120,7 @@ fn it_takes_a_twentieth_of_memory_and_stops_while_it_does_not_pay() -> Done {
     }
     // Nothing of it where it is switched off.
     engine.dials.set_prefetch(0.0);
-    forget(&cache, 3000);
+    forget(&cache, 0..3000)?;
     assert_eq!(tried(0)?, 0);
     Ok(())
 }

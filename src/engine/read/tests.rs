@@ -1,16 +1,14 @@
 //! What reading does beside giving a value.
 
 use super::*;
+use crate::engine::testkit::Try;
 use crate::{Cache, Error};
 use std::sync::Arc;
 use thermocline_storage::clock::ManualClock;
 use thermocline_storage::vfs::RealFs;
 
-type Failure = Box<dyn std::error::Error>;
-type Done = std::result::Result<(), Failure>;
-
 #[test]
-fn a_large_value_is_read_only_with_a_share_of_the_limit_and_a_small_one_without() -> Done {
+fn a_large_value_is_read_only_with_a_share_of_the_limit_and_a_small_one_without() -> Try {
     let dir = tempfile::tempdir()?;
     for tier in [Tier::Ssd, Tier::Hdd, Tier::Cold] {
         let path = dir.path().join(tier.to_string());
@@ -51,7 +49,7 @@ fn a_large_value_is_read_only_with_a_share_of_the_limit_and_a_small_one_without(
     Ok(())
 }
 /// A store on an SSD, its clock, and where the one item in it, of key `k`, stands on disk; memory does not have it.
-fn one_on_disk(dir: &std::path::Path, ttl_ms: Option<u64>) -> std::result::Result<OnDisk, Failure> {
+fn one_on_disk(dir: &std::path::Path, ttl_ms: Option<u64>) -> Try<OnDisk> {
     let clock = Arc::new(ManualClock::new(1_000_000));
     let builder = Cache::builder().memory(1 << 20).ssd(dir, 64 << 20);
     let cache = builder.world(Arc::new(RealFs), clock.clone(), false).open()?;
@@ -72,7 +70,7 @@ struct OnDisk {
 }
 
 #[test]
-fn what_was_read_does_not_enter_memory_over_what_came_meanwhile() -> Done {
+fn what_was_read_does_not_enter_memory_over_what_came_meanwhile() -> Try {
     let dir = tempfile::tempdir()?;
     let OnDisk { cache, ident, at, .. } = one_on_disk(dir.path(), None)?;
     let engine = cache.engine();
@@ -90,7 +88,7 @@ fn what_was_read_does_not_enter_memory_over_what_came_meanwhile() -> Done {
 }
 
 #[test]
-fn what_is_busy_is_an_error_and_what_cannot_be_reached_stays() -> Done {
+fn what_is_busy_is_an_error_and_what_cannot_be_reached_stays() -> Try {
     let dir = tempfile::tempdir()?;
     let OnDisk { cache, ident, at, .. } = one_on_disk(dir.path(), None)?;
     let engine = cache.engine();
@@ -103,7 +101,7 @@ fn what_is_busy_is_an_error_and_what_cannot_be_reached_stays() -> Done {
 }
 
 #[test]
-fn damage_is_told_and_kept_and_the_item_is_dead() -> Done {
+fn damage_is_told_and_kept_and_the_item_is_dead() -> Try {
     let dir = tempfile::tempdir()?;
     let OnDisk { cache, ident, at, .. } = one_on_disk(dir.path(), None)?;
     let (engine, events) = (cache.engine(), cache.subscribe());
@@ -123,7 +121,7 @@ fn damage_is_told_and_kept_and_the_item_is_dead() -> Done {
 }
 
 #[test]
-fn another_key_of_the_identity_is_not_found_on_disk() -> Done {
+fn another_key_of_the_identity_is_not_found_on_disk() -> Try {
     let dir = tempfile::tempdir()?;
     let OnDisk { cache, ident, .. } = one_on_disk(dir.path(), None)?;
     assert!(cache.engine().get_below(ident, b"another", &mut None)?.is_none());
@@ -132,7 +130,7 @@ fn another_key_of_the_identity_is_not_found_on_disk() -> Done {
 }
 
 #[test]
-fn what_expired_on_disk_is_neither_read_nor_listed() -> Done {
+fn what_expired_on_disk_is_neither_read_nor_listed() -> Try {
     for reads in [true, false] {
         let dir = tempfile::tempdir()?;
         let OnDisk { cache, clock, .. } = one_on_disk(dir.path(), Some(60_000))?;

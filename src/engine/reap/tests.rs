@@ -1,6 +1,7 @@
 //! What keeps the reaper from its work.
 
 use crate::Cache;
+use crate::engine::testkit::Try;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,8 +11,6 @@ use thermocline_storage::container::{Container, Listed, Purpose, RawRecord};
 use thermocline_storage::item::Head;
 use thermocline_storage::vfs::RealFs;
 use thermocline_storage::{Error as StorageError, Item, Tier};
-
-type Try<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// A container of so many bytes, how often it was listed, and how long that takes; without this it cannot be read.
 #[derive(Debug)]

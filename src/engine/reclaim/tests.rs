@@ -3,6 +3,7 @@
 use super::*;
 use crate::engine::claim::READERS;
 use crate::engine::scarce::{self, scatter, take_all_numbers};
+use crate::engine::testkit::Try;
 use crate::{Builder, Cache};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -12,8 +13,6 @@ use thermocline_storage::clock::SystemClock;
 use thermocline_storage::testing::{Fault, FaultFs, Op};
 use thermocline_storage::vfs::RealFs;
 use thermocline_storage::{Ident, Place};
-
-type Try<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// A store without threads, with an SSD of sixteen segments.
 fn store(dir: &std::path::Path) -> Try<Cache> {

@@ -1,13 +1,12 @@
 //! What a repair does that damage to a disk alone does not bring about.
 
 use super::*;
+use crate::engine::testkit::Try;
 use crate::{Builder, Cache};
 use std::path::Path;
 use thermocline_storage::clock::SystemClock;
 use thermocline_storage::vfs::RealFs;
 use thermocline_storage::{Tier, Version};
-
-type Try<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// A store without threads, with one disk tier.
 fn builder(dir: &Path) -> Builder {

@@ -2,14 +2,13 @@
 
 use super::*;
 use crate::engine::scarce::{scatter, take_all_numbers, value};
+use crate::engine::testkit::Try;
 use crate::{Builder, Cache};
 use std::sync::atomic::AtomicBool;
 use thermocline_storage::clock::SystemClock;
 use thermocline_storage::container::Containers;
 use thermocline_storage::testing::{Fault, FaultFs, Hollow, Op};
 use thermocline_storage::vfs::{RealFs, Vfs};
-
-type Try<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// A store without threads, with segments and packs of 1 MiB, in which writes wait for a second.
 fn open(builder: Builder, vfs: Arc<dyn Vfs>) -> Try<Cache> {

@@ -1,5 +1,6 @@
 //! When what nobody waits for becomes durable, and who waits if it does not.
 
+use crate::engine::testkit::Try;
 use crate::{Cache, Error, Persistence};
 use std::path::Path;
 use std::sync::Arc;
@@ -8,8 +9,6 @@ use std::time::{Duration, Instant};
 use thermocline_storage::clock::{Clock, ManualClock, SystemClock};
 use thermocline_storage::testing::{Fault, FaultFs, Op};
 use thermocline_storage::vfs::{RealFs, Vfs};
-
-type Failure = Box<dyn std::error::Error>;
 
 /// The writer gathers for a second.
 const SOON: Duration = Duration::from_secs(2);
@@ -45,8 +44,8 @@ fn settled(cache: &Cache) -> Duration {
 fn is_durable_soon(
     persistence: Persistence,
     work: fn(&Cache) -> Result<(), Error>,
-    then: fn(&Cache) -> Result<(), Failure>,
-) -> Result<(), Failure> {
+    then: fn(&Cache) -> Try,
+) -> Try {
     let mut took = Vec::new();
     for _ in 0..TRIES {
         let dir = tempfile::tempdir()?;
@@ -66,7 +65,7 @@ fn is_durable_soon(
 }
 
 #[test]
-fn what_was_put_or_removed_is_durable_within_a_second() -> Result<(), Failure> {
+fn what_was_put_or_removed_is_durable_within_a_second() -> Try {
     is_durable_soon(
         Persistence::EverySecond,
         |cache| {
@@ -84,7 +83,7 @@ fn what_was_put_or_removed_is_durable_within_a_second() -> Result<(), Failure> {
 }
 
 #[test]
-fn what_was_removed_is_durable_within_a_second_though_values_wait_for_eviction() -> Result<(), Failure> {
+fn what_was_removed_is_durable_within_a_second_though_values_wait_for_eviction() -> Try {
     is_durable_soon(
         Persistence::OnEviction,
         |cache| {
@@ -101,7 +100,7 @@ fn what_was_removed_is_durable_within_a_second_though_values_wait_for_eviction()
 /// Who writes waits while the disk has not taken for two seconds what is to be durable soon, be it a value, a removal, or
 /// the frame of a value that its caller wrote.
 #[test]
-fn who_writes_waits_for_what_is_two_seconds_old() -> Result<(), Failure> {
+fn who_writes_waits_for_what_is_two_seconds_old() -> Try {
     type Work = fn(&Cache) -> Result<(), Error>;
     let value: Work = |cache| cache.put("value", "1");
     let large: Work = |cache| cache.put("large", vec![1; LARGE]);
@@ -149,7 +148,7 @@ fn who_writes_waits_for_what_is_two_seconds_old() -> Result<(), Failure> {
 
 /// The next beat comes a second later: nothing that waits when one begins is left to that, however many batches it takes.
 #[test]
-fn a_beat_writes_all_that_waited_when_it_began() -> Result<(), Failure> {
+fn a_beat_writes_all_that_waited_when_it_began() -> Try {
     let dir = tempfile::tempdir()?;
     let mut builder = Cache::builder().memory(4 << 20).ssd(dir.path(), 64 << 20);
     builder.config_mut().resources.io.write_buffer_size = 1 << 20;
@@ -167,7 +166,7 @@ fn a_beat_writes_all_that_waited_when_it_began() -> Result<(), Failure> {
 
 /// What failed to become durable is tried again by the writer itself, whoever else does or does not do anything.
 #[test]
-fn the_writer_tries_again_once_the_catalogs_disk_is_back() -> Result<(), Failure> {
+fn the_writer_tries_again_once_the_catalogs_disk_is_back() -> Try {
     for work in [|cache: &Cache| cache.put("k", "1"), |cache: &Cache| cache.remove("there").map(drop)] {
         let dir = tempfile::tempdir()?;
         let (disk, dead) = (FaultFs::default(), Arc::new(AtomicBool::new(false)));
@@ -203,7 +202,7 @@ fn the_writer_tries_again_once_the_catalogs_disk_is_back() -> Result<(), Failure
 
 /// A panic in a background thread, here of the file system, does not end it.
 #[test]
-fn the_writer_goes_on_after_a_panic() -> Result<(), Failure> {
+fn the_writer_goes_on_after_a_panic() -> Try {
     let dir = tempfile::tempdir()?;
     let disk = FaultFs::default();
     let armed = disk.panicking(Op::Write);

@@ -1,17 +1,11 @@
 //! Rates by a clock that is given, and by the machine's where it takes a whole move.
 
 use super::*;
+use crate::Cache;
 use crate::engine::moves::Mover;
-use crate::optimizer::{Action, Change, Goal};
-use crate::testing::{ManualClock, vfs::RealFs};
-use crate::{Builder, Cache};
-use std::sync::Arc;
-use thermocline_storage::Version;
-use thermocline_storage::container::{Listed, Purpose};
-
-type Done = Result<(), Box<dyn std::error::Error>>;
-
-const MIB: u64 = 1 << 20;
+use crate::engine::testkit::{self, MIB, Try, act, builder, fill, open};
+use crate::optimizer::Change;
+use thermocline_storage::container::Purpose;
 
 /// Takes as much as goes, a millisecond after another for so many; gives how many bytes that were.
 fn taken(throttle: &mut Throttle, own: Option<(Tier, u64)>, all: u64, from: Instant, ms: u64) -> u64 {
@@ -64,51 +58,21 @@ fn whoever_comes_behind_a_pack_waits_for_a_piece_of_it() {
     assert!(next.is_err_and(|w| w <= Duration::from_secs(1)), "{next:?}");
 }
 
-fn open(builder: Builder) -> Result<Cache, crate::Error> {
-    let clock = Arc::new(ManualClock::new(1_700_000_000_000));
-    builder.world(Arc::new(RealFs), clock, false).open()
-}
-
-fn builder(dir: &std::path::Path) -> Builder {
-    Cache::builder()
-        .memory(64 * MIB)
-        .ssd(dir.join("s"), 256 * MIB)
-        .hdd(dir.join("h"), 256 * MIB)
-        .cold(dir.join("c"))
-}
-
 /// So many values of 10 KB on the highest disk tier.
-fn movers(cache: &Cache, n: u32) -> Result<Vec<Mover>, Box<dyn std::error::Error>> {
-    for no in 0..n {
-        let noise = thermocline_storage::testing::noise(no.into(), 10_000);
-        cache.put(no.to_be_bytes(), noise)?;
-    }
-    cache.flush()?;
-    let engine = cache.engine();
-    let of = |no: u32| {
-        let ident = engine.ident(&no.to_be_bytes())?;
-        let at = engine.catalog.lock(ident).durable(ident).ok_or("it is on disk")?;
-        let position = at.place.position();
-        let listed = Listed { position, ident, version: Version(0), expires_at: 0, bytes: 10_100 };
-        Ok(Mover { entry: at.entry, listed })
-    };
-    (0..n).map(of).collect()
-}
-
-fn turn(cache: &Cache, change: Change) -> Result<(), String> {
-    let because = "a test".to_owned();
-    cache.engine().act(&Action { change, goal: Goal::Tail, because, takes_back: false })
+fn movers(cache: &Cache, n: u32) -> Try<Vec<Mover>> {
+    fill(cache, 0..n, 10_000)?;
+    testkit::movers(cache, 0..n, 10_100)
 }
 
 #[test]
-fn a_pack_takes_the_time_that_the_rate_gives_it_and_others_go_on_meanwhile() -> Done {
+fn a_pack_takes_the_time_that_the_rate_gives_it_and_others_go_on_meanwhile() -> Try {
     let dir = tempfile::tempdir()?;
     // Steps of a quarter of a mebibyte, though the pack is one.
     let mut builder = builder(dir.path());
     builder.config_mut().resources.io.write_buffer_size = 2 * MIB;
     let cache = open(builder)?;
     let movers = movers(&cache, 400)?;
-    turn(&cache, Change::SetBackgroundRate { from: 0, to: MIB })?;
+    act(&cache, Change::SetBackgroundRate { from: 0, to: MIB })?;
     let engine = cache.engine();
     let cold = engine.tier(Tier::Cold).ok_or("no archive")?;
     let begun = Instant::now();
@@ -133,7 +97,7 @@ fn a_pack_takes_the_time_that_the_rate_gives_it_and_others_go_on_meanwhile() -> 
 }
 
 #[test]
-fn the_rate_that_is_set_is_the_rate_that_background_work_has() -> Done {
+fn the_rate_that_is_set_is_the_rate_that_background_work_has() -> Try {
     let dir = tempfile::tempdir()?;
     let mut builder = builder(dir.path());
     builder.config_mut().storage.migration_bytes_per_second = 64 * MIB;
@@ -147,10 +111,10 @@ fn the_rate_that_is_set_is_the_rate_that_background_work_has() -> Done {
     // A second may have been saved up, so two seconds' worth take one at least.
     let one = Duration::from_millis(800);
     assert!(time(None, 128 * MIB) >= one, "the configured rate");
-    turn(&cache, Change::SetBackgroundRate { from: 0, to: MIB })?;
+    act(&cache, Change::SetBackgroundRate { from: 0, to: MIB })?;
     assert!(time(None, 2 * MIB) >= one, "the background rate");
-    turn(&cache, Change::SetBackgroundRate { from: 0, to: 64 * MIB })?;
-    turn(&cache, Change::SetReclaimRate { tier: Tier::Hdd, from: 0, to: MIB })?;
+    act(&cache, Change::SetBackgroundRate { from: 0, to: 64 * MIB })?;
+    act(&cache, Change::SetReclaimRate { tier: Tier::Hdd, from: 0, to: MIB })?;
     assert!(time(Some(Tier::Hdd), 2 * MIB) >= one, "the rate of the tier");
     assert!(time(Some(Tier::Ssd), 2 * MIB) < one, "another tier");
     let begun = Instant::now();
@@ -160,7 +124,7 @@ fn the_rate_that_is_set_is_the_rate_that_background_work_has() -> Done {
 }
 
 #[test]
-fn a_step_of_a_move_is_so_many_items_as_are_configured() -> Done {
+fn a_step_of_a_move_is_so_many_items_as_are_configured() -> Try {
     let dir = tempfile::tempdir()?;
     let mut builder = builder(dir.path());
     builder.config_mut().resources.cpu.batch_size = 10;
@@ -176,7 +140,7 @@ fn a_step_of_a_move_is_so_many_items_as_are_configured() -> Done {
 
 /// What was read of a pack when the store closes is written; the rest stays where it is.
 #[test]
-fn a_store_that_closes_does_not_wait_for_the_whole_of_a_pack() -> Done {
+fn a_store_that_closes_does_not_wait_for_the_whole_of_a_pack() -> Try {
     let dir = tempfile::tempdir()?;
     let mut slow = builder(dir.path());
     slow.config_mut().resources.io.write_buffer_size = 2 * MIB;
@@ -203,7 +167,7 @@ fn a_store_that_closes_does_not_wait_for_the_whole_of_a_pack() -> Done {
 
 /// A pack that takes most of a minute keeps an empty one from being dropped, for which somebody waits.
 #[test]
-fn who_waits_for_a_pack_under_way_does_not_wait_for_the_brake() -> Done {
+fn who_waits_for_a_pack_under_way_does_not_wait_for_the_brake() -> Try {
     let dir = tempfile::tempdir()?;
     let mut slow = builder(dir.path());
     slow.config_mut().resources.io.write_buffer_size = 2 * MIB;
@@ -219,7 +183,7 @@ fn who_waits_for_a_pack_under_way_does_not_wait_for_the_brake() -> Done {
     cache.flush()?;
     let empty = engine.catalog.containers.of_tier(Tier::Cold).pop().ok_or("no pack")?;
     assert_eq!(empty.live(), 0);
-    std::thread::scope(|scope| -> Done {
+    std::thread::scope(|scope| -> Try {
         let pack = scope.spawn(|| engine.relocate(&movers, cold, Purpose::Write, false));
         std::thread::sleep(Duration::from_millis(200));
         let until = Instant::now() + Duration::from_secs(20);

@@ -1,77 +1,34 @@
 //! What each action does to a store, seen from outside of what does it: a dial that turns and moves nothing is found here.
 
 use super::*;
-use crate::engine::moves::Mover;
-use crate::optimizer::Goal;
+use crate::engine::testkit::{self, MIB, Try, act, done, fill, forget, movers, open};
 use crate::sensors::{Readings, SimulatedSensors};
-use crate::testing::{ManualClock, vfs::RealFs};
 use crate::{Builder, Cache, PutOptions};
 use std::ops::Range;
-use std::sync::Arc;
-use thermocline_storage::Version;
-use thermocline_storage::container::{Listed, Purpose};
+use thermocline_storage::container::Purpose;
 use thermocline_storage::ssd::ReadMode;
 use thermocline_storage::testing::noise;
 
-type Done = Result<(), Box<dyn std::error::Error>>;
-
-const MIB: u64 = 1 << 20;
-
-/// Readings of one second after another of a machine that has nothing to do, as `change` makes them.
+/// Of a machine whose disks have nothing to do either, which the system says.
 fn script(n: u64, change: impl Fn(u64, &mut Readings)) -> SimulatedSensors {
-    SimulatedSensors::new((0..n).map(|at| {
-        let mut r = Readings::default();
-        (r.monotonic, r.boot) = (Duration::from_secs(at), Duration::from_secs(at));
-        r.memory.limit = Some(1024 * MIB);
-        r.memory.available = Some(512 * MIB);
-        r.process.anonymous = Some(100 * MIB);
-        r.cpu.machine_percent = Some(5.0);
+    testkit::script(n, |at, r| {
         r.pressure.io.some = Some(0.0);
-        change(at, &mut r);
-        r
-    }))
+        change(at, r);
+    })
 }
 
+/// Whose reads are counted.
 fn builder(dir: &std::path::Path) -> Builder {
-    let mut builder = Cache::builder()
-        .memory(64 * MIB)
-        .ssd(dir.join("s"), 256 * MIB)
-        .hdd(dir.join("h"), 256 * MIB)
-        .cold(dir.join("c"));
+    let mut builder = testkit::builder(dir);
     builder.config_mut().storage.read_mode = ReadMode::Pread;
     builder
 }
 
-/// Without threads: nothing happens but what the test asks for.
-fn open(builder: Builder) -> Result<Cache, crate::Error> {
-    let clock = Arc::new(ManualClock::new(1_700_000_000_000));
-    builder.world(Arc::new(RealFs), clock, false).open()
-}
-
-fn act(cache: &Cache, change: Change) -> Result<(), String> {
-    let because = "a test".to_owned();
-    cache.engine().act(&Action { change, goal: Goal::MemoryUse, because, takes_back: false })
-}
-
-fn fill(cache: &Cache, keys: Range<u32>, bytes: usize) -> Done {
-    for no in keys {
-        cache.put(no.to_be_bytes(), noise(no.into(), bytes))?;
-    }
-    Ok(cache.flush()?)
-}
-
 /// Moves them to a tier in one go, out of memory too.
-fn sink(cache: &Cache, keys: Range<u32>, bytes: u32, tier: Tier) -> Done {
+fn sink(cache: &Cache, keys: Range<u32>, bytes: u32, tier: Tier) -> Try {
     let engine = cache.engine();
-    let mut movers = Vec::new();
-    for no in keys {
-        let ident = engine.ident(&no.to_be_bytes())?;
-        let at = engine.catalog.lock(ident).durable(ident).ok_or("it is on disk")?;
-        let position = at.place.position();
-        let listed = Listed { position, ident, version: Version(0), expires_at: 0, bytes };
-        movers.push(Mover { entry: at.entry, listed });
-        engine.memory.remove(ident);
-    }
+    let movers = movers(cache, keys.clone(), bytes)?;
+    forget(cache, keys)?;
     let moved = engine.relocate(&movers, engine.tier(tier).ok_or("no such tier")?, Purpose::Write, true)?;
     assert_eq!(moved.items, movers.len() as u64);
     Ok(())
@@ -85,14 +42,10 @@ fn asked(cache: &Cache, tier: Tier) -> (u64, u64) {
 }
 
 /// The same, while these are read, none of which is in memory.
-fn reading(
-    cache: &Cache,
-    keys: impl Iterator<Item = u32>,
-    tier: Tier,
-) -> Result<(u64, u64), Box<dyn std::error::Error>> {
+fn reading(cache: &Cache, keys: impl Iterator<Item = u32>, tier: Tier) -> Try<(u64, u64)> {
     let before = asked(cache, tier);
     for no in keys {
-        cache.engine().memory.remove(cache.engine().ident(&no.to_be_bytes())?);
+        forget(cache, [no])?;
         assert!(cache.get(no.to_be_bytes())?.is_some(), "{no}");
     }
     let after = asked(cache, tier);
@@ -100,7 +53,7 @@ fn reading(
 }
 
 #[test]
-fn rebalancing_wakes_who_moves_and_what_is_used_least_goes_first() -> Done {
+fn rebalancing_wakes_who_moves_and_what_is_used_least_goes_first() -> Try {
     let dir = tempfile::tempdir()?;
     let mut builder = Cache::builder().memory(MIB).ssd(dir.path().join("s"), 16 * MIB);
     builder = builder.hdd(dir.path().join("h"), 256 * MIB);
@@ -136,7 +89,7 @@ fn rebalancing_wakes_who_moves_and_what_is_used_least_goes_first() -> Done {
     }
     while engine.reclaim_step(Tier::Ssd)? {}
     assert!(!engine.is_over(ssd), "{:?}", ssd.usage());
-    let left = |keys: Range<u32>| -> Result<usize, Box<dyn std::error::Error>> {
+    let left = |keys: Range<u32>| -> Try<usize> {
         let mut there = 0;
         for no in keys {
             let ident = engine.ident(&no.to_be_bytes())?;
@@ -152,7 +105,7 @@ fn rebalancing_wakes_who_moves_and_what_is_used_least_goes_first() -> Done {
 }
 
 #[test]
-fn so_many_reads_of_each_directory_are_let_in_as_was_set() -> Done {
+fn so_many_reads_of_each_directory_are_let_in_as_was_set() -> Try {
     let dir = tempfile::tempdir()?;
     let mut builder = builder(dir.path());
     builder.config_mut().resources.io.max_concurrent_ops = 90;
@@ -170,7 +123,7 @@ fn so_many_reads_of_each_directory_are_let_in_as_was_set() -> Done {
 }
 
 #[test]
-fn the_smallest_read_is_what_a_read_takes() -> Done {
+fn the_smallest_read_is_what_a_read_takes() -> Try {
     let dir = tempfile::tempdir()?;
     let cache = open(builder(dir.path()))?;
     fill(&cache, 0..2000, 1000)?;
@@ -186,7 +139,7 @@ fn the_smallest_read_is_what_a_read_takes() -> Done {
 }
 
 #[test]
-fn packs_are_as_large_as_was_set() -> Done {
+fn packs_are_as_large_as_was_set() -> Try {
     let dir = tempfile::tempdir()?;
     let mut builder = builder(dir.path());
     builder.config_mut().storage.pack_size = Some(8 * MIB);
@@ -214,7 +167,7 @@ fn packs_are_as_large_as_was_set() -> Done {
 
 /// Of a record whose block's header is cached nothing else is read; else the whole block is.
 #[test]
-fn the_cache_of_the_hdd_tier_holds_what_was_set() -> Done {
+fn the_cache_of_the_hdd_tier_holds_what_was_set() -> Try {
     let dir = tempfile::tempdir()?;
     let cache = open(builder(dir.path()))?;
     fill(&cache, 0..100_000, 40)?;
@@ -231,7 +184,7 @@ fn the_cache_of_the_hdd_tier_holds_what_was_set() -> Done {
 }
 
 #[test]
-fn what_nobody_asks_for_leaves_memory_first() -> Done {
+fn what_nobody_asks_for_leaves_memory_first() -> Try {
     let dir = tempfile::tempdir()?;
     let cache = open(builder(dir.path()))?;
     fill(&cache, 0..2000, 10_000)?;
@@ -281,7 +234,7 @@ fn memory_that_shrinks_queues_no_more_at_once_than_callers_have_room_beside() ->
 
 /// By what it lost to a limit: what a larger one might be good for is tried, and judged by times that a test cannot know.
 #[test]
-fn a_memory_tier_that_had_to_shrink_grows_again_and_answers_more() -> Done {
+fn a_memory_tier_that_had_to_shrink_grows_again_and_answers_more() -> Try {
     let dir = tempfile::tempdir()?;
     let sensors =
         script(60, |at, r| r.process.anonymous = Some(if (1..4).contains(&at) { 920 } else { 100 } * MIB));
@@ -311,12 +264,12 @@ fn a_memory_tier_that_had_to_shrink_grows_again_and_answers_more() -> Done {
 }
 
 #[test]
-fn a_type_that_does_not_shrink_is_left_alone_and_tried_again_later() -> Done {
+fn a_type_that_does_not_shrink_is_left_alone_and_tried_again_later() -> Try {
     let dir = tempfile::tempdir()?;
     let cache = open(builder(dir.path()).sensors(script(80, |_, _| {})))?;
     let mut no = 0u64;
     // Two megabytes that say they are JSON, and are noise.
-    let mut put = || -> Result<(u64, u64), Box<dyn std::error::Error>> {
+    let mut put = || -> Try<(u64, u64)> {
         let json = PutOptions::new().content_type(ContentType::Json);
         for _ in 0..200 {
             no += 1;
@@ -353,12 +306,6 @@ fn a_type_that_does_not_shrink_is_left_alone_and_tried_again_later() -> Done {
     Ok(())
 }
 
-/// The last record's outcomes, by what was to change.
-fn done(cache: &Cache) -> Vec<(Change, Result<(), String>)> {
-    let last = cache.optimizer().last();
-    last.into_iter().flat_map(|r| r.outcomes).map(|o| (o.action.change, o.result)).collect()
-}
-
 /// Over the threshold from the second reading on: there is something to do at the first turn.
 fn over_its_threshold(n: u64) -> SimulatedSensors {
     script(n, |at, r| r.process.anonymous = Some(if at < 1 { 100 } else { 920 } * MIB))
@@ -367,7 +314,7 @@ fn over_its_threshold(n: u64) -> SimulatedSensors {
 /// What was decided is left for the metrics server, with all that the manual says of it.
 #[test]
 #[cfg(feature = "redis")]
-fn decisions_are_left_for_the_metrics_server() -> Done {
+fn decisions_are_left_for_the_metrics_server() -> Try {
     let dir = tempfile::tempdir()?;
     // Nobody is asked: the store has no threads.
     let builder = builder(dir.path()).redis_metrics("redis://127.0.0.1:1/15").sensors(over_its_threshold(3));
@@ -395,7 +342,7 @@ fn decisions_are_left_for_the_metrics_server() -> Done {
 }
 
 #[test]
-fn a_panic_of_what_is_done_is_recorded_and_the_next_turn_comes() -> Done {
+fn a_panic_of_what_is_done_is_recorded_and_the_next_turn_comes() -> Try {
     let dir = tempfile::tempdir()?;
     let cache = open(builder(dir.path()).sensors(over_its_threshold(9)))?;
     fill(&cache, 0..1000, 10_000)?;
@@ -422,7 +369,7 @@ fn a_panic_of_what_is_done_is_recorded_and_the_next_turn_comes() -> Done {
 
 /// While something is done that takes long.
 #[test]
-fn who_asks_for_the_history_does_not_wait_for_what_is_done() -> Done {
+fn who_asks_for_the_history_does_not_wait_for_what_is_done() -> Try {
     let dir = tempfile::tempdir()?;
     let cache = open(builder(dir.path()).sensors(over_its_threshold(9)))?;
     fill(&cache, 0..1000, 10_000)?;
@@ -430,7 +377,7 @@ fn who_asks_for_the_history_does_not_wait_for_what_is_done() -> Done {
     assert!(engine.tune_step().is_none());
     let (begun, under_way) = std::sync::mpsc::channel();
     let (go_on, may_go_on) = std::sync::mpsc::channel::<()>();
-    std::thread::scope(|scope| -> Done {
+    std::thread::scope(|scope| -> Try {
         let turn = scope.spawn(move || {
             engine.tune_step_by(&|_| {
                 let _ = begun.send(());
@@ -452,7 +399,7 @@ fn who_asks_for_the_history_does_not_wait_for_what_is_done() -> Done {
 }
 
 #[test]
-fn two_looks_at_one_moment_are_no_two_turns() -> Done {
+fn two_looks_at_one_moment_are_no_two_turns() -> Try {
     let dir = tempfile::tempdir()?;
     let busy = |r: &mut Readings| {
         r.cpu.machine_percent = Some(100.0);
@@ -480,7 +427,7 @@ fn two_looks_at_one_moment_are_no_two_turns() -> Done {
 
 /// Where the system says nothing of the disks, what the engine waits for them does.
 #[test]
-fn io_pressure_is_what_the_engine_measures_where_nobody_says_it() -> Done {
+fn io_pressure_is_what_the_engine_measures_where_nobody_says_it() -> Try {
     let dir = tempfile::tempdir()?;
     let sensors = script(4, |at, r| {
         r.pressure.io.some = Some(0.25).filter(|_| at == 3);

@@ -1,57 +1,13 @@
 use super::*;
-use crate::optimizer::Goal;
-use crate::sensors::{Readings, SimulatedSensors};
-use crate::testing::{ManualClock, vfs::RealFs};
-use crate::{Builder, Cache, Received};
-use std::sync::Arc;
-
-type Done = Result<(), Box<dyn std::error::Error>>;
-
-const MIB: u64 = 1 << 20;
-
-/// Readings of one second after another, each as `change` makes it of a machine that has nothing to do.
-fn script(n: u64, change: impl Fn(u64, &mut Readings)) -> SimulatedSensors {
-    SimulatedSensors::new((0..n).map(|at| {
-        let mut r = Readings::default();
-        (r.monotonic, r.boot) = (Duration::from_secs(at), Duration::from_secs(at));
-        r.memory.limit = Some(1024 * MIB);
-        r.memory.available = Some(512 * MIB);
-        r.process.anonymous = Some(100 * MIB);
-        r.cpu.machine_percent = Some(5.0);
-        change(at, &mut r);
-        r
-    }))
-}
-
-fn builder(dir: &std::path::Path) -> Builder {
-    Cache::builder()
-        .memory(64 * MIB)
-        .ssd(dir.join("s"), 256 * MIB)
-        .hdd(dir.join("h"), 256 * MIB)
-        .cold(dir.join("c"))
-}
-
-fn open(builder: Builder) -> Result<(Cache, Arc<ManualClock>), Box<dyn std::error::Error>> {
-    let clock = Arc::new(ManualClock::new(1_700_000_000_000));
-    Ok((builder.world(Arc::new(RealFs), clock.clone(), false).open()?, clock))
-}
-
-fn action(change: Change) -> Action {
-    Action { change, goal: Goal::MemoryUse, because: "a test".to_owned(), takes_back: false }
-}
-
-/// The last record's outcomes, by what was to change.
-fn done(cache: &Cache) -> Vec<(Change, Result<(), String>)> {
-    let last = cache.optimizer().last();
-    last.into_iter().flat_map(|r| r.outcomes).map(|o| (o.action.change, o.result)).collect()
-}
+use crate::engine::testkit::{MIB, Try, action, builder, done, open, open_with_clock, script};
+use crate::{Cache, Received};
 
 #[test]
-fn memory_over_its_threshold_is_freed_and_nothing_is_lost() -> Done {
+fn memory_over_its_threshold_is_freed_and_nothing_is_lost() -> Try {
     let dir = tempfile::tempdir()?;
     // From the third second on this process takes 90 % of what there is.
     let sensors = script(6, |at, r| r.process.anonymous = Some(if at < 2 { 100 } else { 920 } * MIB));
-    let (cache, _) = open(builder(dir.path()).sensors(sensors))?;
+    let cache = open(builder(dir.path()).sensors(sensors))?;
     let value = |no: u32| vec![no as u8; 20_000];
     for no in 0..1500u32 {
         cache.put(no.to_be_bytes(), value(no))?;
@@ -83,7 +39,7 @@ fn memory_over_its_threshold_is_freed_and_nothing_is_lost() -> Done {
 }
 
 #[test]
-fn a_new_strategy_is_told_and_busy_processors_change_the_codec() -> Done {
+fn a_new_strategy_is_told_and_busy_processors_change_the_codec() -> Try {
     let dir = tempfile::tempdir()?;
     let sensors = script(8, |at, r| {
         if at >= 1 {
@@ -92,7 +48,7 @@ fn a_new_strategy_is_told_and_busy_processors_change_the_codec() -> Done {
             r.process.anonymous = Some(780 * MIB);
         }
     });
-    let (cache, _) = open(builder(dir.path()).sensors(sensors))?;
+    let cache = open(builder(dir.path()).sensors(sensors))?;
     let events = cache.subscribe();
     let text = "the lake is warm above and cold below. ".repeat(200);
     cache.put_with("before", text.clone(), crate::PutOptions::new().content_type(ContentType::Text))?;
@@ -117,9 +73,9 @@ fn a_new_strategy_is_told_and_busy_processors_change_the_codec() -> Done {
 
 /// Each change shows in what the engine says of itself, within what is configured.
 #[test]
-fn every_knob_turns_and_stays_within_its_bounds() -> Done {
+fn every_knob_turns_and_stays_within_its_bounds() -> Try {
     let dir = tempfile::tempdir()?;
-    let (cache, _) = open(builder(dir.path()))?;
+    let cache = open(builder(dir.path()))?;
     let engine = cache.engine();
     let first = engine.knobs();
     let zlib = |level| Method { algorithm: Algorithm::Zlib, level };
@@ -215,7 +171,7 @@ fn every_knob_turns_and_stays_within_its_bounds() -> Done {
 }
 
 #[test]
-fn what_cannot_be_done_is_said_and_the_rest_is_done() -> Done {
+fn what_cannot_be_done_is_said_and_the_rest_is_done() -> Try {
     let cache = Cache::builder().memory(16 * MIB).open()?;
     let engine = cache.engine();
     for (change, why) in [
@@ -235,11 +191,11 @@ fn what_cannot_be_done_is_said_and_the_rest_is_done() -> Done {
 }
 
 #[test]
-fn idle_entries_leave_memory_and_stay_in_the_store() -> Done {
+fn idle_entries_leave_memory_and_stay_in_the_store() -> Try {
     let dir = tempfile::tempdir()?;
     // In the buffer below the threshold of 80 %.
     let sensors = script(40, |_, r| r.process.anonymous = Some(760 * MIB));
-    let (cache, clock) = open(builder(dir.path()).sensors(sensors))?;
+    let (cache, clock) = open_with_clock(builder(dir.path()).sensors(sensors))?;
     for no in 0..100u32 {
         cache.put(no.to_be_bytes(), vec![1; 1000])?;
     }
@@ -268,7 +224,7 @@ fn idle_entries_leave_memory_and_stay_in_the_store() -> Done {
 }
 
 #[test]
-fn it_runs_by_itself_until_it_is_paused_or_switched_off() -> Done {
+fn it_runs_by_itself_until_it_is_paused_or_switched_off() -> Try {
     let dir = tempfile::tempdir()?;
     let mut builder = builder(dir.path());
     builder.config_mut().optimizer.interval = 1;
@@ -304,11 +260,11 @@ fn it_runs_by_itself_until_it_is_paused_or_switched_off() -> Done {
 }
 
 #[test]
-fn a_clock_that_stands_still_or_goes_back_is_no_turn() -> Done {
+fn a_clock_that_stands_still_or_goes_back_is_no_turn() -> Try {
     let dir = tempfile::tempdir()?;
     let times = [5u64, 5, 3, 6];
     let sensors = script(4, |at, r| r.monotonic = Duration::from_secs(times[at as usize & 3]));
-    let (cache, _) = open(builder(dir.path()).sensors(sensors))?;
+    let cache = open(builder(dir.path()).sensors(sensors))?;
     let turns: Vec<bool> =
         (0..4).map(|_| cache.optimizer().run_once().map(|r| r.is_some())).collect::<Result<_, _>>()?;
     assert_eq!(turns, [false, false, false, true]);
@@ -365,12 +321,12 @@ fn a_miss_costs_what_the_dearest_tier_does() {
 
 /// What is deflated on its way to the archive costs less while the processors are busy, too.
 #[test]
-fn busy_processors_reach_the_archive() -> Done {
+fn busy_processors_reach_the_archive() -> Try {
     let dir = tempfile::tempdir()?;
     let mut builder = builder(dir.path());
     // What the SSD holds comes to the archive uncompressed.
     (builder.config_mut().ssd.compression, builder.config_mut().hdd.compression) = (false, false);
-    let (cache, _) = open(builder)?;
+    let cache = open(builder)?;
     let engine = cache.engine();
     let zlib = |level| Method { algorithm: Algorithm::Zlib, level };
     let lz4 = Method { algorithm: Algorithm::Lz4, level: 1 };
@@ -378,7 +334,7 @@ fn busy_processors_reach_the_archive() -> Done {
     let text: String = (0..40_000u64)
         .map(|n| ["lake ", "warm ", "cold ", "deep "][(n * n / 7 % 1009 % 4) as usize])
         .collect();
-    let stored = |key: &str, content: ContentType| -> Result<u64, Box<dyn std::error::Error>> {
+    let stored = |key: &str, content: ContentType| -> Try<u64> {
         let before = cache.stats().content(content).map_or(0, |t| t.deflate.stored_bytes);
         cache.put_with(key, text.clone(), crate::PutOptions::new().content_type(content))?;
         cache.flush()?;
@@ -400,7 +356,7 @@ fn busy_processors_reach_the_archive() -> Done {
 }
 
 #[test]
-fn nothing_is_compressed_harder_than_is_configured() -> Done {
+fn nothing_is_compressed_harder_than_is_configured() -> Try {
     let dir = tempfile::tempdir()?;
     let mut builder = builder(dir.path());
     let config = builder.config_mut();
@@ -412,7 +368,7 @@ fn nothing_is_compressed_harder_than_is_configured() -> Done {
     ] {
         strategy.compression_level = 4;
     }
-    let (cache, _) = open(builder)?;
+    let cache = open(builder)?;
     let to = Method { algorithm: Algorithm::Zlib, level: 9 };
     let content = ContentType::Media;
     cache.engine().act(&action(Change::SetCompression { content, from: Method::NONE, to }))?;
@@ -425,9 +381,9 @@ fn nothing_is_compressed_harder_than_is_configured() -> Done {
 }
 
 #[test]
-fn who_goes_through_a_container_reads_as_far_ahead_as_is_set() -> Done {
+fn who_goes_through_a_container_reads_as_far_ahead_as_is_set() -> Try {
     let dir = tempfile::tempdir()?;
-    let (cache, _) = open(builder(dir.path()))?;
+    let cache = open(builder(dir.path()))?;
     let (engine, tier) = (cache.engine(), Tier::Hdd);
     for no in 0..120u32 {
         cache.put(no.to_be_bytes(), thermocline_storage::testing::noise(no.into(), 20_000))?;
@@ -439,7 +395,7 @@ fn who_goes_through_a_container_reads_as_far_ahead_as_is_set() -> Done {
     let ident = engine.ident(&0u32.to_be_bytes())?;
     let at = engine.catalog.lock(ident).durable(ident).ok_or("it is on disk")?;
     // Over two mebibytes.
-    let reads = || -> Result<u64, Box<dyn std::error::Error>> {
+    let reads = || -> Try<u64> {
         let reads =
             || engine.meters.of_tier(tier).map(|m| m.traffic().read.count).next().ok_or("no directory");
         let before = reads()?;
@@ -456,9 +412,9 @@ fn who_goes_through_a_container_reads_as_far_ahead_as_is_set() -> Done {
 
 /// What the meters saw of the disks reaches the rules.
 #[test]
-fn a_sample_has_what_the_disks_did() -> Done {
+fn a_sample_has_what_the_disks_did() -> Try {
     let dir = tempfile::tempdir()?;
-    let (cache, _) = open(builder(dir.path()).sensors(script(4, |_, _| ())))?;
+    let cache = open(builder(dir.path()).sensors(script(4, |_, _| ())))?;
     cache.optimizer().run_once()?;
     cache.put("k", vec![7; 100_000])?;
     cache.flush()?;

@@ -1,6 +1,7 @@
 //! Writes on the engine itself, where the surface does not reach.
 
 use super::{Engine, NewValue};
+use crate::engine::testkit::Try;
 use crate::{Cache, ContentType, Error, Event, Persistence, Received, Subscription, Tier};
 use bytes::Bytes;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,8 +13,6 @@ use thermocline_storage::clock::{Clock, SystemClock};
 use thermocline_storage::pair::Pair;
 use thermocline_storage::testing::{FaultFs, Op};
 use thermocline_storage::vfs::RealFs;
-
-type Failure = Box<dyn std::error::Error>;
 
 /// Keys and tiers of what was displaced.
 fn displaced(events: &Subscription) -> Vec<(Option<Bytes>, Tier)> {
@@ -31,8 +30,7 @@ fn value_of(key: &[u8]) -> NewValue {
 }
 
 #[test]
-fn what_another_key_of_the_identity_displaces_is_told_once_wherever_its_key_is_known() -> Result<(), Failure>
-{
+fn what_another_key_of_the_identity_displaces_is_told_once_wherever_its_key_is_known() -> Try {
     let dir = tempfile::tempdir()?;
     let builder = Cache::builder().memory(4 << 20).ssd(dir.path(), 256 << 20);
     let builder = builder.persistence(Persistence::OnEviction);
@@ -79,7 +77,7 @@ fn what_another_key_of_the_identity_displaces_is_told_once_wherever_its_key_is_k
 }
 
 #[test]
-fn memory_alone_tells_whom_a_removal_displaced() -> Result<(), Failure> {
+fn memory_alone_tells_whom_a_removal_displaced() -> Try {
     let cache = Cache::builder().memory(4 << 20).open()?;
     let events = cache.subscribe();
     let ident = cache.engine().ident(b"a")?;
@@ -90,7 +88,7 @@ fn memory_alone_tells_whom_a_removal_displaced() -> Result<(), Failure> {
 }
 
 #[test]
-fn memory_alone_keeps_the_older_value_when_a_put_fails() -> Result<(), Box<dyn std::error::Error>> {
+fn memory_alone_keeps_the_older_value_when_a_put_fails() -> Try {
     let cache = Cache::builder().memory(4 << 20).open()?;
     cache.put("k", "old")?;
     // As when memory is given back to the system: values that were allowed are too large now.
@@ -102,7 +100,7 @@ fn memory_alone_keeps_the_older_value_when_a_put_fails() -> Result<(), Box<dyn s
 }
 
 /// What `put_large` does under the lock.
-fn large(engine: &Engine, key: &'static [u8], value: &'static [u8]) -> Result<Arc<DirtyValue>, Failure> {
+fn large(engine: &Engine, key: &'static [u8], value: &'static [u8]) -> Try<Arc<DirtyValue>> {
     let pair = Pair::new(key, &Bytes::from_static(value));
     let new = NewValue { pair, content_type: ContentType::Text, expires_at: 0 };
     let ident = engine.ident(key)?;
@@ -113,7 +111,7 @@ fn large(engine: &Engine, key: &'static [u8], value: &'static [u8]) -> Result<Ar
 
 /// Two puts of a key whose callers write them, which both fail, leave what was before them, in whichever order.
 #[test]
-fn of_two_large_puts_that_fail_neither_comes_back() -> Result<(), Failure> {
+fn of_two_large_puts_that_fail_neither_comes_back() -> Try {
     for second_first in [false, true] {
         for durable in [false, true] {
             let dir = tempfile::tempdir()?;
@@ -147,7 +145,7 @@ fn of_two_large_puts_that_fail_neither_comes_back() -> Result<(), Failure> {
 
 /// A change of expiry puts the value again, and must not put again what its caller is then told has failed.
 #[test]
-fn the_expiry_of_a_large_value_waits_for_its_end() -> Result<(), Failure> {
+fn the_expiry_of_a_large_value_waits_for_its_end() -> Try {
     let dir = tempfile::tempdir()?;
     let mut builder = Cache::builder().memory(4 << 20).ssd(dir.path(), 256 << 20);
     builder.config_mut().storage.write_stall_limit = 1;
@@ -165,7 +163,7 @@ fn the_expiry_of_a_large_value_waits_for_its_end() -> Result<(), Failure> {
 
 /// Who is told that a put is durable is told so of what became of it: a clear, which has to be durable too.
 #[test]
-fn a_put_that_a_clear_takes_away_returns_when_that_is_durable() -> Result<(), Failure> {
+fn a_put_that_a_clear_takes_away_returns_when_that_is_durable() -> Try {
     let dir = tempfile::tempdir()?;
     let (disk, held, met) =
         (FaultFs::default(), Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
@@ -199,7 +197,7 @@ fn a_put_that_a_clear_takes_away_returns_when_that_is_durable() -> Result<(), Fa
 
 /// Who puts faster than the disk takes it waits: the write buffer holds no more than its limit, in any mode.
 #[test]
-fn the_write_buffer_holds_no_more_than_its_limit() -> Result<(), Failure> {
+fn the_write_buffer_holds_no_more_than_its_limit() -> Try {
     for persistence in [Persistence::EverySecond, Persistence::OnEviction] {
         let dir = tempfile::tempdir()?;
         let mut builder = Cache::builder().memory(8 << 20).ssd(dir.path(), 64 << 20).persistence(persistence);
@@ -219,7 +217,7 @@ fn the_write_buffer_holds_no_more_than_its_limit() -> Result<(), Failure> {
 /// What panics while a caller writes a large value, here the file system, ends that put and no other: nobody waits for
 /// it for ever, and nobody reads it.
 #[test]
-fn a_panic_while_a_large_value_is_written_leaves_its_key_as_it_was() -> Result<(), Failure> {
+fn a_panic_while_a_large_value_is_written_leaves_its_key_as_it_was() -> Try {
     for persistence in [Persistence::Always, Persistence::EverySecond] {
         let dir = tempfile::tempdir()?;
         let disk = FaultFs::default();
@@ -307,7 +305,7 @@ impl Clumsy {
 
 /// Whatever panics after the sync: who waits for a large put is told that it ended well exactly if it is there.
 #[test]
-fn what_is_told_of_a_large_put_that_panics_is_what_became_of_it() -> Result<(), Failure> {
+fn what_is_told_of_a_large_put_that_panics_is_what_became_of_it() -> Try {
     let dir = tempfile::tempdir()?;
     let (disk, clock) = (FaultFs::default(), Arc::new(Clumsy::default()));
     let (held, met) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
@@ -355,7 +353,7 @@ fn what_is_told_of_a_large_put_that_panics_is_what_became_of_it() -> Result<(), 
 
 /// What a batch carried when something panicked, here the file system, waits again: a flush writes it.
 #[test]
-fn what_panics_while_a_batch_is_written_loses_none_of_its_values() -> Result<(), Failure> {
+fn what_panics_while_a_batch_is_written_loses_none_of_its_values() -> Try {
     let dir = tempfile::tempdir()?;
     let disk = FaultFs::default();
     let armed = disk.panicking(Op::Write);
@@ -382,7 +380,7 @@ fn what_panics_while_a_batch_is_written_loses_none_of_its_values() -> Result<(),
 
 /// Whatever panics between what was taken to be written and its end, here the clock at each of its calls.
 #[test]
-fn a_panic_anywhere_in_a_batch_loses_none_of_its_values() -> Result<(), Failure> {
+fn a_panic_anywhere_in_a_batch_loses_none_of_its_values() -> Try {
     for n in 1..100u32 {
         let (dir, clock) = (tempfile::tempdir()?, Arc::new(Clumsy::default()));
         let builder = || Cache::builder().memory(8 << 20).ssd(dir.path(), 64 << 20);
@@ -417,7 +415,7 @@ fn a_panic_anywhere_in_a_batch_loses_none_of_its_values() -> Result<(), Failure>
 
 /// Who waits for values of one batch is told of each how it ended, whatever panics before or after the journal's sync.
 #[test]
-fn what_is_told_of_a_batch_that_panics_is_what_became_of_each_value() -> Result<(), Failure> {
+fn what_is_told_of_a_batch_that_panics_is_what_became_of_each_value() -> Try {
     let (mut all_well, mut none_well) = (0, 0);
     for n in 1..100u32 {
         let (dir, clock) = (tempfile::tempdir()?, Arc::new(Clumsy::default()));
@@ -458,9 +456,9 @@ fn what_is_told_of_a_batch_that_panics_is_what_became_of_each_value() -> Result<
 
 /// Who chooses keys cannot choose what they collide with: the identities of the same keys are others in every store.
 #[test]
-fn the_same_keys_have_other_identities_in_another_store() -> Result<(), Failure> {
+fn the_same_keys_have_other_identities_in_another_store() -> Try {
     for on_disk in [true, false] {
-        let identities = || -> Result<Vec<_>, Failure> {
+        let identities = || -> Try<Vec<_>> {
             let dir = tempfile::tempdir()?;
             let builder = Cache::builder().memory(4 << 20);
             let builder = if on_disk { builder.ssd(dir.path(), 256 << 20) } else { builder };

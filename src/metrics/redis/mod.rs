@@ -267,7 +267,7 @@ impl Run {
     }
 
     fn connect(&mut self) -> Result<Connection, String> {
-        self.link = crate::sensors::fastest_link();
+        self.link = crate::sensors::fastest_link(&crate::sensors::Roots::default());
         Connection::open(&self.plan.target, self.plan.dress, &self.stop)
     }
 
