@@ -233,12 +233,10 @@ mod tests {
             let gate = Gate::new(limit);
             let callers: Vec<Inside<'_>> = (0..limit).map(|_| gate.enter()).collect();
             assert!(!gate.try_enter(CALLER), "{limit}");
-            let background = Background::begin();
-            let inside = gate.enter();
+            assert!(gate.try_enter(OTHER), "{limit}: it would wait for ever");
             assert!(!gate.try_enter(OTHER), "{limit}: one is enough while it is full");
-            drop(background);
             drop(callers);
-            drop(inside);
+            drop(Inside(&gate, OTHER));
             assert_eq!(gate.inside.load(Ordering::SeqCst), 0);
         }
     }
