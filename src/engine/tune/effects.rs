@@ -209,7 +209,7 @@ fn what_nobody_asks_for_leaves_memory_first() -> Try {
 
 /// It is free no sooner than it is written, and until then callers would wait for room.
 #[test]
-fn memory_that_shrinks_queues_no_more_at_once_than_callers_have_room_beside() -> Done {
+fn memory_that_shrinks_queues_no_more_at_once_than_callers_have_room_beside() -> Try {
     let dir = tempfile::tempdir()?;
     let cache = open(builder(dir.path()).persistence(crate::Persistence::OnEviction))?;
     for no in 0..2000u32 {

@@ -248,7 +248,7 @@ fn a_panic_while_a_large_value_is_written_leaves_its_key_as_it_was() -> Try {
 
 /// While small ones come without end it is never empty, and a value of more than what is left waits no longer than they.
 #[test]
-fn a_write_buffer_that_was_made_small_takes_values_larger_than_it_is() -> Result<(), Failure> {
+fn a_write_buffer_that_was_made_small_takes_values_larger_than_it_is() -> Try {
     const MIB: u64 = 1 << 20;
     let dir = tempfile::tempdir()?;
     let builder = Cache::builder().memory(64 * MIB).ssd(dir.path(), 256 * MIB);
