@@ -229,3 +229,77 @@ fn who_waits_for_a_pack_under_way_does_not_wait_for_the_brake() -> Done {
         Ok(())
     })
 }
+
+/// Items, for leave to write which it waited so long each time that they were asked for, or says so.
+struct Held {
+    items: Vec<thermocline_storage::Item>,
+    each: Duration,
+    waited: std::cell::Cell<Duration>,
+}
+
+impl thermocline_storage::container::Supply for Held {
+    fn len(&self) -> usize {
+        self.items.len()
+    }
+    fn bytes(&self, n: usize) -> u64 {
+        self.items.as_slice().bytes(n)
+    }
+    fn least(&self, range: std::ops::Range<usize>) -> u64 {
+        self.items.as_slice().least(range)
+    }
+    fn load(&self, range: std::ops::Range<usize>) -> Vec<Option<thermocline_storage::Item>> {
+        self.waited.set(self.waited.get() + self.each);
+        self.items.as_slice().load(range)
+    }
+    fn waited(&self) -> Duration {
+        self.waited.get()
+    }
+}
+
+/// A tier that is full, and has room as soon as somebody asks for it.
+#[test]
+fn who_was_held_up_does_not_come_too_late_for_room_nor_make_the_disk_seem_slow() -> Done {
+    let dir = tempfile::tempdir()?;
+    let mut builder = Cache::builder().memory(MIB).ssd(dir.path(), 16 * MIB);
+    builder.config_mut().storage.segment_size = Some(MIB);
+    let cache = open(builder)?;
+    let items: Vec<_> = movers(&cache, 40)?
+        .iter()
+        .map(|m| m.entry.container.read(m.listed.position))
+        .collect::<Result<_, _>>()?;
+    let engine = cache.engine();
+    let ssd = engine.tier(Tier::Ssd).ok_or("no SSD")?;
+    let past = Instant::now().checked_sub(Duration::from_secs(60)).ok_or("the machine has just begun")?;
+    // What is appended and not entered in the catalog is garbage, so that each segment is empty soon.
+    let append = |each: Duration| {
+        let held = Held { items: items.clone(), each, waited: Default::default() };
+        let sum = || cache.stats().latency.data_sync[Tier::Ssd as usize].sum_ns;
+        let before = sum();
+        engine.append(ssd, &held, Purpose::Write, (past, false)).map(|_| sum() - before)
+    };
+    for n in 0..100 {
+        let ns = append(Duration::from_secs(3600)).map_err(|e| format!("the {n}th: {e}"))?;
+        assert_eq!(ns, 1, "all of the time was waited");
+    }
+    let late = (0..100).find_map(|_| append(Duration::ZERO).err());
+    assert!(matches!(late, Some(thermocline_storage::Error::Busy(_))), "who was not held up comes too late");
+    Ok(())
+}
+
+/// What a pack waits for the brake is no time of its write.
+#[test]
+fn the_time_of_a_pack_is_not_that_of_the_brake() -> Done {
+    let dir = tempfile::tempdir()?;
+    let mut slow = builder(dir.path());
+    slow.config_mut().storage.migration_bytes_per_second = 128 << 10;
+    let cache = open(slow)?;
+    let movers = movers(&cache, 60)?;
+    let engine = cache.engine();
+    let begun = Instant::now();
+    engine.relocate(&movers, engine.tier(Tier::Cold).ok_or("no archive")?, Purpose::Write, false)?;
+    let took = begun.elapsed();
+    let write = cache.stats().latency.data_sync[Tier::Cold as usize].clone();
+    assert_eq!(write.count, 1);
+    assert!(Duration::from_nanos(write.sum_ns) < took / 2, "{} ns of {took:?}", write.sum_ns);
+    Ok(())
+}
