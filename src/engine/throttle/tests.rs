@@ -112,23 +112,24 @@ fn a_pack_takes_the_time_that_the_rate_gives_it_and_others_go_on_meanwhile() -> 
     let engine = cache.engine();
     let cold = engine.tier(Tier::Cold).ok_or("no archive")?;
     let begun = Instant::now();
-    let (took, slowest) = std::thread::scope(|scope| {
+    let (took, others) = std::thread::scope(|scope| {
         let pack = scope.spawn(|| engine.relocate(&movers, cold, Purpose::Write, false));
-        let mut slowest = Duration::ZERO;
+        let mut others = 0;
         while !pack.is_finished() {
-            let asked = Instant::now();
             engine.pace(None, 1000, false);
-            slowest = slowest.max(asked.elapsed());
-            std::thread::sleep(Duration::from_millis(50));
+            others += 1;
+            std::thread::sleep(Duration::from_millis(10));
         }
-        pack.join().map(|moved| (moved.map(|m| (m.items, begun.elapsed())), slowest))
+        pack.join().map(|moved| (moved.map(|m| (m.items, begun.elapsed())), others))
     })
     .map_err(|_| "a panic")?;
     let (items, took) = took?;
     assert_eq!((items, engine.catalog.containers.of_tier(Tier::Cold).len()), (400, 1), "one pack");
     // 3.85 MiB at 1 MiB/s, of which a second may have been saved up.
     assert!(took >= Duration::from_millis(2500), "{took:?}");
-    assert!(slowest < Duration::from_millis(1500), "others stood for {slowest:?}");
+    // Twenty and more of them where the machine has nothing else to do, each behind a piece of an eighth of a second; whoever
+    // stood behind a second's worth or the whole would come through three times.
+    assert!(others >= 6, "others came through {others} times in {took:?}");
     Ok(())
 }
 
@@ -144,18 +145,19 @@ fn the_rate_that_is_set_is_the_rate_that_background_work_has() -> Done {
         engine.pace(from, bytes, false);
         begun.elapsed()
     };
-    // A second may have been saved up, so two seconds' worth take one at least.
-    let one = Duration::from_millis(800);
+    // A second may have been saved up, so two seconds' worth take one at least. What the rate of another would hold up for a
+    // minute takes far less than that, however busy the machine is.
+    let (one, most) = (Duration::from_millis(800), Duration::from_secs(25));
     assert!(time(None, 128 * MIB) >= one, "the configured rate");
     turn(&cache, Change::SetBackgroundRate { from: 0, to: MIB })?;
     assert!(time(None, 2 * MIB) >= one, "the background rate");
     turn(&cache, Change::SetBackgroundRate { from: 0, to: 64 * MIB })?;
     turn(&cache, Change::SetReclaimRate { tier: Tier::Hdd, from: 0, to: MIB })?;
     assert!(time(Some(Tier::Hdd), 2 * MIB) >= one, "the rate of the tier");
-    assert!(time(Some(Tier::Ssd), 2 * MIB) < one, "another tier");
+    assert!(time(Some(Tier::Ssd), 64 * MIB) < most, "another tier");
     let begun = Instant::now();
     engine.pace(Some(Tier::Hdd), 100 * MIB, true);
-    assert!(begun.elapsed() < one, "somebody waits for it");
+    assert!(begun.elapsed() < most, "somebody waits for it");
     Ok(())
 }
 
@@ -187,9 +189,14 @@ fn a_store_that_closes_does_not_wait_for_the_whole_of_a_pack() -> Done {
     let movers = movers(&cache, 300)?;
     let engine = cache.engine();
     let cold = engine.tier(Tier::Cold).ok_or("no archive")?;
+    let reads = || -> u64 { engine.meters.of_tier(Tier::Ssd).map(|m| m.traffic().read.count).sum() };
+    let before = reads();
     let moved = std::thread::scope(|scope| {
         let pack = scope.spawn(|| engine.relocate(&movers, cold, Purpose::Write, false));
-        std::thread::sleep(Duration::from_millis(100));
+        // Until the first window was let through.
+        while reads() == before && !pack.is_finished() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         engine.stopping.store(true, Ordering::Release);
         pack.join()
     })
