@@ -206,7 +206,8 @@ impl Engine {
         let weights = weights(stats, &mut before.answered).into_iter();
         let parts: Vec<(f64, &Latency)> =
             weights.zip(gets.iter().chain([&miss])).filter(|(w, l)| *w > 0.0 && l.count > 0).collect();
-        let idle = |beats: u16| Duration::from_millis(IDLE_BEAT_MS.saturating_mul(beats.into()));
+        // The first of the beats may have come right after the use.
+        let idle = |beats: u16| Duration::from_millis(IDLE_BEAT_MS * u64::from(beats.saturating_sub(1)));
         let lookups = self.tiers.iter().map(|tier| tier.index_lookups());
         let (index_lookups, index_misses) = lookups.fold((0, 0), |(a, b), (c, d)| (a + c, b + d));
         let c = &stats.counts;
@@ -435,7 +436,8 @@ impl Engine {
         if !self.has_disk() {
             return Err("nothing below memory holds what is idle".to_owned());
         }
-        let beats = age.as_millis() / u128::from(IDLE_BEAT_MS);
+        // One more than that many lie between a use and now only if all of that time does.
+        let beats = age.as_millis().div_ceil(IDLE_BEAT_MS.into()) + 1;
         let beats = u16::try_from(beats).unwrap_or(u16::MAX);
         loop {
             let mut out = Vec::new();
