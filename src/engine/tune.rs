@@ -71,10 +71,13 @@ impl Eyes {
         Eyes { sensors, directories, began: None, before: Before::default() }
     }
 
-    fn look(&mut self) -> Readings {
+    fn sensors(&mut self) -> &mut dyn Sensors {
         let directories = &self.directories;
-        let sensors = self.sensors.get_or_insert_with(|| Box::new(SystemSensors::new(directories.iter())));
-        let mut readings = sensors.sample();
+        &mut **self.sensors.get_or_insert_with(|| Box::new(SystemSensors::new(directories.iter())))
+    }
+
+    fn look(&mut self) -> Readings {
+        let mut readings = self.sensors().sample();
         let now = Instant::now();
         let began = *self.began.get_or_insert(now);
         if readings.monotonic.is_zero() {
@@ -134,10 +137,14 @@ impl Engine {
 
     fn tune_step_by(&self, act: &dyn Fn(&Action) -> Result<(), String>) -> Option<Record> {
         let mut eyes = self.eyes.lock();
+        // What the next turn compares with stays, that of the sensors too, so that it sees all of the time.
+        let too_soon =
+            |at| self.tuning(|t| t.optimizer.since(at)).is_some_and(|since| since < self.settings.least_turn);
+        if eyes.sensors().now().is_some_and(too_soon) {
+            return None;
+        }
         let readings = eyes.look();
-        // What the next turn compares with stays, so that it sees all of the time.
-        if self.tuning(|t| t.optimizer.since(&readings)).is_some_and(|since| since < self.settings.least_turn)
-        {
+        if too_soon(readings.monotonic) {
             return None;
         }
         let stats = self.stats();

@@ -497,3 +497,38 @@ fn nothing_leaves_before_it_is_as_old_as_was_asked_for() -> Done {
     }
     Ok(())
 }
+
+/// Counts how often they are looked at, by a clock that is given.
+struct Watched {
+    ms: Arc<std::sync::atomic::AtomicU64>,
+    looks: Arc<std::sync::atomic::AtomicU64>,
+}
+
+impl Sensors for Watched {
+    fn sample(&mut self) -> Readings {
+        self.looks.fetch_add(1, Relaxed);
+        let monotonic = Duration::from_millis(self.ms.load(Relaxed));
+        Readings { monotonic, ..Readings::default() }
+    }
+
+    fn now(&mut self) -> Option<Duration> {
+        Some(Duration::from_millis(self.ms.load(Relaxed)))
+    }
+}
+
+/// A look takes its differences from the one before, so what is refused may not look: the next turn would miss that time.
+#[test]
+fn a_turn_that_comes_too_soon_does_not_look() -> Done {
+    let dir = tempfile::tempdir()?;
+    let (ms, looks) = <(Arc<_>, Arc<std::sync::atomic::AtomicU64>)>::default();
+    let sensors = Watched { ms: Arc::clone(&ms), looks: looks.clone() };
+    let (cache, _) = open(builder(dir.path()).sensors(sensors))?;
+    for (at, turn, looked) in
+        [(100_000, false, 1), (100_500, false, 1), (101_000, true, 2), (101_999, false, 2)]
+    {
+        ms.store(at, Relaxed);
+        assert_eq!(cache.optimizer().run_once()?.is_some(), turn, "at {at} ms");
+        assert_eq!(looks.load(Relaxed), looked, "at {at} ms");
+    }
+    Ok(())
+}
