@@ -40,9 +40,10 @@ impl Cache {
 }
 
 impl Tuned<'_> {
-    /// One turn now: looks, decides, acts. What it did; or `None` for the first, which has nothing to compare with, and where
-    /// less time than a tenth of `optimizer.interval`, or a second if that is less, has passed since the turn before, the
-    /// store's own included: then nothing is decided, and the next turn sees all of the time. Also where the optimizer is paused, or off. Takes some milliseconds; where much memory is to be freed, longer.
+    /// One turn now, also where the optimizer is paused, or off: looks, decides, acts. What it did; or `None` for the first,
+    /// which has nothing to compare with, and where less time than a tenth of `optimizer.interval`, or a second if that is
+    /// less, has passed since the turn before, the store's own included: then nothing is decided, and the next turn sees all
+    /// of the time. Takes some milliseconds; where much memory is to be freed, longer.
     ///
     /// # Errors
     /// [`Error::Closed`].

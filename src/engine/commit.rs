@@ -255,7 +255,8 @@ impl Engine {
 
     /// Appends to a tier, making room if its limit is reached. While room can be made, by others too, it goes on until
     /// the deadline, which ends in `Busy`; where nobody waits for it (not `urgent`), sooner if the store is being
-    /// closed. No space is what it says only where none can be made.
+    /// closed. No space is what it says only where none can be made. The deadline is later by what `supply` waits: else a
+    /// move that the rates hold up would come too late for room that is there.
     /// The mark that comes with the places is held until they are committed: no container that was written to is
     /// dropped before.
     pub(super) fn append(
@@ -268,17 +269,18 @@ impl Engine {
         let needed: u64 = (0..supply.len()).map(|n| supply.bytes(n)).sum();
         let (mut rounds, mut own, mut in_vain) = (0, 0, 0);
         let mut without_number = 0;
-        let end = deadline + GRACE;
         if urgent && purpose != Purpose::Reclaim {
             self.keep_to_items(tier);
         }
         loop {
             let batch = self.catalog.batch(tier.tier());
             let numbers = self.catalog.containers.numbers_left();
-            let start = Instant::now();
+            let (start, waited) = (Instant::now(), supply.waited());
             match tier.write_from(supply, purpose) {
                 Ok(written) => {
-                    self.latencies.data_sync(tier.tier()).since(start);
+                    let took = start.elapsed().saturating_sub(supply.waited().saturating_sub(waited));
+                    let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+                    self.latencies.data_sync(tier.tier()).record(ns);
                     let bytes = written.iter().flatten().map(|w| u64::from(w.bytes)).sum();
                     self.note_written(&written);
                     Counters::add(&self.counters.tier(tier.tier()).written, bytes);
@@ -294,8 +296,10 @@ impl Engine {
                     if !urgent && self.is_stopping() {
                         return Err(StorageError::Busy(FULL_FOR_NOW));
                     }
-                    let late = Instant::now() >= deadline;
-                    let over = late && (rounds >= ROUNDS || Instant::now() >= end);
+                    let now = Instant::now();
+                    let deadline = deadline + supply.waited();
+                    let late = now >= deadline;
+                    let over = late && (rounds >= ROUNDS || now >= deadline + GRACE);
                     rounds += 1;
                     let freed = match e {
                         StorageError::NoNumber { .. } => {

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use thermocline_storage::catalog::{Found, Located};
 use thermocline_storage::container::{DiskTier, Entry, Listed, Purpose, Supply};
 use thermocline_storage::vfs::Background;
@@ -65,6 +65,8 @@ struct Moving<'a> {
     urgent: bool,
     /// So many of them were paced: one that is read again is not held up again.
     paced: Cell<usize>,
+    /// How long they were held up.
+    waited: Cell<Duration>,
 }
 
 impl Moving<'_> {
@@ -74,7 +76,9 @@ impl Moving<'_> {
         let new = self.paced.get()..end;
         if self.to.tier() == Tier::Cold && !new.is_empty() {
             let bytes = new.map(|n| self.bytes(n)).sum();
+            let begun = Instant::now();
             self.engine.pace(self.from, bytes, self.urgent);
+            self.waited.set(self.waited.get() + begun.elapsed());
             self.paced.set(end);
         }
     }
@@ -125,6 +129,10 @@ impl Supply for Moving<'_> {
             item
         };
         range.map(load).collect()
+    }
+
+    fn waited(&self) -> Duration {
+        self.waited.get()
     }
 }
 
@@ -204,8 +212,8 @@ impl Engine {
         let patience = (Instant::now() + self.settings.write_stall, urgent);
         let taken = RefCell::new(chunk.iter().map(|_| None).collect());
         let unreachable = RefCell::default();
-        let moving =
-            Moving { engine: self, to, chunk, taken, unreachable, from, urgent, paced: Cell::new(0) };
+        let (paced, waited) = (Cell::default(), Cell::default());
+        let moving = Moving { engine: self, to, chunk, taken, unreachable, from, urgent, paced, waited };
         let (written, _batch) = match self.append(to, &moving, purpose, patience) {
             // One item that does not decode keeps a pack from being written: it is damaged, and dies alone.
             Err(StorageError::Dependency { .. }) => {

@@ -71,10 +71,13 @@ impl Eyes {
         Eyes { sensors, directories, began: None, before: Before::default() }
     }
 
-    fn look(&mut self) -> Readings {
+    fn sensors(&mut self) -> &mut dyn Sensors {
         let directories = &self.directories;
-        let sensors = self.sensors.get_or_insert_with(|| Box::new(SystemSensors::new(directories.iter())));
-        let mut readings = sensors.sample();
+        &mut **self.sensors.get_or_insert_with(|| Box::new(SystemSensors::new(directories.iter())))
+    }
+
+    fn look(&mut self) -> Readings {
+        let mut readings = self.sensors().sample();
         let now = Instant::now();
         let began = *self.began.get_or_insert(now);
         if readings.monotonic.is_zero() {
@@ -134,10 +137,14 @@ impl Engine {
 
     fn tune_step_by(&self, act: &dyn Fn(&Action) -> Result<(), String>) -> Option<Record> {
         let mut eyes = self.eyes.lock();
+        // What the next turn compares with stays, that of the sensors too, so that it sees all of the time.
+        let too_soon =
+            |at| self.tuning(|t| t.optimizer.since(at)).is_some_and(|since| since < self.settings.least_turn);
+        if eyes.sensors().now().is_some_and(too_soon) {
+            return None;
+        }
         let readings = eyes.look();
-        // What the next turn compares with stays, so that it sees all of the time.
-        if self.tuning(|t| t.optimizer.since(&readings)).is_some_and(|since| since < self.settings.least_turn)
-        {
+        if too_soon(readings.monotonic) {
             return None;
         }
         let stats = self.stats();
@@ -206,7 +213,8 @@ impl Engine {
         let weights = weights(stats, &mut before.answered).into_iter();
         let parts: Vec<(f64, &Latency)> =
             weights.zip(gets.iter().chain([&miss])).filter(|(w, l)| *w > 0.0 && l.count > 0).collect();
-        let idle = |beats: u16| Duration::from_millis(IDLE_BEAT_MS.saturating_mul(beats.into()));
+        // The first of the beats may have come right after the use.
+        let idle = |beats: u16| Duration::from_millis(IDLE_BEAT_MS * u64::from(beats.saturating_sub(1)));
         let lookups = self.tiers.iter().map(|tier| tier.index_lookups());
         let (index_lookups, index_misses) = lookups.fold((0, 0), |(a, b), (c, d)| (a + c, b + d));
         let c = &stats.counts;
@@ -442,7 +450,8 @@ impl Engine {
         if !self.has_disk() {
             return Err("nothing below memory holds what is idle".to_owned());
         }
-        let beats = age.as_millis() / u128::from(IDLE_BEAT_MS);
+        // One more than that many lie between a use and now only if all of that time does.
+        let beats = age.as_millis().div_ceil(IDLE_BEAT_MS.into()) + 1;
         let beats = u16::try_from(beats).unwrap_or(u16::MAX);
         loop {
             let mut out = Vec::new();

@@ -110,8 +110,8 @@ impl Optimizer {
     }
 
     /// Time since the counters that the next turn compares with; `None` if there are none, or the clock went back.
-    pub(crate) fn since(&self, readings: &Readings) -> Option<Duration> {
-        readings.monotonic.checked_sub(self.before.as_ref()?.0)
+    pub(crate) fn since(&self, monotonic: Duration) -> Option<Duration> {
+        monotonic.checked_sub(self.before.as_ref()?.0)
     }
 
     /// The first half of [`step`](Self::step): what is to be done. Between it and [`end`](Self::end) nothing of the

@@ -117,6 +117,8 @@ pub struct State {
     pub(super) slowed_at: Option<f64>,
     /// When memory was freed last.
     pub(super) freed_at: Option<u64>,
+    /// When the allocator was asked last, if that was for what it kept and nothing else.
+    pub(super) spare_at: Option<u64>,
     /// What the memory tier could hold before a limit took of it.
     pub(super) shrunk_from: Option<u64>,
     /// The usual latency of each directory's disk.
@@ -146,7 +148,10 @@ impl State {
         for Outcome { action, result } in outcomes {
             if result.is_err() {
                 self.trials.retain(|t| t.change != action.change);
-                self.refuse(&action.change);
+                let proves = action.change != Change::TrimAllocator || self.spare_at == Some(self.tick);
+                if proves {
+                    self.refuse(&action.change);
+                }
             } else if matches!(action.change, Change::TrimAllocator | Change::Rebalance { .. }) {
                 // No experiment: it waits for nothing but that there is something to do, and there was.
                 self.holds.remove(&(action.change.knob(), action.change.direction()));
@@ -159,6 +164,14 @@ impl State {
         let tick = self.tick;
         let hold = self.holds.entry((change.knob(), change.direction())).or_default();
         hold.lengthen_within(tick, LONGEST_REFUSAL);
+    }
+
+    /// This way with this knob again, though it failed; if it fails once more, the time doubles all the same.
+    pub(super) fn lift(&mut self, change: &Change) {
+        let tick = self.tick;
+        if let Some(hold) = self.holds.get_mut(&(change.knob(), change.direction())) {
+            hold.until = hold.until.min(tick);
+        }
     }
 
     /// Begins an experiment, if its goal's value is known; else it cannot be judged, and stands.

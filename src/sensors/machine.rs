@@ -4,8 +4,13 @@
 //! have to do is no matter, and their rest is no room.
 
 use rustix::thread::CpuSet;
+use std::ffi::OsStr;
 use std::time::Duration;
 use sysinfo::{MemoryRefreshKind, Pid, ProcessRefreshKind, ProcessesToUpdate, System};
+
+/// Threads that are asked what they may use: where there are more, all of them are seldom kept to few processors, and the
+/// first is the process's own.
+const THREADS: usize = 256;
 
 /// What is asked of the machine.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -67,9 +72,23 @@ impl Machine for RealMachine {
     }
 }
 
-/// The processors that this thread may use, which a cpuset or whoever started the process may have made fewer.
+/// The processors that any thread of this process may use, which a cpuset or whoever started the process may have made
+/// fewer: what the calling thread, or another, was kept to says nothing of the rest. Those of the calling thread where it
+/// cannot be seen which others there are.
 fn allowed() -> Option<CpuSet> {
-    rustix::thread::sched_getaffinity(None).ok()
+    let tasks = std::fs::read_dir("/proc/self/task").ok();
+    let id = |name: &OsStr| name.to_str()?.parse().ok().and_then(rustix::thread::Pid::from_raw);
+    let threads = tasks.into_iter().flatten().flatten().filter_map(|task| id(&task.file_name()));
+    allowed_to(threads.take(THREADS)).or_else(|| rustix::thread::sched_getaffinity(None).ok())
+}
+
+/// The processors that any of these threads may use; of those that have ended since, nothing is known.
+fn allowed_to(threads: impl Iterator<Item = rustix::thread::Pid>) -> Option<CpuSet> {
+    let sets = threads.filter_map(|id| rustix::thread::sched_getaffinity(Some(id)).ok());
+    sets.reduce(|mut all, of| {
+        (0..CpuSet::MAX_CPU).filter(|n| of.is_set(*n)).for_each(|n| all.set(n));
+        all
+    })
 }
 
 /// How many of the processors are allowed, and how busy these are in the mean; all of them where it is not known which are,
@@ -102,17 +121,23 @@ mod tests {
         assert_eq!(usable([].into_iter(), Some(&set(&[0]))), (0, 0.0));
     }
 
-    /// A thread that is kept to one processor, as a process in a cpuset is.
+    /// A thread that is kept to one processor, as each of a process in a cpuset is, and one of many that are not.
     #[test]
-    fn a_thread_kept_to_one_processor_has_one() {
+    fn the_processors_are_those_of_all_threads_whichever_asks() {
+        let before = RealMachine::new().read().cpus;
         let seen = std::thread::spawn(|| {
             let all = allowed()?;
             let first = (0..CpuSet::MAX_CPU).find(|n| all.is_set(*n))?;
             let mut one = CpuSet::new();
             one.set(first);
             rustix::thread::sched_setaffinity(None, &one).ok()?;
-            Some(RealMachine::new().read().cpus)
+            let alone = allowed_to([rustix::thread::gettid()].into_iter())?;
+            Some((alone.count(), RealMachine::new().read().cpus))
         });
-        assert_eq!(seen.join().ok().flatten(), Some(1));
+        assert_eq!(seen.join().ok().flatten(), Some((1, before)));
+        let main = rustix::thread::Pid::from_raw(i32::try_from(std::process::id()).unwrap());
+        let both = allowed_to(main.into_iter().chain([rustix::thread::gettid()])).unwrap();
+        assert_eq!(both.count(), allowed().unwrap().count());
+        assert!(allowed_to(std::iter::empty()).is_none());
     }
 }

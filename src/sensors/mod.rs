@@ -29,6 +29,8 @@ pub use readings::{
 pub use simulated::SimulatedSensors;
 pub use system::{Roots, SystemSensors, Times};
 
+use std::time::Duration;
+
 /// Bytes a second of the fastest link that says how fast it is; a look at a few files.
 #[cfg(feature = "redis")]
 pub(crate) fn fastest_link(roots: &Roots) -> Option<f64> {
@@ -44,4 +46,10 @@ pub(crate) fn anonymous() -> Option<u64> {
 pub trait Sensors: Send {
     /// Takes a sample. Takes some milliseconds; what cannot be read is missing from it.
     fn sample(&mut self) -> Readings;
+
+    /// Now, by the clock of [`Readings::monotonic`], without a look at anything else: so it is known that a turn would come
+    /// too soon before a sample is taken, whose differences the next one would lack. `None` if only a sample tells.
+    fn now(&mut self) -> Option<Duration> {
+        None
+    }
 }

@@ -187,6 +187,10 @@ impl Sensors for SystemSensors {
         self.last = Some(Last { monotonic: times.monotonic, cpu_time: machine.cpu_time, quota });
         readings
     }
+
+    fn now(&mut self) -> Option<Duration> {
+        Some((self.time)().monotonic)
+    }
 }
 
 /// The device that a directory's file system is on. One that has none of its own (tmpfs, overlay) has a number that

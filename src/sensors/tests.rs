@@ -395,6 +395,20 @@ fn a_clock_that_jumps_and_counters_that_go_back_give_no_rates() {
 }
 
 #[test]
+fn the_time_is_told_without_a_look() {
+    let t = Tree::new();
+    let mut sensors = t.sensors(script([machine(1000), machine(3000)]), &[10_000, 11_900, 12_000]);
+    sensors.sample();
+    assert_eq!(sensors.now(), Some(Duration::from_millis(11_900)));
+    let r = sensors.sample();
+    assert_eq!(
+        (r.elapsed, r.process.cpu_percent),
+        (Some(Duration::from_secs(2)), Some(25.0)),
+        "of all the time"
+    );
+}
+
+#[test]
 fn this_machine() {
     let dir = tempfile::tempdir().unwrap();
     let mut sensors = SystemSensors::new([PathBuf::from(dir.path())]);

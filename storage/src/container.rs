@@ -73,6 +73,11 @@ pub trait Supply {
     fn least(&self, range: Range<usize>) -> u64;
     /// Some of them, in order; `None` for one that is not to be written any more. May be asked for again.
     fn load(&self, range: Range<usize>) -> Vec<Option<Item>>;
+    /// How long all calls of [`load`](Self::load) have waited so far for leave to go on: that is no time of the disk that
+    /// the items go to, and nobody's fault.
+    fn waited(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 impl Supply for &[Item] {

@@ -76,23 +76,24 @@ fn a_pack_takes_the_time_that_the_rate_gives_it_and_others_go_on_meanwhile() -> 
     let engine = cache.engine();
     let cold = engine.tier(Tier::Cold).ok_or("no archive")?;
     let begun = Instant::now();
-    let (took, slowest) = std::thread::scope(|scope| {
+    let (took, others) = std::thread::scope(|scope| {
         let pack = scope.spawn(|| engine.relocate(&movers, cold, Purpose::Write, false));
-        let mut slowest = Duration::ZERO;
+        let mut others = 0;
         while !pack.is_finished() {
-            let asked = Instant::now();
             engine.pace(None, 1000, false);
-            slowest = slowest.max(asked.elapsed());
-            std::thread::sleep(Duration::from_millis(50));
+            others += 1;
+            std::thread::sleep(Duration::from_millis(10));
         }
-        pack.join().map(|moved| (moved.map(|m| (m.items, begun.elapsed())), slowest))
+        pack.join().map(|moved| (moved.map(|m| (m.items, begun.elapsed())), others))
     })
     .map_err(|_| "a panic")?;
     let (items, took) = took?;
     assert_eq!((items, engine.catalog.containers.of_tier(Tier::Cold).len()), (400, 1), "one pack");
     // 3.85 MiB at 1 MiB/s, of which a second may have been saved up.
     assert!(took >= Duration::from_millis(2500), "{took:?}");
-    assert!(slowest < Duration::from_millis(1500), "others stood for {slowest:?}");
+    // Twenty and more of them where the machine has nothing else to do, each behind a piece of an eighth of a second; whoever
+    // stood behind a second's worth or the whole would come through three times.
+    assert!(others >= 6, "others came through {others} times in {took:?}");
     Ok(())
 }
 
@@ -108,18 +109,19 @@ fn the_rate_that_is_set_is_the_rate_that_background_work_has() -> Try {
         engine.pace(from, bytes, false);
         begun.elapsed()
     };
-    // A second may have been saved up, so two seconds' worth take one at least.
-    let one = Duration::from_millis(800);
+    // A second may have been saved up, so two seconds' worth take one at least. What the rate of another would hold up for a
+    // minute takes far less than that, however busy the machine is.
+    let (one, most) = (Duration::from_millis(800), Duration::from_secs(25));
     assert!(time(None, 128 * MIB) >= one, "the configured rate");
     act(&cache, Change::SetBackgroundRate { from: 0, to: MIB })?;
     assert!(time(None, 2 * MIB) >= one, "the background rate");
     act(&cache, Change::SetBackgroundRate { from: 0, to: 64 * MIB })?;
     act(&cache, Change::SetReclaimRate { tier: Tier::Hdd, from: 0, to: MIB })?;
     assert!(time(Some(Tier::Hdd), 2 * MIB) >= one, "the rate of the tier");
-    assert!(time(Some(Tier::Ssd), 2 * MIB) < one, "another tier");
+    assert!(time(Some(Tier::Ssd), 64 * MIB) < most, "another tier");
     let begun = Instant::now();
     engine.pace(Some(Tier::Hdd), 100 * MIB, true);
-    assert!(begun.elapsed() < one, "somebody waits for it");
+    assert!(begun.elapsed() < most, "somebody waits for it");
     Ok(())
 }
 
@@ -144,20 +146,35 @@ fn a_store_that_closes_does_not_wait_for_the_whole_of_a_pack() -> Try {
     let dir = tempfile::tempdir()?;
     let mut slow = builder(dir.path());
     slow.config_mut().resources.io.write_buffer_size = 2 * MIB;
-    slow.config_mut().storage.migration_bytes_per_second = 64 << 10;
+    // A window of a quarter of a mebibyte takes a second or two, and the rest twenty.
+    slow.config_mut().storage.migration_bytes_per_second = 128 << 10;
+    slow.config_mut().storage.read_mode = thermocline_storage::ssd::ReadMode::Pread;
     let cache = open(slow)?;
     let movers = movers(&cache, 300)?;
     let engine = cache.engine();
     let cold = engine.tier(Tier::Cold).ok_or("no archive")?;
+    let reads = || -> u64 { engine.meters.of_tier(Tier::Ssd).map(|m| m.traffic().read.count).sum() };
+    let before = reads();
     let moved = std::thread::scope(|scope| {
         let pack = scope.spawn(|| engine.relocate(&movers, cold, Purpose::Write, false));
-        std::thread::sleep(Duration::from_millis(100));
+        // Until the first window was let through.
+        while reads() == before && !pack.is_finished() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         engine.stopping.store(true, Ordering::Release);
         pack.join()
     })
     .map_err(|_| "a panic")??;
-    assert!(moved.items < 100, "{} items", moved.items);
     engine.stopping.store(false, Ordering::Release);
+    assert!((1..300).contains(&moved.items), "{} items", moved.items);
+    let mut tiers = Vec::new();
+    for no in 0..300u32 {
+        let ident = engine.ident(&no.to_be_bytes())?;
+        tiers.push(engine.catalog.lock(ident).durable(ident).ok_or("nothing is lost")?.entry.tier);
+    }
+    let (packed, rest) = tiers.split_at(moved.items as usize);
+    assert!(packed.iter().all(|t| *t == Tier::Cold), "what was read: {tiers:?}");
+    assert!(rest.iter().all(|t| *t == Tier::Ssd), "the rest: {tiers:?}");
     for no in 0..300u32 {
         let noise = thermocline_storage::testing::noise(no.into(), 10_000);
         assert_eq!(cache.get(no.to_be_bytes())?.as_deref(), Some(&*noise), "{no}");
@@ -192,4 +209,78 @@ fn who_waits_for_a_pack_under_way_does_not_wait_for_the_brake() -> Try {
         assert_eq!(pack.join().map_err(|_| "a panic")??.items, 300);
         Ok(())
     })
+}
+
+/// Items, for leave to write which it waited so long each time that they were asked for, or says so.
+struct Held {
+    items: Vec<thermocline_storage::Item>,
+    each: Duration,
+    waited: std::cell::Cell<Duration>,
+}
+
+impl thermocline_storage::container::Supply for Held {
+    fn len(&self) -> usize {
+        self.items.len()
+    }
+    fn bytes(&self, n: usize) -> u64 {
+        self.items.as_slice().bytes(n)
+    }
+    fn least(&self, range: std::ops::Range<usize>) -> u64 {
+        self.items.as_slice().least(range)
+    }
+    fn load(&self, range: std::ops::Range<usize>) -> Vec<Option<thermocline_storage::Item>> {
+        self.waited.set(self.waited.get() + self.each);
+        self.items.as_slice().load(range)
+    }
+    fn waited(&self) -> Duration {
+        self.waited.get()
+    }
+}
+
+/// A tier that is full, and has room as soon as somebody asks for it.
+#[test]
+fn who_was_held_up_does_not_come_too_late_for_room_nor_make_the_disk_seem_slow() -> Done {
+    let dir = tempfile::tempdir()?;
+    let mut builder = Cache::builder().memory(MIB).ssd(dir.path(), 16 * MIB);
+    builder.config_mut().storage.segment_size = Some(MIB);
+    let cache = open(builder)?;
+    let items: Vec<_> = movers(&cache, 40)?
+        .iter()
+        .map(|m| m.entry.container.read(m.listed.position))
+        .collect::<Result<_, _>>()?;
+    let engine = cache.engine();
+    let ssd = engine.tier(Tier::Ssd).ok_or("no SSD")?;
+    let past = Instant::now().checked_sub(Duration::from_secs(60)).ok_or("the machine has just begun")?;
+    // What is appended and not entered in the catalog is garbage, so that each segment is empty soon.
+    let append = |each: Duration| {
+        let held = Held { items: items.clone(), each, waited: Default::default() };
+        let sum = || cache.stats().latency.data_sync[Tier::Ssd as usize].sum_ns;
+        let before = sum();
+        engine.append(ssd, &held, Purpose::Write, (past, false)).map(|_| sum() - before)
+    };
+    for n in 0..100 {
+        let ns = append(Duration::from_secs(3600)).map_err(|e| format!("the {n}th: {e}"))?;
+        assert_eq!(ns, 1, "all of the time was waited");
+    }
+    let late = (0..100).find_map(|_| append(Duration::ZERO).err());
+    assert!(matches!(late, Some(thermocline_storage::Error::Busy(_))), "who was not held up comes too late");
+    Ok(())
+}
+
+/// What a pack waits for the brake is no time of its write.
+#[test]
+fn the_time_of_a_pack_is_not_that_of_the_brake() -> Done {
+    let dir = tempfile::tempdir()?;
+    let mut slow = builder(dir.path());
+    slow.config_mut().storage.migration_bytes_per_second = 128 << 10;
+    let cache = open(slow)?;
+    let movers = movers(&cache, 60)?;
+    let engine = cache.engine();
+    let begun = Instant::now();
+    engine.relocate(&movers, engine.tier(Tier::Cold).ok_or("no archive")?, Purpose::Write, false)?;
+    let took = begun.elapsed();
+    let write = cache.stats().latency.data_sync[Tier::Cold as usize].clone();
+    assert_eq!(write.count, 1);
+    assert!(Duration::from_nanos(write.sum_ns) < took / 2, "{} ns of {took:?}", write.sum_ns);
+    Ok(())
 }

@@ -8,8 +8,10 @@
 //!
 //! What the allocator keeps of freed memory is nobody's use. Where that is more than an eighth of what the process takes,
 //! it is given back, and over the threshold it counts as freed already: nothing has to leave the tier for it. If less than
-//! a quarter goes back, the rest is pieces between what is in use: it is not asked for again, nor counted, for a time that
-//! doubles.
+//! a quarter goes back, the rest is pieces between what is in use: it is not asked for again for its own sake, nor counted,
+//! for a time that doubles. What leaves the tier ends that time, for there is something else to give back then; and as the
+//! writer may not have come to it yet, that little goes back in the same turn proves nothing. Over `gc_threshold` the
+//! allocator is asked at every turn, counted or not: that is what this limit is for.
 //!
 //! Memory can be scarce although this process is within its share: others beside it take it. While less than what
 //! `gc_threshold` leaves can be had, the tier gives way likewise, until the buffer more than that can be had.
@@ -52,6 +54,8 @@ pub(in super::super) fn apply(plan: &mut Plan<'_>) {
             (true, _) => "what was freed is to be the system's".to_owned(),
             (false, _) => format!("memory use is {percent:.1} %, over {} %", plan.policy.gc_threshold),
         };
+        // That little goes back is told of what it keeps only if this was there, and nothing else, when it was asked.
+        plan.state.spare_at = Some(plan.state.tick).filter(|_| spare > 0 && !freed);
         plan.require(Change::TrimAllocator, Goal::MemoryUse, because);
     }
 }
@@ -103,6 +107,8 @@ fn free(plan: &mut Plan<'_>, percent: f64, lacking: u64, spare: u64) -> bool {
     }
     if bytes > 0 {
         plan.state.freed_at = Some(plan.state.tick);
+        // Else what the allocator keeps of it would pass for in use, and as much again would leave.
+        plan.state.lift(&Change::TrimAllocator);
     }
     bytes > 0
 }

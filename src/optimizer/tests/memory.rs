@@ -112,7 +112,11 @@ fn an_allocator_that_keeps_it_all_the_same_is_asked_ever_more_rarely() {
         }
         asked
     };
-    assert_eq!(turns(GIB, 80, false), [0, 10, 30, 70], "in vain: 10, 20, 40 turns between");
+    assert_eq!(
+        turns(GIB, 251, false),
+        [0, 10, 30, 70, 130, 190, 250],
+        "in vain: 10, 20, 40 turns between, and 60 from then on"
+    );
     assert!(turns(100 * MIB, 200, true).is_empty());
     assert_eq!(turns(GIB, 3, true), [0, 1, 2]);
     assert_eq!(turns(GIB, 15, false), [0, 10], "what went back ended the waiting");
@@ -317,4 +321,71 @@ fn the_thresholds_of_all_strategies_at_their_borders() {
         });
         assert_eq!(freed, bytes, "{strategy} at {percent} % of at most {most} %");
     }
+}
+
+/// One turn in which all is done, but that the allocator keeps what it has.
+fn in_vain(s: &Sample, state: &mut State) -> Vec<Change> {
+    let decision = decide(s, state, &policy());
+    *state = decision.state.clone();
+    let outcome = |action: &Action| {
+        let vain = action.change == Change::TrimAllocator;
+        let result = if vain { Err("it stays".to_owned()) } else { Ok(()) };
+        Outcome { action: action.clone(), result }
+    };
+    state.applied(&decision.actions.iter().map(outcome).collect::<Vec<_>>());
+    changes(&decision)
+}
+
+fn frees(changes: &[Change]) -> Option<u64> {
+    changes.iter().find_map(|c| match c {
+        Change::FreeMemory { bytes, .. } => Some(*bytes),
+        _ => None,
+    })
+}
+
+#[test]
+fn what_the_writer_frees_later_and_the_allocator_keeps_does_not_leave_twice() {
+    // Also where the allocator was asked in vain not long ago.
+    for refused in [false, true] {
+        let mut state = State::default();
+        if refused {
+            state.refuse(&Change::TrimAllocator);
+            state.refuse(&Change::TrimAllocator);
+        }
+        // Dirty: until it is written, all of it is in use.
+        let mut s = large(85.0);
+        s.memory_allocated = s.memory_used;
+        let first = in_vain(&s, &mut state);
+        assert!(frees(&first) == Some(1_500 * MIB) && first.contains(&Change::TrimAllocator), "{first:?}");
+        let second = in_vain(&s, &mut state);
+        assert_eq!(frees(&second), None, "the writer is at it");
+        s.tiers[0].as_mut().unwrap().bytes -= 1_500 * MIB;
+        s.memory_allocated = s.memory_used.map(|n| n - 1_500 * MIB);
+        let third = in_vain(&s, &mut state);
+        assert!(third.contains(&Change::TrimAllocator), "{third:?}");
+        assert_eq!(frees(&third), None, "it has left already: {third:?}");
+        // Nothing else was freed, and it stays: then the tier has to give.
+        let fourth = in_vain(&s, &mut state);
+        assert_eq!(frees(&fourth), Some(1_500 * MIB));
+    }
+}
+
+#[test]
+fn a_trim_that_a_limit_asks_for_says_nothing_of_what_the_allocator_keeps() {
+    let mut state = State::default();
+    // Over `gc_threshold`, with nothing to free, and little that is kept.
+    let mut s = with_memory(90.0);
+    s.tiers[0] = Some(TierSample { bytes: policy().memory_floor, ..TierSample::default() });
+    s.memory_allocated = s.memory_used.map(|n| n - MIB);
+    for n in 0..100 {
+        let all = in_vain(&s, &mut state);
+        assert!(all.contains(&Change::TrimAllocator), "turn {n}: it is asked over the limit");
+    }
+    let all = in_vain(&kept(GIB), &mut state);
+    assert!(all.contains(&Change::TrimAllocator), "what is much is asked for: {all:?}");
+    // Nor is a time that runs made longer.
+    for _ in 0..9 {
+        in_vain(&s, &mut state);
+    }
+    assert!(in_vain(&kept(GIB), &mut state).contains(&Change::TrimAllocator), "after ten");
 }

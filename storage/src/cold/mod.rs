@@ -186,7 +186,7 @@ impl Cold {
         purpose: Purpose,
     ) -> Result<Filled> {
         let reserved = self.ctx.containers.reserve(purpose)?;
-        let (now, began) = (self.ctx.clock.wall_ms(), dir.now());
+        let (now, began, waited) = (self.ctx.clock.wall_ms(), dir.now(), supply.waited());
         let filled = PackWriter::create(dir, reserved, self.ctx.store, now, purpose).and_then(|mut pack| {
             match append_all(config, &mut pack, supply, from) {
                 Ok(given) if pack.entries() > 0 => Ok(Filled { staged: Some(pack.finish()?), given }),
@@ -201,7 +201,11 @@ impl Cold {
             }
         });
         match &filled {
-            Ok(Filled { staged: Some(pack), .. }) => dir.wrote(pack.len, began),
+            Ok(Filled { staged: Some(pack), .. }) => {
+                // What the items were held up by says nothing of how fast the disk is.
+                let waited = supply.waited().saturating_sub(waited).as_millis();
+                dir.wrote(pack.len, began.saturating_add(u64::try_from(waited).unwrap_or(u64::MAX)));
+            }
             _ => self.ctx.containers.abandon(reserved),
         }
         filled

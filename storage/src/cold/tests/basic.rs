@@ -475,3 +475,45 @@ fn the_neighbours_of_an_entry_come_with_one_read_and_verified() {
     std::fs::write(&raw.path, &file).unwrap();
     assert_eq!(container.following(positions[3], 64 << 10).unwrap().len(), 5);
 }
+
+/// One item, for leave to write which it waits nine seconds of the ten that it takes.
+struct Paced {
+    item: Item,
+    clock: Arc<crate::clock::ManualClock>,
+    waited: std::cell::Cell<std::time::Duration>,
+}
+
+impl Supply for Paced {
+    fn len(&self) -> usize {
+        1
+    }
+    fn bytes(&self, _: usize) -> u64 {
+        self.item.payload.len() as u64
+    }
+    fn least(&self, _: Range<usize>) -> u64 {
+        0
+    }
+    fn load(&self, _: Range<usize>) -> Vec<Option<Item>> {
+        self.clock.advance(10_000);
+        self.waited.set(self.waited.get() + std::time::Duration::from_secs(9));
+        vec![Some(self.item.clone())]
+    }
+    fn waited(&self) -> std::time::Duration {
+        self.waited.get()
+    }
+}
+
+#[test]
+fn what_a_pack_is_held_up_by_is_no_slowness_of_its_disk() {
+    let mut bench = Bench::new(1);
+    bench.config.compression = Compression::none();
+    let (cold, _) = bench.open();
+    let item = item(b"k", &crate::testing::noise(1, 1 << 20), Codec::None, 1);
+    let supply = Paced { item, clock: bench.clock.clone(), waited: Default::default() };
+    // Of the second pack too it counts what that one waited, and not the first.
+    for _ in 0..2 {
+        cold.write_from(&supply, Purpose::Write).unwrap();
+        let (_, speed, _) = cold.dirs[0].merit(0, Purpose::Write);
+        assert!((1048..1100).contains(&speed), "{speed} bytes a millisecond");
+    }
+}
