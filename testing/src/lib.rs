@@ -4,6 +4,8 @@
 mod counts;
 pub mod history;
 mod run;
+mod time;
 
 pub use history::{Absence, History, Outcome, Promise, Violation};
 pub use run::{caught, counted, skipped, watched};
+pub use time::timed;
