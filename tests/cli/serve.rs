@@ -128,10 +128,10 @@ fn what_is_not_asked_for_as_it_should_be_is_refused_in_a_line() {
 fn who_sends_nothing_keeps_nobody_waiting_and_is_not_waited_for_at_the_end() {
     let place = stored();
     let server = Server::start(&place, &[]);
+    let start = Instant::now();
     let mut silent: Vec<TcpStream> = (0..20).map(|_| server.connect()).collect();
     // And one that begins a request and does not end it.
     silent[0].write_all(b"GET /metr").unwrap();
-    let start = Instant::now();
     assert!(server.metrics().contains("thermocline_items 3"));
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     // Nobody is kept for ever, which bounds how long others wait when all places are taken: who has sent nothing for two
@@ -155,8 +155,8 @@ fn who_sends_nothing_keeps_nobody_waiting_and_is_not_waited_for_at_the_end() {
 fn where_all_places_are_taken_the_next_has_its_turn_when_one_is_free() {
     let place = stored();
     let server = Server::start(&place, &[]);
-    let silent: Vec<TcpStream> = (0..80).map(|_| server.connect()).collect();
     let start = Instant::now();
+    let silent: Vec<TcpStream> = (0..80).map(|_| server.connect()).collect();
     assert!(server.metrics().contains("thermocline_items 3"));
     // There are no more places than for 64; these are free after two seconds.
     let waited = start.elapsed();
