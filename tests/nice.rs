@@ -30,19 +30,27 @@ fn background_threads_yield_and_those_that_callers_wait_for_do_not() {
         .hdd(dir.path().join("h"), 64 << 20)
         .cold(dir.path().join("c"));
     let own = threads().values().copied().min().unwrap();
-    assert!(own < 7, "this process is as nice as its threads are to be");
+    if own >= 7 {
+        thermocline_testing::skipped("the priority of the threads: the test itself has been given a low one");
+        return;
+    }
     builder.config_mut().resources.cpu.priority_nice = 7;
     let cache = builder.open().unwrap();
     cache.put("k", "v").unwrap();
     cache.flush().unwrap();
     let background = ["thermocline-mov", "thermocline-sin", "thermocline-kee", "thermocline-tun"];
     let until = Instant::now() + Duration::from_secs(30);
-    // Each lowers itself when it begins.
-    while background.iter().any(|name| threads().get(*name) != Some(&7)) {
-        assert!(Instant::now() < until, "{:?}", threads());
+    let others = ["thermocline-wri", "thermocline-hdd"];
+    // Each has its name, and lowers itself, when it first runs.
+    let all = loop {
+        let all = threads();
+        let lowered = background.iter().all(|name| all.get(*name) == Some(&7));
+        if lowered && others.iter().all(|name| all.contains_key(*name)) {
+            break all;
+        }
+        assert!(Instant::now() < until, "{all:?}");
         std::thread::sleep(Duration::from_millis(10));
-    }
-    let all = threads();
+    };
     assert_eq!(all.get("thermocline-wri"), Some(&own), "callers wait for the writer: {all:?}");
     assert_eq!(all.get("thermocline-hdd"), Some(&own), "reads wait for the index that it opens: {all:?}");
 }

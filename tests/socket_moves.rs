@@ -19,9 +19,10 @@ const MIB: u64 = 1 << 20;
 const STAY: u64 = 200;
 /// Items that come and go.
 const GO: u64 = 200;
+/// It goes on so long at least, and until enough was asked.
 const TIME: Duration = Duration::from_secs(4);
-/// And longer, while hardly anything was asked.
-const LONGER: Duration = Duration::from_secs(60);
+/// But not for ever.
+const LONGEST: Duration = Duration::from_secs(120);
 
 /// Demotes and promotes all of them; overwrites all, and removes those that do not stay.
 fn work(cache: &Cache, ended: &AtomicBool, seed: u64) {
@@ -101,12 +102,11 @@ fn a_verification_and_a_list_beside_moves_overwrites_and_removals_find_nothing_w
                 })
             })
             .collect();
-        let end = Instant::now() + TIME;
+        let begun = Instant::now();
         let all = || workers.iter().chain(&askers);
-        // On a machine that stands still for that long, until something was asked.
         let enough = || verified.load(Ordering::Relaxed) > 2 && listed.load(Ordering::Relaxed) > 2;
-        let over = |now| now >= end + LONGER || now >= end && enough();
-        while !over(Instant::now()) && !all().any(|t| t.is_finished()) {
+        let is_over = || begun.elapsed() > LONGEST || begun.elapsed() > TIME && enough();
+        while !is_over() && !all().any(|t| t.is_finished()) {
             std::thread::sleep(Duration::from_millis(20));
         }
         ended.store(true, Ordering::Relaxed);

@@ -33,6 +33,15 @@ const STUCK: Duration = Duration::from_secs(600);
 const PAGE: Duration = Duration::from_secs(1200);
 /// Bytes of the parts of a page: its items are a chunk more than half a MiB of keys at most.
 const PAGE_BYTES: usize = 64 << 20;
+/// Values in a frame, by what stands between them in JSON: a value takes many times the bytes that it is written with. The
+/// longest frames are figures and history, with thousands.
+const VALUES: usize = 1 << 18;
+/// How often it may be told in a second, on average, that it goes on: it is five times in a verification, twice in a list.
+const A_SECOND: u64 = 10;
+/// And besides: what waited in the socket.
+const AT_ONCE: u64 = 1_000;
+/// How long a verification, or a list, may take.
+const LONGEST: Duration = Duration::from_secs(30 * 86_400);
 /// Bytes of the findings of a verification.
 const FINDINGS_BYTES: usize = 256 << 20;
 /// Characters of what a program says of itself that are passed on.
@@ -217,12 +226,13 @@ impl OpenStore {
     /// Why there is no answer, or not the rest of it.
     pub fn list(&self, prefix: &[u8], mut each: impl FnMut(Item) -> ControlFlow<()>) -> Result<u64, Error> {
         let mut from = Cursor::START;
-        let mut unread = 0;
+        let mut unread: u64 = 0;
+        let mut pace = Pace::begin();
         loop {
-            let mut items = Vec::new();
+            let mut items: Vec<Item> = Vec::new();
             let question = Question::List { prefix: prefix.to_vec(), from };
             let (began, mut bytes) = (Instant::now(), 0);
-            let end = self.ask(&question, |mut part, len| {
+            let end = self.ask(&question, |part, len| {
                 bytes += len;
                 if bytes > PAGE_BYTES {
                     return Err(self.nonsense("a page is too long"));
@@ -230,16 +240,20 @@ impl OpenStore {
                 if began.elapsed() > PAGE {
                     return Err(Error::Silent { path: self.socket.clone() });
                 }
-                items.extend(part.get_mut("items").map(Value::take));
+                let all = part.get("items").and_then(Value::as_array);
+                for item in all.ok_or_else(|| self.nonsense("a part of a page has no items"))? {
+                    items.push(read_item(item).ok_or_else(|| self.nonsense("an item is none"))?);
+                }
                 Ok(())
             })?;
-            for item in items.iter().filter_map(Value::as_array).flatten() {
-                let item = read_item(item).ok_or_else(|| self.nonsense("an item is none"))?;
+            let is_empty = items.is_empty();
+            for item in items {
                 if each(item).is_break() {
                     return Ok(unread);
                 }
             }
-            unread += number(&end, "unread").ok_or_else(|| self.nonsense("a page has no end"))?;
+            let more = number(&end, "unread").ok_or_else(|| self.nonsense("a page has no end"))?;
+            unread = unread.saturating_add(more);
             let next = end.get("next").filter(|next| !next.is_null());
             let Some(next) = next else { return Ok(unread) };
             let shard = number(next, "shard").and_then(|n| usize::try_from(n).ok());
@@ -250,6 +264,10 @@ impl OpenStore {
             // Or what answers could keep this going for ever.
             if (next.shard, next.after) <= (from.shard, from.after) {
                 return Err(self.nonsense("a page is before the one before"));
+            }
+            // A page that ends without an item has taken its time.
+            if is_empty && !pace.goes_on() {
+                return Err(self.nonsense("there is no end of pages without items"));
             }
             from = next;
         }
@@ -264,10 +282,14 @@ impl OpenStore {
     pub fn verify(&self, mut progress: impl FnMut(Progress)) -> Result<CheckReport, Error> {
         let mut report = CheckReport::default();
         let (mut furthest, mut since, mut bytes) = (0, Instant::now(), 0);
+        let mut pace = Pace::begin();
         let end = self.ask(&Question::Verify, |part, len| {
             if let (Some(done), Some(of)) = (number(&part, "done"), number(&part, "of")) {
                 if done > furthest {
                     (furthest, since) = (done, Instant::now());
+                }
+                if done > of || !pace.goes_on() {
+                    return Err(self.nonsense("there is no end of how far it says that it is"));
                 }
                 progress(Progress { step: Step::Check, done, of });
             } else if let Some(finding) = part.get("finding").and_then(read_finding) {
@@ -306,6 +328,9 @@ impl OpenStore {
             .map_err(|e| failed(Wrong::Io(e)))?;
         loop {
             let (kind, body) = frame::read(&stream, ANSWER, ANSWERED).map_err(failed)?;
+            if body.iter().filter(|b| matches!(b, b',' | b'[' | b'{')).count() > VALUES {
+                return Err(self.nonsense("a part has too many values"));
+            }
             let value = serde_json::from_slice(&body).map_err(|_| self.nonsense("a part is no JSON"))?;
             let value = harmless(value);
             match kind {
@@ -319,6 +344,25 @@ impl OpenStore {
                 Kind::Question => return Err(self.nonsense("it asks back")),
             }
         }
+    }
+}
+
+/// How often somebody says that it goes on, which costs him nothing.
+struct Pace {
+    began: Instant,
+    told: u64,
+}
+
+impl Pace {
+    fn begin() -> Pace {
+        Pace { began: Instant::now(), told: 0 }
+    }
+
+    /// Whether it is not yet more, or longer, than anybody has to say it who does what he says.
+    fn goes_on(&mut self) -> bool {
+        self.told += 1;
+        let time = self.began.elapsed();
+        time < LONGEST && self.told <= AT_ONCE.saturating_add(time.as_secs().saturating_mul(A_SECOND))
     }
 }
 

@@ -102,6 +102,6 @@ fn a_page_that_takes_long_is_heard_of_all_the_while() {
                 other => panic!("{other:?}"),
             }
         }
-        assert!(beats > 0 && items > 3, "{beats} {items}");
+        assert!(beats > 0 && items > 0, "{beats} {items}");
     });
 }

@@ -6,7 +6,9 @@ mod counts;
 mod ear;
 pub mod history;
 mod run;
+mod time;
 
 pub use ear::Ear;
 pub use history::{Absence, History, Outcome, Promise, Violation};
 pub use run::{caught, counted, skipped, watched};
+pub use time::timed;

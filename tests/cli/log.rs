@@ -114,6 +114,34 @@ fn a_pipe_is_written_to_and_one_that_nobody_reads_is_not_waited_for() -> Try {
     Ok(())
 }
 
+/// A service's stderr is a socket, which cannot be opened by a name.
+#[test]
+fn a_standard_error_that_is_a_socket_is_written_to() -> Try {
+    use std::os::unix::net::{UnixListener, UnixStream};
+    let place = Place::new();
+    let _ = place.put("k", b"v", &["--create"]).with(0);
+    let dir = tempfile::tempdir()?;
+    let link = dir.path().join("log");
+    std::os::unix::fs::symlink("/dev/stderr", &link)?;
+    for log in ["/dev/stderr", "/proc/self/fd/2", "/dev/fd/2", link.to_str().ok_or("path")?] {
+        let (mut ours, theirs) = UnixStream::pair()?;
+        let stderr = Stdio::from(std::os::fd::OwnedFd::from(theirs));
+        let mut get = command(&["get", "k", "--log", log, "--root", place.root()]);
+        let ran = get.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr).spawn()?;
+        drop(get);
+        let mut text = String::new();
+        ours.read_to_string(&mut text)?;
+        let ran = ran.wait_with_output()?;
+        assert_eq!((ran.status.code(), &*ran.stdout), (Some(0), &b"v"[..]), "{log}: {text}");
+        assert!(text.contains("ends code=0"), "{log}: {text}");
+    }
+    let socket = dir.path().join("socket");
+    let _listener = UnixListener::bind(&socket)?;
+    let ran = place.run(&["get", "k", "--log", socket.to_str().ok_or("path")?]).with(2);
+    assert!(ran.err.contains("it is a socket"), "{}", ran.err);
+    Ok(())
+}
+
 #[test]
 fn no_password_is_shown() -> Try {
     let dir = tempfile::tempdir()?;

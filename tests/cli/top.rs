@@ -115,6 +115,15 @@ impl InTerminal {
         cells.into_iter().map(|row| row.into_iter().collect::<String>() + "\n").collect()
     }
 
+    /// Waits until what was sent is as it is to be: another thread takes it from the terminal.
+    fn wait_until(&self, so: impl Fn(&str) -> bool) {
+        let start = Instant::now();
+        while !so(&self.seen()) {
+            assert!(start.elapsed() < Duration::from_secs(30), "{:?}", self.seen());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Waits until something stands on the screen.
     fn wait_for(&self, what: &str) {
         let start = Instant::now();
@@ -209,7 +218,7 @@ fn it_stops_with_the_terminal_as_it_was_and_goes_on() {
             std::thread::sleep(Duration::from_millis(20));
         }
         assert!(top.is_as_before());
-        assert!(top.seen().contains(BACK[0]));
+        top.wait_until(|seen| seen.contains(BACK[0]));
         let seen = top.seen().len();
         top.signal(rustix::process::Signal::CONT);
         while !top.seen().get(seen..).is_some_and(|since| since.contains("memory")) {
@@ -297,9 +306,9 @@ fn a_benchmark_can_be_watched() {
     bench.wait_for("memory");
     assert_eq!(bench.end(), Some(0), "{}", bench.screen());
     // The result comes after it, on the screen that was there before.
-    let seen = bench.seen();
-    let (_, result) = seen.rsplit_once(BACK[0]).unwrap();
-    assert!(result.contains("ssd") && result.contains("p50"), "{result}");
+    let result =
+        |seen: &str| seen.rsplit_once(BACK[0]).is_some_and(|(_, r)| r.contains("ssd") && r.contains("p50"));
+    bench.wait_until(result);
     assert!(left_in(dir.path()).is_empty());
 }
 
@@ -323,9 +332,8 @@ fn a_benchmark_that_is_watched_can_be_interrupted() {
             bench.signal(rustix::process::Signal::TERM)
         }
         assert_eq!(bench.end(), Some(130), "{}", bench.screen());
-        let seen = bench.seen();
-        let (_, after) = seen.split_once(BACK[0]).unwrap();
-        assert!(after.contains("stopping, which takes seconds"), "{after}");
+        let is_said = |after: &str| after.contains("stopping, which takes seconds");
+        bench.wait_until(|seen| seen.split_once(BACK[0]).is_some_and(|(_, after)| is_said(after)));
         assert!(left_in(dir.path()).is_empty());
     }
 }

@@ -35,18 +35,15 @@ fn is_not_noticed(ear: &Ear, url: &str, port: u16, times: u64) -> (Cache, String
 }
 
 fn works(cache: &Cache) {
-    let begin = Instant::now();
-    let mut longest = Duration::ZERO;
-    for n in 0..2000 {
-        let key = format!("k{n}");
-        let begin = Instant::now();
-        cache.put(&key, vec![1; 100]).unwrap();
-        assert!(cache.get(&key).unwrap().is_some());
-        longest = longest.max(begin.elapsed());
-    }
-    // Far less than any wait for a network: of all of them, and of one that waited for something.
-    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
-    assert!(longest < Duration::from_millis(500), "{longest:?}");
+    let ((), all) = timed(|| {
+        for n in 0..2000 {
+            let key = format!("k{n}");
+            cache.put(&key, vec![1; 100]).unwrap();
+            assert!(cache.get(&key).unwrap().is_some());
+        }
+    });
+    // Some milliseconds; and far less than any wait for a network, though it were one alone that waits.
+    assert!(all < Duration::from_secs(1), "{all:?}");
 }
 
 /// It reports by itself once the cause is gone, and says so once.
@@ -128,9 +125,8 @@ fn a_server_that_hangs_goes_on_one_day() {
     server.signal(rustix::process::Signal::STOP);
     until("it fails", || failed(&cache) > 0);
     works(&cache);
-    let begin = Instant::now();
-    let other = reporting(&server.url(), "two").open().unwrap();
-    assert!(close(&other) < CLOSE && begin.elapsed() < CLOSE);
+    let (closing, both) = timed(|| close(&reporting(&server.url(), "two").open().unwrap()));
+    assert!(closing < CLOSE && both < CLOSE, "{closing:?} {both:?}");
     server.signal(rustix::process::Signal::CONT);
     recovers(&ear, &cache, server.port);
     assert!(close(&cache) < CLOSE);

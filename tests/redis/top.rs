@@ -59,7 +59,10 @@ fn a_store_is_shown_by_what_it_reports() {
     let document = top(&["--redis", &server.url(), "--json"]);
     told(&document, 0);
     let document: serde_json::Value = serde_json::from_slice(&document.stdout).unwrap();
-    assert_eq!((&document["instance"], &document["figures"]["items"]), (&"web-1".into(), &2_000.0.into()));
+    assert_eq!((&document["instance"], &document["figures"]["items"]), (&"web-1".into(), &2_000.into()));
+    for word in ["store", "host"] {
+        assert!(document["figures"][word].is_string(), "{word}: {document}");
+    }
     let done = cache.optimizer().history().iter().map(|r| r.outcomes.len()).sum::<usize>();
     let history = document["history"].as_array().unwrap();
     assert_eq!(history.is_empty(), done == 0, "{history:?}");

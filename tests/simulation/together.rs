@@ -353,6 +353,9 @@ fn threads_on_a_simulated_disk_whose_power_is_cut() {
     );
     counted("plans of threads and power cuts", ran, ROUNDS, begun.elapsed());
     assert!(ran >= 5, "the machine is too slow to say anything: {ran} plans");
-    assert!(crashes > ran, "no power was cut in the middle");
-    assert!(turns > 0, "the optimizer never did anything");
+    // Not each plan has them; of so many drawn ones some do.
+    if one.is_none() && ran >= ROUNDS / 2 {
+        assert!(crashes > ran, "no power was cut in the middle");
+        assert!(turns > 0, "the optimizer never did anything");
+    }
 }

@@ -1,6 +1,8 @@
 //! What answers may be anybody's program: nothing of it is believed.
 
 use super::*;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What listens and answers with nonsense is an error, not a panic, nor a wait for ever.
 #[test]
@@ -116,7 +118,11 @@ fn what_is_said_has_nothing_in_it_that_a_terminal_obeys() {
 #[test]
 fn who_is_sent_more_than_there_can_be_does_not_take_it() {
     let dir = tempfile::tempdir().unwrap();
-    let items = frame(2, &format!("{{\"items\":[\"{}\"]}}", "x".repeat(1 << 20)));
+    let item = format!(
+        "{{\"key\":\"{}\",\"tier\":\"ssd\",\"content_type\":\"binary\",\"bytes\":1,\"expires_at_ms\":null,\"version\":1}}",
+        "00".repeat(1 << 19)
+    );
+    let items = frame(2, &format!("{{\"items\":[{item}]}}"));
     let finding = frame(
         2,
         &format!(
@@ -142,4 +148,56 @@ fn who_is_sent_more_than_there_can_be_does_not_take_it() {
     }
     assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
     server.join().unwrap();
+}
+
+/// A part whose values take many times the bytes that they come with; pages of which none has an item, each behind the one
+/// before; and a verification that gets a record further with every frame.
+#[test]
+fn who_is_told_for_ever_that_it_goes_on_does_not_wait_for_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    let many = frame(2, &format!("{{\"items\":[{}[]]}}", "[],".repeat(5 << 20)));
+    let done: Vec<u8> =
+        (0..5_000).flat_map(|done| frame(2, &format!("{{\"done\":{done},\"of\":{}}}", u64::MAX))).collect();
+    let listener = UnixListener::bind(dir.path().join("socket")).unwrap();
+    let over = Arc::new(AtomicBool::new(false));
+    let server = std::thread::spawn({
+        let over = over.clone();
+        move || {
+            let mut asked: u64 = 0;
+            for stream in listener.incoming().map_while(Result::ok) {
+                if over.load(Ordering::SeqCst) {
+                    return asked;
+                }
+                let mut head = [0; 8];
+                // Whoever looks who it is asks nothing.
+                if (&stream).read_exact(&mut head).is_err() {
+                    continue;
+                }
+                let mut body = vec![0; u32::from_le_bytes(head[4..].try_into().unwrap()) as usize];
+                (&stream).read_exact(&mut body).unwrap();
+                let next = frame(3, &format!("{{\"unread\":{},\"next\":{{\"shard\":{asked}}}}}", u64::MAX));
+                let answer = match asked {
+                    0 => &many,
+                    1 => &done,
+                    _ => &next,
+                };
+                let _ = (&stream).write_all(answer);
+                asked += 1;
+            }
+            asked
+        }
+    });
+    let store = OpenStore::find([dir.path()]).unwrap();
+    let began = Instant::now();
+    let list = || store.list(b"", |_| ControlFlow::Continue(())).map(drop);
+    let failed = [list(), store.verify(|_| {}).map(drop), list()];
+    let said = failed.map(|failed| failed.unwrap_err().to_string());
+    assert!(said[0].contains("too many values"), "{}", said[0]);
+    assert!(said[1].contains("no end of how far"), "{}", said[1]);
+    assert!(said[2].contains("no end of pages"), "{}", said[2]);
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+    over.store(true, Ordering::SeqCst);
+    drop(UnixStream::connect(dir.path().join("socket")).unwrap());
+    let asked = server.join().unwrap();
+    assert!((1_000..5_000).contains(&asked), "{asked}");
 }

@@ -15,7 +15,7 @@ pub const OK: u8 = 0;
 pub const NOT_FOUND: u8 = 1;
 /// The command line or the configuration is wrong.
 pub const USAGE: u8 = 2;
-/// The store is open elsewhere.
+/// The store is open elsewhere, or is not though it has to be.
 pub const LOCKED: u8 = 3;
 /// The disk or the store failed.
 pub const FAILED: u8 = 4;
@@ -28,7 +28,8 @@ Exit codes:
     0  done
     1  a key was not found, or a value or the store was found damaged
     2  the command line or the configuration is wrong
-    3  the store is open in another process
+    3  the store is open in another process; top and history: it is open in none,
+       or that does not answer
     4  the disk or the store failed
   130  interrupted";
 

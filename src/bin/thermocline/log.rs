@@ -3,6 +3,7 @@
 //! | part | job |
 //! |---|---|
 //! | `rolling` | the file, and those that were set aside |
+//! | `descriptor` | what is open already: `/dev/stderr` |
 //! | here | lines wait for a thread that writes them |
 //!
 //! A thread writes, so that a slow disk under the log keeps nobody waiting; where it cannot keep up, lines are left out, and
@@ -12,13 +13,16 @@
 //! be written any more, the command goes on; the end of the command waits [`LEAVE`] at most for what was said. A crash loses
 //! the lines that were not written yet.
 
+mod descriptor;
 mod rolling;
 
 use crate::failure::Failure;
 use parking_lot::{Condvar, Mutex};
 use rolling::Rolling;
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::io::{self, Write};
+use std::os::unix::fs::FileTypeExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use thermocline::config::{LogConfig, LogLevel};
@@ -47,10 +51,13 @@ impl Drop for Log {
 pub fn start(config: &LogConfig) -> Result<Log, Failure> {
     let Some(path) = &config.file else { return Ok(Log { lines: None }) };
     let rolling = Rolling::open(path, config).map_err(|e| match e.raw_os_error() {
-        Some(code) if code == rustix::io::Errno::NXIO.raw_os_error() => Failure::usage(format!(
-            "{}: it is a pipe that nobody reads: start its reader first, or name a file",
-            path.display()
-        )),
+        Some(code) if code == rustix::io::Errno::NXIO.raw_os_error() => {
+            let what = match std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_socket()) {
+                true => "it is a socket, which is not opened as a file is: name a file",
+                false => "it is a pipe that nobody reads: start its reader first, or name a file",
+            };
+            Failure::usage(format!("{}: {what}", path.display()))
+        }
         _ => Failure::given("write the log", path, &e),
     })?;
     let lines = Arc::<Lines>::default();
@@ -146,13 +153,35 @@ struct Writer(Arc<Lines>);
 
 impl Write for Writer {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.add(line);
+        self.0.add(&one_line(line));
         Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// A line whose values may have ends of lines in them, as a path may: those are shown as `\n`, or whoever names a file could
+/// make a line of the log.
+fn one_line(line: &[u8]) -> Cow<'_, [u8]> {
+    let (text, end) = match line {
+        [text @ .., b'\n'] => (text, b"\n".as_slice()),
+        text => (text, b"".as_slice()),
+    };
+    if !text.iter().any(|b| matches!(b, b'\n' | b'\r')) {
+        return Cow::Borrowed(line);
+    }
+    let mut one = Vec::with_capacity(line.len() + 8);
+    for byte in text {
+        match byte {
+            b'\n' => one.extend(b"\\n"),
+            b'\r' => one.extend(b"\\r"),
+            byte => one.push(*byte),
+        }
+    }
+    one.extend(end);
+    Cow::Owned(one)
 }
 
 #[cfg(test)]
@@ -209,5 +238,21 @@ mod tests {
         let begin = Instant::now();
         lines.end(Duration::from_secs(60));
         assert!(begin.elapsed() < Duration::from_secs(5));
+    }
+
+    #[test]
+    fn a_value_cannot_make_a_line() {
+        let lines = Arc::<Lines>::default();
+        let writer = lines.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_writer(move || Writer(writer.clone())).with_ansi(false);
+        tracing::subscriber::with_default(subscriber.finish(), || {
+            tracing::warn!(path = %"/a\n2026-11-22T00:00:00Z  INFO forged\r", "a word\nof two lines");
+        });
+        let waiting = lines.waiting.lock();
+        let text = String::from_utf8(waiting.lines.iter().flatten().copied().collect()).unwrap();
+        assert_eq!(text.find('\n'), Some(text.len() - 1), "{text}");
+        assert!(!text.contains('\r') && text.contains("/a\\n2026-11-22T00:00:00Z  INFO forged\\r"), "{text}");
+        assert_eq!(&*one_line(b"whole\n"), b"whole\n");
     }
 }

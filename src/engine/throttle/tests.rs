@@ -239,7 +239,7 @@ impl thermocline_storage::container::Supply for Held {
 
 /// A tier that is full, and has room as soon as somebody asks for it.
 #[test]
-fn who_was_held_up_does_not_come_too_late_for_room_nor_make_the_disk_seem_slow() -> Done {
+fn who_was_held_up_does_not_come_too_late_for_room_nor_make_the_disk_seem_slow() -> Try {
     let dir = tempfile::tempdir()?;
     let mut builder = Cache::builder().memory(MIB).ssd(dir.path(), 16 * MIB);
     builder.config_mut().storage.segment_size = Some(MIB);
@@ -269,7 +269,7 @@ fn who_was_held_up_does_not_come_too_late_for_room_nor_make_the_disk_seem_slow()
 
 /// What a pack waits for the brake is no time of its write.
 #[test]
-fn the_time_of_a_pack_is_not_that_of_the_brake() -> Done {
+fn the_time_of_a_pack_is_not_that_of_the_brake() -> Try {
     let dir = tempfile::tempdir()?;
     let mut slow = builder(dir.path());
     slow.config_mut().storage.migration_bytes_per_second = 128 << 10;

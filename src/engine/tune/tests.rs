@@ -1,6 +1,8 @@
 use super::*;
 use crate::engine::testkit::{MIB, Try, action, builder, done, open, open_with_clock, script};
 use crate::{Cache, Received};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 #[test]
 fn memory_over_its_threshold_is_freed_and_nothing_is_lost() -> Try {
@@ -428,11 +430,11 @@ fn a_sample_has_what_the_disks_did() -> Try {
 
 /// Beats are ten seconds apart, and the first may come right after the use.
 #[test]
-fn nothing_leaves_before_it_is_as_old_as_was_asked_for() -> Done {
+fn nothing_leaves_before_it_is_as_old_as_was_asked_for() -> Try {
     for (age, beats) in [(1, 2), (10, 2), (15, 3), (20, 3), (21, 4)] {
         let dir = tempfile::tempdir()?;
         let sensors = script(9, |_, r| r.process.anonymous = Some(100 * MIB));
-        let (cache, clock) = open(builder(dir.path()).sensors(sensors))?;
+        let (cache, clock) = open_with_clock(builder(dir.path()).sensors(sensors))?;
         let engine = cache.engine();
         cache.put("k", "v")?;
         cache.flush()?;
@@ -456,8 +458,8 @@ fn nothing_leaves_before_it_is_as_old_as_was_asked_for() -> Done {
 
 /// Counts how often they are looked at, by a clock that is given.
 struct Watched {
-    ms: Arc<std::sync::atomic::AtomicU64>,
-    looks: Arc<std::sync::atomic::AtomicU64>,
+    ms: Arc<AtomicU64>,
+    looks: Arc<AtomicU64>,
 }
 
 impl Sensors for Watched {
@@ -474,11 +476,11 @@ impl Sensors for Watched {
 
 /// A look takes its differences from the one before, so what is refused may not look: the next turn would miss that time.
 #[test]
-fn a_turn_that_comes_too_soon_does_not_look() -> Done {
+fn a_turn_that_comes_too_soon_does_not_look() -> Try {
     let dir = tempfile::tempdir()?;
-    let (ms, looks) = <(Arc<_>, Arc<std::sync::atomic::AtomicU64>)>::default();
+    let (ms, looks) = <(Arc<_>, Arc<AtomicU64>)>::default();
     let sensors = Watched { ms: Arc::clone(&ms), looks: looks.clone() };
-    let (cache, _) = open(builder(dir.path()).sensors(sensors))?;
+    let cache = open(builder(dir.path()).sensors(sensors))?;
     for (at, turn, looked) in
         [(100_000, false, 1), (100_500, false, 1), (101_000, true, 2), (101_999, false, 2)]
     {

@@ -5,7 +5,7 @@
 //! in it but where the server is.
 
 use super::target::Target;
-use super::wire::{Connection, Dress, refused, text};
+use super::wire::{Connection, Dress, Failed, refused, text};
 use crate::config::{RedisConfig, RedisUrl};
 use redis::{Cmd, Value, cmd};
 use std::sync::Arc;
@@ -105,9 +105,24 @@ impl RedisReader {
         self.connection.as_mut().ok_or_else(|| "it cannot be reached".to_owned())
     }
 
-    /// One round trip. After a failure the next one connects anew.
+    /// A try at it. The error outside is that nobody could be asked.
+    fn send(&mut self, commands: &[Cmd]) -> Result<Result<Vec<Value>, Failed>, String> {
+        let answer = self.connected()?.ask(commands);
+        if answer.is_err() {
+            self.connection = None;
+        }
+        Ok(answer)
+    }
+
+    /// One round trip. After a failure the next one connects anew, and so does this one, once, if the server ended a
+    /// connection that was kept: it does not keep what is idle (`timeout` in its configuration), or began anew.
     fn ask(&mut self, commands: &[Cmd]) -> Result<Vec<Value>, String> {
-        let replies = self.connected()?.ask(commands).inspect_err(|_| self.connection = None)?;
+        let was_kept = self.connection.is_some();
+        let mut answer = self.send(commands)?;
+        if was_kept && matches!(answer, Err(Failed { ended: true, .. })) {
+            answer = self.send(commands)?;
+        }
+        let replies = answer.map_err(|e| e.why)?;
         match replies.iter().find_map(refused) {
             Some(e) => Err(format!("it refuses to tell: {}", text(e, &self.target))),
             None => Ok(replies),

@@ -41,12 +41,12 @@ impl fmt::Display for Target {
 }
 
 impl Target {
-    /// A text without the password.
+    /// A text without password and user. The longer of them first: the other may be a part of it.
     pub(super) fn conceal(&self, text: &str) -> String {
-        match &self.password {
-            Some(password) => text.replace(password.as_str(), "***"),
-            None => text.to_owned(),
-        }
+        let mut secrets: Vec<&str> = self.password.iter().chain(&self.user).map(String::as_str).collect();
+        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+        let hide = |text: String, secret: &&str| text.replace(*secret, "***");
+        secrets.iter().filter(|secret| !secret.is_empty()).fold(text.to_owned(), hide)
     }
 
     /// Takes a URL apart, or says what is wrong with it and what would be right.

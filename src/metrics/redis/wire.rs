@@ -190,7 +190,7 @@ impl Connection {
         commands.push(select);
         commands.push(redis::cmd("TIME"));
         let begun = Instant::now();
-        let replies = self.ask(&commands)?;
+        let replies = self.ask(&commands).map_err(|e| e.why)?;
         // Who may not ask for the time goes by the clock of this machine.
         let vital = replies.len().saturating_sub(1);
         // The first that failed is the cause of the others.
@@ -231,10 +231,10 @@ impl Connection {
     }
 
     /// One round trip: all commands, then all replies. Commands that the server refused are among the replies.
-    pub(super) fn ask(&mut self, commands: &[Cmd]) -> Result<Vec<Value>, String> {
+    pub(super) fn ask(&mut self, commands: &[Cmd]) -> Result<Vec<Value>, Failed> {
         let mut packed = Vec::new();
         commands.iter().for_each(|command| command.write_packed_command(&mut packed));
-        self.send(&packed, commands.len()).map_err(|e| e.why)
+        self.send(&packed, commands.len())
     }
 
     pub(super) fn send(&mut self, packed: &[u8], replies: usize) -> Result<Vec<Value>, Failed> {
@@ -291,7 +291,7 @@ pub(super) fn refused(reply: &Value) -> Option<&redis::ServerError> {
     }
 }
 
-/// What an error says, in a line without the password, which some servers repeat with the rest of what they were sent.
+/// What an error says, in a line without user and password, which some servers repeat with the rest of what they were sent.
 pub(super) fn text(e: &redis::ServerError, target: &Target) -> String {
     let details = e.details().into_iter().flat_map(|details| [" ", details]);
     said(e.code().chars().chain(details.flat_map(str::chars)), target)
@@ -360,7 +360,7 @@ mod tests {
         let timed = Timed { socket, stop: Arc::default(), until: begin + time, left: MOST_REPLIED };
         let (stream, parser) = (Stream::Plain(timed), Parser::new());
         let mut connection = Connection { stream, parser, clock: None, closing: true };
-        let result = connection.ask(&[redis::cmd("PING")]).map(|_| ());
+        let result = connection.ask(&[redis::cmd("PING")]).map(drop).map_err(|e| e.why);
         let took = begin.elapsed();
         drop(connection);
         server.join().unwrap();
@@ -415,6 +415,11 @@ mod tests {
         let endless = [b"-".as_slice(), &[b'X'; 1 << 20], b"\r\n"].concat();
         assert_eq!(text(&error(&endless), &target()).len(), MOST_SAID);
         // At the end of what is said, where the rest of it would be cut off.
+        let named =
+            error(b"-NOPERM User monitor has no permissions to run 'hgetall', says monitor-s3cret\r\n");
+        let with_user = Target::parse("redis://monitor:monitor-s3cret@h").unwrap();
+        let shown = text(&named, &with_user);
+        assert_eq!(shown, "NOPERM User *** has no permissions to run 'hgetall', says ***");
         let repeated = format!("-ERR {}s3cret\r\n", "x".repeat(MOST_SAID - 8));
         let shown = text(&error(repeated.as_bytes()), &target());
         assert!(!shown.contains("s3c") && shown.ends_with("x***"), "{shown}");

@@ -8,6 +8,7 @@
 //! aside, and only a file that still is FILE. A crash in the middle of renaming leaves a number out, which the next renaming
 //! closes.
 
+use super::descriptor::{duplicate, write_whole};
 use rustix::fs::{FlockOperation, OFlags, flock};
 use std::fs::{File, Metadata, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
@@ -120,6 +121,14 @@ impl Rolling {
         // From the oldest on, up to the first number that is free: so one that cannot be renamed, however often that is tried,
         // pushes none of the others out. One that is kept no longer is replaced.
         let free = (1..last).find(|n| std::fs::symlink_metadata(number(*n)).is_err()).unwrap_or(last);
+        // Not even out of the way.
+        for n in 1..=free {
+            match std::fs::symlink_metadata(number(n)) {
+                Ok(found) if !found.is_file() => return Err(ErrorKind::AlreadyExists.into()),
+                Ok(_) => {}
+                Err(e) => gone_is_fine(Err(e))?,
+            }
+        }
         for n in (1..free).rev() {
             gone_is_fine(std::fs::rename(number(n), number(n + 1)))?;
         }
@@ -141,7 +150,7 @@ impl Write for Rolling {
             self.roll_at = now + LOOK;
         }
         self.day = today;
-        self.file.write_all(line)?;
+        write_whole(&self.file, line)?;
         self.len += more;
         Ok(line.len())
     }
@@ -153,6 +162,10 @@ impl Write for Rolling {
 
 /// The file that is written to.
 fn newest(path: &Path, mode: u32) -> io::Result<(File, Metadata)> {
+    if let Some(file) = duplicate(path) {
+        let meta = file.metadata()?;
+        return Ok((file, meta));
+    }
     // A pipe that nobody reads is not waited for.
     let mut how = OpenOptions::new();
     how.append(true).create(true).mode(mode).custom_flags(OFlags::NONBLOCK.bits() as i32);
@@ -270,6 +283,9 @@ mod tests {
         let path = dir.path().join("l");
         let open = || Rolling::open(&path, &config(LogRotation::Size, 10, 5)).unwrap();
         let (mut one, mut two) = (open(), open());
+        // However long this takes, none of them looks.
+        let never = Instant::now() + Duration::from_secs(3600);
+        (one.look_at, two.look_at) = (never, never);
         one.write_all(b"12345678").unwrap();
         two.write_all(b"abcdefgh").unwrap();
         // Each takes its own lines for all there are; the second finds that it was done.
@@ -399,6 +415,31 @@ mod tests {
         log.max_size = 1;
         log.write_all(b"newer").unwrap();
         assert_eq!(files(dir.path()), named([("l", "newer"), ("l.1", "new"), ("l.2", "two")]));
+    }
+
+    #[test]
+    fn what_is_no_file_keeps_its_name_and_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("l");
+        let is_there = |name: &str| std::fs::symlink_metadata(dir.path().join(name)).is_ok();
+        for keep in [3, 2] {
+            let mut log = Rolling::open(&path, &config(LogRotation::Size, 10, keep)).unwrap();
+            for make in [
+                |at: &Path| std::fs::create_dir(at).unwrap(),
+                |at: &Path| std::os::unix::fs::symlink("/nowhere", at).unwrap(),
+            ] {
+                make(&dir.path().join("l.1"));
+                log.roll_at = Instant::now();
+                log.write_all(b"12345678").unwrap();
+                log.roll_at = Instant::now();
+                log.write_all(b"12345678").unwrap();
+                let kind = std::fs::symlink_metadata(dir.path().join("l.1")).unwrap().file_type();
+                assert!(!kind.is_file() && is_there("l") && !is_there("l.2"), "{keep} {kind:?}");
+                let away = if kind.is_dir() { std::fs::remove_dir } else { std::fs::remove_file };
+                away(dir.path().join("l.1")).unwrap();
+            }
+        }
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 64);
     }
 
     #[test]

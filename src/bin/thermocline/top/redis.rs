@@ -7,10 +7,10 @@ use super::snapshot::{Snapshot, Turn};
 use super::source::Source;
 use crate::failure::{Failure, LOCKED};
 use crate::show;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Number, Value, json};
 use std::time::{Duration, Instant};
 use thermocline::config::RedisUrl;
-use thermocline::metrics::{RedisReader, RedisReport};
+use thermocline::metrics::{Kind, RedisReader, RedisReport, metrics};
 
 /// Decisions that are asked for.
 const DECISIONS: usize = 32;
@@ -18,6 +18,11 @@ const DECISIONS: usize = 32;
 const PAUSE: Duration = Duration::from_millis(500);
 /// How long a report may stay away that names no interval.
 const INTERVAL: Duration = Duration::from_secs(10);
+
+/// Numbers of a report and of its decisions that are no metrics.
+const NUMBERS: [&str; 5] = ["pid", "interval_seconds", "time_ms", "number", "pressure"];
+/// What the flat list has of a latency.
+const PARTS: [&str; 7] = ["_count", "_sum", "_max", "_p50", "_p90", "_p99", "_p999"];
 
 /// An instance, by the name that it reports under.
 #[derive(Debug)]
@@ -80,10 +85,6 @@ impl Fleet {
     /// What it has reported last, for programs.
     pub fn document(&mut self) -> Result<Value, Failure> {
         let report = self.report()?;
-        let value = |text: &String| text.parse::<f64>().map_or_else(|_| json!(text), |n| json!(n));
-        let object = |of: &[(String, String)]| -> Map<String, Value> {
-            of.iter().map(|(name, text)| (name.clone(), value(text))).collect()
-        };
         let history: Vec<Value> = report.decisions.iter().map(|d| Value::Object(object(d))).collect();
         Ok(json!({ "instance": self.instance, "figures": object(&report.fields), "history": history }))
     }
@@ -139,8 +140,34 @@ impl Source for Fleet {
     }
 }
 
+/// Fields for programs: what counts or measures as a number, and everything else as it came, however much a name, an id or a
+/// word looks like one.
+fn object(of: &[(String, String)]) -> Map<String, Value> {
+    let value = |name: &str, text: &str| number(name, text).map_or_else(|| json!(text), Value::Number);
+    of.iter().map(|(name, text)| (name.clone(), value(name, text))).collect()
+}
+
+/// The number that a field is, to its last digit. `None`: it is none, by its name or by what it says.
+fn number(name: &str, text: &str) -> Option<Number> {
+    if !NUMBERS.contains(&name) && !is_metric(name) {
+        return None;
+    }
+    let whole = text.parse::<u64>().map(Number::from).or_else(|_| text.parse::<i64>().map(Number::from));
+    whole.ok().or_else(|| Number::from_f64(text.parse().ok()?))
+}
+
+/// Whether a field has the name of a metric, as the flat list has it.
+fn is_metric(field: &str) -> bool {
+    let name = field.split_once('{').map_or(field, |(name, _)| name);
+    metrics().iter().any(|metric| match name.strip_prefix(metric.name) {
+        Some("") => metric.kind != Kind::Histogram,
+        Some(part) => metric.kind == Kind::Histogram && PARTS.contains(&part),
+        None => false,
+    })
+}
+
 fn snapshot(at: Instant, report: &RedisReport) -> Snapshot {
-    let number = |(name, text): &(String, String)| Some((show::safe(name), text.parse::<f64>().ok()?));
+    let number = |(name, text): &(String, String)| Some((show::safe(name), number(name, text)?.as_f64()?));
     let mut turns: Vec<Turn> = Vec::new();
     let mut before = None;
     for decision in &report.decisions {
@@ -207,5 +234,31 @@ mod tests {
         assert_eq!(look.turns.len(), 1);
         assert_eq!(look.turns[0].actions, ["TrimAllocator: memory\\x1b[2J (not done: no)"]);
         assert_eq!((look.turns[0].pressure, &*look.turns[0].strategy), (Some(0.42), "balanced"));
+    }
+
+    #[test]
+    fn only_what_counts_or_measures_is_a_number() {
+        let all = [
+            ("store", "1234e567"),
+            ("host", "10"),
+            ("because", "nan"),
+            ("items", "18446744073709551615"),
+            ("dirty_bytes", "inf"),
+            ("get_seconds_p99{tier=\"ssd\"}", "0.001"),
+            ("get_seconds_p98{tier=\"ssd\"}", "7"),
+            ("pressure", "not known"),
+            ("time_ms", "-5"),
+        ];
+        let shown = object(&all.map(|(name, text)| (name.to_owned(), text.to_owned())));
+        let wanted = json!({
+            "store": "1234e567", "host": "10", "because": "nan", "items": u64::MAX, "dirty_bytes": "inf",
+            "get_seconds_p99{tier=\"ssd\"}": 0.001, "get_seconds_p98{tier=\"ssd\"}": "7",
+            "pressure": "not known", "time_ms": -5,
+        });
+        assert_eq!(Value::Object(shown), wanted);
+        // All that a store reports of its metrics is one.
+        let stats = thermocline::Cache::builder().memory(16 << 20).open().unwrap().stats();
+        let fields = thermocline::metrics::samples(&stats).flat_map(|sample| sample.fields());
+        assert!(fields.map(|(name, text)| assert!(number(&name, &text).is_some(), "{name}")).count() > 50);
     }
 }

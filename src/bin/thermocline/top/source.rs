@@ -2,7 +2,7 @@
 
 use super::snapshot::Snapshot;
 use crate::elsewhere;
-use crate::failure::Failure;
+use crate::failure::{Failure, LOCKED};
 use serde_json::Value;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -53,8 +53,9 @@ impl Source for Socket {
     fn look(&mut self) -> Result<Snapshot, Failure> {
         let (figures, turns) = self.ask()?;
         let snapshot = Snapshot::read(Instant::now(), &figures, &turns);
-        snapshot.ok_or_else(|| {
-            Failure::failed(format!("{}: the figures of the store make no sense", self.name()))
+        snapshot.ok_or_else(|| Failure {
+            code: LOCKED,
+            message: format!("{}: the figures of the store make no sense", self.name()),
         })
     }
 }

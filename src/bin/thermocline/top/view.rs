@@ -40,7 +40,7 @@ impl View<'_> {
     pub fn lines(&self, width: u16, height: u16) -> Vec<Line<'static>> {
         let between = Between::new(self.before, self.now);
         let mut lines = vec![self.head(&between)];
-        lines.extend(self.trouble.map(|why| Line::styled(format!("no answer: {why}"), alarm())));
+        lines.extend(self.trouble.map(|why| Line::styled(format!("no answer: {}", one_line(why)), alarm())));
         lines.extend(troubles(self.now));
         let blocks = [tiers(&between, width), flow(&between), latencies(&between), compression(&between)];
         // A line between two blocks is worth having where all fit.
@@ -66,7 +66,7 @@ impl View<'_> {
             " gets {}  hits {hits}  puts {}  {items}  {}{process}",
             rate("gets_total"),
             rate("puts_total"),
-            self.name
+            one_line(self.name)
         );
         Line::from(vec![
             Span::styled(format!("[{}]", self.keys), Style::new().add_modifier(Modifier::REVERSED)),
@@ -295,6 +295,11 @@ pub fn plain(view: &View<'_>, width: u16) -> String {
     text
 }
 
+/// What others say, or paths, in the one line that there is for it, with nothing in it that a terminal would obey.
+fn one_line(text: &str) -> String {
+    show::safe(&text.replace('\n', " "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::snapshot::tests::two_looks;
@@ -373,6 +378,18 @@ mod tests {
             assert_eq!(look.numbers.iter_mut().filter_map(reads).count(), 2);
         }
         assert!(!row(&before, &now).contains("0 B/s"), "{}", row(&before, &now));
+    }
+
+    #[test]
+    fn nothing_reaches_the_terminal_that_it_would_obey() {
+        let (_, now) = two_looks();
+        let odd = View { name: "/a\u{202e}b", trouble: Some("c\u{2066}\u{1b}[2J\nd"), ..view(None, &now) };
+        let text = plain(&odd, 200);
+        assert!(
+            text.contains(r"/a\xe2\x80\xaeb") && text.contains(r"no answer: c\xe2\x81\xa6\x1b[2J d"),
+            "{text}"
+        );
+        assert!(!text.contains(['\u{202e}', '\u{2066}', '\u{1b}']), "{text:?}");
     }
 
     #[test]
