@@ -268,6 +268,8 @@ impl Engine {
     ) -> Result<(Vec<Option<Written>>, Batch<'_>), StorageError> {
         let needed: u64 = (0..supply.len()).map(|n| supply.bytes(n)).sum();
         let (mut rounds, mut own, mut in_vain) = (0, 0, 0);
+        // Containers from this one on were made since this was tried first.
+        let mut from = None;
         let mut without_number = 0;
         if urgent && purpose != Purpose::Reclaim {
             self.keep_to_items(tier);
@@ -309,7 +311,10 @@ impl Engine {
                             let more_than = if without_number % 3 == 0 { numbers } else { 0 };
                             self.make_number(tier.tier(), more_than)
                         }
-                        _ => self.make_room(tier.tier(), needed, own >= SOFT),
+                        _ => {
+                            let from = *from.get_or_insert_with(|| self.catalog.containers.next_id());
+                            self.make_room_beside(tier.tier(), needed, own >= SOFT, from)
+                        }
                     };
                     match freed {
                         // There is room to be had, so nothing need be lost for want of it: it only comes too late.

@@ -64,6 +64,9 @@ pub(super) enum Freed {
     Nothing,
 }
 
+/// Where all containers that are empty are room.
+const ALL: u64 = u64::MAX;
+
 /// How a reclaim goes about it.
 #[derive(Debug, Clone, Copy)]
 struct Haste {
@@ -73,6 +76,8 @@ struct Haste {
     hard: bool,
     /// Until when batches under way are waited for, those of all containers together; `None`: not at all.
     until: Option<Instant>,
+    /// Of which container on those that are empty are no room: see [`drop_empty`](Engine::drop_empty).
+    from: u64,
 }
 
 /// What became of the empty containers of a tier.
@@ -148,7 +153,7 @@ impl Engine {
     pub(super) fn reclaim_step(&self, tier: Tier) -> Result<bool> {
         let Some(tier) = self.tier(tier) else { return Ok(false) };
         self.claims(tier.tier()).tick();
-        match self.drop_empty(tier, None) {
+        match self.drop_empty(tier, None, ALL) {
             Dropped::Some => return Ok(true),
             // Their space is as good as free, and what is kept of further ones would take the reserve meanwhile.
             Dropped::Soon => return Ok(false),
@@ -159,7 +164,7 @@ impl Engine {
             Dropped::None => {}
         }
         let hard = self.is_in_vain(tier);
-        Ok(self.reclaim_one(tier, Haste { urgent: false, hard, until: None })? == Freed::Room)
+        Ok(self.reclaim_one(tier, Haste { urgent: false, hard, until: None, from: ALL })? == Freed::Room)
     }
 
     /// Whether copying to the tier's head what is hot has made no room, so that nothing more is to be kept.
@@ -194,19 +199,25 @@ impl Engine {
     /// Makes room in a tier whose limit is reached, on behalf of somebody who waits. `hard`: nothing goes back to the
     /// head, so that each container dropped is room gained.
     pub(super) fn make_room(&self, tier: Tier, needed: u64, hard: bool) -> Freed {
+        self.make_room_beside(tier, needed, hard, ALL)
+    }
+
+    /// The same for who has tried to write before: what is empty of the containers from that one on may be what the try
+    /// left, and the next leaves as much.
+    pub(super) fn make_room_beside(&self, tier: Tier, needed: u64, hard: bool, from: u64) -> Freed {
         let Some(tier) = self.tier(tier) else { return Freed::Nothing };
         if needed > tier.max_record().saturating_mul(4).max(64 << 20) && tier.usage().limit.is_some() {
             return Freed::Nothing;
         }
         self.claims(tier.tier()).tick();
         let until = Some(self.drop_wait());
-        match self.drop_empty(tier, until) {
+        match self.drop_empty(tier, until, from) {
             Dropped::Some => return Freed::Room,
             // What were emptied now would wait for the same batches, and might be lost for nothing.
             Dropped::Soon => return Freed::Later,
             Dropped::None => {}
         }
-        self.reclaim_one(tier, Haste { urgent: true, hard, until }).unwrap_or_else(|e| {
+        self.reclaim_one(tier, Haste { urgent: true, hard, until, from }).unwrap_or_else(|e| {
             let name = tier.tier();
             self.log.warn("reclaim", || format!("the {name} tier cannot make room: {e}"));
             Freed::Nothing
@@ -219,8 +230,10 @@ impl Engine {
     }
 
     /// Drops empty containers of a tier: all, or as many as it can in [`DROP_TIME`], for after a `clear` there may be tens of
-    /// thousands. One that cannot be deleted stays, and does not keep the others' space.
-    pub(super) fn drop_empty(&self, tier: &Arc<dyn DiskTier>, until: Option<Instant>) -> Dropped {
+    /// thousands. One that cannot be deleted stays, and does not keep the others' space. Those with the number `from` and
+    /// later ones are dropped too, but do not count: who writes many items at once, and finds no room for the last, leaves
+    /// the others in a container that nothing points into, and would make room of that for ever.
+    pub(super) fn drop_empty(&self, tier: &Arc<dyn DiskTier>, until: Option<Instant>, from: u64) -> Dropped {
         let (mut some, mut soon) = (false, false);
         let enough = Instant::now() + DROP_TIME;
         for claim in self.claims(tier.tier()).empty(|| self.of_tier(tier)) {
@@ -228,7 +241,7 @@ impl Engine {
                 break;
             }
             match self.drop_container(tier, &claim.entry, until) {
-                Ok(true) => some = true,
+                Ok(true) => some |= claim.entry.id < from,
                 Ok(false) => soon |= claim.entry.live() == 0,
                 Err(e) => {
                     let name = tier.tier();
@@ -297,7 +310,7 @@ impl Engine {
             if matches!(choice, Choice::Nothing) {
                 // Everything is in the container that is being appended to.
                 tier.seal().ok();
-                if self.drop_empty(tier, haste.until) == Dropped::Some {
+                if self.drop_empty(tier, haste.until, haste.from) == Dropped::Some {
                     return Ok(Freed::Room);
                 }
                 choice = self.candidate(tier);

@@ -194,7 +194,7 @@ impl Engine {
             self.unlisted(&entry);
         }
         if entry.live() == 0 {
-            self.drop_empty(tier, Some(self.drop_wait()));
+            self.drop_empty(tier, Some(self.drop_wait()), u64::MAX);
             let stays = self.catalog.containers.all().iter().any(|e| e.id == id);
             return if stays { Err(StorageError::Busy(NOT_DROPPED).into()) } else { Ok(()) };
         }

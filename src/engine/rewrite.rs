@@ -120,7 +120,7 @@ impl Engine {
         tiers.sort_by_cached_key(|t| Reverse(self.catalog.containers.of_tier(t.tier()).len()));
         let mut soon = false;
         for tier in &tiers {
-            match self.drop_empty(tier, None) {
+            match self.drop_empty(tier, None, u64::MAX) {
                 // It may be no more than what the last try left behind.
                 Dropped::Some if more_than == 0 || self.has_number(more_than, Instant::now()) => {
                     return Ok(Freed::Room);

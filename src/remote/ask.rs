@@ -56,8 +56,8 @@ const NO_PARTS: &str = "it comes in parts, and should not";
 pub enum Error {
     /// Nobody can be asked: there is no socket, or nobody listens on it.
     #[error(
-        "{}: no socket to ask it by: the program that has it open has `storage.socket = false`, is older, or is opening, \
-         checking or repairing it just now", path.display()
+        "{}: no socket to ask it by: the program that has it open has `storage.socket = false`, was built without \
+         the feature `remote`, is older, or is opening, checking or repairing it just now", path.display()
     )]
     NoSocket {
         /// Where it would be.

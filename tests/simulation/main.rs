@@ -88,8 +88,16 @@ const WENT_WRONG_EARLY: [u64; 1] = [1_795_388_241_006_138];
 /// and forgot it, the next one succeeded, and a crash left the generation under its name, without files, as damage.
 const WENT_WRONG: [u64; 2] = [3_142_256, 3_144_879];
 
+/// And with the optimizer: a batch of which the last item found no room left the others in a container that was empty for
+/// that, and was dropped to make room, again and again; nothing else was reclaimed, and the tier said that it was full.
+const WENT_WRONG_LATELY: [u64; 1] = [2_459_047];
+
 #[test]
 fn lives_that_went_wrong_once() {
+    for seed in WENT_WRONG_LATELY {
+        let lived = life::live(seed, &mut told::Told::default());
+        lived.unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+    }
     for seed in WENT_WRONG_EARLY {
         let lived = life::live_without_later_thoughts(seed, &mut told::Told::default());
         lived.unwrap_or_else(|e| panic!("seed {seed}: {e}"));

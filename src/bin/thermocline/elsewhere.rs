@@ -57,8 +57,8 @@ pub fn nobody(e: Error) -> Failure {
         Error::NoSocket { path } => Failure {
             code: LOCKED,
             message: format!(
-                "{}: nobody to ask: no program has the store open, or the one that has is older, has `storage.socket = \
-                 false`, or is checking it; `thermocline stat` shows what a store holds that is not open",
+                "{}: nobody to ask: no program has the store open, or the one that has is older, was built without the \
+                 feature `remote`, has `storage.socket = false`, or is checking it; `thermocline stat` shows what a store holds that is not open",
                 path.display()
             ),
         },

@@ -131,6 +131,11 @@ impl Containers {
         numbers.left() > least
     }
 
+    /// The id that the next container gets: none that there is has a larger one.
+    pub fn next_id(&self) -> u64 {
+        self.next_id.load(Ordering::Relaxed)
+    }
+
     /// How many numbers may be taken at once for anything but reclaim, those that rest not counted.
     pub fn numbers_left(&self) -> usize {
         self.numbers.lock().left().saturating_sub(FOR_RECLAIM)
