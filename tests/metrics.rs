@@ -299,6 +299,23 @@ fn what_is_counted_is_what_happened() -> Done {
 }
 
 #[test]
+fn what_is_made_is_one_request_and_one_miss() -> Done {
+    // With a disk tier below, which the second look goes to as well, and without.
+    let dir = tempfile::tempdir()?;
+    let memory = || Cache::builder().memory(16 << 20);
+    for cache in [memory().open()?, memory().root(dir.path()).open()?] {
+        for nth in 0..1000 {
+            cache.get_or_put_with(format!("key/{}", nth % 100), || Ok::<_, std::io::Error>("made"))?;
+        }
+        let stats = at_rest(&cache)?;
+        let hits: u64 = Tier::ALL.iter().filter_map(|t| stats.tier(*t)).map(|t| t.hits).sum();
+        let counts = &stats.counts;
+        assert_eq!((counts.gets, hits, counts.misses, counts.made), (1000, 900, 100, 100));
+    }
+    Ok(())
+}
+
+#[test]
 fn a_store_has_metrics_of_what_it_has() -> Done {
     let cache = Cache::builder().memory(16 << 20).open()?;
     cache.put("k", "v")?;

@@ -77,15 +77,22 @@ impl Cache {
     {
         let key = key.as_ref();
         let engine = self.engine();
-        if let Some(got) = engine.get(key)? {
-            return Ok(got.value);
-        }
+        let miss = match engine.look(key)? {
+            Ok(got) => return Ok(got.value),
+            Err(miss) => miss,
+        };
         let lead = match engine.flights.join(engine.ident(key)?, key) {
-            Part::Recursive => return Err(Error::Recursive),
-            Part::Follow(flight) => return engine.flights.wait(&flight),
+            Part::Recursive => {
+                engine.missed(miss);
+                return Err(Error::Recursive);
+            }
+            Part::Follow(flight) => {
+                engine.missed(miss);
+                return engine.flights.wait(&flight);
+            }
             Part::Lead(lead) => lead,
         };
-        // Somebody may have landed between the lookup and the start of this flight.
+        // Somebody may have landed between the look and the start of this flight. That is the look that counts.
         match engine.get(key) {
             Ok(None) => {}
             found => {

@@ -66,6 +66,14 @@ pub(crate) struct Got {
     pub(crate) version: Version,
 }
 
+/// A look that found nothing, not yet counted: after how many requests it came, and when it began, if it is timed.
+#[derive(Debug)]
+#[must_use = "a request that misses is counted"]
+pub(crate) struct Miss {
+    nth: u64,
+    start: Option<Instant>,
+}
+
 /// What is known of a key without its value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Known {
@@ -119,21 +127,42 @@ impl Got {
 impl Engine {
     /// The value of a key, from wherever it is.
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Got>> {
+        match self.look(key)? {
+            Ok(got) => Ok(Some(got)),
+            Err(miss) => {
+                self.missed(miss);
+                Ok(None)
+            }
+        }
+    }
+
+    /// As [`get`](Self::get), but what is not found is no request that missed before [`missed`](Self::missed) says so: who
+    /// looks again in the same request misses once.
+    pub(crate) fn look(&self, key: &[u8]) -> Result<Result<Got, Miss>> {
         let ident = self.ident(key)?;
         if let Some(got) = self.get_resident(ident, key) {
-            return Ok(Some(got));
+            return Ok(Ok(got));
         }
-        let nth = self.counters.gets.fetch_add(1, Ordering::Relaxed);
+        let nth = self.counters.gets.load(Ordering::Relaxed);
         let mut start = Latencies::is_sampled(nth).then(Instant::now);
-        let got = self.get_below(ident, key, &mut start)?;
-        match &got {
-            Some(got) => Counters::bump(&self.counters.tier(got.tier).hits),
-            None => Counters::bump(&self.counters.misses),
-        }
+        let got =
+            self.get_below(ident, key, &mut start).inspect_err(|_| Counters::bump(&self.counters.gets))?;
+        let Some(got) = got else { return Ok(Err(Miss { nth, start })) };
+        Counters::bump(&self.counters.gets);
+        Counters::bump(&self.counters.tier(got.tier).hits);
         if let Some(start) = start {
-            self.latencies.got(got.as_ref().map(|got| got.tier), nth, start);
+            self.latencies.got(Some(got.tier), nth, start);
         }
-        Ok(got)
+        Ok(Ok(got))
+    }
+
+    /// Counts a request that [`look`](Self::look) found nothing for.
+    pub(crate) fn missed(&self, miss: Miss) {
+        Counters::bump(&self.counters.gets);
+        Counters::bump(&self.counters.misses);
+        if let Some(start) = miss.start {
+            self.latencies.got(None, miss.nth, start);
+        }
     }
 
     /// The value of a key if memory has it: no lock that waits for a disk, no disk.
