@@ -54,7 +54,12 @@ impl Config {
     /// It cannot be read, is longer than 1 MiB, is not TOML, or has an unknown name or an impossible value.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Config, ConfigError> {
         let path = path.as_ref();
-        let failed = |message: String| ConfigError { file: Some(path.to_path_buf()), at: None, message };
+        let failed = |message: String| ConfigError {
+            file: Some(path.to_path_buf()),
+            at: None,
+            message,
+            others: Vec::new(),
+        };
         let unread = |e: std::io::Error| {
             failed(match e.kind() {
                 ErrorKind::NotFound => "cannot read: it does not exist: check the name".to_owned(),
@@ -139,7 +144,7 @@ impl Config {
             }
             if let Some(path) = setting.unwritable(self) {
                 let message = format!("{}: {path:?} is not UTF-8, which TOML cannot say", setting.name);
-                return Err(ConfigError { file: None, at: None, message });
+                return Err(ConfigError { file: None, at: None, message, others: Vec::new() });
             }
             let _ = match setting.show(self) {
                 Some(value) => writeln!(out, "{name} = {value}  # {}", setting.comment()),
@@ -155,20 +160,24 @@ fn read(text: &str, file: Option<PathBuf>) -> Result<Config, ConfigError> {
         file: file.clone(),
         at: Some(position(text, at)),
         message,
+        others: Vec::new(),
+    };
+    let all = |wrong: Vec<Wrong>| {
+        ConfigError::all(wrong.into_iter().map(|w| fail(w.message, w.at)).collect()).map_or(Ok(()), Err)
     };
     let root = DeTable::parse(text)
         .map_err(|e| fail(e.message().trim_end().to_owned(), e.span().map_or(0, |s| s.start)))?;
-    let mut found = Vec::new();
-    walk("", root.get_ref(), &mut found).map_err(|w| fail(w.message, w.at))?;
+    let (mut found, mut wrong) = (Vec::new(), Vec::new());
+    walk("", root.get_ref(), &mut found, &mut wrong);
     let mut config = Config::default();
-    for (setting, value) in &found {
-        let set = setting.read(&mut config, value);
-        set.map_err(|w| fail(w.message, w.at))?;
-    }
+    wrong.extend(found.iter().filter_map(|(setting, value)| setting.read(&mut config, value).err()));
+    all(wrong)?;
     // When all is read: what a size has to be at least, others say.
-    for (setting, value) in &found {
-        check(setting, &mut config).map_err(|message| fail(message, value.span().start))?;
-    }
+    let beyond = found.iter().filter_map(|(setting, value)| {
+        let message = check(setting, &mut config).err()?;
+        Some(Wrong { message, at: value.span().start })
+    });
+    all(beyond.collect())?;
     let given = |name: &str| found.iter().any(|(s, _)| s.name == name);
     fill_in(&mut config, given);
     let read =
@@ -198,8 +207,8 @@ fn position(text: &str, at: usize) -> (usize, usize) {
 
 type Found<'t, 'i> = Vec<(&'static Setting, &'t Spanned<DeValue<'i>>)>;
 
-/// Finds the setting of every value of a table; a name that is none is an error.
-fn walk<'t, 'i>(prefix: &str, table: &'t DeTable<'i>, found: &mut Found<'t, 'i>) -> Result<(), Wrong> {
+/// Finds the setting of every value of a table; a name that is none is wrong.
+fn walk<'t, 'i>(prefix: &str, table: &'t DeTable<'i>, found: &mut Found<'t, 'i>, wrong: &mut Vec<Wrong>) {
     for (key, value) in table {
         let name = key.get_ref();
         let full = if prefix.is_empty() { name.to_string() } else { format!("{prefix}.{name}") };
@@ -213,17 +222,18 @@ fn walk<'t, 'i>(prefix: &str, table: &'t DeTable<'i>, found: &mut Found<'t, 'i>)
         }
         let below = format!("{full}.");
         if !SETTINGS.iter().any(|s| s.name.starts_with(&below)) {
-            return wrong(&key.span(), unknown(prefix, name, value.get_ref().is_table()));
+            let message = unknown(prefix, name, value.get_ref().is_table());
+            wrong.push(Wrong { message, at: key.span().start });
+            continue;
         }
         match value.get_ref() {
-            DeValue::Table(inner) => walk(&full, inner, found)?,
+            DeValue::Table(inner) => walk(&full, inner, found, wrong),
             other => {
                 let message = format!("`{full}` is a table, not {}: write [{full}]", a_type(other));
-                return wrong(&value.span(), message);
+                wrong.push(Wrong { message, at: value.span().start });
             }
         }
     }
-    Ok(())
 }
 
 /// Says that a name is unknown, and what may have been meant.

@@ -480,6 +480,21 @@ pub struct ConfigError {
     pub at: Option<(usize, usize)>,
     /// What is wrong, and the cure.
     pub message: String,
+    /// What else is wrong, in the order of the text; none of these has others.
+    pub others: Vec<ConfigError>,
+}
+
+impl ConfigError {
+    /// One error of several, the first in the text before the others; what stands in no text comes last.
+    fn all(mut errors: Vec<ConfigError>) -> Option<ConfigError> {
+        errors.sort_by_key(|e| (e.at.is_none(), e.at));
+        // A setting may break several rules at once, and break one in the same words.
+        errors.dedup();
+        let mut errors = errors.into_iter();
+        let mut first = errors.next()?;
+        first.others.extend(errors);
+        Some(first)
+    }
 }
 
 impl fmt::Display for ConfigError {
@@ -490,7 +505,8 @@ impl fmt::Display for ConfigError {
             (None, Some((line, column))) => write!(f, "line {line}, column {column}: ")?,
             (None, None) => {}
         }
-        f.write_str(&self.message)
+        f.write_str(&self.message)?;
+        self.others.iter().try_for_each(|e| write!(f, "; {e}"))
     }
 }
 

@@ -8,6 +8,23 @@ fn error(text: &str) -> ConfigError {
     Config::from_toml(text).unwrap_err()
 }
 
+#[test]
+fn all_errors_are_told_the_first_of_the_text_first() {
+    let e = error("[storage]\npersistence = \"often\"\n\n[storage_tiers.memory]\nmax_sise = 1\n");
+    assert_eq!((e.at, e.others.len(), e.others[0].at), (Some((2, 15)), 1, Some((5, 1))));
+    let text = e.to_string();
+    assert!(
+        text.starts_with("line 2, column 15: ") && text.contains("; line 5, column 1: unknown"),
+        "{text}"
+    );
+    // Set by a program, it stands in no text.
+    let mut config = Config::from_toml("[storage]\ninflight = \"1MiB\"\n").unwrap();
+    config.storage.persistence = Persistence::Always;
+    let e = config.validate().unwrap_err();
+    assert_eq!((e.at, e.others.len(), e.others[0].at), (Some((2, 12)), 1, None));
+    assert!(e.others[0].message.contains("persistence"), "{e}");
+}
+
 /// The message of what `validate` refuses after a change.
 fn refused(change: impl FnOnce(&mut Config)) -> String {
     let mut config = Config::default();

@@ -33,19 +33,31 @@ impl Config {
     /// ```
     ///
     /// # Errors
-    /// The first thing that is wrong: the setting, its value, and what would be right; with file and line if the
-    /// value is still the one that was read there.
+    /// What is wrong: the setting, its value, and what would be right; with file and line if the value is still the one
+    /// that was read there. With [`others`](ConfigError::others), if more is.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let mut copy = self.clone();
+        // One of each table: of a tier, one may follow from another.
+        let (mut table, mut beyond) = ("", Vec::new());
         for setting in SETTINGS {
-            check(setting, &mut copy).map_err(|message| self.wrong(setting.name, message))?;
+            let of = setting.name.rsplit_once('.').map_or("", |(of, _)| of);
+            if of != table
+                && let Err(message) = check(setting, &mut copy)
+            {
+                table = of;
+                beyond.push(self.wrong(setting.name, message));
+            }
         }
-        self.sizes_of_tiers()?;
-        self.containers()?;
-        self.values()?;
-        self.resources()?;
-        self.durability()?;
-        self.paths()
+        ConfigError::all(beyond).map_or(Ok(()), Err)?;
+        // What settings ask of each other says nothing where one is impossible by itself.
+        let rules = [
+            // Each of these presumes the one before.
+            self.sizes_of_tiers().and_then(|()| self.containers()).and_then(|()| self.values()),
+            self.resources(),
+            self.durability(),
+            self.paths(),
+        ];
+        ConfigError::all(rules.into_iter().filter_map(Result::err).collect()).map_or(Ok(()), Err)
     }
 
     fn sizes_of_tiers(&self) -> Result<(), ConfigError> {
@@ -225,6 +237,7 @@ impl Config {
             file: unchanged.and(source).and_then(|s| s.file.clone()),
             at: unchanged.map(|(.., at)| *at),
             message,
+            others: Vec::new(),
         }
     }
 }

@@ -116,6 +116,13 @@ fn items_that_were_evicted_are_no_failure() -> Try {
 }
 
 #[test]
+fn a_file_system_without_files_is_named_as_such() {
+    let err = run(&["bench", "--hdd", "/proc"]).with(2).err;
+    assert!(err.contains("/proc: its file system (proc) has no room for files at all"), "{err}");
+    assert!(!err.contains("use less data"), "{err}");
+}
+
+#[test]
 fn more_data_than_the_disk_has_room_for_is_refused_at_once() -> Try {
     let dir = tempfile::tempdir()?;
     // With bounded memory, so that a list of all the items ends this command and not the machine.
@@ -152,7 +159,9 @@ fn files_as_items() -> Try {
     let device = row("ssd").split_whitespace().nth(3).ok_or("device")?;
     assert!(text.contains(&format!("All on {device}: differences between the disk tiers")), "{text}");
     let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(words.contains("Of the size of ssd and hdd nothing can be said here"), "{text}");
+    // All of it fits into memory.
+    assert!(words.contains("Half or twice the size of any tier changes nothing"), "{text}");
+    assert!(!text.contains("memory half"), "{text}");
     assert!(left_in(&work).is_empty());
     let nowhere = dir.path().join("nowhere");
     run(&["bench", "--files", nowhere.to_str().ok_or("path")?, "--dir", work_arg]).with(2);

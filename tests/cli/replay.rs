@@ -87,6 +87,20 @@ fn all_that_is_lacking_is_named_at_once() {
 }
 
 #[test]
+fn a_configuration_is_no_trace() -> Try {
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("thermocline.toml");
+    std::fs::write(&file, "[storage_tiers.memory]\nmax_size = \"64MiB\"\n")?;
+    let path = file.to_str().ok_or("path")?;
+    let err = run(&["replay", path, "--memory-items", "9"]).with(2).err;
+    assert!(err.contains("line 2: not a trace, it seems") && err.contains("--format keys"), "{err}");
+    // Who says that they are keys is believed.
+    let text = run(&["replay", path, "--memory-items", "9", "--format", "keys"]).with(0).text();
+    assert!(text.contains("2 requests"), "{text}");
+    Ok(())
+}
+
+#[test]
 fn a_signal_while_the_trace_is_read() -> Try {
     let dir = tempfile::tempdir()?;
     let pipe = dir.path().join("pipe");

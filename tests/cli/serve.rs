@@ -55,7 +55,12 @@ impl Server {
     /// Ends it as a service manager does; gives its exit code.
     fn stop(mut self) -> Option<i32> {
         self.signal(rustix::process::Signal::TERM);
-        wait(&mut self.child, Duration::from_secs(30))
+        let code = wait(&mut self.child, Duration::from_secs(30));
+        let mut said = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        // It has no results that there would be none of.
+        assert!(said.contains("the store is not closed") && !said.contains("results"), "{said}");
+        code
     }
 }
 

@@ -193,6 +193,36 @@ fn config_check_says_what_it_looked_at() -> Try {
 }
 
 #[test]
+fn config_check_says_all_that_is_wrong_in_the_order_of_the_file() -> Try {
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("thermocline.toml");
+    let path = file.to_str().ok_or("path")?;
+    let check = |text: &str| {
+        std::fs::write(&file, text)?;
+        let Ran { code, err, .. } = run(&["config", "check", path]);
+        assert_eq!(code, Some(2), "{err}");
+        let places =
+            err.lines().map(|line| line.strip_prefix(&format!("thermocline: {path}:")).unwrap_or(line));
+        Ok::<Vec<String>, std::io::Error>(
+            places.map(|p| p.chars().take(24).collect::<String>().trim_end().into()).collect(),
+        )
+    };
+    // What is no setting, or takes another kind of value.
+    let names = "[storage]\npersistence = \"often\"\n[wrong]\na = 1\n[storage_tiers.memory]\nmax_sise = 1\n";
+    assert_eq!(
+        check(names)?,
+        ["2:15: storage.persistenc", "3:2: unknown table `wron", "6:1: unknown setting `ma",]
+    );
+    // What is beyond its limits.
+    let limits = "[optimizer]\nmemory_floor = 1\n[resource_management.memory]\nmax_usage_percent = 101\n";
+    assert_eq!(check(limits)?, ["2:16: optimizer.memory_f", "4:21: resource_managemen"]);
+    // What does not go together.
+    let rules = "[storage]\ninflight = \"1MiB\"\npersistence = \"always\"\n";
+    assert_eq!(check(rules)?, ["2:12: storage.inflight =", "3:15: storage.persistenc"]);
+    Ok(())
+}
+
+#[test]
 fn config_check_compares_limits_with_the_room() -> Try {
     let dir = tempfile::tempdir()?;
     let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();

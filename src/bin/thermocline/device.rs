@@ -119,6 +119,11 @@ pub fn free(dir: &Path) -> Option<u64> {
     Some(vfs.f_bavail.saturating_mul(vfs.f_frsize))
 }
 
+/// Whether the file system of a directory has no room for files at all, as `/proc` and `/sys` have none.
+pub fn holds_nothing(dir: &Path) -> bool {
+    rustix::fs::statvfs(dir).is_ok_and(|vfs| vfs.f_blocks == 0)
+}
+
 /// Bytes of RAM that programs and the page cache can have, as the kernel estimates it.
 pub fn available_ram() -> Option<u64> {
     meminfo(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable")

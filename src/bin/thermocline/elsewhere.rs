@@ -27,7 +27,7 @@ pub fn ask(args: &OpenArgs, locked: Failure) -> Result<OpenStore, Failure> {
     if dirs.iter().any(|dir| !is_store(dir).unwrap_or(false)) {
         return Err(locked);
     }
-    OpenStore::find(&dirs).map_err(|e| Failure { code: LOCKED, message: format!("{}; {e}", locked.message) })
+    OpenStore::find(&dirs).map_err(|e| Failure::new(LOCKED, format!("{}; {e}", locked.message)))
 }
 
 /// Refuses directories of two stores, one of which would be asked for both; gives where all those of the one store were at its
@@ -54,21 +54,21 @@ pub fn one_store(dirs: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
 /// Nobody can be asked, of what only a process that has the store open knows.
 pub fn nobody(e: Error) -> Failure {
     match e {
-        Error::NoSocket { path } => Failure {
-            code: LOCKED,
-            message: format!(
+        Error::NoSocket { path } => Failure::new(
+            LOCKED,
+            format!(
                 "{}: nobody to ask: no program has the store open, or the one that has is older, was built without the \
                  feature `remote`, has `storage.socket = false`, or is checking it; `thermocline stat` shows what a store holds that is not open",
                 path.display()
             ),
-        },
+        ),
         e => unanswered(e),
     }
 }
 
 /// Why it gave no answer.
 pub fn unanswered(e: Error) -> Failure {
-    Failure { code: LOCKED, message: e.to_string() }
+    Failure::new(LOCKED, e.to_string())
 }
 
 /// For people: who has it open.

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::process::ExitCode;
-use thermocline::{Error, StorageError};
+use thermocline::{ConfigError, Error, StorageError};
 
 /// Done, and what was asked for was found right.
 pub const OK: u8 = 0;
@@ -61,20 +61,37 @@ pub struct Failure {
     pub code: u8,
     /// One line for stderr; empty: say nothing.
     pub message: String,
+    /// More such lines.
+    pub more: Vec<String>,
 }
 
 /// Result of a subcommand: its exit code.
 pub type Outcome = Result<u8, Failure>;
 
 impl Failure {
+    /// What ends it, with a code.
+    pub fn new(code: u8, message: impl Into<String>) -> Failure {
+        Failure { code, message: message.into(), more: Vec::new() }
+    }
+
     /// The command line or the configuration is wrong.
     pub fn usage(message: impl Into<String>) -> Failure {
-        Failure { code: USAGE, message: message.into() }
+        Failure::new(USAGE, message)
+    }
+
+    /// All that is wrong with a configuration, each on its line.
+    pub fn config(e: &ConfigError) -> Failure {
+        let mut first = e.clone();
+        let others = std::mem::take(&mut first.others);
+        Failure {
+            more: others.iter().map(ToString::to_string).collect(),
+            ..Failure::usage(first.to_string())
+        }
     }
 
     /// The disk or the store failed.
     pub fn failed(message: impl Into<String>) -> Failure {
-        Failure { code: FAILED, message: message.into() }
+        Failure::new(FAILED, message)
     }
 
     /// What a system call on a file said.
@@ -95,7 +112,9 @@ impl Failure {
                 Failure::usage(format!("{path}: it is, or lies below, a file: name a directory"))
             }
             io::ErrorKind::IsADirectory => Failure::usage(format!("{path}: it is a directory: name a file")),
-            io::ErrorKind::PermissionDenied => Failure::failed(format!("{doing} {path}: {PERMISSION}")),
+            io::ErrorKind::PermissionDenied => Failure::failed(format!(
+                "{path}: permission denied to {doing} it: chown it, or run this as its owner"
+            )),
             io::ErrorKind::ReadOnlyFilesystem => Failure::failed(format!(
                 "{doing} {path}: its file system is read-only: mount it for writing, or name another place"
             )),
@@ -111,8 +130,10 @@ impl Failure {
     /// Reports it and gives the code to exit with.
     pub fn report(&self) -> ExitCode {
         if !self.is_quiet() {
-            let line = format!("thermocline: {}\n", crate::show::safe(&self.message.replace('\n', " ")));
-            let _ = io::Write::write_all(&mut io::stderr().lock(), line.as_bytes());
+            let line =
+                |text: &String| format!("thermocline: {}\n", crate::show::safe(&text.replace('\n', " ")));
+            let lines: String = std::iter::once(&self.message).chain(&self.more).map(line).collect();
+            let _ = io::Write::write_all(&mut io::stderr().lock(), lines.as_bytes());
         }
         ExitCode::from(self.code)
     }
@@ -122,7 +143,7 @@ impl Failure {
 impl From<io::Error> for Failure {
     fn from(e: io::Error) -> Failure {
         if e.kind() == io::ErrorKind::BrokenPipe {
-            return Failure { code: OK, message: String::new() };
+            return Failure::new(OK, "");
         }
         Failure::failed(format!("write the output: {e}"))
     }
@@ -149,7 +170,7 @@ impl From<Error> for Failure {
             }
             _ => FAILED,
         };
-        Failure { code, message: with_cure(&e) }
+        Failure::new(code, with_cure(&e))
     }
 }
 

@@ -15,7 +15,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 /// How long the work may take to stop: longer than a caller of the engine waits for a slow disk.
@@ -38,14 +38,17 @@ const AT_ONCE: Duration = Duration::from_secs(4);
 static ASKED: AtomicBool = AtomicBool::new(false);
 static STOP: AtomicBool = AtomicBool::new(false);
 static SCREENS: AtomicUsize = AtomicUsize::new(0);
+static LACKING: OnceLock<&str> = OnceLock::new();
 static DIRS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
 fn dirs() -> MutexGuard<'static, Vec<PathBuf>> {
     DIRS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// From now on a signal asks the work to stop instead of ending the process.
-pub fn watch() -> Result<(), Failure> {
+/// From now on a signal asks the work to stop instead of ending the process. Of work that is ended by a second one,
+/// `lacking` says what does not come to pass: "without results".
+pub fn watch(lacking: &'static str) -> Result<(), Failure> {
+    let _already = LACKING.set(lacking);
     ctrlc::set_handler(request).map_err(|e| Failure::failed(format!("watch for signals: {e}")))
 }
 
@@ -104,15 +107,15 @@ pub fn watch_quietly() -> Result<(), Failure> {
 }
 
 /// Asks the work to stop, and says so first: it may come to its end, and the process to its own, as soon as it sees this.
-fn ask_to_stop(stop: &AtomicBool, say: impl FnOnce(&'static str)) {
-    say("stopping, which takes seconds; Ctrl-C again ends at once, without results");
+fn ask_to_stop(stop: &AtomicBool, say: impl FnOnce(String)) {
+    say(format!("stopping, which takes seconds; Ctrl-C again ends at once, {}", lacking()));
     stop.store(true, Ordering::SeqCst);
 }
 
 /// Removes the directories and ends the process, whatever it is doing. The process becomes a shell that removes them:
 /// with that its threads are gone, which might make them again as fast as they are removed.
 pub fn give_up() {
-    say("ended without results");
+    say(format!("ended {}", lacking()));
     // Held to the end: no directory is made that is not in the list, as it is registered first.
     let left = dirs();
     let script = format!("{REMOVE} {INTERRUPTED}");
@@ -121,8 +124,12 @@ pub fn give_up() {
     std::process::exit(i32::from(INTERRUPTED));
 }
 
+fn lacking() -> &'static str {
+    LACKING.get().copied().unwrap_or("as it is")
+}
+
 /// Writes a line to stderr, below a bar that is drawn there; gives up where it is a pipe that is full.
-fn say(line: &'static str) {
+fn say(line: String) {
     let (done, wait) = mpsc::channel();
     std::thread::spawn(move || {
         let start = if io::stderr().is_terminal() { "\n" } else { "" };
@@ -228,7 +235,7 @@ mod tests {
             said.push(line);
         });
         assert!(stop.load(Ordering::SeqCst));
-        assert!(matches!(said[..], [line] if line.starts_with("stopping")), "{said:?}");
+        assert!(matches!(&said[..], [line] if line.starts_with("stopping")), "{said:?}");
     }
 
     #[test]

@@ -76,7 +76,7 @@ pub fn get(args: GetArgs, json: bool) -> Outcome {
         if !left_out.is_empty() {
             message = format!("{message}; {}", left_out_note(&left_out));
         }
-        return Err(Failure { code: NOT_FOUND, message });
+        return Err(Failure::new(NOT_FOUND, message));
     };
     if json {
         let mut object = key_json(&key);
@@ -265,7 +265,7 @@ pub fn rm(args: RmArgs, json: bool) -> Outcome {
         return Ok(OK);
     }
     let names: Vec<String> = missing.iter().map(|key| show::key(key)).collect();
-    Err(Failure { code: NOT_FOUND, message: format!("not found: {}", names.join(", ")) })
+    Err(Failure::new(NOT_FOUND, format!("not found: {}", names.join(", "))))
 }
 
 /// The options of `ls`.

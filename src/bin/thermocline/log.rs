@@ -58,7 +58,7 @@ pub fn start(config: &LogConfig) -> Result<Log, Failure> {
             };
             Failure::usage(format!("{}: {what}", path.display()))
         }
-        _ => Failure::given("write the log", path, &e),
+        _ => Failure::given("write the log to", path, &e),
     })?;
     let lines = Arc::<Lines>::default();
     let level = match config.level {

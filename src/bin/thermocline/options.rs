@@ -59,15 +59,19 @@ pub fn typed_sizes(said: [bool; 4]) -> Typed {
 /// What is wrong with a configuration: what was typed is called by its option, for no setting of that name is anywhere
 /// where it could be corrected.
 pub fn wrong(mut e: ConfigError, typed: &Typed) -> Failure {
-    for (setting, option) in typed {
-        if e.message.starts_with(setting) {
-            // Such a value may stand in the file as well: it is not what counts.
-            (e.file, e.at) = (None, None);
+    let mut others = std::mem::take(&mut e.others);
+    for e in std::iter::once(&mut e).chain(&mut others) {
+        for (setting, option) in typed {
+            if e.message.starts_with(setting) {
+                // Such a value may stand in the file as well: it is not what counts.
+                (e.file, e.at) = (None, None);
+            }
+            e.message = e.message.replace(&format!("{setting} = "), &format!("{option}: "));
+            e.message = e.message.replace(setting, option);
         }
-        e.message = e.message.replace(&format!("{setting} = "), &format!("{option}: "));
-        e.message = e.message.replace(setting, option);
     }
-    Failure::usage(e.to_string())
+    e.others = others;
+    Failure::config(&e)
 }
 
 /// What a returned put means.
@@ -136,7 +140,7 @@ impl StoreArgs {
     /// The file's settings, overridden by the options. Nothing is checked but each by itself.
     pub fn config(&self) -> Result<Config, Failure> {
         let mut config = match &self.config {
-            Some(file) => Config::from_file(file).map_err(|e| Failure::usage(e.to_string()))?,
+            Some(file) => Config::from_file(file).map_err(|e| Failure::config(&e))?,
             None => Config::default(),
         };
         if let Some(memory) = self.memory {

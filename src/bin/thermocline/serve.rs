@@ -71,7 +71,7 @@ fn address(text: &str) -> Result<Address, String> {
 
 /// Serves until a signal comes.
 pub fn serve(args: &ServeArgs, json: bool) -> Outcome {
-    interrupt::watch()?;
+    interrupt::watch("and the store is not closed: what was not written yet is lost")?;
     // Before the store is opened: an address that cannot be had costs nothing then.
     let listener = listen(&args.address)?;
     let at = listener.local_addr().map_err(|e| refused(&args.address, &e))?;

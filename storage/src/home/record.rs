@@ -443,7 +443,7 @@ pub(super) fn is_absent(e: &io::Error) -> bool {
     matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
-/// An I/O error that says the cure where it is one of permissions.
+/// An I/O error that says the cure where there is one.
 pub(super) fn refused(op: &'static str, path: &Path, e: io::Error) -> Error {
     let cure = match e.kind() {
         io::ErrorKind::PermissionDenied => {
@@ -453,6 +453,8 @@ pub(super) fn refused(op: &'static str, path: &Path, e: io::Error) -> Error {
         io::ErrorKind::ReadOnlyFilesystem => {
             "mount the file system for writing (to look at a store, and no more, checking it is enough)"
         }
+        // All directories above are made too: what says so has no room for any, as `/proc`.
+        io::ErrorKind::NotFound if op == "create" => "no directory can be made there: name one on a disk",
         _ => return Error::io(op, path, e),
     };
     let text = format!("{e}: {cure}");

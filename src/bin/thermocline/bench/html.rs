@@ -66,7 +66,7 @@ impl Report<'_> {
         let measured = Tier::ALL.map(|t| reads.of(t).map_or(0.0, |l| l.count() as f64 / total));
         let mut rows = vec![("measured".to_owned(), measured)];
         if let Some(a) = &self.found.advice {
-            rows.extend(a.rows.iter().map(|r| (name(r), r.shares)));
+            rows.extend(a.telling().iter().map(|r| (name(r), r.shares)));
         }
         let height = rows.len() * 24 + 30;
         let mut svg = open_svg(height);
@@ -118,7 +118,7 @@ impl Report<'_> {
     fn advice_plot(&self) -> String {
         let Some(a) = &self.found.advice else { return String::new() };
         let bars: Vec<Bar> = a
-            .rows
+            .telling()
             .iter()
             .map(|r| {
                 let value = r.mean_device.unwrap_or(r.mean);

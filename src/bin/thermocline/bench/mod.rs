@@ -44,13 +44,13 @@ pub struct BenchArgs {
     /// Bytes of the memory tier [default: a sixteenth of the data]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     memory: Option<u64>,
-    /// Directory and size of the SSD tier; =SIZE alone keeps it in --dir
+    /// A directory that is there, on the SSD, in which the tier's is made, and its size; =SIZE alone keeps it in --dir
     #[arg(long, value_name = "DIR[=SIZE]", value_parser = tier_arg)]
     ssd: Option<TierArg>,
-    /// Directory and size of the HDD tier
+    /// The same of the HDD tier
     #[arg(long, value_name = "DIR[=SIZE]", value_parser = tier_arg)]
     hdd: Option<TierArg>,
-    /// Directory and size of the cold tier [default: unlimited]
+    /// The same of the cold tier [default: unlimited]
     #[arg(long, value_name = "DIR[=SIZE]", value_parser = tier_arg)]
     cold: Option<TierArg>,
     /// Use the files below a directory as items instead of made-up values
@@ -323,7 +323,7 @@ pub fn run(args: &BenchArgs, json: bool) -> Outcome {
     if args.top {
         top::check_terminal("leave out --top")?;
     }
-    watch()?;
+    watch("without results")?;
     if args.files.is_none() {
         plan::check(args, args.data)?;
     }

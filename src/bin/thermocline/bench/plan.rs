@@ -2,7 +2,7 @@
 
 use super::BenchArgs;
 use super::items::Items;
-use crate::device::{Device, available_ram, free};
+use crate::device::{Device, available_ram, free, holds_nothing};
 use crate::failure::Failure;
 use crate::interrupt::WorkDir;
 use crate::options::{typed_sizes, wrong};
@@ -147,7 +147,7 @@ fn needed(data: u64) -> u64 {
 /// The configuration to begin with, and where SSD, HDD and cold tier are wanted.
 fn wanted(args: &BenchArgs) -> Result<(Config, [Wanted; 3]), Failure> {
     let config = match &args.config {
-        Some(file) => Config::from_file(file).map_err(|e| Failure::usage(e.to_string()))?,
+        Some(file) => Config::from_file(file).map_err(|e| Failure::config(&e))?,
         None => Config::default(),
     };
     let ssd = Wanted::of(&args.ssd, &config.ssd.dirs, Some(config.ssd.max_size));
@@ -163,6 +163,13 @@ fn check_parent(parent: &Path, needed: u64, args: &BenchArgs) -> Result<(), Fail
         return Err(Failure::usage(format!(
             "{}: a RAM file system ({}) is no disk, and its figures would say nothing about one: name a directory on a \
              disk, or say --allow-ram-disk",
+            parent.display(),
+            device.file_system.unwrap_or_default()
+        )));
+    }
+    if holds_nothing(parent) {
+        return Err(Failure::usage(format!(
+            "{}: its file system ({}) has no room for files at all: name a directory on a disk",
             parent.display(),
             device.file_system.unwrap_or_default()
         )));

@@ -327,7 +327,7 @@ impl Report<'_> {
         let Some(a) = &self.found.advice else { return };
         section(out, "Other sizes: who would answer, and how fast");
         let mut rows = vec![advice_row("measured", &a.measured, a.measured_mean, None)];
-        rows.extend(a.rows.iter().map(|r| advice_row(&name(r), &r.shares, r.mean, r.mean_device)));
+        rows.extend(a.telling().iter().map(|r| advice_row(&name(r), &r.shares, r.mean, r.mean_device)));
         let header = ["sizes", "memory", "ssd", "hdd", "cold", "mean get", "mean get, devices"];
         out.push_str(&show::table(1, &header, rows));
         let _ = writeln!(
@@ -388,6 +388,10 @@ pub fn name(row: &Row) -> String {
 /// The sentence that the table comes to: which doubling gains most, which halving costs least. Of tiers in `alike` the
 /// size only shifts reads between tiers on one device, whose difference is not the devices': nothing is said for them.
 pub fn verdict(a: &Advice, alike: &[Tier]) -> Option<String> {
+    if a.is_flat() {
+        let text = "Half or twice the size of any tier changes nothing: the same tiers answer. More data or less memory would show more.";
+        return Some(text.into());
+    }
     let cost = |r: &Row| r.mean_device.unwrap_or(r.mean);
     let now = cost(a.rows.first()?);
     let of = |wanted: fn(f64) -> bool| {
@@ -451,7 +455,11 @@ mod tests {
 
     #[test]
     fn nothing_is_said_for_tiers_on_one_device() {
-        let row = |change, mean| Row { change, shares: [0.25; 4], mean, mean_device: None };
+        // Who answers follows from the sizes: it is not the same in any two rows.
+        let row = |change, mean: f64| {
+            let memory = mean / 200.0;
+            Row { change, shares: [memory, 1.0 - memory, 0.0, 0.0], mean, mean_device: None }
+        };
         let rows = vec![
             row(None, 100.0),
             row(Some((Tier::Memory, 0.5)), 120.0),
@@ -479,6 +487,25 @@ mod tests {
             "{both}"
         );
         assert!(both.contains("size of ssd and hdd nothing can be said"), "{both}");
+    }
+
+    #[test]
+    fn sizes_that_change_nothing_are_one_row() {
+        let row = |change, memory| Row {
+            change,
+            shares: [memory, 1.0 - memory, 0.0, 0.0],
+            mean: 100.0,
+            mean_device: None,
+        };
+        let mut rows = vec![row(None, 0.9), row(Some((Tier::Memory, 0.5)), 0.9001)];
+        let advice = |rows| Advice { rows, accesses: 1, measured: [0.25; 4], measured_mean: 100.0 };
+        let flat = advice(vec![row(None, 0.9), row(Some((Tier::Memory, 0.5)), 0.9001)]);
+        assert_eq!(flat.telling().len(), 1);
+        assert!(verdict(&flat, &[]).is_some_and(|v| v.contains("changes nothing")));
+        rows.push(row(Some((Tier::Memory, 2.0)), 0.95));
+        let told = advice(rows);
+        assert_eq!(told.telling().len(), 3);
+        assert!(verdict(&told, &[]).is_none_or(|v| !v.contains("changes nothing: the same")));
     }
 
     #[test]

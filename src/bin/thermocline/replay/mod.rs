@@ -87,7 +87,7 @@ struct Done {
 
 /// Replays.
 pub fn run(args: &ReplayArgs, json: bool) -> Outcome {
-    watch()?;
+    watch("without results")?;
     // What can be refused without the trace is: reading one may take minutes.
     let mut config = setup::config(args)?;
     if config.has_disk() {

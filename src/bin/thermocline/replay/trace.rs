@@ -184,7 +184,18 @@ impl Trace {
                     self.push(block.to_string().as_bytes(), None);
                 }
             }
-            Format::Keys => self.push(checked(line).ok_or_else(wrong)?, None),
+            Format::Keys => {
+                let key = checked(line).ok_or_else(wrong)?;
+                // A text of any kind, or a configuration, may begin with a word.
+                if parser.guessed && key.iter().any(|b| b.is_ascii_whitespace()) {
+                    return Err(format!(
+                        "not a trace, it seems: the lines before are keys, and this has spaces: {} (`--format keys`, if \
+                         it is a key)",
+                        shown(line)
+                    ));
+                }
+                self.push(key, None);
+            }
             Format::Csv | Format::KeySize => {
                 let fields: Vec<&[u8]> = match parser.format {
                     // A key may have commas of its own.
@@ -218,12 +229,14 @@ struct Parser {
     columns: usize,
     key: usize,
     size: Option<usize>,
+    /// Nobody named the format: the first line looks like it, and another may show that the file is none.
+    guessed: bool,
 }
 
 impl Parser {
     fn plain(format: Format) -> Parser {
         let size = (format == Format::KeySize).then_some(1);
-        Parser { format, columns: 2, key: 0, size }
+        Parser { format, columns: 2, key: 0, size, guessed: false }
     }
 
     /// The format of a file whose first line this is, and whether that line is a header.
@@ -262,7 +275,7 @@ impl Parser {
                 shown(line)
             ));
         };
-        Ok((Parser::plain(format), false))
+        Ok((Parser { guessed: true, ..Parser::plain(format) }, false))
     }
 
     /// A line of column names, one of which is a key's.
@@ -275,7 +288,7 @@ impl Parser {
         let find = |of: &[&str]| of.iter().find_map(|name| names.iter().position(|n| n == name));
         let key = find(&["lbn", "obj_id", "object_id", "key", "id"])?;
         let size = find(&["size", "obj_size", "object_size", "bytes"]);
-        Some(Parser { format: Format::Csv, columns: names.len(), key, size })
+        Some(Parser { format: Format::Csv, columns: names.len(), key, size, guessed: false })
     }
 }
 

@@ -104,7 +104,7 @@ impl Fleet {
 }
 
 fn nobody(message: String) -> Failure {
-    Failure { code: LOCKED, message }
+    Failure::new(LOCKED, message)
 }
 
 fn unreachable(reader: &RedisReader, why: &str) -> Failure {

@@ -53,9 +53,8 @@ impl Source for Socket {
     fn look(&mut self) -> Result<Snapshot, Failure> {
         let (figures, turns) = self.ask()?;
         let snapshot = Snapshot::read(Instant::now(), &figures, &turns);
-        snapshot.ok_or_else(|| Failure {
-            code: LOCKED,
-            message: format!("{}: the figures of the store make no sense", self.name()),
+        snapshot.ok_or_else(|| {
+            Failure::new(LOCKED, format!("{}: the figures of the store make no sense", self.name()))
         })
     }
 }
