@@ -311,8 +311,14 @@ fn done(mended: u64, lost: u64, moved: u64, left: u64, rebuilt: bool) -> String 
     let mut did = Vec::new();
     did.extend(rebuilt.then(|| "the catalog rebuilt".to_owned()));
     did.extend((mended > 0).then(|| format!("{} mended", show::count(mended))));
-    let again = if lost == 1 { "put it again" } else { "put them again" };
-    did.extend((lost > 0).then(|| format!("{} lost ({again})", show::things(lost, "item"))));
+    let again = if lost == 1 {
+        "put it again; what there was of it"
+    } else {
+        "put them again; what there was of them"
+    };
+    did.extend((lost > 0).then(|| {
+        format!("{} lost ({again} is in `quarantine/`, with a report)", show::things(lost, "item"))
+    }));
     did.extend((moved > 0).then(|| format!("{} moved to the quarantine", show::things(moved, "container"))));
     let left = match left {
         0 => "nothing left to repair".to_owned(),
@@ -402,9 +408,12 @@ mod tests {
             (done(1, 0, 0, 1, true), "Repaired: the catalog rebuilt, 1 mended, 1 left as it was."),
             (
                 done(0, 1, 1, 0, false),
-                "Repaired: 1 item lost (put it again), 1 container moved to the quarantine, nothing left to repair.",
+                "Repaired: 1 item lost (put it again; what there was of it is in `quarantine/`, with a report), 1 container moved to the quarantine, nothing left to repair.",
             ),
-            (done(0, 2000, 0, 3, false), "Repaired: 2,000 items lost (put them again), 3 left as they were."),
+            (
+                done(0, 2000, 0, 3, false),
+                "Repaired: 2,000 items lost (put them again; what there was of them is in `quarantine/`, with a report), 3 left as they were.",
+            ),
             (done(0, 0, 0, 2, false), "Nothing could be repaired: 2 left as they were."),
         ] {
             assert_eq!(what, said);
