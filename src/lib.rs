@@ -58,6 +58,8 @@ pub use thermocline_storage::{ContentType, Tier};
 
 #[doc(hidden)]
 pub mod testing;
+#[doc(hidden)]
+pub mod units;
 
 /// The README's program compiles.
 #[cfg(doctest)]

@@ -13,7 +13,10 @@ pub(crate) const MOST: usize = 256;
 pub(crate) const FIELDS: [(&str, &str); 6] = [
     ("strategy", "The strategy in force after the turn: conservative, balanced, aggressive."),
     ("pressure", "The pressure at the turn, 0 to 1, or `not known`."),
-    ("change", "What was to be changed, and from what to what."),
+    (
+        "change",
+        "What was to be changed, and from what to what, in words: `reclaim of ssd: 64.0 → 1.00 MiB/s`.",
+    ),
     ("because", "Why, in words."),
     ("result", "`done`, or `not done:` and why not."),
     ("takes_back", "`true` where it undoes an earlier one that had made things worse, else `false`."),

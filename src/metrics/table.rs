@@ -307,7 +307,7 @@ static METRICS: &[Metric] = &[
     counter(Bytes, "moved_bytes_total", NONE, "Bytes moved by reclaim, demotion and promotion.", |s, o| o.one(s.counts.moved_bytes)),
     counter(Count, "prefetched_total", NONE, "Items that entered memory because they stand behind one that was asked for.", |s, o| o.one(s.counts.prefetched)),
     counter(Count, "prefetch_used_total", NONE, "Prefetched items that were asked for.", |s, o| o.one(s.counts.prefetch_used)),
-    counter(Count, "prefetch_wasted_total", NONE, "Prefetched items that left memory without.", |s, o| o.one(s.counts.prefetch_wasted)),
+    counter(Count, "prefetch_wasted_total", NONE, "Prefetched items that left memory before anybody had asked for them.", |s, o| o.one(s.counts.prefetch_wasted)),
     counter(Count, "idle_total", NONE, "Entries that left memory early, because nobody had asked for them for long.", |s, o| o.one(s.counts.idle)),
 
     counter(Count, "metrics_sent_total", NONE, "Reports that the metrics server took.", |s, o| o.one(s.counts.metrics_sent)),

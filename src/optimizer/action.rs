@@ -2,12 +2,11 @@
 
 use super::policy::Strategy;
 use super::sample::{Method, Sample};
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 use thermocline_storage::{ContentType, Tier};
 
-/// A change of the engine.
+/// A change of the engine. Written, it is a line for people; 0 bytes or reads that it was `from` mean that this is not known.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 #[expect(missing_docs, reason = "`from` is what was, `to` what shall be")]
@@ -251,10 +250,4 @@ pub struct Action {
     pub because: String,
     /// Whether it undoes an earlier one that made things worse.
     pub takes_back: bool,
-}
-
-impl fmt::Display for Action {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}: {}", self.change, self.because)
-    }
 }

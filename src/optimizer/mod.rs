@@ -28,6 +28,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod trial;
+mod words;
 
 pub use action::{Action, Change, Direction, Goal, Knob};
 pub use control::{Executor, Optimizer};

@@ -60,7 +60,7 @@ fn conclude(plan: &mut Plan<'_>, trial: &Trial) {
     rules::compression::taken_back(&mut plan.state, &trial.change);
     if let Some(back) = trial.change.reversed() {
         let because = format!(
-            "{:?} was {:.6} before, with {:.6} of noise, and {mean:.6} after: it made things worse",
+            "{} was {:.6} before, with {:.6} of noise, and {mean:.6} after: it made things worse",
             trial.goal, trial.before, trial.margin
         );
         plan.require(back, trial.goal, because);

@@ -59,8 +59,8 @@ fn tiers(stats: &Stats) -> Map<String, Value> {
 }
 
 /// Turns of the optimizer: when (milliseconds since the epoch), pressure, strategy, the `inputs` that decide, each action
-/// with its reason and what became of it, and the `effects` on the goals of what was done, which the next turn measures.
-/// What is not known is null.
+/// in words, with its reason and what became of it, and the `effects` on the goals of what was done, which the next turn
+/// measures. What is not known is null.
 pub fn turns(records: &[Record]) -> Value {
     records.iter().map(turn).collect()
 }
@@ -71,7 +71,7 @@ fn turn(record: &Record) -> Value {
         .iter()
         .map(|o| {
             json!({
-                "change": format!("{:?}", o.action.change),
+                "change": o.action.change.to_string(),
                 "because": o.action.because,
                 "takes_back": o.action.takes_back,
                 "error": o.result.as_ref().err(),
@@ -81,7 +81,7 @@ fn turn(record: &Record) -> Value {
     let effects: Vec<Value> = record
         .effects
         .iter()
-        .map(|e| json!({ "goal": format!("{:?}", e.goal), "before": e.before, "after": e.after }))
+        .map(|e| json!({ "goal": e.goal.to_string(), "before": e.before, "after": e.after }))
         .collect();
     json!({
         "unix_ms": record.unix_ms,

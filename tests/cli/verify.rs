@@ -178,7 +178,10 @@ fn a_container_that_nothing_identifies_is_counted_once_and_as_what_it_is() {
     let text = ran.text();
     assert!(text.contains("moved to the quarantine: ") && text.contains("lost: key-30"), "{text}");
     let sum = text.lines().find(|l| l.starts_with("Repaired: ")).unwrap_or_default();
-    assert!(sum.contains("with a report), 1 container moved to the quarantine, nothing left to repair."), "{text}");
+    assert!(
+        sum.contains("with a report), 1 container moved to the quarantine, nothing left to repair."),
+        "{text}"
+    );
     assert!(!sum.contains("mended"), "{text}");
     place.run(&["verify"]).with(0);
 }

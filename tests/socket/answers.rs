@@ -192,6 +192,10 @@ fn the_history_says_what_was_done_why_and_what_came_of_it() {
     let text = String::from_utf8_lossy(&text.stdout).into_owned();
     assert_eq!(text.lines().filter(|l| l.contains("strategy ")).count(), 2, "{text}");
     assert!(text.contains("9,000 gets") && text.contains("p99 "), "{text}");
+    // Tiers in the order in which they are asked, and what was done in words.
+    let at: Vec<_> = ["(memory ", ", ssd ", ", hdd ", ", cold "].iter().map(|part| text.find(part)).collect();
+    assert!(at.iter().all(Option::is_some) && at.is_sorted(), "{at:?}\n{text}");
+    assert!(!text.contains(" { "), "{text}");
     cache.close().unwrap();
 }
 

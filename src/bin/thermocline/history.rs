@@ -11,6 +11,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use thermocline::Tier;
 use thermocline::remote::OpenStore;
 
 /// The options of `history`.
@@ -59,9 +60,10 @@ fn text(turn: &Value) -> String {
     let inputs = turn.get("inputs").unwrap_or(&Value::Null);
     let input = |name: &str| inputs.get(name).unwrap_or(&Value::Null);
     let of = |name: &str| turn.get(name).unwrap_or(&Value::Null);
-    let hits = input("hit_shares").as_object().into_iter().flatten();
-    let hits: Vec<String> =
-        hits.filter(|(_, s)| !s.is_null()).map(|(tier, s)| format!("{tier} {}", share(s))).collect();
+    // The hottest first: an object has its names in no order that says anything.
+    let of_tier = |tier: Tier| Some((tier, input("hit_shares").get(tier.name()).filter(|s| !s.is_null())?));
+    let hits = Tier::ALL.into_iter().filter_map(of_tier);
+    let hits: Vec<String> = hits.map(|(tier, s)| format!("{tier} {}", share(s))).collect();
     let hits = if hits.is_empty() { String::new() } else { format!(" ({})", hits.join(", ")) };
     let mut out = String::new();
     let _ = writeln!(
@@ -78,19 +80,32 @@ fn text(turn: &Value) -> String {
         seconds(input("p99_seconds")),
     );
     for action in of("actions").as_array().into_iter().flatten() {
-        let back = action.get("takes_back").and_then(Value::as_bool).unwrap_or(false);
-        let because = action.get("because").and_then(Value::as_str).unwrap_or_default();
-        let failed = action.get("error").and_then(Value::as_str).map(|e| format!(" (not done: {e})"));
-        let _ = writeln!(
-            out,
-            "    {}{}: {because}{}",
-            if back { "taken back: " } else { "" },
-            word(action.get("change").unwrap_or(&Value::Null)),
-            failed.unwrap_or_default()
-        );
+        let _ = writeln!(out, "    {}", show::action(action).unwrap_or_else(|| "?".to_owned()));
     }
     for effect in of("effects").as_array().into_iter().flatten() {
         let _ = writeln!(out, "    {}", show::effect(effect));
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_is_told_with_the_hottest_tier_first() {
+        let turn = json!({
+            "unix_ms": 1_700_000_000_000u64, "pressure": 0.42, "strategy": "balanced",
+            "inputs": { "gets": 1000, "puts": 3, "p99_seconds": 0.002, "hit_shares":
+                { "cold": 0.01, "hdd": null, "memory": 0.7, "ssd": 0.25 } },
+            "actions": [{ "change": "text: zlib 6 → lz4", "because": "it saves little", "takes_back": true,
+                "error": "no room" }],
+            "effects": [{ "goal": "pressure", "before": 0.5, "after": 0.4 }],
+        });
+        let wanted = "2023-11-14 22:13:20Z  strategy balanced, pressure 0.42 (memory –, CPU –, I/O –); \
+            1,000 gets (memory 70 %, ssd 25 %, cold 1 %), 3 puts, p99 2.00 ms\n    \
+            taken back: text: zlib 6 → lz4: it saves little (not done: no room)\n    pressure: 0.50 → 0.40\n";
+        // Continued lines lose their indentation, which the second and third of the text have of their own.
+        assert_eq!(text(&turn), wanted);
+    }
 }

@@ -8,62 +8,11 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-
-/// Bytes in the largest binary unit that leaves at least 1, to three figures: `12.3 MiB`.
-pub fn bytes(n: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = n as f64;
-    let mut unit = "B";
-    for name in UNITS {
-        unit = name;
-        if value < 1023.5 || name == "TiB" {
-            break;
-        }
-        value /= 1024.0;
-    }
-    if unit == "B" { format!("{n} B") } else { format!("{} {unit}", figures(value)) }
-}
-
-/// A count with separators: `1,234,567`.
-pub fn count(n: u64) -> String {
-    let digits = n.to_string();
-    let mut out = String::new();
-    for (i, c) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(c);
-    }
-    out
-}
+pub use thermocline::units::{bytes, count, figures, nanos};
 
 /// A count of things: `1 item`, `2 items`.
 pub fn things(n: u64, one: &str) -> String {
     format!("{} {one}{}", count(n), if n == 1 { "" } else { "s" })
-}
-
-/// Three figures: `1.23`, `12.3`, `123`.
-fn figures(value: f64) -> String {
-    if value < 9.995 {
-        format!("{value:.2}")
-    } else if value < 99.95 {
-        format!("{value:.1}")
-    } else {
-        format!("{value:.0}")
-    }
-}
-
-/// Nanoseconds, to three figures: `850 ns`, `12.3 µs`, `4.56 ms`, `1.20 s`.
-pub fn nanos(ns: f64) -> String {
-    if ns < 999.5 {
-        format!("{ns:.0} ns")
-    } else if ns < 999_500.0 {
-        format!("{} µs", figures(ns / 1e3))
-    } else if ns < 999_500_000.0 {
-        format!("{} ms", figures(ns / 1e6))
-    } else {
-        format!("{} s", figures(ns / 1e9))
-    }
 }
 
 /// A number, to three figures: `850`, `12.3 k`, `1.23 M`.
@@ -96,7 +45,17 @@ pub fn moment(unix_ms: u64) -> String {
     format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}Z", s / 3600, s / 60 % 60, s % 60)
 }
 
-/// What an action's goal did, as a store tells it: `Tail: 1.20e-3 → 8.00e-4`.
+/// What the optimizer did, as a store tells it: what was changed, why, and why not if it was not.
+pub fn action(action: &Value) -> Option<String> {
+    let text = |name| action.get(name).and_then(Value::as_str);
+    let back = action.get("takes_back").and_then(Value::as_bool).unwrap_or(false);
+    let back = if back { "taken back: " } else { "" };
+    let because = text("because").map(|why| format!(": {why}")).unwrap_or_default();
+    let failed = text("error").map(|why| format!(" (not done: {why})")).unwrap_or_default();
+    Some(format!("{back}{}{because}{failed}", text("change")?))
+}
+
+/// What an action's goal did, as a store tells it: `pressure: 0.92 → 0.71`.
 pub fn effect(effect: &Value) -> String {
     let of = |name: &str| match effect.get(name).and_then(Value::as_f64) {
         None => "–".to_owned(),
@@ -334,8 +293,8 @@ mod tests {
             (moment(0), moment(1_709_164_800_000)),
             ("1970-01-01 00:00:00Z".into(), "2024-02-29 00:00:00Z".into())
         );
-        let said = serde_json::json!({ "goal": "Tail", "before": 0.0012, "after": null });
-        assert_eq!(effect(&said), "Tail: 1.20e-3 → –");
+        let said = serde_json::json!({ "goal": "pressure", "before": 0.0012, "after": null });
+        assert_eq!(effect(&said), "pressure: 1.20e-3 → –");
         assert_eq!(percent(0, 0), "–");
     }
 

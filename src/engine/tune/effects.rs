@@ -332,7 +332,8 @@ fn decisions_are_left_for_the_metrics_server() -> Try {
         assert_eq!(names, DECISION_FIELDS.map(|(name, _)| name));
         let values: Vec<&str> = decision.fields.iter().map(|(_, value)| value.as_str()).collect();
         let pressure = record.decision.pressure.ok_or("it is known")?;
-        let change = format!("{:?}", outcome.action.change);
+        let change = outcome.action.change.to_string();
+        assert!(change.contains(": ") && !change.contains(" { "), "{change}");
         assert_eq!(values[..3], ["balanced", &format!("{pressure:.3}"), &change]);
         let result = if outcome.result.is_ok() { "done" } else { "not done: " };
         assert_eq!((values[3], values[5]), (&*outcome.action.because, "false"));

@@ -17,6 +17,7 @@ use super::super::plan::Plan;
 use super::super::{bounded, over};
 use super::DISKS;
 use super::tiers::least_rate;
+use crate::units::nanos;
 
 /// What is left of a tail that slowing background work has lowered.
 const LOWERED: f64 = 0.8;
@@ -96,8 +97,11 @@ fn slower(plan: &Plan<'_>) -> (f64, Goal, String) {
         && sample.moved_bytes > 0
         && over(tail, FELT * quiet)
     {
-        let because =
-            format!("99 of 100 requests take {tail:.6} s, over {FELT} times the quiet {quiet:.6} s");
+        let because = format!(
+            "99 of 100 requests take {}, over {FELT} times the quiet {}",
+            nanos(tail * 1e9),
+            nanos(quiet * 1e9)
+        );
         take((FELT * quiet / tail).clamp(0.25, 0.5), Goal::Tail, because);
     }
     if let Some(cpu) = sample.cpu_percent

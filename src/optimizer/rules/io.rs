@@ -21,6 +21,7 @@ use super::super::action::{Change, Goal};
 use super::super::plan::Plan;
 use super::super::sample::{DirectorySample, Sample};
 use super::super::{bounded, floor_power};
+use crate::units::{bytes, nanos};
 use thermocline_storage::Tier;
 use thermocline_storage::vfs::DiskReads;
 
@@ -77,7 +78,7 @@ fn read_ahead(plan: &mut Plan<'_>, tier: Tier) {
     if to == from || !(is_off(wanted, from) || from > most) {
         return;
     }
-    let because = format!("{wanted:.0} bytes cost as much as an access to the tier");
+    let because = format!("{} cost as much as an access to the tier", bytes(wanted as u64));
     plan.propose(Change::SetReadAhead { tier, from, to }, Goal::RequestCost, because);
 }
 
@@ -89,7 +90,7 @@ fn read_size(plan: &mut Plan<'_>) {
     if to == from || !(is_off(wanted, from) || from < smallest) {
         return;
     }
-    let because = format!("{wanted:.0} bytes cost a tenth of an access");
+    let because = format!("{} cost a tenth of an access", bytes(wanted as u64));
     plan.propose(Change::SetReadSize { from, to }, Goal::RequestCost, because);
 }
 
@@ -119,7 +120,9 @@ fn concurrency_of(plan: &mut Plan<'_>, d: &DirectorySample) {
         return;
     }
     let because = format!(
-        "{in_flight:.1} reads are under way of {from}, at {latency:.6} s where {usual:.6} s is usual"
+        "{in_flight:.1} reads are under way of {from}, at {} where {} is usual",
+        nanos(latency * 1e9),
+        nanos(usual * 1e9)
     );
     let change = Change::SetConcurrency { directory: Some(d.path.clone()), from, to };
     if to < from {
@@ -146,7 +149,7 @@ fn write_buffer(plan: &mut Plan<'_>) {
         let Some(needed) = needed.filter(|n| n * 2.0 <= from as f64) else { return };
         let to = bounded(floor_power(needed * 2.0), least, most);
         if to < from {
-            let because = format!("memory is over its threshold, and {needed:.0} bytes are enough");
+            let because = format!("memory is over its threshold, and {} are enough", bytes(needed as u64));
             plan.state.buffer_from = plan.state.buffer_from.max(Some(from));
             plan.require(Change::SetWriteBuffer { from, to }, Goal::MemoryUse, because);
         }
@@ -164,7 +167,8 @@ fn write_buffer(plan: &mut Plan<'_>) {
         let to = bounded(from.saturating_mul(2), least, most.min(was));
         if to > from {
             let because = format!(
-                "memory has room again, and the write buffer is less than the {was} bytes that it was"
+                "memory has room again, and the write buffer is less than the {} that it was",
+                bytes(was)
             );
             plan.require(Change::SetWriteBuffer { from, to }, Goal::Stalls, because);
         } else {

@@ -20,6 +20,7 @@ use super::super::action::{Change, Goal};
 use super::super::plan::Plan;
 use super::super::sample::{Sample, TierSample};
 use super::super::{bounded, over};
+use crate::units;
 use thermocline_storage::Tier;
 
 /// Share of the requests that the tiers below answered, or nobody where there are none, from which on a larger tier is
@@ -50,7 +51,7 @@ pub(in super::super) fn apply(plan: &mut Plan<'_>) {
     // After what frees memory: then there is something to give back, and without that nobody would see that it was freed.
     if freed || spare > 0 || over(percent, plan.policy.gc_threshold) {
         let because = match (freed, spare) {
-            (_, 1..) => format!("the allocator keeps {spare} bytes of what was freed"),
+            (_, 1..) => format!("the allocator keeps {} of what was freed", units::bytes(spare)),
             (true, _) => "what was freed is to be the system's".to_owned(),
             (false, _) => format!("memory use is {percent:.1} %, over {} %", plan.policy.gc_threshold),
         };
@@ -93,7 +94,7 @@ fn free(plan: &mut Plan<'_>, percent: f64, lacking: u64, spare: u64) -> bool {
     let because = if plan.memory_is_over() {
         format!("memory use is {percent:.1} %, over {ceiling:.1} %: down to {:.1} %", aim.max(0.0))
     } else {
-        format!("{lacking} bytes lack to what others need: little of the memory is available")
+        format!("{} lack to what others need: little of the memory is available", units::bytes(lacking))
     };
     let to = held - bytes;
     if bytes > 0 {
@@ -117,9 +118,9 @@ fn evict_idle(plan: &mut Plan<'_>, percent: f64) {
     let age = plan.ceilings.eviction_age;
     let Some(oldest) = plan.sample.oldest_idle.filter(|oldest| *oldest > age) else { return };
     let because = format!(
-        "memory use is {percent:.1} %, and entries have been idle for up to {} s, over {} s",
-        oldest.as_secs(),
-        age.as_secs()
+        "memory use is {percent:.1} %, and entries have been idle for up to {}, over {}",
+        units::nanos(oldest.as_secs_f64() * 1e9),
+        units::span(age)
     );
     plan.require(Change::EvictIdle { age }, Goal::MemoryUse, because);
 }
@@ -147,7 +148,8 @@ fn grow(plan: &mut Plan<'_>) {
     }
     let change = Change::ResizeMemoryTier { from, to };
     if let Some(was) = owed {
-        let because = format!("memory has room again, and the tier is less than the {was} bytes that it was");
+        let because =
+            format!("memory has room again, and the tier is less than the {} that it was", units::bytes(was));
         return plan.require(change, Goal::RequestCost, because);
     }
     plan.state.shrunk_from = None;

@@ -12,6 +12,7 @@ use super::super::plan::Plan;
 use super::super::sample::DirectorySample;
 use super::super::{bounded, floor_power, over};
 use super::DISKS;
+use crate::units::bytes;
 use thermocline_storage::Tier;
 
 /// How full a tier may be.
@@ -60,7 +61,8 @@ fn reclaim(plan: &mut Plan<'_>, tier: Tier, occupancy: f64) {
     if !off {
         return;
     }
-    let because = format!("{inflow:.0} B/s flow into the tier, which is {:.1} % full", occupancy * 100.0);
+    let because =
+        format!("{}/s flow into the tier, which is {:.1} % full", bytes(inflow as u64), occupancy * 100.0);
     let change = Change::SetReclaimRate { tier, from, to };
     if to > from {
         plan.require(change, Goal::Occupancy(tier), because);
@@ -109,6 +111,7 @@ fn pack_size(plan: &mut Plan<'_>) {
     if to == from || (wanted < 2.0 * from as f64 && wanted * 2.0 > from as f64) {
         return;
     }
-    let because = format!("the archive's disk takes {slowest:.0} B/s: a pack in {PACK_SECONDS:.0} s");
+    let because =
+        format!("the archive's disk takes {}/s: a pack in {PACK_SECONDS:.0} s", bytes(slowest as u64));
     plan.propose(Change::SetPackSize { from, to }, Goal::RequestCost, because);
 }

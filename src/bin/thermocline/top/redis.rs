@@ -191,7 +191,8 @@ fn snapshot(at: Instant, report: &RedisReport) -> Snapshot {
 
 fn turn<'a>(of: &impl Fn(&str) -> Option<&'a str>) -> Option<Turn> {
     let failed = of("result").filter(|r| *r != "done").map(|r| format!(" ({r})")).unwrap_or_default();
-    let action = format!("{}: {}{failed}", of("change")?, of("because").unwrap_or_default());
+    let back = of("takes_back").filter(|back| *back == "true").map_or("", |_| "taken back: ");
+    let action = format!("{back}{}: {}{failed}", of("change")?, of("because").unwrap_or_default());
     Some(Turn {
         unix_ms: of("time_ms")?.parse().ok()?,
         pressure: of("pressure").and_then(|p| p.parse().ok()),
@@ -214,9 +215,10 @@ mod tests {
             ("time_ms", "1700000000000"),
             ("strategy", "balanced"),
             ("pressure", "0.420"),
-            ("change", "TrimAllocator"),
+            ("change", "allocator"),
             ("because", "memory\u{1b}[2J"),
             ("result", "not done: no"),
+            ("takes_back", "true"),
         ]);
         let mut report = RedisReport::default();
         report.fields = pairs(&[
@@ -232,7 +234,7 @@ mod tests {
             (Some(7), Some(5.0), None)
         );
         assert_eq!(look.turns.len(), 1);
-        assert_eq!(look.turns[0].actions, ["TrimAllocator: memory\\x1b[2J (not done: no)"]);
+        assert_eq!(look.turns[0].actions, ["taken back: allocator: memory\\x1b[2J (not done: no)"]);
         assert_eq!((look.turns[0].pressure, &*look.turns[0].strategy), (Some(0.42), "balanced"));
     }
 

@@ -81,19 +81,11 @@ impl Snapshot {
 
 impl Turn {
     fn read(value: &Value) -> Option<Turn> {
-        let action = |a: &Value| {
-            let text = |name| a.get(name).and_then(Value::as_str);
-            let back = a.get("takes_back").and_then(Value::as_bool).unwrap_or(false);
-            let change = text("change")?;
-            let because = text("because").map(|b| format!(": {b}")).unwrap_or_default();
-            let failed = text("error").map(|e| format!(" (not done: {e})")).unwrap_or_default();
-            Some(format!("{}{change}{because}{failed}", if back { "taken back: " } else { "" }))
-        };
         let inputs = value.get("inputs");
         let part = |(name, of)| Some((name, inputs?.get(of)?.as_f64()?));
         let effects = value.get("effects").and_then(Value::as_array);
         let effects = effects.into_iter().flatten().map(|e| format!("came of it: {}", show::effect(e)));
-        let actions = value.get("actions")?.as_array()?.iter().filter_map(action);
+        let actions = value.get("actions")?.as_array()?.iter().filter_map(show::action);
         Some(Turn {
             unix_ms: value.get("unix_ms")?.as_u64()?,
             pressure: value.get("pressure").and_then(Value::as_f64),
@@ -221,10 +213,10 @@ pub mod tests {
             let turns = json!([
                 { "unix_ms": 1_700_000_000_000u64, "pressure": 0.42, "strategy": "balanced",
                   "inputs": { "memory": 0.5, "cpu": null, "io": 0.031 },
-                  "effects": [{ "goal": "Tail", "before": 0.002, "after": 0.001 }], "actions": [
-                    { "change": "SetPrefetch { from: 1.0, to: 0.0 }", "because": "hardly any is used",
+                  "effects": [{ "goal": "pressure", "before": 0.002, "after": 0.001 }], "actions": [
+                    { "change": "prefetch: 1.00 × 64 KiB → off", "because": "hardly any is used",
                       "takes_back": false, "error": null },
-                    { "change": "TrimAllocator", "because": "memory", "takes_back": true, "error": "no" },
+                    { "change": "allocator", "because": "memory", "takes_back": true, "error": "no" },
                 ]},
             ]);
             Snapshot::read(at, &figures, &turns).unwrap()
@@ -275,9 +267,9 @@ pub mod tests {
         assert_eq!(
             now.turns[0].actions,
             [
-                "SetPrefetch { from: 1.0, to: 0.0 }: hardly any is used",
-                "taken back: TrimAllocator: memory (not done: no)",
-                "came of it: Tail: 2.00e-3 → 1.00e-3"
+                "prefetch: 1.00 × 64 KiB → off: hardly any is used",
+                "taken back: allocator: memory (not done: no)",
+                "came of it: pressure: 2.00e-3 → 1.00e-3"
             ]
         );
         assert_eq!(Snapshot::read(Instant::now(), &json!({ "numbers": [] }), &Value::Null).map(drop), None);

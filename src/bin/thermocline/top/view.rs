@@ -1,7 +1,8 @@
 //! What is seen: lines of text with a little colour, made from two looks, for a screen of any size.
 //!
 //! Invariants: nothing here asks, waits or fails; what does not fit is left out from the right and from the bottom, and what
-//! matters most stands to the left and at the top.
+//! matters most stands to the left and at the top. Reasons of decisions go on in the next line, and end in `…` where no
+//! further one is left. What is printed has no edge, so that nothing of it is left out.
 
 use super::snapshot::{Between, Share, Snapshot};
 use crate::show;
@@ -15,6 +16,11 @@ use thermocline::{ContentType, Tier};
 const DASH: &str = "–";
 /// Over this share a tier is nearly full.
 const NEARLY: f64 = 0.95;
+
+/// Columns of the time before a decision.
+const CLOCK: usize = 10;
+/// Of a screen that has fewer columns for its words a decision goes over the edge.
+const FEWEST: usize = 10;
 
 /// A picture of a store.
 #[derive(Debug)]
@@ -31,13 +37,14 @@ pub struct View<'a> {
 
 impl Widget for &View<'_> {
     fn render(self, area: Rect, buffer: &mut Buffer) {
-        Paragraph::new(self.lines(area.width, area.height)).render(area, buffer);
+        let columns = usize::from(area.width).saturating_sub(CLOCK).max(FEWEST);
+        Paragraph::new(self.lines(area.width, area.height, columns)).render(area, buffer);
     }
 }
 
 impl View<'_> {
-    /// The lines for a screen of this size.
-    pub fn lines(&self, width: u16, height: u16) -> Vec<Line<'static>> {
+    /// The lines for a screen of this size, with so many columns for the words of a decision.
+    fn lines(&self, width: u16, height: u16, columns: usize) -> Vec<Line<'static>> {
         let between = Between::new(self.before, self.now);
         let mut lines = vec![self.head(&between)];
         lines.extend(self.trouble.map(|why| Line::styled(format!("no answer: {}", one_line(why)), alarm())));
@@ -52,7 +59,7 @@ impl View<'_> {
         }
         lines.extend(airy.then(Line::default));
         let room = usize::from(height).saturating_sub(lines.len());
-        lines.extend(optimizer(self.now, room));
+        lines.extend(optimizer(self.now, room, columns));
         lines
     }
 
@@ -256,7 +263,7 @@ fn compression(between: &Between<'_>) -> Vec<Line<'static>> {
 }
 
 /// Pressure, strategy, and the last decisions, the newest first, as many as there is room for.
-fn optimizer(now: &Snapshot, room: usize) -> Vec<Line<'static>> {
+fn optimizer(now: &Snapshot, room: usize, columns: usize) -> Vec<Line<'static>> {
     let Some(last) = now.turns.last() else {
         return vec![heading("optimizer: no decision yet".to_owned())];
     };
@@ -266,10 +273,52 @@ fn optimizer(now: &Snapshot, room: usize) -> Vec<Line<'static>> {
     let parts = if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) };
     let text = format!("optimizer: pressure {pressure}{parts}, strategy {}", last.strategy);
     let mut lines = vec![heading(text)];
-    let decisions = now.turns.iter().rev().flat_map(|turn| {
-        turn.actions.iter().map(|action| Line::raw(format!("{} {action}", clock(turn.unix_ms))))
-    });
-    lines.extend(decisions.take(room.saturating_sub(1)));
+    let decisions = now.turns.iter().rev().flat_map(|t| t.actions.iter().map(|a| (clock(t.unix_ms), a)));
+    let mut room = room.saturating_sub(1);
+    for (at, action) in decisions {
+        if room == 0 {
+            break;
+        }
+        let folded = folded(action, columns, room);
+        room -= folded.len();
+        let starts = std::iter::once(at).chain(std::iter::repeat(String::new()));
+        let line = |(start, text)| Line::raw(format!("{start:<width$}{text}", width = CLOCK));
+        lines.extend(starts.zip(folded).map(line));
+    }
+    lines
+}
+
+/// Text in lines of at most so many columns, broken between words; at most so many lines, of which the last one then ends
+/// in `…`.
+fn folded(text: &str, columns: usize, most: usize) -> Vec<String> {
+    let wide = |text: &str| Span::raw(text).width();
+    let mut lines = vec![String::new()];
+    let mut cut = false;
+    for word in text.split(' ') {
+        let Some(line) = lines.last_mut() else { break };
+        let fits = line.is_empty() || wide(line) + 1 + wide(word) <= columns;
+        if fits {
+            line.push_str(if line.is_empty() { "" } else { " " });
+            line.push_str(word);
+        } else if lines.len() < most {
+            lines.push(word.to_owned());
+        } else {
+            cut = true;
+            break;
+        }
+    }
+    // A word, a path as a rule, that is wider than a line.
+    for (n, line) in lines.iter_mut().enumerate() {
+        let goes_on = cut && n + 1 == most;
+        if goes_on || wide(line) > columns {
+            let word = |line: &str| line.rfind(' ').filter(|_| wide(line) >= columns);
+            while let Some(end) = word(line) {
+                line.truncate(end);
+            }
+            while wide(line) >= columns && line.pop().is_some() {}
+            line.push('…');
+        }
+    }
     lines
 }
 
@@ -279,15 +328,12 @@ fn clock(unix_ms: u64) -> String {
     format!("{:02}:{:02}:{:02}Z", s / 3600, s / 60 % 60, s % 60)
 }
 
-/// A picture as text alone, without what would be empty at the end of a line.
+/// A picture as text alone, whose tables are this wide; what is said in words is as long as it is. Nothing would be empty at
+/// the end of a line.
 pub fn plain(view: &View<'_>, width: u16) -> String {
-    let height = 200;
-    let mut buffer = Buffer::empty(Rect::new(0, 0, width, height));
-    view.render(buffer.area, &mut buffer);
     let mut text = String::new();
-    for line in buffer.content().chunks(usize::from(width.max(1))) {
-        let line: String = line.iter().map(ratatui::buffer::Cell::symbol).collect();
-        text.push_str(line.trim_end());
+    for line in view.lines(width, 200, usize::MAX) {
+        text.push_str(line.to_string().trim_end());
         text.push('\n');
     }
     text.truncate(text.trim_end().len());
@@ -335,7 +381,7 @@ mod tests {
         assert!(!shown.contains("hdd"), "{shown}");
         let text = plain(&view(Some(&before), &now), 120);
         for part in
-            ["22:13:20Z SetPrefetch", "22:13:20Z taken back: TrimAllocator", "22:13:20Z came of it: Tail"]
+            ["22:13:20Z prefetch: 1", "22:13:20Z taken back: allocator", "22:13:20Z came of it: pressure"]
         {
             assert!(text.contains(part), "{part}\n{text}");
         }
@@ -360,7 +406,52 @@ mod tests {
         };
         assert!(lines(40, 10).contains("memory "), "{}", lines(40, 10));
         let large = lines(200, 60);
-        assert!(large.contains("SetPrefetch") && large.contains("since the opening"), "{large}");
+        assert!(
+            large.contains("prefetch: 1.00 × 64 KiB → off") && large.contains("since the opening"),
+            "{large}"
+        );
+    }
+
+    const LONG: &str = "reclaim of ssd: 64.0 → 1.00 MiB/s: 812 KiB/s flow into the tier, which is 81.3 % full and has \
+        been so for longer than anybody would like to read in a line of a screen";
+
+    #[test]
+    fn a_reason_is_printed_whole_and_folded_on_a_screen() {
+        let (_, mut now) = two_looks();
+        now.turns[0].actions = vec![LONG.to_owned(), "pressure: 0.50 → 0.40".to_owned()];
+        let text = plain(&view(None, &now), 110);
+        assert!(text.contains(&format!("22:13:20Z {LONG}\n")), "{text}");
+        let lines = |height| {
+            let mut terminal = Terminal::new(TestBackend::new(80, height)).unwrap();
+            terminal.draw(|frame| frame.render_widget(&view(None, &now), frame.area())).unwrap();
+            let shown = terminal.backend().to_string();
+            let lines = shown.lines().map(|l| l.trim_matches('"').trim_end().to_owned());
+            lines
+                .skip_while(|l| !l.starts_with("22:13:20Z "))
+                .take_while(|l| !l.is_empty())
+                .collect::<Vec<_>>()
+        };
+        let whole = lines(40);
+        assert!(whole.len() >= 4, "{whole:?}");
+        assert!(whole[1].starts_with("          ") && whole[1].chars().count() <= 80, "{whole:?}");
+        let (last, reason) = whole.split_last().unwrap();
+        assert_eq!(last, "22:13:20Z pressure: 0.50 → 0.40");
+        let words: Vec<&str> = reason.iter().flat_map(|l| l.split_whitespace()).skip(1).collect();
+        assert_eq!(words.join(" "), LONG);
+        // Where one line is left it ends at a word, and says that more is to come.
+        let small = (20..40).map(lines).find(|l| l.len() == 1).unwrap();
+        let cut = small[0].strip_prefix("22:13:20Z ").unwrap().strip_suffix('…').unwrap();
+        assert!(LONG.strip_prefix(cut).is_some_and(|rest| rest.starts_with(' ')), "{small:?}");
+    }
+
+    #[test]
+    fn text_is_folded_between_words_and_within_the_columns() {
+        assert_eq!(folded("a bb ccc", 4, 9), ["a bb", "ccc"]);
+        assert_eq!(folded("a bb ccc", 4, 1), ["a…"]);
+        assert_eq!(folded("a b/longer/path c", 6, 9), ["a", "b/lon…", "c"]);
+        assert_eq!(folded("ä ö ü", usize::MAX, 1), ["ä ö ü"]);
+        assert_eq!(folded("漢字 漢字", 5, 9), ["漢字", "漢字"]);
+        assert_eq!(folded("", 4, 1), [""]);
     }
 
     /// What is read through a map is not seen: 0 would be wrong.
