@@ -383,6 +383,10 @@ fn the_table_of_metrics_is_the_programs() {
     assert_eq!(rows.len(), wanted.len());
     let names = named_metrics(&text);
     assert!(names.len() > 40, "{names:?}");
+    // Each is a sentence that comes to its end.
+    let bare = |help: &str| !help.ends_with('.') || help.ends_with(" with.") || help.ends_with(" without.");
+    let bare: Vec<&str> = metrics().iter().map(|m| m.help).filter(|help| bare(help)).collect();
+    assert!(bare.is_empty(), "{bare:#?}");
 }
 
 #[test]

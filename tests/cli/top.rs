@@ -290,6 +290,12 @@ fn without_a_terminal_there_is_one_picture_or_none() {
         assert!(once.contains(part), "{part}\n{once}");
     }
     assert!(once.lines().all(|l| l.chars().count() <= 110) && !once.contains('\x1b'), "{once}");
+    // The sample in the documentation has the same tables.
+    let sample = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/command.md")).unwrap();
+    let heads = ["tier ", "flow ", "latency ", "type "];
+    let heads: Vec<&str> = once.lines().filter(|l| heads.iter().any(|head| l.starts_with(head))).collect();
+    assert_eq!(heads.len(), 4, "{once}");
+    assert!(heads.iter().all(|head| sample.lines().any(|l| l == *head)), "{heads:#?}");
     let json = place.run(&["top", "--json"]).with(0).json();
     assert_eq!((&json["figures"]["items"], &json["history"]), (&500.into(), &Value::Array(vec![])));
     // It is not opened by that, nor changed.

@@ -122,3 +122,19 @@ fn what_is_wrong_is_said_without_the_password() {
     assert!(away.contains("cannot be reached") && !away.contains("rightOne"), "{away}");
     close(&cache);
 }
+
+/// Exit code 4, as the documentation says: somebody reports there, who is no store, or speaks otherwise.
+#[test]
+fn a_report_that_makes_no_sense_is_said_to_be_one() {
+    if !is_installed() {
+        return;
+    }
+    let server = Server::start(&[]);
+    let mut client = server.metrics();
+    let far = (i64::MAX / 1024).to_string();
+    let _ = client.ask(&["ZADD", "thermocline:instances", &far, "odd"]);
+    let _ = client.ask(&["SET", "thermocline:alive:odd", "1"]);
+    let _ = client.ask(&["HSET", "thermocline:current:odd", "time_ms", "soon"]);
+    let said = told(&top(&["--redis", &server.url(), "--once"]), 4);
+    assert!(said.contains("odd") && said.contains("makes no sense"), "{said}");
+}
