@@ -267,3 +267,29 @@ fn while_a_move_s_read_hangs_where_one_at_a_time_is_allowed() -> Try {
     cache.close()?;
     read
 }
+
+/// Whoever flushes makes room himself, where nobody else did.
+#[test]
+fn while_a_read_of_who_makes_room_hangs_where_one_at_a_time_is_allowed() -> Try {
+    let dir = tempfile::tempdir()?;
+    let (cache, gate, _) = filled(one_at_a_time(dir.path()))?;
+    gate.hold_one(Op::Read, "segments");
+    let release = Release(gate.clone());
+    let (working, (done, result)) = (cache.clone(), mpsc::channel());
+    std::thread::spawn(move || {
+        // More than the SSD holds.
+        let fill = || {
+            for n in 0u8..48 {
+                working.put([n], noise(n))?;
+                working.flush()?;
+            }
+            Ok::<_, thermocline::Error>(())
+        };
+        done.send(fill())
+    });
+    gate.until_held();
+    let read = reads(&cache);
+    drop(release);
+    result.recv_timeout(LONG)??;
+    read
+}

@@ -249,3 +249,19 @@ fn threads_agree_on_the_end() {
     assert_eq!(durable(&cat), end);
     check_counts(&cat);
 }
+
+/// A record goes while a newer value of its key waits to be written: that is in the buffer alone from then on.
+#[test]
+fn what_waits_is_counted_when_the_record_below_it_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (cat, _) = open(Arc::new(SimFs::new(1).with_dir(dir.path())), dir.path(), 1).unwrap();
+    let ident = id(1);
+    let place = Place::new(container(&cat).no, 1).unwrap();
+    write(&cat, ident, place);
+    cat.lock(ident).put(ident, value(2), true);
+    check_counts(&cat);
+    assert!(cat.lock(ident).kill(ident, place));
+    check_counts(&cat);
+    let shard = cat.shards.iter().find(|s| s.read().wet.all > 0).unwrap();
+    assert_eq!(shard.read().wet.only, 1);
+}
