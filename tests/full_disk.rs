@@ -23,7 +23,7 @@ use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use thermocline::testing::{ManualClock, vfs::RealFs};
-use thermocline::{Builder, Cache, Error, Event, Received, RecvError, Subscription};
+use thermocline::{Builder, Cache, Error, Event, Received, RecvError, Subscription, Tier};
 use thermocline_testing::history::{Absence, Begun, History, Outcome, Promise, Value};
 use thermocline_testing::skipped;
 
@@ -356,6 +356,36 @@ fn count_files(dir: &Path) -> usize {
     entries.map(|e| if e.file_type().unwrap().is_dir() { count_files(&e.path()) } else { 1 }).sum()
 }
 
+/// Calls of a disk that failed, of the tier or of the catalog that is below a directory.
+fn refused(cache: &Cache, dir: &Path) -> u64 {
+    let stats = cache.stats();
+    let all = stats.tiers.iter().flatten().flat_map(|t| &t.io).chain(&stats.catalog_io);
+    all.filter(|io| io.path.starts_with(dir)).map(|io| io.errors).sum()
+}
+
+/// Bytes that were written to a tier so far.
+fn written(cache: &Cache, tier: Tier) -> u64 {
+    cache.stats().tier(tier).map_or(0, |t| t.written)
+}
+
+impl Store {
+    /// The tier that is on the small disk below the SSD's: nothing has to fail when it is full, for it is passed over.
+    fn passed_over(&self) -> Option<Tier> {
+        let tier = if self.shape.small == "h" { Tier::Hdd } else { Tier::Cold };
+        (self.shape.fails == Fails::Nothing).then_some(tier)
+    }
+
+    /// Writes until some MiB more sank to a tier.
+    fn sink(&mut self, cache: &Cache, events: &Subscription, tier: Tier) {
+        let (before, begun) = (written(cache, tier), Instant::now());
+        while written(cache, tier) < before + 4 * MIB {
+            assert!(begun.elapsed() < RECOVERY, "{:?}: nothing sinks to the {tier} tier", self.shape);
+            self.clock.advance(1_000);
+            self.write(cache, events, 10, LARGEST).unwrap();
+        }
+    }
+}
+
 /// Runs, is choked, is read, recovers, is closed and opened again.
 fn filled_while_it_runs(shape: Shape) {
     let Some(mut store) = Store::new(shape) else { return };
@@ -363,11 +393,31 @@ fn filled_while_it_runs(shape: Shape) {
     for _ in 0..20 {
         store.write(&cache, &events, 10, LARGEST).unwrap();
     }
+    let (mut refused_before, passed_over) = (0, store.passed_over());
     for round in 0..2 {
+        // So that it holds something when it is full; and it takes more once it is not.
+        passed_over.into_iter().for_each(|tier| store.sink(&cache, &events, tier));
+        let before = [passed_over.unwrap_or(Tier::Ssd), Tier::Ssd].map(|tier| written(&cache, tier));
         let failures = store.choke(&cache, &events);
         println!("{shape:?}, round {round}: {} failures, the first {:?}", failures.len(), failures.first());
         if shape.fails != Fails::Nothing {
             assert!(!failures.is_empty(), "{shape:?}: nothing failed on a full disk");
+        }
+        // The disk said so, or was asked before and then left alone, while more than the tier above holds came down to it.
+        match passed_over {
+            Some(tier) => {
+                let grown = |of, before| written(&cache, of) - before;
+                let (here, above) = (grown(tier, before[0]), grown(Tier::Ssd, before[1]));
+                println!("{shape:?}, round {round}: {here} bytes to the full tier, {above} to the SSD");
+                // What it takes all the same has the room of containers of its own that it emptied.
+                assert!(above > 2 * store.limit("s") && here < above / 2, "{shape:?}: {here} of {above}");
+            }
+            None => {
+                let met = refused(&cache, &store.dir(shape.small));
+                println!("{shape:?}, round {round}: {met} calls of the disk failed");
+                assert!(met > refused_before, "{shape:?}: the disk that is full refused nothing");
+                refused_before = met;
+            }
         }
         for e in &failures {
             let text = e.to_string().to_lowercase();
@@ -378,6 +428,7 @@ fn filled_while_it_runs(shape: Shape) {
         store.recover(&cache, &events);
         store.check(&cache, &events);
     }
+    passed_over.into_iter().for_each(|tier| store.sink(&cache, &events, tier));
     let begun = store.history.flush(0);
     timed("closing", || cache.close()).unwrap();
     drop(cache);

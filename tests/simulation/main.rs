@@ -156,7 +156,7 @@ fn any_life_on_a_simulated_disk() {
     }
     // Who checks what is handed in has the time for all of them.
     let least = if std::env::var_os("CI").is_some_and(|ci| ci == "true") { of } else { of.min(201) };
-    assert!(ran >= least || budget < BUDGET, "the machine is too slow to say anything: {ran} lives");
+    assert!(ran >= least || budget != BUDGET, "the machine is too slow to say anything: {ran} lives");
     assert!(ran < 200 || told.counts.is_lively(), "hardly anything happened: {:?}", told.counts);
     assert!(ran < 1_000 || told.counts.is_wide(), "some things never happened: {:?}", told.counts);
     let never: Vec<_> = told.rows.rows().filter(|(_, crashes)| *crashes == 0).collect();

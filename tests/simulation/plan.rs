@@ -156,7 +156,7 @@ impl Plan {
             2 => ("forgotten sync", Fault::on(Op::Sync).trouble(Trouble::Forgotten)),
             3 => ("EIO of sync", Fault::on(Op::Sync).errno(EIO)),
             4 => ("short", Fault::on_any(DATA).trouble(Trouble::Short)),
-            5 => ("EMFILE", Fault::on_any(OPENING).errno(EMFILE)),
+            5 => ("EMFILE", Fault::on_any(DESCRIPTORS).errno(EMFILE)),
             // Not for ever: whoever is interrupted tries again.
             6 if self.interrupted => {
                 let fault = Fault::on_any(DATA).errno(EINTR);
@@ -224,6 +224,8 @@ const ANY: &[Op] = &[
 const WRITING: &[Op] = &[Op::Create, Op::Write, Op::Allocate];
 const DATA: &[Op] = &[Op::Read, Op::Write];
 const OPENING: &[Op] = &[Op::Open, Op::OpenToWrite, Op::Create];
+/// What takes a descriptor.
+const DESCRIPTORS: &[Op] = &[Op::Open, Op::OpenToWrite, Op::Create, Op::List, Op::Lock, Op::SyncDir];
 const SYNCING: &[Op] = &[Op::Sync, Op::SyncDir];
 /// What a file system refuses that is mounted for reading alone.
 const CHANGING: &[Op] = &[

@@ -9,6 +9,11 @@ use thermocline::{Cache, Event, Received, Subscription};
 use thermocline_storage::sim::SimFs;
 use thermocline_testing::history::{Absence, History};
 
+/// Bytes of a file up to its last that is none of the zeros that were reserved for it: there nothing can be damaged.
+fn used(bytes: &[u8]) -> usize {
+    bytes.iter().rposition(|b| *b != 0).map_or(0, |at| at + 1)
+}
+
 impl Life<'_> {
     /// The crash clones that are due: each opens, and has what it must.
     pub(super) fn recover_clones(&mut self) -> Check {
@@ -118,7 +123,7 @@ impl Life<'_> {
         let (place, bit) = (self.dice.roll(), self.dice.below(8));
         let mut at = None;
         disk.edit(&path, |bytes| {
-            at = (place as usize).checked_rem(bytes.len());
+            at = (place as usize).checked_rem(used(bytes));
             if let Some(at) = at {
                 bytes[at] ^= 1 << bit;
             }
@@ -147,8 +152,7 @@ impl Life<'_> {
     pub(super) fn rot(&mut self) {
         let files = self.fs.files();
         let Some(path) = self.more.pick(&files).cloned() else { return };
-        // Most of a file is zeros that were reserved for it: nothing is there to be damaged.
-        let len = self.fs.read(&path).iter().rposition(|b| *b != 0).map_or(0, |at| at as u64 + 1);
+        let len = used(&self.fs.read(&path)) as u64;
         let (at, bit) = (self.more.below(len), self.more.below(8) as u32);
         if len > 0 && self.fs.turn(&path, at, bit) {
             self.told.say(|| format!("bit {bit} of byte {at} of {} turned, in use", path.display()));

@@ -230,7 +230,7 @@ fn a_damaged_record_goes_to_the_quarantine_as_it_is() {
 }
 
 #[test]
-fn a_forged_length_allocates_nothing() {
+fn a_forged_length_is_seen_for_what_it_is() {
     let home = tempfile::tempdir().unwrap();
     let mut b = Bench::one(home.path(), 1024 * KIB, config(64 * KIB));
     let w = b.put(&[item("a", 1, 500)]);
