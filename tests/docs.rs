@@ -363,7 +363,7 @@ fn the_table_of_mutants_is_their_directory() {
         }
     }
     assert_eq!(named, there, "the table lacks some");
-    let functions = functions();
+    let functions = test_names();
     for patch in patches {
         let text = fs::read_to_string(&patch).unwrap();
         let test = text
