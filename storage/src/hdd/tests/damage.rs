@@ -289,7 +289,11 @@ fn a_store_killed_at_any_moment_opens_with_what_was_acknowledged() {
     let losses: [Harm; 3] = [
         ("emptied", |p| fs::write(p, b"").unwrap()),
         ("gone", |p| fs::remove_file(p).unwrap()),
-        ("cut", |p| fs::write(p, &fs::read(p).unwrap()[..8192 + 700]).unwrap()),
+        // One that was copied as soon as it was made is no longer than its headers.
+        ("cut", |p| {
+            let bytes = fs::read(p).unwrap();
+            fs::write(p, &bytes[..bytes.len().min(8192 + 700)]).unwrap();
+        }),
     ];
     let mut left = 0;
     for (at, (moment, n, known_then)) in moments.iter().enumerate() {
