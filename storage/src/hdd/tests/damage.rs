@@ -95,7 +95,7 @@ const HARMS: [Harm; 8] = [
     ("emptied", |p| fs::write(p, b"").unwrap()),
     ("a block zeroed", |p| {
         let mut bytes = fs::read(p).unwrap();
-        let block = bytes.iter().rposition(|b| *b != 0).unwrap() / 512 * 512;
+        let block = bytes.iter().rposition(|b| *b != 0).unwrap_or(0) / 512 * 512;
         let end = bytes.len().min(block + 512);
         bytes[block..end].fill(0);
         fs::write(p, bytes).unwrap();
