@@ -229,7 +229,10 @@ impl Checker<'_> {
             // A crash after its last record went and before the catalog heard of its end leaves one, too.
             let items = self.catalog.pointing_at(known.no).len() as u64;
             if items > 0 {
-                let why = format!("container {:016x} of it is gone, with all in it", known.id);
+                let why = format!(
+                    "the container in it whose name ends in {:016x} is gone, with all in it",
+                    known.id
+                );
                 let path = path(known.dir).unwrap_or_default();
                 self.find(Some(known.tier), path, Part::Container, why, Cost::Lost(items));
             }

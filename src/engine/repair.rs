@@ -39,7 +39,7 @@ pub struct RepairReport {
     pub found: CheckReport,
     /// What was wrong, cost nothing, and is whole again.
     pub mended: Vec<Finding>,
-    /// Items that are lost, by key where that is known. What there was of their bytes is in the quarantine.
+    /// Items that are lost, by key where that is known. What is left of their bytes is in the quarantine.
     pub lost: Vec<Finding>,
     /// What is still wrong: it cannot be reached, or there was no room to write it anew.
     pub left: Vec<Finding>,

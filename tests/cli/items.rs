@@ -281,7 +281,13 @@ fn stat_and_verify() -> Try {
     place.run(&["verify"]).with(0);
     let ran = place.run(&["verify", "--repair"]).with(0);
     assert!(ran.text().contains("nothing was changed"), "{}", ran.text());
-    place.run(&["rm", "--prefix", ""]).with(0);
+    // A variable that is not set does not cost everything.
+    let refused = place.run(&["rm", "--prefix", ""]).with(2);
+    assert!(refused.err.contains("give --all"), "{}", refused.err);
+    assert!(!place.run(&["ls"]).with(0).out.is_empty());
+    let refused = place.run(&["put", "k", "--ttl", "0"]).with(2);
+    assert!(refused.err.contains("`thermocline rm`"), "{}", refused.err);
+    place.run(&["rm", "--all"]).with(0);
     place.put("k", b"v", &[]).with(0);
     assert!(place.run(&["stat"]).with(0).text().contains("1 item in all"));
     Ok(())

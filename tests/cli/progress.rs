@@ -64,7 +64,7 @@ fn listing_and_removing_say_so() -> Try {
     place.put("k", b"v", &["--create"]).with(0);
     let Some(listed) = drawn(&["ls", "--root", place.root()], 0) else { return Ok(()) };
     assert!(listed.contains("opening") && listed.contains("listing"), "{listed:?}");
-    let removed = drawn(&["rm", "--prefix", "", "--root", place.root()], 0).ok_or("python3")?;
+    let removed = drawn(&["rm", "--all", "--root", place.root()], 0).ok_or("python3")?;
     assert!(removed.contains("opening") && removed.contains("removing"), "{removed:?}");
     Ok(())
 }

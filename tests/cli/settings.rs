@@ -381,10 +381,14 @@ fn a_file_that_names_no_directory_is_told_what_it_lacks() -> Try {
 }
 
 #[test]
-fn the_usage_of_rm_has_keys_or_a_prefix() {
+fn the_usage_of_rm_has_keys_a_prefix_or_all() {
     let text = run(&["rm", "--help"]).with(0).text();
-    let usage: Vec<&str> = text.lines().skip_while(|l| !l.starts_with("Usage:")).take(3).collect();
-    let wanted =
-        ["Usage: thermocline rm [OPTIONS] <KEY>...", "       thermocline rm [OPTIONS] --prefix <PREFIX>", ""];
+    let usage: Vec<&str> = text.lines().skip_while(|l| !l.starts_with("Usage:")).take(4).collect();
+    let wanted = [
+        "Usage: thermocline rm [OPTIONS] <KEY>...",
+        "       thermocline rm [OPTIONS] --prefix <PREFIX>",
+        "       thermocline rm [OPTIONS] --all",
+        "",
+    ];
     assert_eq!(usage, wanted);
 }

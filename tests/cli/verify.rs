@@ -274,3 +274,24 @@ fn several_may_look_at_once_and_nobody_opens_meanwhile() {
     });
     assert!(outer.unwrap().is_clean() && seen > 1);
 }
+
+/// Where nothing says any more what was there, a line says how much it was.
+#[test]
+fn what_nobody_can_name_is_a_line_and_leaves_no_empty_pieces() {
+    let place = store();
+    let segment = some_file(&place.root, "seg-").unwrap();
+    fs::File::options().write(true).open(&segment).unwrap().set_len(5_000).unwrap();
+    let ran = place.run(&["verify"]).with(1);
+    let text = ran.text();
+    let nameless: Vec<&str> = text.lines().filter(|l| l.contains("cannot be read (")).collect();
+    assert_eq!(nameless.len(), 1, "{text}");
+    let count = nameless[0].strip_prefix("lost: ").and_then(|l| l.split(' ').next()?.parse::<u64>().ok());
+    assert!(count.is_some_and(|n| n > 10) && nameless[0].contains(" items whose keys "), "{text}");
+    let ran = place.run(&["verify", "--repair"]).with(1);
+    assert!(ran.text().contains("\nFound: "), "{}", ran.text());
+    assert!(ran.text().contains("if anything, is in `quarantine/`"), "{}", ran.text());
+    let pieces = files(&place.root).into_iter().filter(|p| p.to_string_lossy().contains("quarantine/"));
+    let empty: Vec<PathBuf> = pieces.filter(|p| fs::metadata(p).unwrap().len() == 0).collect();
+    assert!(empty.is_empty(), "{empty:?}");
+    place.run(&["verify"]).with(0);
+}

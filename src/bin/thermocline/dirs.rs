@@ -124,7 +124,7 @@ impl Roster {
         let there = list(&self.present);
         let give_up = match self.unnamed.iter().any(is_there) {
             true => "",
-            false => ", or give up what was in it (--discard-missing)",
+            false => ", or give up what was in it (--discard-missing, with any command but verify)",
         };
         match (self.strangers.as_slice(), self.unnamed.as_slice()) {
             // One instead of the other: a slip of the pen, which `put --create` would not mend.
@@ -159,7 +159,7 @@ impl Roster {
                     (if self.present.len() == 1 { "is" } else { "are" }, mistyped(strangers));
                 Failure::failed(format!(
                     "{away}: {why}: mount it, or go on without it (--without-missing), or give up what was in it \
-                     (--discard-missing); of the store {there} {are} there{mistyped}"
+                     (--discard-missing, with any command but verify); of the store {there} {are} there{mistyped}"
                 ))
             }
         }

@@ -28,8 +28,8 @@ Exit codes:
     0  done
     1  a key was not found, or a value or the store was found damaged
     2  the command line or the configuration is wrong
-    3  the store is open in another process; top and history: it is open in none,
-       or that does not answer
+    3  the store is open in another process; stat, ls: and that does not answer;
+       top, history: it is open in none, or that does not answer
     4  the disk or the store failed
   130  interrupted";
 
@@ -187,7 +187,7 @@ fn with_cure(e: &Error) -> String {
     match e.storage() {
         Some(StorageError::MissingDirectory { path, why }) => format!(
             "{}: {why}: mount it, or name it if it is not named (--ssd, --hdd or --cold DIR), or go on without it (--without-missing), or give up what was in it \
-             (--discard-missing)",
+             (--discard-missing, with any command but verify)",
             path.display()
         ),
         Some(StorageError::CatalogLost { path, why }) => format!(

@@ -145,6 +145,9 @@ pub struct PutArgs {
 /// Puts one value. When it returns, the value is on stable storage.
 pub fn put(args: PutArgs, json: bool) -> Outcome {
     let key = args.key.bytes()?;
+    if args.ttl.is_some_and(|ttl| ttl.is_zero()) {
+        return Err(Failure::usage("--ttl 0: it would never be there: to remove a key is `thermocline rm`"));
+    }
     // All that can be refused is, before a directory is made.
     if key.is_empty() || key.len() > MAX_KEY {
         return Err(Error::BadKey { len: key.len() }.into());
@@ -211,18 +214,21 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// How `rm` is called: keys or a prefix, which clap has no sign for.
-pub const RM_USAGE: &str =
-    "thermocline rm [OPTIONS] <KEY>...\n       thermocline rm [OPTIONS] --prefix <PREFIX>";
+pub const RM_USAGE: &str = "thermocline rm [OPTIONS] <KEY>...\n       thermocline rm [OPTIONS] --prefix <PREFIX>\n       \
+     thermocline rm [OPTIONS] --all";
 
 /// The options of `rm`.
 #[derive(Debug, Args)]
 pub struct RmArgs {
     /// The keys
-    #[arg(value_name = "KEY", required_unless_present = "prefix")]
+    #[arg(value_name = "KEY", required_unless_present_any = ["prefix", "all"])]
     keys: Vec<std::ffi::OsString>,
-    /// Remove every key that starts with this; empty: all
-    #[arg(long, value_name = "PREFIX", conflicts_with = "keys")]
+    /// Remove every key that starts with this
+    #[arg(long, value_name = "PREFIX", conflicts_with_all = ["keys", "all"])]
     prefix: Option<std::ffi::OsString>,
+    /// Remove every key
+    #[arg(long, conflicts_with = "keys")]
+    all: bool,
     /// Keys, or the prefix, are given as hexadecimal digits
     #[arg(long)]
     hex: bool,
@@ -232,8 +238,14 @@ pub struct RmArgs {
 
 /// Removes keys, or all keys of a prefix.
 pub fn rm(args: RmArgs, json: bool) -> Outcome {
-    if let Some(prefix) = args.prefix {
-        let prefix = key_bytes(prefix, args.hex)?;
+    let prefix = args.prefix.map(|prefix| key_bytes(prefix, args.hex)).transpose()?;
+    // `--prefix "$P"` with a variable that is not set is not to cost everything.
+    if prefix.as_ref().is_some_and(|p| p.is_empty()) {
+        return Err(Failure::usage(
+            "--prefix: every key starts with nothing: to remove all there are, give --all",
+        ));
+    }
+    if let Some(prefix) = prefix.or_else(|| args.all.then(Vec::new)) {
         let spinner = show::spinner("opening");
         let cache = args.store.open()?;
         spinner.set_message("removing");

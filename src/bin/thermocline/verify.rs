@@ -9,7 +9,9 @@ use crate::show;
 use clap::Args;
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::path::Path;
 use thermocline::{CheckReport, Cost, Finding, Part, Progress, Recovery, RepairReport, Step};
 use thermocline_storage::home::DirInfo;
 
@@ -34,7 +36,7 @@ Exit codes:
     0  everything was read and is right
     1  damage was found; with --repair: none of it is left, though items may be lost
     2  the command line or the configuration is wrong
-    3  the store is open in another process
+    3  the store is open in another process: with --repair; else only if that does not answer
     4  the disk or the store failed, or --repair could not mend everything
   130  interrupted";
 
@@ -171,10 +173,36 @@ fn is_left_out(f: &Finding, left_out: &[DirInfo]) -> bool {
 }
 
 fn list(out: &mut String, findings: &[Finding], left_out: &[DirInfo]) {
+    let nameless =
+        |f: &&Finding| f.part == Part::Record && f.key.is_none() && matches!(f.cost, Cost::Lost(_));
+    let mut at: BTreeMap<&Path, u64> = BTreeMap::new();
+    for f in findings.iter().filter(nameless) {
+        *at.entry(&f.path).or_default() += 1;
+    }
     for f in findings {
-        let _ = writeln!(out, "{}", line(f, left_out));
+        match at.get(f.path.as_path()).copied().unwrap_or(0) {
+            // Thousands of lines that name nothing tell less than one.
+            n if n > MOST_NAMELESS && nameless(&f) => {
+                let tier = f.tier.map_or(String::new(), |t| format!("{t} "));
+                let _ = writeln!(
+                    out,
+                    "lost: {} whose keys cannot be read ({tier}records in {}): of the first: {}",
+                    show::things(n, "item"),
+                    f.path.display(),
+                    f.why
+                );
+                at.insert(&f.path, TOLD);
+            }
+            TOLD if nameless(&f) => {}
+            _ => _ = writeln!(out, "{}", line(f, left_out)),
+        }
     }
 }
+
+/// Lost items without a key that each have a line, of one file.
+const MOST_NAMELESS: u64 = 5;
+/// In the place of their number: that they were told of.
+const TOLD: u64 = 0;
 
 /// One finding as a line: what, whose, where, why, and what it costs.
 fn line(f: &Finding, left_out: &[DirInfo]) -> String {
@@ -251,6 +279,7 @@ fn sum(report: &CheckReport, left_out: &[DirInfo]) -> String {
             1 => ", 1 directory left out".into(),
             n => format!(", {} directories left out", show::count(n)),
         };
+        let [lost, away, free] = [lost, away, free].map(show::count);
         format!("{lost} lost{with}, {away} out of reach, {free} damaged without loss{without}")
     };
     let unwritten = match report.unwritten {
@@ -289,7 +318,9 @@ fn repair_text(report: &RepairReport, left_out: &[DirInfo]) -> String {
         let _ = writeln!(out, "not mended: {}: {why}", path.display());
     }
     let lost = Costs::of(&report.lost).lost;
-    let _ = writeln!(out, "{}", sum(&report.found, left_out));
+    // What was mended is told of above, and counted here all the same: it is the state before.
+    let before = if report.is_clean() { "" } else { "Found: " };
+    let _ = writeln!(out, "{before}{}", sum(&report.found, left_out));
     if report.is_clean() {
         out.push_str("Nothing was wrong, and nothing was changed.\n");
     } else {
@@ -312,9 +343,9 @@ fn done(mended: u64, lost: u64, moved: u64, left: u64, rebuilt: bool) -> String 
     did.extend(rebuilt.then(|| "the catalog rebuilt".to_owned()));
     did.extend((mended > 0).then(|| format!("{} mended", show::count(mended))));
     let again = if lost == 1 {
-        "put it again; what there was of it"
+        "put it again; what is left of it, if anything,"
     } else {
-        "put them again; what there was of them"
+        "put them again; what is left of them, if anything,"
     };
     did.extend((lost > 0).then(|| {
         format!("{} lost ({again} is in `quarantine/`, with a report)", show::things(lost, "item"))
@@ -408,11 +439,11 @@ mod tests {
             (done(1, 0, 0, 1, true), "Repaired: the catalog rebuilt, 1 mended, 1 left as it was."),
             (
                 done(0, 1, 1, 0, false),
-                "Repaired: 1 item lost (put it again; what there was of it is in `quarantine/`, with a report), 1 container moved to the quarantine, nothing left to repair.",
+                "Repaired: 1 item lost (put it again; what is left of it, if anything, is in `quarantine/`, with a report), 1 container moved to the quarantine, nothing left to repair.",
             ),
             (
                 done(0, 2000, 0, 3, false),
-                "Repaired: 2,000 items lost (put them again; what there was of them is in `quarantine/`, with a report), 3 left as they were.",
+                "Repaired: 2,000 items lost (put them again; what is left of them, if anything, is in `quarantine/`, with a report), 3 left as they were.",
             ),
             (done(0, 0, 0, 2, false), "Nothing could be repaired: 2 left as they were."),
         ] {

@@ -43,7 +43,7 @@ pub(super) const FIXED: usize = 72;
 /// Fixed part of a local file header.
 pub(super) const LOCAL: usize = 30;
 /// Fixed part of a central directory entry.
-const CENTRAL: usize = 46;
+pub(super) const CENTRAL: usize = 46;
 /// Extra field with the modification time, in the central directory.
 const TIMESTAMP: usize = 9;
 /// The data descriptor behind a payload (payloads are below 4 GiB).

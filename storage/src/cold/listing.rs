@@ -43,7 +43,7 @@ pub(super) fn each(
     ahead: usize,
     found: &mut dyn FnMut(&entry::Meta),
 ) -> io::Result<()> {
-    if !from_directory(file, len, seed, found)? {
+    if !from_directory(file, len, seed, &mut |meta, _| found(meta))? {
         from_headers(file, len, seed, ahead, found)?;
     }
     Ok(())
@@ -60,7 +60,8 @@ fn enter(found: &mut BTreeMap<u32, Listed>, meta: &entry::Meta) {
     found.insert(meta.position, listed);
 }
 
-/// Gives every entry of the central directory that verifies; `false` if anything about it is wrong.
+/// Gives every entry of the central directory that verifies, and where in the file that stands; `false` if anything about
+/// it is wrong.
 ///
 /// # Errors
 ///
@@ -69,7 +70,7 @@ pub(super) fn from_directory(
     file: &dyn VfsFile,
     len: u64,
     seed: u64,
-    found: &mut dyn FnMut(&entry::Meta),
+    found: &mut dyn FnMut(&entry::Meta, u64),
 ) -> io::Result<bool> {
     // Nothing that stands in a file may bring the process down, whatever arithmetic the ZIP reader does with it.
     catch_unwind(AssertUnwindSafe(|| directory(file, len, seed, found))).unwrap_or(Ok(false))
@@ -79,7 +80,7 @@ fn directory(
     file: &dyn VfsFile,
     len: u64,
     seed: u64,
-    found: &mut dyn FnMut(&entry::Meta),
+    found: &mut dyn FnMut(&entry::Meta, u64),
 ) -> io::Result<bool> {
     let reader = Reader { file, len, trouble: RefCell::default() };
     let mut buffer = vec![0; DIRECTORY_BUFFER];
@@ -98,7 +99,7 @@ fn directory(
                 let name = e.file_path();
                 match entry::parse(e.extra_fields().remaining_bytes(), name.as_bytes(), seed) {
                     Ok(meta) if u64::from(meta.position) * Place::UNIT == e.local_header_offset() => {
-                        found(&meta);
+                        found(&meta, e.central_directory_offset());
                     }
                     _ => whole = false,
                 }

@@ -448,10 +448,10 @@ pub(super) fn refused(op: &'static str, path: &Path, e: io::Error) -> Error {
     let cure = match e.kind() {
         io::ErrorKind::PermissionDenied => {
             "give the user who runs this program permission to read, write and search the directory \
-             (chown or chmod)"
+             (chown or chmod; chattr -i, if it is immutable)"
         }
         io::ErrorKind::ReadOnlyFilesystem => {
-            "mount the file system for writing (to look at a store, and no more, checking it is enough)"
+            "mount the file system for writing (a check, as by `thermocline verify`, needs none)"
         }
         // All directories above are made too: what says so has no room for any, as `/proc`.
         io::ErrorKind::NotFound if op == "create" => "no directory can be made there: name one on a disk",

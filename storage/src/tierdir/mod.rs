@@ -370,6 +370,10 @@ impl Dir {
     /// Keeps a copy of a damaged record where there is room for it. It is for people to look at: that it cannot be
     /// kept is logged and loses nothing that is served.
     pub fn keep_damaged(&self, raw: &RawRecord, why: &str, key: Option<&[u8]>) {
+        // Beyond the end of a file that was cut there is nothing to look at.
+        if raw.bytes.is_empty() {
+            return;
+        }
         let bytes = raw.bytes.len() as u64;
         let kept = if self.room(Purpose::Reclaim) < bytes {
             Err(self.no_space(bytes))

@@ -249,5 +249,6 @@ fn very_many_empty_containers_wait_for_a_batch_in_little_time() {
         assert!(cat.may_drop(entry));
         cat.forget(entry);
     }
-    assert!(began.elapsed() < std::time::Duration::from_secs(2), "{:?}", began.elapsed());
+    // Half a second; each against each, it would be minutes.
+    assert!(began.elapsed() < std::time::Duration::from_secs(20), "{:?}", began.elapsed());
 }

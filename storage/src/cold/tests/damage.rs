@@ -4,6 +4,7 @@ use super::*;
 use crate::container::Listed;
 use crate::testing::{Fault, FaultFs, Op};
 use proptest::prelude::*;
+use std::io::Read as _;
 
 /// A small pack: its bytes, what is in it and where.
 struct Small {
@@ -425,4 +426,86 @@ fn a_pack_of_which_every_record_is_damaged_is_listed_once() {
     cold.maintain();
     assert!(entry.container.key(written[0].place.position()).is_some());
     assert_eq!(whole.load(Ordering::Relaxed), 2, "nothing is kept for long");
+}
+
+/// What a program that knows nothing of us reads out of a pack: `None` if any entry is not right.
+fn read_by_others(bytes: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let archive = rawzip::ZipArchive::from_slice(bytes).ok()?;
+    let mut values = Vec::new();
+    for found in archive.entries() {
+        let found = found.ok()?;
+        let entry = archive.get_entry(found.wayfinder()).ok()?;
+        let mut value = Vec::new();
+        let read = match found.compression_method() {
+            rawzip::CompressionMethod::STORE => entry.verifying_reader(entry.data()).read_to_end(&mut value),
+            rawzip::CompressionMethod::DEFLATE => entry
+                .verifying_reader(flate2::read::DeflateDecoder::new(entry.data()))
+                .read_to_end(&mut value),
+            _ => return None,
+        };
+        read.ok()?;
+        values.push(value);
+    }
+    Some(values)
+}
+
+/// An archive is not all right because we can read it: that others can is what it is there for.
+#[test]
+fn what_a_check_passes_over_keeps_no_other_program_from_reading() {
+    let mut small = small();
+    let good = small.bytes.clone();
+    let values = read_by_others(&good).unwrap();
+    assert_eq!(values.len(), small.items.len());
+    let positions: Vec<u32> = small.listed.iter().map(|l| l.position).collect();
+    let mut check = |bytes: &[u8]| {
+        let container = small.with(bytes).all()[0].container.clone();
+        let mut lost = 0;
+        let flaws = container.examine(&positions, &mut |_, read| lost += usize::from(read.is_err()));
+        (lost, flaws)
+    };
+    let (lost, flaws) = check(&good);
+    assert!(lost == 0 && flaws.is_empty(), "{flaws:?}");
+    let mut passed_over = 0;
+    for bit in 0..good.len() * 8 {
+        let mut bad = good.clone();
+        bad[bit / 8] ^= 1 << (bit % 8);
+        let (lost, flaws) = check(&bad);
+        if lost == 0 && flaws.is_empty() {
+            assert_eq!(read_by_others(&bad).as_ref(), Some(&values), "bit {bit}: nothing was said");
+            passed_over += 1;
+        }
+    }
+    // Times, attributes, who made it, padding; of the end record what no reader needs.
+    assert!((500..3_000).contains(&passed_over), "{passed_over} of {}", good.len() * 8);
+    // What this reader does not mind, and others do.
+    let central = good.windows(4).position(|w| w == b"PK\x01\x02").unwrap();
+    for (at, what) in [
+        (4, "local header"),
+        (6, "local header"),
+        (8, "local header"),
+        (central + 6, "directory's entry"),
+        (central + 8, "directory's entry"),
+        (central + 16, "checksum in the directory"),
+        (central + 20, "directory's entry"),
+        (central + 24, "directory's entry"),
+    ] {
+        let mut bad = good.clone();
+        bad[at] ^= 1;
+        let (lost, flaws) = check(&bad);
+        let said = flaws.iter().any(|f| f.why.contains(what) && f.why.contains("first"));
+        assert!(lost == 0 && said, "byte {at}: {flaws:?}");
+    }
+}
+
+#[test]
+fn what_others_read_of_keys_in_any_script_is_all_right_as_it_was_written() {
+    let mut bench = Bench::new(1);
+    let (cold, containers) = bench.open();
+    let keys = ["\u{e9}t\u{e9}/\u{6771}\u{4eac}".as_bytes(), b"\xff\xfe raw", b"a b%c", &[b'k'; 3_000]];
+    let items: Vec<Item> = keys.iter().map(|key| item(key, &b"value ".repeat(50), Codec::None, 1)).collect();
+    let written = cold.write(&items, Purpose::Write).unwrap();
+    let mut positions: Vec<u32> = written.iter().map(|w| w.place.position()).collect();
+    positions.sort_unstable();
+    let flaws = containers.all()[0].container.examine(&positions, &mut |_, read| assert!(read.is_ok()));
+    assert!(flaws.is_empty(), "{flaws:?}");
 }
