@@ -8,7 +8,8 @@
 //! within a limit; else the machine's memory is the limit, and that is said.
 //!
 //! What is printed: the mean time of a request by phase and setting, as ratios to the store without its optimizer; tails,
-//! hits, memory. A request that finds nothing is charged [`load::ORIGIN`] for making the value, whichever setting it is.
+//! hits, memory. Of a machine that others use too, the last table tells more: each slice as in the quieter of its rounds.
+//! A request that finds nothing is charged [`load::ORIGIN`] for making the value, whichever setting it is.
 //! The page has the medians over the rounds, slice by slice. It is a measurement, and no test.
 
 #![allow(
@@ -138,12 +139,9 @@ fn compare(asked: &Asked) -> Result<(), String> {
         for at in 0..SETTINGS.len() {
             let setting = (at + round) % SETTINGS.len();
             let run = one(asked, SETTINGS[setting], limit.as_ref())?;
-            println!(
-                "round {}, {}: {:.1} s",
-                round + 1,
-                SETTINGS[setting],
-                run.slices.iter().map(|s| s.took).sum::<f64>()
-            );
+            let took = |phase| run.slices.iter().filter(|s| s.phase == phase).map(|s| s.took).sum::<f64>();
+            let phases: Vec<String> = (0..load::PHASES.len()).map(|p| format!("{:.1}", took(p))).collect();
+            println!("round {}, {}: {} s", round + 1, SETTINGS[setting], phases.join(" + "));
             runs[setting].push(run);
         }
     }

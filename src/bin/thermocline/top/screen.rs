@@ -13,6 +13,7 @@ use crate::interrupt::{self, Drawing};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use signal_hook::consts::{SIGQUIT, SIGTSTP, SIGUSR1, SIGUSR2};
 use signal_hook::flag;
 use signal_hook::low_level::emulate_default_handler;
@@ -256,7 +257,27 @@ fn draw(
     signals: &Signals,
     over: impl Fn() -> bool,
 ) -> Result<Option<Left>, Failure> {
-    let failed = |e: io::Error| Failure::failed(format!("draw on the terminal: {e}"));
+    match draw_on(screen, picture, looks, signals, over) {
+        Ok(left) => Ok(left),
+        // A terminal may go between any two calls: each of them can be the first that notices.
+        Err(e) if is_gone(&e) => Ok(Some(Left::Interrupted)),
+        Err(e) => Err(Failure::failed(format!("draw on the terminal: {e}"))),
+    }
+}
+
+/// Whether that is why it failed.
+fn is_gone(e: &io::Error) -> bool {
+    let said = [Errno::IO, Errno::NXIO, Errno::NODEV, Errno::NOTTY].map(|no| Some(no.raw_os_error()));
+    said.contains(&e.raw_os_error()) || wait_for_key(BEAT) == Terminal::Gone || interrupt::asked()
+}
+
+fn draw_on(
+    screen: &mut Screen,
+    picture: &mut Picture,
+    looks: &Receiver<Result<Snapshot, Failure>>,
+    signals: &Signals,
+    over: impl Fn() -> bool,
+) -> io::Result<Option<Left>> {
     let mut changed = true;
     loop {
         if interrupt::asked() || signals.end.load(Ordering::SeqCst) {
@@ -282,12 +303,7 @@ fn draw(
             let Picture { name, before, now, trouble, .. } = &*picture;
             let view = View { name, before: before.as_ref(), now, trouble: trouble.as_deref(), keys };
             if let Some(terminal) = &mut screen.terminal {
-                match terminal.draw(|frame| frame.render_widget(&view, frame.area())) {
-                    Err(_) if wait_for_key(Duration::ZERO) == Terminal::Gone => {
-                        return Ok(Some(Left::Interrupted));
-                    }
-                    drawn => drawn.map_err(failed)?,
-                };
+                terminal.draw(|frame| frame.render_widget(&view, frame.area()))?;
             }
         }
         let terminal = wait_for_key(BEAT);
@@ -295,8 +311,8 @@ fn draw(
             return Ok(Some(Left::Interrupted));
         }
         // Also where no key is: another size is told to the same.
-        while event::poll(Duration::ZERO).map_err(failed)? {
-            let event = event::read().map_err(failed)?;
+        while event::poll(Duration::ZERO)? {
+            let event = event::read()?;
             changed |= matches!(event, Event::Resize(..));
             match asked(&event) {
                 Some(Asked::Quit) => return Ok(Some(Left::Quit)),
